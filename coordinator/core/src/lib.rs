@@ -1,0 +1,1 @@
+//! Espalier's coordinator as a pure, deterministic state machine.

@@ -1,0 +1,1 @@
+//! Espalier's vocabulary: ids, job spec, plan; defaults and validation without IO.

@@ -1,0 +1,1 @@
+//! Espalier's wire protocol: protobufs, generated code, conversion to the vocabulary.

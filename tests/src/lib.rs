@@ -1,0 +1,1 @@
+//! Whole-cluster tests of Espalier with real processes.

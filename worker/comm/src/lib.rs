@@ -1,0 +1,1 @@
+//! Espalier's communicators: collectives between ranks over shared memory and TCP.

@@ -1,0 +1,3 @@
+//! Espalier's worker: data, model, heads, engine, checkpoints and the agent.
+
+fn main() {}
