@@ -119,11 +119,6 @@ fn balance(plan: &Plan) -> String {
 fn ownership(plan: &Plan, problem: &Problem<'_>) -> Vec<String> {
     let owned = owned(plan);
     let all = owned.iter().fold(0_u64, |sum, n| sum.saturating_add(*n));
-    let total = problem
-        .profile
-        .blocks
-        .iter()
-        .fold(0_u64, |sum, b| sum.saturating_add(b.total));
     let least = short(owned.iter().copied().min().unwrap_or(0));
     let most = short(owned.iter().copied().max().unwrap_or(0));
     let all_text = short(all);
@@ -134,19 +129,19 @@ fn ownership(plan: &Plan, problem: &Problem<'_>) -> Vec<String> {
     } else {
         format!("the ranks own between {least} and {most} of {all_text} trainable numbers")
     }];
-    let frozen = problem
+    let blocks = problem
         .profile
         .blocks
         .iter()
-        .filter(|block| block.trainable == 0)
-        .count();
-    if frozen > 0 {
-        let numbers = short(total.saturating_sub(all));
+        .filter(|block| block.trainable == 0);
+    let frozen: Vec<u64> = blocks.map(|block| block.total).collect();
+    if !frozen.is_empty() {
+        let numbers = short(frozen.iter().fold(0_u64, |sum, n| sum.saturating_add(*n)));
         sentences.push(format!(
             "{} {} frozen ({numbers} numbers): nobody owns {}",
-            count(frozen, "block"),
-            if frozen == 1 { "is" } else { "are" },
-            if frozen == 1 { "it" } else { "them" }
+            count(frozen.len(), "block"),
+            if frozen.len() == 1 { "is" } else { "are" },
+            if frozen.len() == 1 { "it" } else { "them" }
         ));
     }
     sentences
