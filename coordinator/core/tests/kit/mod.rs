@@ -1,5 +1,7 @@
 //! A machine with its log, and fake workers that obey it: what the tests are written with.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
+
+pub mod fake;
 
 use espalier_core::{
     Answer, Command, Config, ConnId, Error, Event, Hello, JobState, JobView, Machine, Order,
