@@ -82,16 +82,21 @@ impl JobFile {
     /// # Errors
     /// Everything that is wrong with it, each at its line; exit code 1.
     pub(crate) fn spec(&self, sets: &[String]) -> Result<JobSpec> {
+        // The layout first: what is no YAML at all is not the fault of some field.
+        let places = place::Node::parse(&self.text)
+            .map_err(|error| self.error(&[Problem::of_yaml("", &error, &self.text)]))?;
+        if places.is_empty() {
+            return Err(self.error(&[Problem::of_empty_file()]));
+        }
         let mut spec = self.parse()?;
         for set in sets {
             spec = overrides::apply(&spec, set)?;
         }
         paths::resolve(&mut spec, &self.folder);
         espalier_spec::check(&spec).map_err(|violations| {
-            let places = place::Node::parse(&self.text);
             let problems: Vec<Problem> = violations
                 .into_iter()
-                .map(|violation| Problem::of_violation(violation, places.as_ref()))
+                .map(|violation| Problem::of_violation(violation, &places))
                 .collect();
             self.error(&problems)
         })?;

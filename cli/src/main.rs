@@ -4,10 +4,13 @@
 //! the exit codes of [`error::Code`].
 
 mod args;
+mod client;
 mod cmd;
 mod error;
 mod jobfile;
+mod local;
 mod output;
+mod view;
 
 use clap::Parser;
 use error::{Code, Error};

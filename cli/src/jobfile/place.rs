@@ -30,6 +30,7 @@ pub(super) struct Node {
 }
 
 enum Kind {
+    Empty,
     Scalar,
     List(Vec<Node>),
     /// Keys with their own place, and what they lead to.
@@ -37,13 +38,18 @@ enum Kind {
 }
 
 impl Node {
-    /// Reads the layout of a text; none if it is not valid YAML.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// Reads the layout of a text. Errors: it is not one valid YAML document.
+    pub(super) fn parse(text: &str) -> Result<Self, serde_saphyr::Error> {
         let options = serde_saphyr::options! {
             non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
         };
-        let root: Spanned<Kind> = serde_saphyr::from_str_with_options(text, options).ok()?;
-        Some(Self::of(root))
+        let root: Spanned<Kind> = serde_saphyr::from_str_with_options(text, options)?;
+        Ok(Self::of(root))
+    }
+
+    /// Whether there is nothing in the text.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.kind, Kind::Empty)
     }
 
     fn of(spanned: Spanned<Kind>) -> Self {
@@ -153,11 +159,11 @@ impl<'de> Visitor<'de> for KindVisitor {
     }
 
     fn visit_unit<E>(self) -> Result<Kind, E> {
-        Ok(Kind::Scalar)
+        Ok(Kind::Empty)
     }
 
     fn visit_none<E>(self) -> Result<Kind, E> {
-        Ok(Kind::Scalar)
+        Ok(Kind::Empty)
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Kind, D::Error> {

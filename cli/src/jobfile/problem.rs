@@ -19,12 +19,22 @@ pub(crate) struct Problem {
 
 impl Problem {
     /// A broken rule.
-    pub(super) fn of_violation(violation: Violation, places: Option<&Node>) -> Self {
+    pub(super) fn of_violation(violation: Violation, places: &Node) -> Self {
         Self {
-            place: places.and_then(|places| places.find(&violation.field)),
+            place: places.find(&violation.field),
             field: violation.field,
             message: violation.message,
             hint: None,
+        }
+    }
+
+    /// A file without anything in it.
+    pub(super) fn of_empty_file() -> Self {
+        Self {
+            place: None,
+            field: String::new(),
+            message: EMPTY.to_owned(),
+            hint: Some(NEEDED.to_owned()),
         }
     }
 
@@ -104,9 +114,6 @@ fn explain(field: String, error: &Yaml) -> (String, String, Option<String>) {
         } => {
             let hint = did_you_mean(variant, expected, "values");
             (field, format!("unknown value `{variant}`"), Some(hint))
-        }
-        Yaml::SerdeMissingField { .. } if error.location().and_then(Place::of).is_none() => {
-            (String::new(), EMPTY.to_owned(), Some(NEEDED.to_owned()))
         }
         Yaml::SerdeMissingField { field: name, .. } => {
             let hint = format!("add `{name}: ...` here; see `espalier schema` for what it holds");

@@ -1,5 +1,10 @@
 //! How answers look: data to standard output as table, JSON or YAML; the rest to standard error.
 
+mod table;
+pub(crate) mod text;
+
+pub(crate) use table::{Cell, Table};
+
 use crate::error::{Error, Result};
 use clap::ValueEnum;
 use owo_colors::{OwoColorize, Style};
@@ -91,6 +96,16 @@ impl Context {
     pub(crate) fn note(&self, text: &str) {
         // Nothing can be done if standard error is gone.
         let _ = writeln!(std::io::stderr(), "{text}");
+    }
+
+    /// Writes one JSON value in one line, whatever the format: for streams.
+    ///
+    /// # Errors
+    /// As [`Context::print`].
+    pub(crate) fn line(&self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string(value)
+            .map_err(|error| Error::failure(format!("can't write JSON: {error}")))?;
+        self.print(&text)
     }
 
     /// Warns.
