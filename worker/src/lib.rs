@@ -1,0 +1,5 @@
+//! Espalier's worker: data, model, heads, engine, checkpoints and the agent.
+
+pub mod checkpoint;
+pub mod model;
+pub mod torch;
