@@ -75,12 +75,10 @@ pub struct Rendezvous {
 }
 
 enum Event {
-    /// A caller's control connection, with its lane if it is shared memory.
-    Control(usize, TcpStream, Option<Lane>),
-    /// A caller's data connection.
-    Data(usize, TcpStream),
-    /// A link to a lower rank is complete.
-    Called(usize, Link),
+    /// A link to a peer is complete.
+    Linked(usize, Link),
+    /// One of the two connections that make a TCP link, from this caller and attempt.
+    Half(usize, u32, Purpose, TcpStream),
     /// A lower rank will not have this one.
     Failed(Error),
     /// What went wrong last with a peer that is still tried.
@@ -128,7 +126,7 @@ impl Rendezvous {
         }
     }
 
-    fn hello(&self, purpose: Purpose, to: usize) -> Hello {
+    fn hello(&self, purpose: Purpose, to: usize, attempt: u32) -> Hello {
         // `check` has seen that ranks fit.
         Hello {
             purpose,
@@ -137,6 +135,7 @@ impl Rendezvous {
             from: self.rank as u32,
             to: to as u32,
             size: self.peers.len() as u32,
+            attempt,
         }
     }
 
@@ -224,25 +223,27 @@ fn gather(
 ) -> Result<Vec<Option<Link>>> {
     let size = rendezvous.peers.len();
     let mut links: Vec<Option<Link>> = (0..size).map(|_| None).collect();
-    let mut controls: Vec<Option<TcpStream>> = (0..size).map(|_| None).collect();
+    let mut halves: Vec<Option<(u32, Purpose, TcpStream)>> = (0..size).map(|_| None).collect();
     let mut trouble = vec![String::from("it has not called yet"); size];
     let broken = |e: io::Error| Error::system("set up a connection", e);
     loop {
         for event in inbox.try_iter() {
             match event {
-                Event::Called(peer, link) => links[peer] = Some(link),
-                Event::Control(peer, control, Some(lane)) => {
-                    links[peer] = Some(Link::new(lane, Control::new(control).map_err(broken)?));
-                }
-                Event::Control(peer, control, None) => {
-                    (links[peer], controls[peer]) = (None, Some(control));
-                }
-                Event::Data(peer, data) => {
-                    if let Some(control) = controls[peer].take() {
+                Event::Linked(peer, link) => links[peer] = Some(link),
+                Event::Half(peer, attempt, purpose, stream) => match halves[peer].take() {
+                    Some((first, other, half)) if first == attempt && other != purpose => {
+                        let (control, data) = match purpose {
+                            Purpose::Control => (stream, half),
+                            Purpose::Data => (half, stream),
+                        };
                         let lane = Lane::Tcp(TcpLink::new(data).map_err(broken)?);
-                        links[peer] = Some(Link::new(lane, Control::new(control).map_err(broken)?));
+                        let control = Control::new(control).map_err(broken)?;
+                        links[peer] = Some(Link::new(lane, control));
                     }
-                }
+                    // Left over from an attempt that the caller has given up.
+                    Some(newer) if newer.0 > attempt => halves[peer] = Some(newer),
+                    _ => halves[peer] = Some((attempt, purpose, stream)),
+                },
                 Event::Failed(error) => return Err(error),
                 Event::Trouble(peer, reason) => trouble[peer] = reason,
             }
@@ -276,9 +277,12 @@ fn gather(
 
 /// Calls a lower rank until it answers.
 fn call(rendezvous: &Rendezvous, peer: &PeerAddr, gate: Gate<'_>, events: &Sender<Event>) {
-    while gate.open() {
-        let outcome = match call_once(rendezvous, peer, gate) {
-            Ok(Ok(link)) => Event::Called(peer.rank, link),
+    for attempt in 0.. {
+        if !gate.open() {
+            return;
+        }
+        let outcome = match call_once(rendezvous, peer, gate, attempt) {
+            Ok(Ok(link)) => Event::Linked(peer.rank, link),
             Ok(Err(Reply::Refused(reason))) => Event::Failed(Error::Refused {
                 peer: peer.rank,
                 addr: peer.addr,
@@ -302,10 +306,13 @@ fn call_once(
     rendezvous: &Rendezvous,
     peer: &PeerAddr,
     gate: Gate<'_>,
+    attempt: u32,
 ) -> io::Result<std::result::Result<Link, Reply>> {
     let dial = |purpose: Purpose| -> io::Result<(TcpStream, Reply)> {
         let mut stream = TcpStream::connect_timeout(&peer.addr, gate.left(ATTEMPT))?;
-        rendezvous.hello(purpose, peer.rank).send(&mut stream)?;
+        rendezvous
+            .hello(purpose, peer.rank, attempt)
+            .send(&mut stream)?;
         let reply = Reply::receive(&mut stream, gate)?;
         Ok((stream, reply))
     };
@@ -349,12 +356,16 @@ fn answer(rendezvous: &Rendezvous, mut stream: TcpStream, gate: Gate<'_>, events
     let from = stream
         .peer_addr()
         .map_or_else(|_| "somewhere".into(), |a| a.to_string());
-    match answer_caller(rendezvous, &mut stream, gate) {
-        Ok((peer, Purpose::Control, lane)) => {
-            let _ = events.send(Event::Control(peer, stream, lane));
-        }
-        Ok((peer, Purpose::Data, _)) => {
-            let _ = events.send(Event::Data(peer, stream));
+    let answered = answer_caller(rendezvous, &mut stream, gate).and_then(|(hello, lane)| {
+        let peer = hello.from as usize;
+        Ok(match lane {
+            Some(lane) => Event::Linked(peer, Link::new(lane, Control::new(stream)?)),
+            None => Event::Half(peer, hello.attempt, hello.purpose, stream),
+        })
+    });
+    match answered {
+        Ok(event) => {
+            let _ = events.send(event);
         }
         Err(reason) => tracing::warn!(
             rank = rendezvous.rank, %from, %reason, "turned a connection away"
@@ -366,7 +377,7 @@ fn answer_caller(
     rendezvous: &Rendezvous,
     stream: &mut TcpStream,
     gate: Gate<'_>,
-) -> io::Result<(usize, Purpose, Option<Lane>)> {
+) -> io::Result<(Hello, Option<Lane>)> {
     stream.set_nonblocking(false)?;
     let hello = match Hello::receive(stream, gate) {
         Ok(hello) => hello,
@@ -377,7 +388,7 @@ fn answer_caller(
             return Err(e);
         }
     };
-    let verdict = hello.judge(&rendezvous.hello(Purpose::Control, rendezvous.rank));
+    let verdict = hello.judge(&rendezvous.hello(Purpose::Control, rendezvous.rank, 0));
     verdict.send(stream)?;
     if let Reply::Later(reason) | Reply::Refused(reason) = verdict {
         return Err(io::Error::other(format!(
@@ -385,9 +396,8 @@ fn answer_caller(
             hello.from
         )));
     }
-    let peer = hello.from as usize;
     if hello.purpose == Purpose::Data {
-        return Ok((peer, Purpose::Data, None));
+        return Ok((hello, None));
     }
     let lane = match receive_offer(stream, gate)? {
         None => {
@@ -404,11 +414,11 @@ fn answer_caller(
                 Some(Lane::Shm(link))
             }
             Err(reason) => {
-                tracing::warn!(peer, %reason, "no shared memory, using TCP");
+                tracing::warn!(peer = hello.from, %reason, "no shared memory, using TCP");
                 Reply::Refused(reason).send(stream)?;
                 None
             }
         },
     };
-    Ok((peer, Purpose::Control, lane))
+    Ok((hello, lane))
 }

@@ -32,6 +32,9 @@ pub(crate) struct Hello {
     pub(crate) from: u32,
     pub(crate) to: u32,
     pub(crate) size: u32,
+    /// Counts the caller's attempts: a data connection belongs to the control connection of the
+    /// same attempt.
+    pub(crate) attempt: u32,
 }
 
 /// The answer.
@@ -130,7 +133,7 @@ impl Hello {
             Purpose::Data => 1,
         });
         out.extend_from_slice(&self.generation.to_le_bytes());
-        for number in [self.from, self.to, self.size] {
+        for number in [self.from, self.to, self.size, self.attempt] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         push_text(&mut out, &self.job);
@@ -156,7 +159,7 @@ impl Hello {
         };
         let generation = u64::from_le_bytes(gate.array(stream)?);
         let mut number = || gate.array(stream).map(u32::from_le_bytes);
-        let (from, to, size) = (number()?, number()?, number()?);
+        let (from, to, size, attempt) = (number()?, number()?, number()?, number()?);
         let job = gate.text(stream)?;
         Ok(Hello {
             purpose,
@@ -165,10 +168,12 @@ impl Hello {
             from,
             to,
             size,
+            attempt,
         })
     }
 
-    /// The answer of a rank that would introduce itself as `me` (its `to` is not looked at).
+    /// The answer of a rank that would introduce itself as `me` (only its
+    /// job, generation, size and `from` are looked at).
     pub(crate) fn judge(&self, me: &Hello) -> Reply {
         if self.job != me.job {
             return Reply::Refused(format!(
