@@ -321,25 +321,26 @@ fn call_once(
         return Ok(Err(reply));
     }
     let near = rendezvous.peers[rendezvous.rank].host_id == peer.host_id;
-    let offered = match shm::create() {
-        _ if !(near && rendezvous.shared_memory) => None,
-        Ok((link, offer)) => Some((link, offer)),
-        Err(reason) => {
-            tracing::warn!(peer = peer.rank, %reason, "no shared memory, using TCP");
-            None
-        }
+    let made = if near && rendezvous.shared_memory {
+        shm::create()
+            .inspect_err(|reason| no_shared_memory(peer.rank, reason))
+            .map_or((None, None), |(link, posted)| (Some(link), Some(posted)))
+    } else {
+        (None, None)
     };
-    let sent = send_offer(&mut control, offered.as_ref().map(|(_, offer)| offer));
-    let reply = sent.and_then(|()| Reply::receive(&mut control, gate));
-    if let Some((_, offer)) = &offered {
-        // Mapped by now or never.
-        shm::unlink(&offer.name);
-    }
-    let lane = match (offered, reply?) {
-        (Some((link, _)), Reply::Welcome) => Lane::Shm(link),
+    let (offered, posted) = made;
+    send_offer(
+        &mut control,
+        posted.as_ref().map(shm::Posted::offer).as_ref(),
+    )?;
+    let reply = Reply::receive(&mut control, gate)?;
+    // The other side has mapped it by now, or never will.
+    drop(posted);
+    let lane = match (offered, reply) {
+        (Some(link), Reply::Welcome) => Lane::Shm(link),
         (offered, reply) => {
             if let (Some(_), Reply::Refused(reason)) = (offered, reply) {
-                tracing::warn!(peer = peer.rank, %reason, "no shared memory, using TCP");
+                no_shared_memory(peer.rank, &reason);
             }
             let (data, reply) = dial(Purpose::Data)?;
             if reply != Reply::Welcome {
@@ -414,11 +415,15 @@ fn answer_caller(
                 Some(Lane::Shm(link))
             }
             Err(reason) => {
-                tracing::warn!(peer = hello.from, %reason, "no shared memory, using TCP");
+                no_shared_memory(hello.from as usize, &reason);
                 Reply::Refused(reason).send(stream)?;
                 None
             }
         },
     };
     Ok((hello, lane))
+}
+
+fn no_shared_memory(peer: usize, reason: &str) {
+    tracing::warn!(peer, %reason, "no shared memory with this rank of the same host, using TCP");
 }

@@ -83,6 +83,39 @@ pub(crate) struct Offer {
     pub(crate) token: [u8; TOKEN_BYTES],
 }
 
+/// The name of a segment, removed when dropped; mappings stay.
+#[derive(Debug)]
+struct Name(String);
+
+/// A fresh segment under its name: dropped once the other side has mapped it, or will not.
+#[derive(Debug)]
+pub(crate) struct Posted {
+    name: Name,
+    token: [u8; TOKEN_BYTES],
+}
+
+impl Name {
+    fn path(&self) -> String {
+        path(&self.0)
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let _ = rustix::fs::unlink(self.path());
+    }
+}
+
+impl Posted {
+    /// What to tell the other side.
+    pub(crate) fn offer(&self) -> Offer {
+        Offer {
+            name: self.name.0.clone(),
+            token: self.token,
+        }
+    }
+}
+
 impl Segment {
     fn map(file: &OwnedFd) -> Result<Segment, String> {
         // SAFETY: a fresh shared mapping at an address the kernel chooses aliases no Rust object.
@@ -131,44 +164,40 @@ fn path(name: &str) -> String {
     format!("/dev/shm/{name}")
 }
 
-/// Makes a segment. The caller must [`unlink`] the offer's name when the other side has answered.
-pub(crate) fn create() -> Result<(ShmLink, Offer), String> {
+/// Makes a segment for this process and one other.
+pub(crate) fn create() -> Result<(ShmLink, Posted), String> {
     let mut random = [0u8; 2 * TOKEN_BYTES];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| format!("get random bytes: {e}"))?;
-    let (name, token) = random.split_at(TOKEN_BYTES);
-    let name = name
-        .iter()
-        .fold(String::from("espalier-"), |s, b| format!("{s}{b:02x}"));
+    let (tail, token) = random.split_at(TOKEN_BYTES);
     let token: [u8; TOKEN_BYTES] = token.try_into().map_err(|_| "token length".to_string())?;
+    // The process id is for people who find a file that a kill in this very moment left behind.
+    let name = tail
+        .iter()
+        .fold(format!("espalier-{}-", std::process::id()), |name, byte| {
+            format!("{name}{byte:02x}")
+        });
     let file = rustix::fs::open(
         path(&name),
         OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW,
         Mode::RUSR | Mode::WUSR,
     )
     .map_err(|e| format!("create {}: {e}", path(&name)))?;
-    let made = (|| {
-        // Allocate now: a full /dev/shm must be an error here, not a SIGBUS later.
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, SEGMENT as u64)
-            .map_err(|e| format!("allocate {SEGMENT} bytes in /dev/shm: {e}"))?;
-        let segment = Segment::map(&file)?;
-        // SAFETY: the token lies inside the mapping and the other side does not know it yet.
-        unsafe { segment.token().write(token) };
-        Ok(ShmLink {
-            segment,
-            tx: 0,
-            head: 0,
-            tail: 0,
-            left_alone: 0,
-        })
-    })();
-    match made {
-        Ok(link) => Ok((link, Offer { name, token })),
-        Err(e) => {
-            unlink(&name);
-            Err(e)
-        }
-    }
+    let name = Name(name);
+    // Allocate now: a full /dev/shm must be an error here, not a SIGBUS later.
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, SEGMENT as u64)
+        .map_err(|e| format!("allocate {SEGMENT} bytes in /dev/shm: {e}"))?;
+    let segment = Segment::map(&file)?;
+    // SAFETY: the token lies inside the mapping and the other side does not know it yet.
+    unsafe { segment.token().write(token) };
+    let link = ShmLink {
+        segment,
+        tx: 0,
+        head: 0,
+        tail: 0,
+        left_alone: 0,
+    };
+    Ok((link, Posted { name, token }))
 }
 
 /// Opens the other side of an offered segment.
@@ -204,11 +233,6 @@ pub(crate) fn attach(offer: &Offer) -> Result<ShmLink, String> {
         tail: 0,
         left_alone: 0,
     })
-}
-
-/// Removes the name of an offered segment; mappings stay.
-pub(crate) fn unlink(name: &str) {
-    let _ = rustix::fs::unlink(path(name));
 }
 
 impl ShmLink {
