@@ -1,1 +1,15 @@
-//! Espalier's vocabulary: ids, job spec, plan; defaults and validation without IO.
+//! Espalier's vocabulary: ids, the job spec with its defaults and validation, and the plan.
+//!
+//! Everything here is plain data. Nothing here reads a file, the clock or the network, so every
+//! crate may import it. Formats (YAML, protobuf) are turned into these types at the edges.
+
+pub mod check;
+pub mod id;
+pub mod job;
+pub mod plan;
+pub mod report;
+
+pub use check::{Violation, check};
+pub use id::{Generation, JobId, Rank, Shard, Step, WorkerId};
+pub use job::JobSpec;
+pub use plan::Plan;

@@ -1,0 +1,490 @@
+//! The job file as types: one shared backbone, its tasks, and how to train them.
+//!
+//! Every optional field has its default here and nowhere else. `check` holds the rules that
+//! connect fields.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One training job, as written in a job file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// Name of the job: lower-case letters, digits and `-`, at most 63 characters, starting with
+    /// a letter. Unique in the cluster.
+    pub name: String,
+    /// Seed of everything random: initial heads, order of data, dropout. Same spec and seed give
+    /// the same bits.
+    #[serde(default)]
+    pub seed: u64,
+    /// Jobs with a higher priority leave the queue first; equal ones in order of submission.
+    #[serde(default)]
+    pub priority: i32,
+    /// The pretrained model that all tasks share.
+    pub backbone: BackboneSpec,
+    /// Which part of the backbone is trained.
+    #[serde(default)]
+    pub tuning: Tuning,
+    /// What is learned on top of the backbone; at least one.
+    pub tasks: Vec<TaskSpec>,
+    /// How often each task's samples are drawn.
+    #[serde(default)]
+    pub sampler: Sampler,
+    /// Length, batch and optimizer.
+    #[serde(default)]
+    pub training: TrainingSpec,
+    /// When tasks are evaluated, which checkpoint is best, when to stop early.
+    #[serde(default)]
+    pub evaluation: EvaluationSpec,
+    /// Durable recovery points.
+    #[serde(default)]
+    pub checkpoint: CheckpointSpec,
+    /// What the job asks of the cluster.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Directory that the exported model is written to; default: `export` in the job's directory
+    /// on the workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+}
+
+/// The shared model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BackboneSpec {
+    /// Hugging Face directory with `config.json`, `model.safetensors` and, for text,
+    /// `tokenizer.json`.
+    pub path: String,
+    /// Where the weights start: from the directory, or at random from its `config.json`.
+    #[serde(default)]
+    pub init: Init,
+    /// Longest input in tokens; longer ones are cut and counted. Default 128, never above the
+    /// model's own limit.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: u32,
+    /// How a sample's token vectors become one vector.
+    #[serde(default)]
+    pub pooling: Pooling,
+    /// Dropout rate in the backbone; default: the rates of its `config.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f64>,
+}
+
+/// Where a backbone's weights start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// From `model.safetensors`.
+    #[default]
+    Pretrained,
+    /// At random, from the job's seed; only `config.json` is read.
+    Random,
+}
+
+/// How a sample's token vectors become one vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// Mean over the sample's tokens.
+    #[default]
+    Mean,
+    /// The first token (`[CLS]`).
+    Cls,
+    /// Maximum over the sample's tokens.
+    Max,
+}
+
+/// Which part of the backbone is trained. Heads always are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Tuning {
+    /// The whole backbone.
+    #[default]
+    All,
+    /// Nothing of the backbone: it is frozen.
+    Heads,
+    /// The last n blocks; the rest is frozen.
+    LastBlocks(u32),
+}
+
+/// One task: data, head, loss and metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    /// Name of the task, unique in the job: letters, digits, `-` and `_`.
+    pub name: String,
+    /// What is predicted.
+    pub head: HeadKind,
+    /// Where the samples are.
+    pub data: DataSpec,
+    /// Factor on the task's loss.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Details of the loss.
+    #[serde(default)]
+    pub loss: LossSpec,
+    /// Metric that selects the best checkpoint; default: accuracy for `single_label`, macro F1 for
+    /// `multi_label`, Pearson for `regression`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
+}
+
+/// What a head predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum HeadKind {
+    /// Exactly one of several classes (softmax, cross-entropy).
+    SingleLabel,
+    /// Any number of several classes (sigmoid, binary cross-entropy).
+    MultiLabel,
+    /// One number (mean squared error).
+    Regression,
+}
+
+/// Where a task's samples are: paths or glob-free lists of files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct DataSpec {
+    /// Training files, read one after another. `.parquet`, `.jsonl` or `.csv`. A relative path is
+    /// taken from the job file's directory.
+    pub train: Files,
+    /// Files for evaluation during training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Files>,
+    /// Files for the final evaluation of the selected model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Files>,
+    /// Which columns hold what.
+    #[serde(default)]
+    pub columns: Columns,
+    /// The classes, in order; default: those of the training files, sorted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// Use at most this many training samples (the first ones).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_train_samples: Option<u64>,
+}
+
+/// One path or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged)]
+pub enum Files {
+    /// One file.
+    One(String),
+    /// Several files, in order.
+    Many(Vec<String>),
+}
+
+impl Files {
+    /// The paths, in order.
+    #[must_use]
+    pub fn paths(&self) -> &[String] {
+        match self {
+            Files::One(path) => std::slice::from_ref(path),
+            Files::Many(paths) => paths,
+        }
+    }
+}
+
+/// Names of a data file's columns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Columns {
+    /// Column of the input; default `text` for text backbones, `image` for image backbones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// Column of the label; default `label`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// Details of a task's loss.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct LossSpec {
+    /// Weights of the classes.
+    #[serde(default)]
+    pub class_weights: ClassWeights,
+    /// Share of probability spread over all classes, 0 (off) to below 1; `single_label` only.
+    #[serde(default)]
+    pub label_smoothing: f64,
+}
+
+/// Weights of the classes in a loss.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ClassWeights {
+    /// All classes weigh 1.
+    #[default]
+    None,
+    /// n / (classes · n_class), so that every class weighs the same in sum.
+    Balanced,
+    /// Given per class; classes not named weigh 1.
+    Given(BTreeMap<String, f64>),
+}
+
+/// A figure of merit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Share of right predictions (`multi_label`: samples with every label right).
+    Accuracy,
+    /// F1 per class, averaged over classes.
+    MacroF1,
+    /// Mean squared error; lower is better.
+    Mse,
+    /// Pearson correlation.
+    Pearson,
+    /// Spearman rank correlation.
+    Spearman,
+}
+
+impl Metric {
+    /// Whether a larger value is better.
+    #[must_use]
+    pub fn higher_is_better(self) -> bool {
+        !matches!(self, Metric::Mse)
+    }
+
+    /// The name in job files and answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Metric::Accuracy => "accuracy",
+            Metric::MacroF1 => "macro_f1",
+            Metric::Mse => "mse",
+            Metric::Pearson => "pearson",
+            Metric::Spearman => "spearman",
+        }
+    }
+}
+
+impl HeadKind {
+    /// The metric used when a task names none.
+    #[must_use]
+    pub fn default_metric(self) -> Metric {
+        match self {
+            HeadKind::SingleLabel => Metric::Accuracy,
+            HeadKind::MultiLabel => Metric::MacroF1,
+            HeadKind::Regression => Metric::Pearson,
+        }
+    }
+}
+
+/// How often each task's samples are drawn: p_k, the share of task k in a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Sampler {
+    /// p_k ∝ n_k, the number of training samples.
+    #[default]
+    Proportional,
+    /// p_k = 1/K.
+    Uniform,
+    /// p_k ∝ n_k^(1/T); T = 1 is proportional, T → ∞ uniform (Raffel et al. 2020, section 3.5.2).
+    Temperature(f64),
+}
+
+/// Length, batch and optimizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingSpec {
+    /// Optimizer steps; wins over `epochs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Passes over the training samples of all tasks together. Default 1 if `steps` is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// Samples per optimizer step, over all tasks and ranks.
+    pub batch_size: u32,
+    /// Parts that a step's batch is computed in, one after another, to save memory.
+    pub accumulation: u32,
+    /// The optimizer (AdamW; Loshchilov and Hutter 2019).
+    pub optimizer: OptimizerSpec,
+    /// The learning rate over time.
+    pub schedule: ScheduleSpec,
+    /// Largest global L2 norm of the gradient; larger ones are scaled down to it. 0 turns it off.
+    pub clip_norm: f64,
+}
+
+impl Default for TrainingSpec {
+    fn default() -> Self {
+        Self {
+            steps: None,
+            epochs: None,
+            batch_size: 32,
+            accumulation: 1,
+            optimizer: OptimizerSpec::default(),
+            schedule: ScheduleSpec::default(),
+            clip_norm: 1.0,
+        }
+    }
+}
+
+/// AdamW.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerSpec {
+    /// Peak learning rate of the backbone.
+    pub learning_rate: f64,
+    /// Peak learning rate of the heads; default: ten times `learning_rate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_learning_rate: Option<f64>,
+    /// Decay of the first and second moment.
+    pub betas: [f64; 2],
+    /// Added to the denominator.
+    pub eps: f64,
+    /// Decoupled weight decay; not applied to biases and norms.
+    pub weight_decay: f64,
+}
+
+impl OptimizerSpec {
+    /// Peak learning rate of the heads.
+    #[must_use]
+    pub fn head_rate(&self) -> f64 {
+        self.head_learning_rate.unwrap_or(self.learning_rate * 10.0)
+    }
+}
+
+impl Default for OptimizerSpec {
+    fn default() -> Self {
+        Self {
+            learning_rate: 5e-5,
+            head_learning_rate: None,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.01,
+        }
+    }
+}
+
+/// The learning rate over time: linear warm-up, then `kind`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleSpec {
+    /// Shape after the warm-up.
+    pub kind: ScheduleKind,
+    /// Share of all steps spent on the warm-up, 0 to 1.
+    pub warmup_ratio: f64,
+    /// Steps of warm-up; wins over `warmup_ratio`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
+}
+
+impl Default for ScheduleSpec {
+    fn default() -> Self {
+        Self { kind: ScheduleKind::Linear, warmup_ratio: 0.06, warmup_steps: None }
+    }
+}
+
+/// Shape of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// Falls in a straight line to 0 at the last step.
+    #[default]
+    Linear,
+    /// Falls along half a cosine to 0 at the last step.
+    Cosine,
+    /// Stays.
+    Constant,
+}
+
+/// When tasks are evaluated and what follows from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationSpec {
+    /// Evaluate on the validation files every so many steps and at the end. Default: at the end
+    /// only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
+    /// Samples per batch of evaluation, per rank.
+    pub batch_size: u32,
+    /// Keep and export the model of the best evaluation (mean over tasks of each task's metric,
+    /// `mse` counted negative) instead of the last one.
+    pub select_best: bool,
+    /// Stop when this many evaluations in a row brought no better model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping_patience: Option<u32>,
+}
+
+impl Default for EvaluationSpec {
+    fn default() -> Self {
+        Self { every_steps: None, batch_size: 64, select_best: true, early_stopping_patience: None }
+    }
+}
+
+/// Durable recovery points.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSpec {
+    /// Write a checkpoint every so many steps. A pause and the end write one in any case.
+    /// 0 turns periodic checkpoints off.
+    pub every_steps: u64,
+    /// Newest checkpoints that are kept, besides the best one.
+    pub keep: u32,
+}
+
+impl Default for CheckpointSpec {
+    fn default() -> Self {
+        Self { every_steps: 500, keep: 2 }
+    }
+}
+
+/// What a job asks of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Ranks (devices) the job trains on; default: every rank of the cluster at the time the job
+    /// is placed for the first time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<u32>,
+    /// Shards (logical ranks) that every step's batch is split into; default: one per rank. Fix it
+    /// to train alike on other numbers of ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shards: Option<u32>,
+    /// Kind of device.
+    pub device: Device,
+}
+
+/// Kind of device that a rank computes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// A GPU where every rank has one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+fn default_max_tokens() -> u32 {
+    128
+}
+
+fn one() -> f64 {
+    1.0
+}

@@ -1,0 +1,83 @@
+//! What ranks report while a job runs: progress, evaluations, checkpoints, results.
+
+use crate::Step;
+use crate::job::Metric;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How far a job is; replaced by the next one, never kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: Step,
+    /// Steps in all.
+    pub total_steps: u64,
+    /// Samples trained on since the job began.
+    pub samples: u64,
+    /// Real tokens (no padding) trained on since the job began; 0 for images.
+    pub tokens: u64,
+    /// Samples a second over the last few seconds, all ranks together.
+    pub samples_per_second: f64,
+    /// Tokens a second over the last few seconds, all ranks together.
+    pub tokens_per_second: f64,
+    /// Seconds left at the current pace; none before the pace is known.
+    pub eta_seconds: Option<f64>,
+    /// Learning rate of the backbone at this step.
+    pub learning_rate: f64,
+    /// Global L2 norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Loss per task: mean over the samples of the last steps, in order of the job spec. A task
+    /// that was in none of them is absent.
+    pub losses: BTreeMap<String, f64>,
+}
+
+/// Figures of one evaluation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The step after which it was made.
+    pub step: Step,
+    /// `validation` or `test`.
+    pub split: String,
+    /// Figures per task.
+    pub tasks: BTreeMap<String, TaskScores>,
+    /// The number that selects the best checkpoint: mean over tasks of each task's metric.
+    pub selection: f64,
+    /// Whether this is the best evaluation so far.
+    pub best: bool,
+}
+
+/// Figures of one task.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskScores {
+    /// Samples evaluated.
+    pub samples: u64,
+    /// Mean loss.
+    pub loss: f64,
+    /// Each metric that the head knows.
+    pub metrics: BTreeMap<Metric, f64>,
+    /// The metrics of always predicting the most frequent class (or the mean) of the training data.
+    pub baseline: BTreeMap<Metric, f64>,
+}
+
+/// A durable recovery point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Steps done at it.
+    pub step: Step,
+    /// Its directory on the workers.
+    pub path: String,
+    /// Whether it holds the best model so far.
+    pub best: bool,
+}
+
+/// Why a job failed, for the person who must act.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// A stable word: `bad_data`, `bad_model`, `nan_loss`, `disk_full`, `peer_lost`, `internal`, ...
+    pub code: String,
+    /// What happened, where, what was expected, what to do.
+    pub message: String,
+    /// Whether the same job can succeed if tried again.
+    pub retryable: bool,
+}
