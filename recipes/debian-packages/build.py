@@ -62,11 +62,19 @@ def digest(*parts):
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2**64
 
 
-def plain(text, name):
-    """Text without what tells siblings apart: numbers, punctuation, brackets and the package's own name."""
-    text = re.sub(r"\([^)]*\)", " ", text.lower())
-    own = set(re.findall(r"[a-z]+", name.lower()))
-    return " ".join(word for word in re.findall(r"[a-z]+", text) if word not in own)
+def words_of(text):
+    """The words of a text without what tells siblings apart: numbers, punctuation and brackets."""
+    return re.findall(r"[a-z]+", re.sub(r"\([^)]*\)", " ", text.lower()))
+
+
+def kinship(name, short, long):
+    """Keys that two packages share where their descriptions are near-identical."""
+    own = set(words_of(name))
+    nameless = [word for word in words_of(short) if word not in own]
+    # Descriptions of one family ("Maven is a software project management ...") open alike.
+    texts = [nameless, words_of(short), words_of(long)[:12]]
+    # A very short text ("perl module") says nothing about kinship.
+    return [" ".join(words) for words in texts if len(words) >= 4]
 
 
 class Groups:
@@ -96,10 +104,8 @@ def read_rows():
         if not short:
             continue
         source = "source " + stanza.get("Source", name).split()[0]
-        for part in (plain(short, name), plain(f"{short} {long}", name)):
-            # A very short text ("perl module") says nothing about kinship.
-            if len(part.split()) >= 4:
-                groups.join(source, "text " + part)
+        for key in kinship(name, short, long):
+            groups.join(source, "text " + key)
         found = facets(stanza)
         labels = {task: value for task in TASKS if (value := label(task, found))}
         rows.append({"id": name, "short": short, "long": long, "group": source, "labels": labels})
