@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 ENV := . .espalier/env.sh
-PEER := $(PYTHON) deploy/setup/run.py
+PEER := PYTHONPATH=.espalier/pysite $(PYTHON)
 ESPALIER_DATA ?= ../shared/data
 
 .PHONY: help setup build demo digits test test-data check fix bench parity clean distclean
