@@ -20,10 +20,10 @@ build: setup ## All binaries, into target/debug (the dev profile is an optimised
 	@$(ENV); cargo build --workspace --bins
 
 demo: setup ## Five tasks on Debian's package index: train on two workers, compare, predict (DEMO_FAST=1: short)
-	@$(ENV); recipes/debian-packages/demo.sh
+	@$(ENV); $(PYTHON) recipes/debian-packages/demo.py
 
 digits: setup ## Image recipe: train on the digits 0 to 4, transfer to 5 to 9
-	@$(ENV); recipes/digits/demo.sh
+	@$(ENV); $(PYTHON) recipes/digits/demo.py
 
 test: setup ## All tests
 	@$(PYTHON) deploy/setup/setup.py etcd
