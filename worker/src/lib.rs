@@ -1,0 +1,4 @@
+//! Espalier's worker: data, model, heads, engine, checkpoints and the agent.
+
+pub mod data;
+pub mod metrics;
