@@ -295,3 +295,6 @@ impl SplitReader<'_> {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests;

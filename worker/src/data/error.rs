@@ -44,7 +44,7 @@ pub enum Error {
         file: PathBuf,
     },
     /// A split names no files.
-    #[error("empty data: the list of files is empty")]
+    #[error("empty data: no file is named, or max_train_samples is 0")]
     NoFiles,
     /// A Parquet file without its end.
     #[error("{}: not a whole Parquet file: {found}; the file was probably cut off: copy it again", file.display())]
@@ -99,9 +99,6 @@ pub enum Error {
     /// More rows than a sample number can count.
     #[error("more than {max} samples in one split; split the files into several tasks or fewer rows", max = u32::MAX)]
     TooManySamples,
-    /// A text task without a tokenizer.
-    #[error("a text task needs the backbone's tokenizer, but none was loaded")]
-    NoTokenizer,
     /// `tokenizer.json` isn't there.
     #[error("{}: no such file; a text backbone's directory must hold a tokenizer.json", file.display())]
     TokenizerMissing {
@@ -204,7 +201,8 @@ pub enum Problem {
         label: String,
         /// The nearest class.
         suggestion: Option<String>,
-        /// Whether the job gives the set, or it was taken from the training files.
+        /// Whether the job or the file's own description gives the set; else it was taken from the
+        /// training labels.
         given: bool,
         /// Size of the set.
         classes: usize,
@@ -268,7 +266,7 @@ fn did_you_mean(suggestion: Option<&str>) -> String {
 
 fn label_set(given: bool, classes: usize) -> String {
     if given {
-        format!("the job's data.labels has {classes} classes: add it there or correct the row")
+        format!("the given set has {classes} classes: add it to data.labels or correct the row")
     } else {
         format!(
             "the {classes} classes are those of the training files: give data.labels to name all classes"

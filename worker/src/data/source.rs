@@ -126,4 +126,4 @@ fn missing_column(file: &Path, wanted: &str, found: Vec<String>) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

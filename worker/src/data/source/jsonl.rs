@@ -37,6 +37,8 @@ pub(super) fn read(
                 .strip_prefix("\u{feff}".as_bytes())
                 .unwrap_or(content);
         }
+        // Without its end, a line that was cut off is reported as such by the parser.
+        content = content.trim_ascii_end();
         if content.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
