@@ -3,6 +3,7 @@
 //! With `worker/comm`'s memory files, the only place of `unsafe`.
 #![allow(unsafe_code)]
 
+use espalier_comm::{Buffer, RawBuffer, Region};
 use std::ffi::{CStr, c_char};
 use tch::{Kind, TchError, Tensor};
 
@@ -179,4 +180,33 @@ pub fn memory(tensor: &Tensor) -> Result<(*mut f32, usize), TchError> {
         return wrong("layout");
     }
     Ok((tensor.data_ptr().cast::<f32>(), tensor.numel()))
+}
+
+/// A tensor's memory lent to a communicator, kept alive while the operation runs. Until the handle
+/// gives it back, nothing else may use that memory.
+#[derive(Debug)]
+pub struct Lent {
+    buffer: RawBuffer<f32>,
+    _tensor: Tensor,
+}
+
+impl Lent {
+    /// Lends the memory of a contiguous CPU f32 tensor.
+    ///
+    /// # Errors
+    /// If the tensor is of another kind, device or layout.
+    pub fn new(tensor: &Tensor) -> Result<Self, TchError> {
+        let (pointer, length) = memory(tensor)?;
+        // SAFETY: the shallow clone keeps the storage alive as long as this buffer; the engine, the
+        // only caller, leaves a block's buffer alone while its exchange is under way.
+        let buffer = unsafe { RawBuffer::new(pointer, length) };
+        Ok(Self { buffer, _tensor: tensor.shallow_clone() })
+    }
+}
+
+// SAFETY: the memory is the tensor's own, which does not move; see `Lent::new`.
+unsafe impl Buffer for Lent {
+    fn region(&mut self) -> Region {
+        self.buffer.region()
+    }
 }
