@@ -1,4 +1,5 @@
 //! Espalier's worker: data, model, heads, engine, checkpoints and the agent.
 
 pub mod data;
+pub mod heads;
 pub mod metrics;
