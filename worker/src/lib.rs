@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod data;
+pub mod heads;
 pub mod metrics;
 pub mod model;
 pub mod torch;
