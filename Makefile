@@ -22,7 +22,7 @@ build: setup ## All binaries, into target/debug (the dev profile is an optimised
 demo: setup ## Five tasks on Debian's package index: train on two workers, compare, predict (DEMO_FAST=1: short)
 	@$(ENV); $(PYTHON) recipes/debian-packages/demo.py
 
-digits: setup ## Image recipe: train on the digits 0 to 4, transfer to 5 to 9
+digits: setup ## Image recipe: train from nothing on one task, transfer to another
 	@$(ENV); $(PYTHON) recipes/digits/demo.py
 
 test: setup ## All tests

@@ -211,7 +211,7 @@ def _with_pip(project, name, part):
     """Last resort: pip, for indexes that ask for more than an address. True if it worked."""
     version = name.split("-")[1]
     tag = re.search(r"-cp3(\d+)-", name)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--retries", "1", "--no-deps", "--only-binary=:all:"]
     command += ["--python-version", f"3.{tag.group(1)}"] if tag else []
     command += ["--dest", str(part.parent), f"{project}=={version}"]
     say(f"{name}: asking pip for it")

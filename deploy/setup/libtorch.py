@@ -7,6 +7,7 @@ needs; the worker loads them at run time when a job asks for a GPU.
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -29,16 +30,23 @@ CUDA_FILES = r"torch/lib/(libtorch_cuda|libtorch_cuda_linalg|libc10_cuda|libcaff
 CPU_DISK, CUDA_DISK = 600_000_000, 4_500_000_000
 
 
+def folder():
+    """The folder to build against: the one that LIBTORCH names, else ours."""
+    return Path(os.environ.get("LIBTORCH") or TARGET).resolve()
+
+
 def setup(want_cuda):
-    """Makes the folder, or uses the one that LIBTORCH names. Returns its path."""
-    given = os.environ.get("LIBTORCH")
-    if given and Path(given).resolve() != TARGET.resolve():
-        return _check_given(Path(given))
+    """Makes our folder, or checks the one that LIBTORCH names."""
+    if folder() != TARGET:
+        _check_given(folder())
+        return
+    if platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc":
+        raise SetupError("PyTorch's wheel is for x86-64 Linux with glibc: set LIBTORCH to a libtorch "
+                         f"{VERSION} built for this machine")
     _make(TARGET, VERSION, CPU_DISK, "the CPU libraries", _build_cpu)
     if want_cuda:
         # Beside libtorch/lib, not in it: torch-sys links CUDA in as soon as it is found there.
         _make(TARGET / "cuda", f"{VERSION}+cu130", CUDA_DISK, "the CUDA libraries", _build_cuda)
-    return TARGET
 
 
 def gpu_present():
@@ -63,7 +71,6 @@ def _check_given(path):
             "is set up here"
         )
     say(f"libtorch {found}: LIBTORCH={path} is set by you and is used as it is")
-    return path
 
 
 def _make(target, version, disk, what, build):

@@ -117,15 +117,14 @@ def run(parts, cuda):
     if "toolchain" in parts:
         toolchain()
     if "libtorch" in parts:
-        torch = libtorch.setup(cuda == "yes" or (cuda == "auto" and libtorch.gpu_present()))
+        libtorch.setup(cuda == "yes" or (cuda == "auto" and libtorch.gpu_present()))
     if "minilm" in parts:
         minilm()
     if "etcd" in parts:
         etcd()
     if "python" in parts:
         python()
-    if "libtorch" in parts:
-        write_env(torch)
+    write_env(libtorch.folder())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """UCI's handwritten digits (1,797 real 8x8 images, out of scikit-learn's wheel) as JSON Lines.
 
-Two tasks: the digits 0 to 4 with all their training images, and 5 to 9 with only a few, for transfer.
+Two tasks: which digit it is, with all training images; and whether it is even or odd, with only two
+images of each digit, which is where transfer has to help. No image is in two splits or tasks, but that
+both are tested on the same ones.
 """
 
 import argparse
@@ -20,7 +22,7 @@ sys.path.insert(0, str(REPO / "deploy/setup"))
 import fetch
 
 MEMBER = "sklearn/datasets/data/digits.csv.gz"
-FEW = 10
+FEW = 2
 
 
 def images():
@@ -53,20 +55,25 @@ def few(rows, count):
     return chosen
 
 
+def parity(rows):
+    return [(image, "odd" if int(digit) % 2 else "even") for image, digit in rows]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=REPO / ".espalier/data/digits")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     rows = images()
-    counts = {}
-    for task, digits in {"low": "01234", "high": "56789"}.items():
-        mine = [row for row in rows if row[1] in digits]
-        test, validation, train = mine[:250], mine[250:350], mine[350:]
-        if task == "high":
-            train = few(train, FEW)
-        for split, chosen in {"train": train, "validation": validation, "test": test}.items():
-            counts[f"{task}.{split}"] = write(args.out / f"{task}.{split}.jsonl", chosen)
+    test, pool, validation, train = rows[:450], rows[450:600], rows[600:700], rows[700:]
+    files = {
+        "digit.train": train,
+        "digit.validation": validation,
+        "digit.test": test,
+        "parity.train": parity(few(pool, FEW)),
+        "parity.test": parity(test),
+    }
+    counts = {name: write(args.out / f"{name}.jsonl", chosen) for name, chosen in files.items()}
     (args.out / "meta.json").write_text(json.dumps({"images": len(rows), "rows": counts}, indent=1) + "\n")
     print(f"{len(rows)} images -> {args.out}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
