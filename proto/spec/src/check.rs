@@ -17,5 +17,9 @@ pub struct Violation {
 pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     let violations = Vec::new();
     let _ = spec;
-    if violations.is_empty() { Ok(()) } else { Err(violations) }
+    if violations.is_empty() {
+        Ok(())
+    } else {
+        Err(violations)
+    }
 }
