@@ -402,7 +402,11 @@ pub struct ScheduleSpec {
 
 impl Default for ScheduleSpec {
     fn default() -> Self {
-        Self { kind: ScheduleKind::Linear, warmup_ratio: 0.06, warmup_steps: None }
+        Self {
+            kind: ScheduleKind::Linear,
+            warmup_ratio: 0.06,
+            warmup_steps: None,
+        }
     }
 }
 
@@ -441,7 +445,12 @@ pub struct EvaluationSpec {
 
 impl Default for EvaluationSpec {
     fn default() -> Self {
-        Self { every_steps: None, batch_size: 64, select_best: true, early_stopping_patience: None }
+        Self {
+            every_steps: None,
+            batch_size: 64,
+            select_best: true,
+            early_stopping_patience: None,
+        }
     }
 }
 
@@ -459,7 +468,10 @@ pub struct CheckpointSpec {
 
 impl Default for CheckpointSpec {
     fn default() -> Self {
-        Self { every_steps: 500, keep: 2 }
+        Self {
+            every_steps: 500,
+            keep: 2,
+        }
     }
 }
 

@@ -111,6 +111,7 @@ impl Wire for BackboneSpec {
             Pooling::Mean => wire::Pooling::Mean,
             Pooling::Cls => wire::Pooling::Cls,
             Pooling::Max => wire::Pooling::Max,
+            Pooling::Pooler => wire::Pooling::Pooler,
         };
         v1::Backbone {
             path: self.path.clone(),
@@ -124,7 +125,11 @@ impl Wire for BackboneSpec {
     fn read(m: v1::Backbone, bad: &mut Bad, path: &str) -> Self {
         use v1::backbone as wire;
         let init = bad.choice(m.init, || at(path, "init"), "pretrained or random");
-        let pooling = bad.choice(m.pooling, || at(path, "pooling"), "mean, cls or max");
+        let pooling = bad.choice(
+            m.pooling,
+            || at(path, "pooling"),
+            "mean, cls, max or pooler",
+        );
         BackboneSpec {
             path: m.path,
             init: match init {
@@ -138,6 +143,7 @@ impl Wire for BackboneSpec {
                 wire::Pooling::Mean => Pooling::Mean,
                 wire::Pooling::Cls => Pooling::Cls,
                 wire::Pooling::Max => Pooling::Max,
+                wire::Pooling::Pooler => Pooling::Pooler,
             },
             dropout: m.dropout,
         }
