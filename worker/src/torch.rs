@@ -3,6 +3,7 @@
 //! With `worker/comm`'s memory files, the only place of `unsafe`.
 #![allow(unsafe_code)]
 
+use espalier_comm::{Buffer, RawBuffer, Region};
 use std::ffi::{CStr, c_char};
 use tch::{Kind, TchError, Tensor};
 
@@ -74,7 +75,11 @@ pub fn set_grad(parameter: &Tensor, gradient: &Tensor) -> Result<(), TchError> {
 /// If shapes differ or the graph was freed.
 pub fn backward(outputs: &[&Tensor], gradients: &[&Tensor]) -> Result<(), TchError> {
     if outputs.len() != gradients.len() {
-        let text = format!("{} outputs but {} gradients", outputs.len(), gradients.len());
+        let text = format!(
+            "{} outputs but {} gradients",
+            outputs.len(),
+            gradients.len()
+        );
         return Err(TchError::Torch(text));
     }
     let outputs: Vec<*mut Opaque> = outputs.iter().map(|t| raw(t)).collect();
@@ -168,7 +173,11 @@ pub fn data_mut(tensor: &mut Tensor) -> Result<&mut [f32], TchError> {
 /// # Errors
 /// If the tensor is of another kind, device or layout.
 pub fn memory(tensor: &Tensor) -> Result<(*mut f32, usize), TchError> {
-    let wrong = |what: &str| Err(TchError::Torch(format!("not a contiguous CPU f32 tensor: {what}")));
+    let wrong = |what: &str| {
+        Err(TchError::Torch(format!(
+            "not a contiguous CPU f32 tensor: {what}"
+        )))
+    };
     if tensor.f_kind()? != Kind::Float {
         return wrong("kind");
     }
@@ -179,4 +188,36 @@ pub fn memory(tensor: &Tensor) -> Result<(*mut f32, usize), TchError> {
         return wrong("layout");
     }
     Ok((tensor.data_ptr().cast::<f32>(), tensor.numel()))
+}
+
+/// A tensor's memory lent to a communicator, kept alive while the operation runs. Until the handle
+/// gives it back, nothing else may use that memory.
+#[derive(Debug)]
+pub struct Lent {
+    buffer: RawBuffer<f32>,
+    _tensor: Tensor,
+}
+
+impl Lent {
+    /// Lends the memory of a contiguous CPU f32 tensor.
+    ///
+    /// # Errors
+    /// If the tensor is of another kind, device or layout.
+    pub fn new(tensor: &Tensor) -> Result<Self, TchError> {
+        let (pointer, length) = memory(tensor)?;
+        // SAFETY: the shallow clone keeps the storage alive as long as this buffer; the engine, the
+        // only caller, leaves a block's buffer alone while its exchange is under way.
+        let buffer = unsafe { RawBuffer::new(pointer, length) };
+        Ok(Self {
+            buffer,
+            _tensor: tensor.shallow_clone(),
+        })
+    }
+}
+
+// SAFETY: the memory is the tensor's own, which does not move; see `Lent::new`.
+unsafe impl Buffer for Lent {
+    fn region(&mut self) -> Region {
+        self.buffer.region()
+    }
 }

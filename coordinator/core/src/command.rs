@@ -5,6 +5,7 @@ use crate::view::{JobView, WorkerView};
 use espalier_spec::plan::{Plan, Seat};
 use espalier_spec::report::Checkpoint;
 use espalier_spec::{Generation, JobId, JobSpec, WorkerId};
+use serde::{Deserialize, Serialize};
 
 /// Something the shell must do, in order, and only after the records of the same step are durable.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +75,8 @@ pub enum Order {
         /// All ranks of the generation, in order.
         seats: Vec<Seat>,
     },
-    /// Connect to the peers and train.
+    /// Connect to the peers and train. Sent again to a worker that reconnects before the first
+    /// report of the generation: ranks that have started ignore it.
     Start {
         /// Name of the job.
         job: JobId,
@@ -87,7 +89,8 @@ pub enum Order {
         /// Go on from here; none: from the beginning.
         resume: Option<Checkpoint>,
     },
-    /// Stop a job's ranks.
+    /// Stop a job's ranks. May come again, with another mode too. A worker that does not run the
+    /// generation ignores it.
     Stop {
         /// Name of the job.
         job: JobId,
@@ -99,7 +102,7 @@ pub enum Order {
 }
 
 /// How ranks are to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum StopMode {
     /// At the next step boundary, after a checkpoint.
     Checkpoint,
@@ -130,4 +133,14 @@ pub enum ErrorKind {
     FailedPrecondition,
     /// Never possible.
     InvalidArgument,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, reason: &'static str, message: String) -> Self {
+        Self {
+            kind,
+            reason,
+            message,
+        }
+    }
 }

@@ -219,7 +219,7 @@ pub struct RunningJob {
 }
 
 /// Where a rank listens for peers.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PeerAddress {
     /// The rank.
     pub rank: Rank,

@@ -53,7 +53,9 @@ impl Values {
         self.len() == 0
     }
 
-    fn describe(&self) -> String {
+    /// What these are, in words for an error message.
+    #[must_use]
+    pub fn describe(&self) -> String {
         match self {
             Values::Single { classes, .. } => format!("{} of one in {classes} classes", self.len()),
             Values::Multi { classes, .. } => format!("{} of any of {classes} classes", self.len()),
