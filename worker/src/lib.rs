@@ -1,5 +1,8 @@
 //! Espalier's worker: data, model, heads, engine, checkpoints and the agent.
 
+pub mod checkpoint;
 pub mod data;
 pub mod heads;
 pub mod metrics;
+pub mod model;
+pub mod torch;

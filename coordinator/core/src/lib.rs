@@ -1,1 +1,59 @@
 //! Espalier's coordinator as a pure, deterministic state machine.
+//!
+//! ```text
+//!   clients ──┐                          ┌─> records: made durable first
+//!   workers ──┼─ Event ─> Machine::step ─┤
+//!   time    ──┘        (now, event)      └─> commands: replies, orders to workers, notices
+//! ```
+//!
+//! A [`Machine`] knows no clock, network, disk or chance: the same events at the same times have
+//! the same outcome, so any fault of a cluster can be replayed as a list of events. State that must
+//! survive ([`state::State`]) changes only by applying [`Record`]s; [`Machine::replay`] applies the
+//! same ones again. What can be asked of workers again (connections, heartbeats, progress,
+//! acknowledgements) is not recorded.
+//!
+//! | question | file |
+//! | --- | --- |
+//! | what may a client ask, and when is it refused? | `job.rs` |
+//! | which job is next, and on which devices? | `queue.rs` |
+//! | when is a worker unreachable, when gone? | `member.rs` |
+//! | which devices are taken; what does a reconnecting worker keep? | `lease.rs` |
+//! | prepare, start, and what follows a failure? | `generation.rs` |
+//! | which reports count? | `report.rs` |
+//! | who computes and owns what, and why? | `place.rs`, `reason.rs` |
+//! | what is always true? | `invariants.rs` |
+//!
+//! What workers must hold to, besides the words of `WorkerService`:
+//!
+//! - `running` in Hello and Heartbeat names every generation from its Prepare on until its Stopped
+//!   is sent; a Stopped that could not be sent is sent after the next Hello.
+//! - A Stop is answered with Stopped, whatever the state of the generation's ranks; a repeated one
+//!   is harmless; so is a repeated Start.
+
+pub mod command;
+pub mod config;
+pub mod event;
+mod generation;
+pub mod invariants;
+mod job;
+mod lease;
+mod live;
+mod machine;
+mod member;
+pub mod place;
+mod queue;
+mod read;
+mod reason;
+pub mod record;
+mod report;
+pub mod state;
+pub mod view;
+
+pub use command::{Answer, Command, Error, ErrorKind, Order, StopMode};
+pub use config::Config;
+pub use event::{ConnId, Event, Hello, Outcome, PeerAddress, ReplyId, RunningJob, Time};
+pub use machine::{Machine, Output};
+pub use record::{Record, ReplayError, Snapshot};
+pub use view::{
+    ClusterView, Detail, DeviceView, JobEvent, JobState, JobView, WorkerState, WorkerView,
+};

@@ -96,6 +96,9 @@ pub enum Pooling {
     Cls,
     /// Maximum over the sample's tokens.
     Max,
+    /// The model's own pooler: the first token through a dense layer and tanh (BERT). Exports for
+    /// classification then load as stock transformers classes.
+    Pooler,
 }
 
 /// Which part of the backbone is trained. Heads always are.

@@ -1,0 +1,443 @@
+//! Generations: prepare, acknowledgements, start; and what follows when one ends early.
+//!
+//! A generation starts when all its workers have prepared it. Whatever ends it early, the next one
+//! is placed only after every rank of the old one has stopped or is lost, and goes on from the
+//! newest checkpoint.
+
+use crate::command::{Order, StopMode};
+use crate::event::{ConnId, PeerAddress};
+use crate::live::{Key, Lease, LeaseState, Live};
+use crate::machine::Machine;
+use crate::member::seconds;
+use crate::place::{Problem, place};
+use crate::record::Kind;
+use crate::state::{Phase, Size, Then};
+use espalier_spec::plan::{Profile, Seat};
+use espalier_spec::report::Failure;
+use espalier_spec::{JobSpec, Rank, Step, WorkerId};
+use std::collections::BTreeSet;
+
+impl Machine {
+    /// Begins the next generation of a queued job on these seats.
+    pub(crate) fn begin(&mut self, number: u64, seats: Vec<Seat>, size: Size) {
+        let Some(job) = self.state.jobs.get(&number) else {
+            return;
+        };
+        let generation = job.generation.next();
+        let workers: BTreeSet<WorkerId> = seats.iter().map(|seat| seat.worker.clone()).collect();
+        let message = format!(
+            "generation {}: {} on {} prepare{} {}",
+            generation.0,
+            count(seats.len(), "rank"),
+            names("worker", &workers),
+            if seats.len() == 1 { "s" } else { "" },
+            job.resume_point()
+        );
+        let order = Order::Prepare {
+            job: job.name(),
+            uid: job.uid.clone(),
+            generation,
+            spec: Box::new(job.spec.clone()),
+            seats: seats.clone(),
+        };
+        self.tell(
+            number,
+            message,
+            Kind::Placed {
+                generation,
+                seats,
+                size,
+            },
+        );
+        let deadline = self.now.plus(self.config.prepare_timeout_ms);
+        let live = self.live.entry(number).or_default();
+        let progress = live.progress.take();
+        *live = Live {
+            deadline: Some(deadline),
+            progress,
+            ..Live::default()
+        };
+        self.grant(number, LeaseState::Active);
+        for worker in &workers {
+            self.send(worker, order.clone());
+        }
+    }
+
+    /// A worker's ranks are ready.
+    pub(crate) fn prepared(
+        &mut self,
+        conn: ConnId,
+        key: Key,
+        mut addresses: Vec<PeerAddress>,
+        profile: Profile,
+    ) {
+        let Some((name, number)) = self.reporter(conn, &key) else {
+            return;
+        };
+        let Some(job) = self.state.jobs.get(&number) else {
+            return;
+        };
+        if job.phase != Phase::Preparing {
+            self.stale += 1;
+            return;
+        }
+        addresses.sort();
+        let seats = job.seats.iter().filter(|seat| seat.worker == name);
+        let expected: Vec<Rank> = seats.map(|seat| seat.rank).collect();
+        let given: Vec<Rank> = addresses.iter().map(|address| address.rank).collect();
+        let live = self.live.entry(number).or_default();
+        let wrong = if given != expected {
+            Some(format!(
+                "worker {name} gave addresses of {}, expected those of {}; this is an error of \
+                 the worker",
+                ranks(&given),
+                ranks(&expected)
+            ))
+        } else if let Err(message) = profile_fits(&job.spec, &profile) {
+            Some(format!(
+                "worker {name} prepared something else than the job asks for: {message}"
+            ))
+        } else {
+            match &live.profile {
+                Some((first, other)) if *other != profile => Some(format!(
+                    "workers {first} and {name} found different models or data; check that {} and \
+                     the data files are the same on both",
+                    job.spec.backbone.path
+                )),
+                _ => None,
+            }
+        };
+        if let Some(message) = wrong {
+            self.fail(
+                number,
+                Failure {
+                    code: "internal".to_owned(),
+                    message,
+                    retryable: false,
+                },
+            );
+            return;
+        }
+        live.profile.get_or_insert((name.clone(), profile));
+        live.acks.insert(name, addresses);
+        self.start_if_ready(number);
+    }
+
+    fn start_if_ready(&mut self, number: u64) {
+        let (Some(job), Some(live)) = (self.state.jobs.get(&number), self.live.get(&number)) else {
+            return;
+        };
+        if job
+            .seats
+            .iter()
+            .any(|seat| !live.acks.contains_key(&seat.worker))
+        {
+            return;
+        }
+        let (Some((_, profile)), Some(size)) = (&live.profile, job.size) else {
+            return;
+        };
+        let plan = place(&Problem {
+            job: job.name(),
+            generation: job.generation,
+            seats: job.seats.clone(),
+            shards: size.shards,
+            profile,
+            previous: job.plan.as_ref(),
+        });
+        let mut addresses: Vec<PeerAddress> = live.acks.values().flatten().cloned().collect();
+        addresses.sort();
+        let message = format!(
+            "generation {} runs on {} {}",
+            job.generation.0,
+            count(job.seats.len(), "rank"),
+            job.resume_point()
+        );
+        let workers: BTreeSet<WorkerId> =
+            job.seats.iter().map(|seat| seat.worker.clone()).collect();
+        self.tell(
+            number,
+            message,
+            Kind::Started {
+                plan: Box::new(plan),
+                addresses,
+            },
+        );
+        for worker in workers {
+            self.send_start(&worker, number);
+        }
+    }
+
+    fn send_start(&mut self, worker: &WorkerId, number: u64) {
+        let Some(job) = self.state.jobs.get(&number) else {
+            return;
+        };
+        let (Phase::Running { addresses, .. }, Some(plan)) = (&job.phase, &job.plan) else {
+            return;
+        };
+        let order = Order::Start {
+            job: job.name(),
+            generation: job.generation,
+            plan: Box::new(plan.clone()),
+            addresses: addresses.clone(),
+            resume: job.checkpoint.clone(),
+        };
+        self.send(worker, order);
+    }
+
+    /// The order to start may have been lost with the worker's stream, unless the job has reported
+    /// since.
+    pub(crate) fn repeat_start(&mut self, worker: &WorkerId, number: u64) {
+        if self
+            .live
+            .get(&number)
+            .is_none_or(|live| live.reached.is_none())
+        {
+            self.send_start(worker, number);
+        }
+    }
+
+    /// A worker reconnected whose preparations are in doubt: its order or its answer may have been
+    /// lost with its stream. Preparing again is cheap and certain.
+    pub(crate) fn abort_unheard(&mut self, name: &WorkerId) {
+        let Some(worker) = self.workers.get(name) else {
+            return;
+        };
+        let active = worker
+            .leases
+            .values()
+            .filter(|lease| lease.state == LeaseState::Active);
+        let numbers: Vec<u64> = active.map(|lease| lease.number).collect();
+        for number in numbers {
+            let acked = self
+                .live
+                .get(&number)
+                .is_some_and(|live| live.acks.contains_key(name));
+            if self.phase(number) == Some(Phase::Preparing) && !acked {
+                let why = format!("worker {name} lost its connection while it prepared");
+                self.retry(number, &why, None, false);
+            }
+        }
+    }
+
+    /// Generations that were not prepared in time.
+    pub(crate) fn expire_preparations(&mut self) {
+        let due = self
+            .live
+            .iter()
+            .filter(|(_, l)| l.deadline.is_some_and(|at| at <= self.now));
+        let due: Vec<u64> = due.map(|(number, _)| *number).collect();
+        for number in due {
+            let (Some(job), Some(live)) = (self.state.jobs.get(&number), self.live.get(&number))
+            else {
+                continue;
+            };
+            let seats = job.seats.iter().map(|seat| seat.worker.clone());
+            let late: BTreeSet<WorkerId> = seats.filter(|w| !live.acks.contains_key(w)).collect();
+            let why = format!(
+                "{} had not prepared it after {} s",
+                names("worker", &late),
+                seconds(self.config.prepare_timeout_ms)
+            );
+            self.retry(number, &why, None, true);
+        }
+    }
+
+    /// Some ranks of a generation are lost; their lease is taken back already.
+    pub(crate) fn ranks_lost(&mut self, _name: &WorkerId, key: &Key, lease: &Lease, why: &str) {
+        let number = lease.number;
+        if self
+            .state
+            .jobs
+            .get(&number)
+            .is_none_or(|job| job.generation != key.1)
+        {
+            return;
+        }
+        match self.phase(number) {
+            Some(Phase::Preparing | Phase::Running { .. }) => self.retry(number, why, None, true),
+            // Without them the others can't write a checkpoint.
+            Some(Phase::Stopping {
+                mode: StopMode::Checkpoint,
+                ..
+            }) => {
+                self.stop_ranks(number, StopMode::Abort);
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends a generation early: back to the queue, or failed if that leads nowhere. `counts`: a
+    /// fault, not something the cluster did on purpose.
+    pub(crate) fn retry(&mut self, number: u64, why: &str, failure: Option<Failure>, counts: bool) {
+        self.stop_ranks(number, StopMode::Abort);
+        let Some(job) = self.state.jobs.get(&number) else {
+            return;
+        };
+        let now_reached = self
+            .live
+            .get(&number)
+            .and_then(|live| live.reached)
+            .unwrap_or_default();
+        let reached: Step = job.reached.max(now_reached);
+        let restarts = match (counts, reached > job.reached) {
+            (false, false) => job.restarts,
+            (false, true) => 0,
+            (true, false) => job.restarts + 1,
+            (true, true) => 1,
+        };
+        let limit = self.config.max_restarts;
+        if restarts > limit {
+            let (code, retryable) = match &failure {
+                Some(failure) => (failure.code.clone(), failure.retryable),
+                None => ("worker_lost".to_owned(), true),
+            };
+            let message = format!(
+                "{why}; gave up after {} without progress",
+                count(limit as usize, "restart")
+            );
+            self.fail(
+                number,
+                Failure {
+                    code,
+                    message,
+                    retryable,
+                },
+            );
+            return;
+        }
+        let tries = if counts {
+            format!(" (restart {restarts} of {limit})")
+        } else {
+            String::new()
+        };
+        let message = format!(
+            "generation {} ended: {why}; goes on {} as generation {}{tries}",
+            job.generation.0,
+            job.resume_point(),
+            job.generation.next().0,
+        );
+        self.tell(
+            number,
+            message,
+            Kind::Requeued {
+                failure,
+                restarts,
+                reached,
+            },
+        );
+    }
+
+    /// Ends a job by an error; ranks that still run are stopped.
+    pub(crate) fn fail(&mut self, number: u64, failure: Failure) {
+        self.stop_ranks(number, StopMode::Abort);
+        self.tell(number, failure.message.clone(), Kind::Failed(failure));
+    }
+
+    /// Jobs whose ranks have all stopped.
+    pub(crate) fn finish_stopped(&mut self) {
+        let jobs = self.state.jobs.iter();
+        let stopping: Vec<(u64, Then)> = jobs
+            .filter_map(|(number, job)| match job.phase {
+                Phase::Stopping { then, .. } => Some((*number, then)),
+                _ => None,
+            })
+            .collect();
+        for (number, then) in stopping {
+            if !self.holders(number).is_empty() {
+                continue;
+            }
+            let from = self.resume_point(number);
+            match then {
+                Then::Pause => {
+                    self.tell(
+                        number,
+                        format!("paused; goes on {from} when resumed"),
+                        Kind::Paused,
+                    );
+                }
+                Then::Move => {
+                    let Some(job) = self.state.jobs.get(&number) else {
+                        continue;
+                    };
+                    let (restarts, reached) = (job.restarts, job.reached);
+                    let message = format!("its ranks have stopped; goes on {from} elsewhere");
+                    let kind = Kind::Requeued {
+                        failure: None,
+                        restarts,
+                        reached,
+                    };
+                    self.tell(number, message, kind);
+                }
+                Then::Cancel => self.tell(number, "cancelled", Kind::Cancelled),
+            }
+        }
+    }
+}
+
+/// Whether a profile is one of this job.
+fn profile_fits(spec: &JobSpec, profile: &Profile) -> Result<(), String> {
+    let given: Vec<&str> = profile
+        .tasks
+        .iter()
+        .map(|task| task.name.as_str())
+        .collect();
+    let expected: Vec<&str> = spec.tasks.iter().map(|task| task.name.as_str()).collect();
+    if given != expected {
+        return Err(format!(
+            "tasks {}, expected {}",
+            given.join(", "),
+            expected.join(", ")
+        ));
+    }
+    for task in &profile.tasks {
+        for (what, value) in [("share", task.share), ("sample cost", task.sample_cost)] {
+            if !value.is_finite() || value < 0.0 {
+                return Err(format!(
+                    "{what} {value} of task {}, expected 0 or a positive number",
+                    task.name
+                ));
+            }
+        }
+    }
+    if let Some(block) = profile
+        .blocks
+        .iter()
+        .find(|block| block.trainable > block.total)
+    {
+        return Err(format!(
+            "block {} with {} trainable of {} numbers",
+            block.name, block.trainable, block.total
+        ));
+    }
+    if profile.blocks.iter().all(|block| block.trainable == 0) {
+        return Err("no block with anything to train".to_owned());
+    }
+    Ok(())
+}
+
+/// "1 rank", "2 ranks".
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// "worker a", "workers a, b and c".
+pub(crate) fn names(noun: &str, names: &BTreeSet<WorkerId>) -> String {
+    let names: Vec<&str> = names.iter().map(WorkerId::as_str).collect();
+    match names.as_slice() {
+        [] => format!("no {noun}"),
+        [one] => format!("{noun} {one}"),
+        [first @ .., last] => format!("{noun}s {} and {last}", first.join(", ")),
+    }
+}
+
+fn ranks(ranks: &[Rank]) -> String {
+    if ranks.is_empty() {
+        return "no rank".to_owned();
+    }
+    ranks
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,234 @@
+//! What is true after every step, by name.
+
+use crate::live::{LeaseState, Link};
+use crate::machine::Machine;
+use crate::state::{Job, Phase};
+use espalier_spec::WorkerId;
+use espalier_spec::plan::Plan;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}: {message}")]
+pub struct Broken {
+    /// Which invariant.
+    pub name: &'static str,
+    /// What breaks it.
+    pub message: String,
+}
+
+/// Checks all invariants over the whole state.
+#[must_use]
+pub fn check(machine: &Machine) -> Vec<Broken> {
+    let numbers = machine.state.jobs.keys().copied().collect();
+    check_touched(machine, &numbers)
+}
+
+/// Checks those of the cluster, and those of these jobs.
+pub(crate) fn check_touched(machine: &Machine, numbers: &BTreeSet<u64>) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    broken.extend(no_device_in_two_jobs(machine));
+    broken.extend(store_knows_workers(machine));
+    broken.extend(leases_are_of_known_generations(machine));
+    for number in numbers {
+        let Some(job) = machine.state.jobs.get(number) else {
+            continue;
+        };
+        broken.extend(one_generation_runs(machine, *number, job));
+        broken.extend(events_without_gaps(job));
+        broken.extend(name_leads_to_job(machine, *number, job));
+        broken.extend(runs_or_waits_for_a_reason(machine, *number, job));
+        broken.extend(job.plan.iter().flat_map(slices_tile));
+        broken.extend(seats_are_distinct(job));
+    }
+    broken
+}
+
+fn one(name: &'static str, message: String) -> Option<Broken> {
+    Some(Broken { name, message })
+}
+
+fn no_device_in_two_jobs(machine: &Machine) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    for (name, worker) in &machine.workers {
+        let mut used = BTreeSet::new();
+        for (device, _) in worker.leases.values().flat_map(|lease| &lease.seats) {
+            if !used.insert(*device) {
+                let message = format!("device {device} of worker {name} is in two leases");
+                broken.extend(one("no_device_in_two_jobs", message));
+            }
+        }
+    }
+    broken
+}
+
+fn store_knows_workers(machine: &Machine) -> Vec<Broken> {
+    let live = machine
+        .workers
+        .iter()
+        .filter(|(_, worker)| worker.link != Link::Gone);
+    let live: BTreeMap<_, _> = live.map(|(name, worker)| (name, &worker.info)).collect();
+    let stored: BTreeMap<_, _> = machine.state.workers.iter().collect();
+    if live == stored {
+        return Vec::new();
+    }
+    let message = format!(
+        "the store has {:?}, the cluster {:?}",
+        stored.keys(),
+        live.keys()
+    );
+    one("store_knows_workers", message).into_iter().collect()
+}
+
+/// No lease is of a generation that its job has not had yet, and those of older ones are to stop.
+fn leases_are_of_known_generations(machine: &Machine) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    for (name, worker) in &machine.workers {
+        for (key, lease) in &worker.leases {
+            let Some(job) = machine.state.jobs.get(&lease.number) else {
+                continue;
+            };
+            let stale = key.1 < job.generation && lease.state == LeaseState::Active;
+            if key.1 > job.generation || stale {
+                let message = format!(
+                    "worker {name} holds {:?} of generation {} of job {}, which is at {}",
+                    lease.state, key.1.0, key.0, job.generation.0
+                );
+                broken.extend(one("leases_are_of_known_generations", message));
+            }
+        }
+    }
+    broken
+}
+
+fn one_generation_runs(machine: &Machine, number: u64, job: &Job) -> Option<Broken> {
+    let leases = machine.workers.values().flat_map(|worker| &worker.leases);
+    let of_job: Vec<_> = leases.filter(|(_, lease)| lease.number == number).collect();
+    let generations: BTreeSet<u64> = of_job.iter().map(|(key, _)| key.1.0).collect();
+    let active = of_job
+        .iter()
+        .any(|(_, lease)| lease.state == LeaseState::Active);
+    let runs = matches!(job.phase, Phase::Preparing | Phase::Running { .. });
+    if generations.len() > 1 || active && !runs {
+        let message = format!(
+            "job {} is {:?} and holds leases of generations {generations:?}, active: {active}",
+            job.spec.name,
+            job.state()
+        );
+        return one("one_generation_runs", message);
+    }
+    None
+}
+
+fn events_without_gaps(job: &Job) -> Option<Broken> {
+    let counted = (1..)
+        .zip(&job.events)
+        .all(|(number, event)| event.sequence == number);
+    if counted && !job.events.is_empty() {
+        return None;
+    }
+    one(
+        "events_without_gaps",
+        format!("the events of job {} are not 1, 2, ...", job.spec.name),
+    )
+}
+
+fn name_leads_to_job(machine: &Machine, number: u64, job: &Job) -> Option<Broken> {
+    if machine.state.names.get(&job.name()) == Some(&number) {
+        return None;
+    }
+    one(
+        "name_leads_to_job",
+        format!("the name {} leads elsewhere", job.spec.name),
+    )
+}
+
+/// Every job that has not ended either moves by itself or says what it waits for.
+fn runs_or_waits_for_a_reason(machine: &Machine, number: u64, job: &Job) -> Option<Broken> {
+    let holders: BTreeSet<WorkerId> = machine.holders(number).into_iter().collect();
+    let message = match &job.phase {
+        Phase::Queued if !machine.waits.contains_key(&number) => "is queued without a reason",
+        Phase::Preparing
+            if machine
+                .live
+                .get(&number)
+                .is_none_or(|live| live.deadline.is_none())
+                && !job
+                    .seats
+                    .iter()
+                    .any(|seat| is_awaited(machine, &seat.worker)) =>
+        {
+            "is prepared without a deadline"
+        }
+        Phase::Preparing if job.seats.iter().any(|seat| !holders.contains(&seat.worker)) => {
+            "is prepared on a worker that does not hold its seats"
+        }
+        Phase::Running { finished, .. }
+            if job.seats.iter().any(|seat| {
+                !holders.contains(&seat.worker) && !finished.contains(&seat.worker)
+            }) =>
+        {
+            "runs on a worker that does not hold its seats"
+        }
+        Phase::Stopping { .. } if holders.is_empty() => "stops, but nothing is left to stop",
+        _ => return None,
+    };
+    one(
+        "runs_or_waits_for_a_reason",
+        format!("job {} {message}", job.spec.name),
+    )
+}
+
+fn is_awaited(machine: &Machine, name: &WorkerId) -> bool {
+    let worker = machine.workers.get(name);
+    worker.is_some_and(|worker| matches!(worker.link, Link::Awaited { .. }))
+}
+
+fn seats_are_distinct(job: &Job) -> Option<Broken> {
+    let places: BTreeSet<_> = job
+        .seats
+        .iter()
+        .map(|seat| (&seat.worker, seat.device))
+        .collect();
+    let ranks = (0..)
+        .zip(&job.seats)
+        .all(|(rank, seat)| seat.rank.0 == rank);
+    let size = job.size.map_or(0, |size| size.ranks as usize);
+    if places.len() == job.seats.len() && ranks && job.seats.len() == size {
+        return None;
+    }
+    one(
+        "seats_are_distinct",
+        format!("job {} has seats {:?}", job.spec.name, job.seats),
+    )
+}
+
+/// Every block's slices tile it, shards are dealt once each, every task has shards.
+#[must_use]
+pub fn slices_tile(plan: &Plan) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    for block in &plan.blocks {
+        let sorted = block.ends.is_sorted();
+        if !block.ends.is_empty() && (block.ends.len() != plan.seats.len() || !sorted) {
+            let message = format!("block {} ends at {:?}", block.block, block.ends);
+            broken.extend(one("slices_tile", message));
+        }
+    }
+    let dealt: Vec<u32> = plan.shards.iter().flatten().map(|shard| shard.0).collect();
+    let in_order = (0..).zip(&dealt).all(|(number, shard)| *shard == number);
+    if !in_order || plan.shards.len() != plan.seats.len() {
+        let message = format!("shards are dealt as {:?}", plan.shards);
+        broken.extend(one("shards_tile", message));
+    }
+    for task in &plan.tasks {
+        let known = task
+            .shards
+            .iter()
+            .all(|shard| (shard.0 as usize) < dealt.len());
+        if task.shards.is_empty() || task.shards.len() != task.load.len() || !known {
+            let message = format!("task {} is on shards {:?}", task.task, task.shards);
+            broken.extend(one("every_task_has_shards", message));
+        }
+    }
+    broken
+}

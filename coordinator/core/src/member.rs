@@ -1,0 +1,362 @@
+//! Workers: joining, heartbeats, losing sight of them, draining, leaving.
+//!
+//! Losing sight of a worker is not its death: an unreachable worker keeps its ranks, because its
+//! work may well go on. Only one that is gone gives them up: it said good-bye, stayed unreachable
+//! for too long, or came back as another process.
+
+use crate::command::{Answer, Error, ErrorKind, Order, StopMode};
+use crate::event::{ConnId, Hello, RunningJob, Time};
+use crate::live::{LeaseState, Link, Worker};
+use crate::machine::Machine;
+use crate::record::{Change, Kind};
+use crate::state::{Phase, Then, WorkerInfo};
+use espalier_spec::WorkerId;
+use std::collections::BTreeMap;
+
+/// Gone workers that are still shown.
+const GONE_SHOWN: usize = 100;
+
+impl Machine {
+    /// Takes a worker in, or refuses it.
+    pub(crate) fn connected(&mut self, conn: ConnId, hello: Hello) {
+        if let Err(error) = self.admit(&hello) {
+            self.close(conn, error);
+            return;
+        }
+        let same = self.workers.get(&hello.name).is_some_and(|worker| {
+            worker.link != Link::Gone
+                && worker.info.instance == hello.instance
+                && worker.info.devices == hello.devices
+        });
+        if !same {
+            self.lose(&hello.name, "its process was replaced by a new one");
+            self.join(&hello);
+        }
+        let Some(worker) = self.workers.get_mut(&hello.name) else {
+            return;
+        };
+        if let Some(old) = worker.link.conn() {
+            let message = format!(
+                "worker {} opened another stream; this one is void",
+                hello.name
+            );
+            let error = Error::new(ErrorKind::FailedPrecondition, "STREAM_REPLACED", message);
+            self.close(old, error);
+        }
+        if let Some(worker) = self.workers.get_mut(&hello.name) {
+            worker.link = Link::Open { conn };
+            worker.heard = self.now;
+            worker.reason = if same { "reconnected" } else { "joined" }.to_owned();
+        }
+        let heartbeat_interval_ms = self.config.heartbeat_interval_ms;
+        self.send(
+            &hello.name,
+            Order::Welcome {
+                heartbeat_interval_ms,
+            },
+        );
+        self.touch_worker(&hello.name);
+        self.reconcile(&hello.name, &hello.running);
+    }
+
+    fn admit(&self, hello: &Hello) -> Result<(), Error> {
+        if hello.name.0.is_empty() || hello.devices.is_empty() || hello.instance.is_empty() {
+            let message = format!(
+                "worker \"{}\" from host {} has no name, no devices or no instance id; give it a \
+                 name and at least one device",
+                hello.name, hello.host
+            );
+            return Err(Error::new(ErrorKind::InvalidArgument, "BAD_HELLO", message));
+        }
+        if hello.version != self.config.version {
+            let message = format!(
+                "worker {} has version {}, this coordinator {}; run the same version on both",
+                hello.name, hello.version, self.config.version
+            );
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                "VERSION_MISMATCH",
+                message,
+            ));
+        }
+        match self.workers.get(&hello.name) {
+            Some(live)
+                if matches!(live.link, Link::Open { .. })
+                    && live.info.instance != hello.instance =>
+            {
+                let message = format!(
+                    "a live worker named {} runs on host {}; choose another name, or try again \
+                     when that one is gone",
+                    hello.name, live.info.host
+                );
+                Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    "WORKER_EXISTS",
+                    message,
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn join(&mut self, hello: &Hello) {
+        let info = WorkerInfo {
+            name: hello.name.clone(),
+            version: hello.version.clone(),
+            host: hello.host.clone(),
+            devices: hello.devices.clone(),
+            instance: hello.instance.clone(),
+            create_time: self.now,
+        };
+        self.record(Change::WorkerJoined {
+            worker: info.clone(),
+        });
+        let worker = Worker {
+            info,
+            link: Link::Broken { since: self.now },
+            reason: String::new(),
+            heard: self.now,
+            leases: BTreeMap::new(),
+            strays: BTreeMap::new(),
+        };
+        self.workers.insert(hello.name.clone(), worker);
+    }
+
+    /// A stream ended without good-bye: the worker may well be alive.
+    pub(crate) fn disconnected(&mut self, conn: ConnId) {
+        let Some(name) = self.worker_of(conn) else {
+            return;
+        };
+        let since = self.now;
+        if let Some(worker) = self.workers.get_mut(&name) {
+            // Keeps the earlier moment, so that a silent worker gains no time by hanging up.
+            let since = worker.link.unreachable_since().unwrap_or(since);
+            worker.link = Link::Broken { since };
+            worker.reason = "its stream broke; its work may well go on".to_owned();
+        }
+        self.touch_worker(&name);
+    }
+
+    /// Any message shows that the worker lives.
+    pub(crate) fn hear(&mut self, conn: ConnId) {
+        let Some(name) = self.worker_of(conn) else {
+            return;
+        };
+        let now = self.now;
+        if let Some(worker) = self.workers.get_mut(&name) {
+            worker.heard = now;
+            if matches!(worker.link, Link::Silent { .. }) {
+                worker.link = Link::Open { conn };
+                worker.reason = "its heartbeats came back".to_owned();
+                self.touch_worker(&name);
+            }
+        }
+    }
+
+    pub(crate) fn heartbeat(&mut self, conn: ConnId, running: &[RunningJob]) {
+        let Some(name) = self.worker_of(conn) else {
+            return;
+        };
+        self.stop_strays(&name, running);
+    }
+
+    /// A worker leaves by itself.
+    pub(crate) fn goodbye(&mut self, conn: ConnId, reason: &str) {
+        let Some(name) = self.worker_of(conn) else {
+            return;
+        };
+        let why = match reason {
+            "" => "it said good-bye".to_owned(),
+            reason => format!("it said good-bye: {reason}"),
+        };
+        self.lose(&name, &why);
+    }
+
+    /// Workers that have been silent or unreachable for too long.
+    pub(crate) fn expire_workers(&mut self) {
+        let (now, silence, gone) = (self.now, self.silence_ms(), self.config.gone_after_ms);
+        let mut lost = Vec::new();
+        let mut touched = Vec::new();
+        for (name, worker) in &mut self.workers {
+            if let Link::Open { conn } = worker.link
+                && now >= worker.heard.plus(silence)
+            {
+                worker.link = Link::Silent { conn, since: now };
+                worker.reason = format!("no heartbeat for {} s", seconds(now.since(worker.heard)));
+                touched.push(name.clone());
+            }
+            if let Some(since) = worker.link.unreachable_since()
+                && now >= since.plus(gone)
+            {
+                lost.push((name.clone(), worker.link, since));
+            }
+        }
+        for name in touched {
+            self.touch_worker(&name);
+        }
+        for (name, link, since) in lost {
+            let what = match link {
+                Link::Awaited { .. } => "it did not come back after the coordinator's restart in",
+                _ => "it was unreachable for",
+            };
+            let why = format!("{what} {} s", seconds(now.since(since)));
+            self.lose(&name, &why);
+        }
+    }
+
+    /// Gives a worker up: its ranks are lost.
+    pub(crate) fn lose(&mut self, name: &WorkerId, why: &str) {
+        let Some(worker) = self.workers.get_mut(name) else {
+            return;
+        };
+        if worker.link == Link::Gone {
+            return;
+        }
+        let conn = worker.link.conn();
+        worker.link = Link::Gone;
+        worker.reason = why.to_owned();
+        worker.strays.clear();
+        let leases = std::mem::take(&mut worker.leases);
+        if let Some(conn) = conn {
+            let message = format!("worker {name} is out of the cluster: {why}; connect again");
+            self.close(
+                conn,
+                Error::new(ErrorKind::FailedPrecondition, "WORKER_GONE", message),
+            );
+        }
+        self.record(Change::WorkerLeft { name: name.clone() });
+        self.touch_worker(name);
+        for (key, lease) in leases {
+            self.ranks_lost(name, &key, &lease, &format!("worker {name} is gone: {why}"));
+        }
+        self.forget_gone();
+    }
+
+    fn forget_gone(&mut self) {
+        let gone = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.link == Link::Gone);
+        let mut gone: Vec<(Time, WorkerId)> = gone.map(|(n, w)| (w.heard, n.clone())).collect();
+        gone.sort();
+        let excess = gone.len().saturating_sub(GONE_SHOWN);
+        for (_, name) in gone.into_iter().take(excess) {
+            self.workers.remove(&name);
+        }
+    }
+
+    /// After a replay: the workers that the store knows are expected back, with all that their
+    /// jobs gave them.
+    pub(crate) fn await_workers(&mut self) {
+        let since = self.now;
+        for (name, info) in &self.state.workers {
+            let worker = Worker {
+                info: info.clone(),
+                link: Link::Awaited { since },
+                reason: "has not come back yet since the coordinator's restart".to_owned(),
+                heard: since,
+                leases: BTreeMap::new(),
+                strays: BTreeMap::new(),
+            };
+            self.workers.insert(name.clone(), worker);
+        }
+        let numbers: Vec<u64> = self.state.jobs.keys().copied().collect();
+        for number in numbers {
+            let state = match self.phase(number) {
+                Some(Phase::Preparing | Phase::Running { .. }) => LeaseState::Active,
+                Some(Phase::Stopping { mode, .. }) => self.stopping(mode),
+                _ => continue,
+            };
+            self.grant(number, state);
+        }
+    }
+
+    pub(crate) fn drain_worker(&mut self, name: &WorkerId) -> Result<Answer, Error> {
+        self.present(name)?;
+        if !self.state.draining.contains(name) {
+            self.record(Change::WorkerDrained { name: name.clone() });
+            self.touch_worker(name);
+            self.move_away(name);
+        }
+        Ok(self.worker_answer(name))
+    }
+
+    /// Moves all jobs off a worker at their next step.
+    fn move_away(&mut self, name: &WorkerId) {
+        let Some(worker) = self.workers.get(name) else {
+            return;
+        };
+        let numbers: Vec<u64> = worker.leases.values().map(|lease| lease.number).collect();
+        for number in numbers {
+            let mode = match self.phase(number) {
+                Some(Phase::Preparing) => StopMode::Abort,
+                Some(Phase::Running { .. }) => StopMode::Checkpoint,
+                _ => continue,
+            };
+            self.stop_ranks(number, mode);
+            let message = match mode {
+                StopMode::Checkpoint => format!(
+                    "moves away from worker {name}, which drains: stops at the next step with a \
+                     checkpoint"
+                ),
+                StopMode::Abort => {
+                    format!("moves away from worker {name}, which drains: stops preparing")
+                }
+            };
+            self.tell(
+                number,
+                message,
+                Kind::Stopping {
+                    then: Then::Move,
+                    mode,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn undrain_worker(&mut self, name: &WorkerId) -> Result<Answer, Error> {
+        if !self.state.draining.contains(name) {
+            self.present(name)?;
+        } else {
+            // Also of a worker that is gone: so that its name is not drained when it comes back.
+            self.record(Change::WorkerUndrained { name: name.clone() });
+            self.touch_worker(name);
+            self.schedule();
+            if !self.workers.contains_key(name) {
+                self.present(name)?;
+            }
+        }
+        Ok(self.worker_answer(name))
+    }
+
+    fn present(&self, name: &WorkerId) -> Result<(), Error> {
+        match self.workers.get(name) {
+            None => Err(Error::new(
+                ErrorKind::NotFound,
+                "WORKER_NOT_FOUND",
+                format!("there is no worker {name}; list the workers to see their names"),
+            )),
+            Some(worker) if worker.link == Link::Gone => Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                "WORKER_GONE",
+                format!(
+                    "worker {name} is gone: {}; it holds no ranks any more",
+                    worker.reason
+                ),
+            )),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn worker_answer(&self, name: &WorkerId) -> Answer {
+        match self.worker(name) {
+            Some(worker) => Answer::Worker(Box::new(worker)),
+            None => Answer::Deleted,
+        }
+    }
+}
+
+/// Milliseconds as seconds with one decimal.
+pub(crate) fn seconds(milliseconds: u64) -> String {
+    format!("{}.{}", milliseconds / 1_000, milliseconds % 1_000 / 100)
+}

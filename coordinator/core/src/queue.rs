@@ -1,0 +1,365 @@
+//! The queue: which waiting job is placed next, and on which devices.
+//!
+//! Order: priority, highest first, then creation. Strictly so among jobs that want the same kind of
+//! device: a job that does not fit now holds those behind it back, so that small jobs can't starve
+//! a large one. The exception is a job that the whole cluster could not hold: it waits for workers
+//! and blocks nobody.
+//!
+//! A job without a number of ranks takes every device of the ready workers at its first placement:
+//! all CUDA devices if there are any (and the job does not ask for the CPU), else all CPU devices.
+//! Ranks, shards and kind of device are fixed from then on.
+
+use crate::generation::{count, names};
+use crate::live::{Link, Worker};
+use crate::machine::Machine;
+use crate::record::{Kind, Waiting};
+use crate::state::{Job, Phase, Size};
+use espalier_spec::job::Device;
+use espalier_spec::plan::Seat;
+use espalier_spec::{JobId, Rank, WorkerId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Why a queued job waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The coordinator restarted; these workers have not come back yet.
+    Reconnect { workers: BTreeSet<WorkerId> },
+    /// Ranks of the job's last generation have not stopped yet.
+    Stops {
+        generation: u64,
+        workers: BTreeSet<WorkerId>,
+    },
+    /// The whole cluster has too few ranks.
+    Short {
+        need: Option<u32>,
+        kind: Device,
+        has: usize,
+        free: usize,
+        draining: usize,
+    },
+    /// There are enough ranks, but others use them.
+    Busy {
+        need: u32,
+        kind: Device,
+        has: usize,
+        free: usize,
+    },
+    /// Another job is first.
+    Behind { job: JobId },
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wait::Reconnect { workers } => {
+                write!(
+                    f,
+                    "waits for {} to come back after the coordinator's restart",
+                    names("worker", workers)
+                )
+            }
+            Wait::Stops {
+                generation,
+                workers,
+            } => {
+                let workers = names("worker", workers);
+                write!(
+                    f,
+                    "waits for {workers} to stop the ranks of generation {generation}"
+                )
+            }
+            Wait::Short {
+                need,
+                kind,
+                has,
+                free,
+                draining,
+            } => {
+                match need {
+                    Some(need) => write!(f, "needs {}", noun(*need as usize, *kind))?,
+                    None => write!(f, "needs a worker with a {}", of(*kind).trim())?,
+                }
+                write!(f, "; the cluster has {has} ({free} free)")?;
+                match draining {
+                    0 => Ok(()),
+                    n => write!(f, ", besides {n} of draining workers"),
+                }
+            }
+            Wait::Busy {
+                need,
+                kind,
+                has,
+                free,
+            } => {
+                write!(
+                    f,
+                    "needs {}; the cluster has {has} ({free} free)",
+                    noun(*need as usize, *kind)
+                )
+            }
+            Wait::Behind { job } => write!(f, "waits behind job {job}"),
+        }
+    }
+}
+
+impl Wait {
+    /// What of it is worth an event: not what passes within seconds.
+    fn waiting(&self) -> Option<Waiting> {
+        match self {
+            Wait::Reconnect { .. } | Wait::Stops { .. } => None,
+            Wait::Short { .. } => Some(Waiting::Short),
+            Wait::Busy { .. } | Wait::Behind { .. } => Some(Waiting::Busy),
+        }
+    }
+}
+
+/// "cpu " or "cuda " in front of "rank".
+fn of(kind: Device) -> &'static str {
+    match kind {
+        Device::Auto => "rank",
+        Device::Cpu => "cpu rank",
+        Device::Cuda => "cuda rank",
+    }
+}
+
+fn noun(number: usize, kind: Device) -> String {
+    count(number, of(kind))
+}
+
+/// Whether a device of this name is of this kind.
+fn is_kind(name: &str, kind: Device) -> bool {
+    let cuda = name == "cuda" || name.starts_with("cuda:");
+    match kind {
+        Device::Auto => true,
+        Device::Cpu => !cuda,
+        Device::Cuda => cuda,
+    }
+}
+
+impl Machine {
+    /// Places every queued job that can be, and says of the others why they wait.
+    pub(crate) fn schedule(&mut self) {
+        let mut queue: Vec<(std::cmp::Reverse<i32>, u64)> = self
+            .state
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.phase == Phase::Queued)
+            .map(|(number, job)| (std::cmp::Reverse(job.spec.priority), *number))
+            .collect();
+        queue.sort_unstable();
+        let before = std::mem::take(&mut self.waits);
+        let awaited = self
+            .workers
+            .iter()
+            .filter(|(_, w)| matches!(w.link, Link::Awaited { .. }));
+        let awaited: BTreeSet<WorkerId> = awaited.map(|(name, _)| name.clone()).collect();
+        let mut first: BTreeMap<bool, JobId> = BTreeMap::new();
+        for (_, number) in queue {
+            let wait = if awaited.is_empty() {
+                self.try_place(number, &mut first)
+            } else {
+                Some(Wait::Reconnect {
+                    workers: awaited.clone(),
+                })
+            };
+            let Some(wait) = wait else { continue };
+            if before.get(&number) != Some(&wait) {
+                self.touch_job(number);
+            }
+            let said = self.state.jobs.get(&number).and_then(|job| job.waiting);
+            if let Some(waiting) = wait.waiting()
+                && said != Some(waiting)
+            {
+                self.tell(number, wait.to_string(), Kind::Waits(waiting));
+            }
+            self.waits.insert(number, wait);
+        }
+    }
+
+    /// Places one job, or says why not. `first`: the job that waits for CUDA (true) or CPU (false)
+    /// devices already.
+    fn try_place(&mut self, number: u64, first: &mut BTreeMap<bool, JobId>) -> Option<Wait> {
+        let job = self.state.jobs.get(&number)?;
+        let (kind, need) = match self.wants(job) {
+            Ok(wants) => wants,
+            Err(wait) => return Some(wait),
+        };
+        if let Some(other) = first.get(&(kind == Device::Cuda)) {
+            return Some(Wait::Behind { job: other.clone() });
+        }
+        let holders = self.holders(number);
+        if !holders.is_empty() {
+            first.insert(kind == Device::Cuda, job.name());
+            let generation = job.generation.0;
+            return Some(Wait::Stops {
+                generation,
+                workers: holders.into_iter().collect(),
+            });
+        }
+        let Some(seats) = self.seats(job, kind, need) else {
+            first.insert(kind == Device::Cuda, job.name());
+            let (has, free) = (self.capacity(kind), self.free(kind));
+            return Some(Wait::Busy {
+                need,
+                kind,
+                has,
+                free,
+            });
+        };
+        let size = job.size.unwrap_or_else(|| Size {
+            ranks: need,
+            shards: job.spec.resources.shards.unwrap_or(need).max(1),
+            device: kind,
+        });
+        self.begin(number, seats, size);
+        None
+    }
+
+    /// Kind and number of the devices that a job wants now; `Err` if the cluster can't hold it.
+    fn wants(&self, job: &Job) -> Result<(Device, u32), Wait> {
+        let asked = job.spec.resources.device;
+        let kinds: &[Device] = match (job.size, asked) {
+            (
+                Some(Size {
+                    device: Device::Cuda,
+                    ..
+                }),
+                _,
+            )
+            | (None, Device::Cuda) => &[Device::Cuda],
+            (Some(_), _) | (None, Device::Cpu) => &[Device::Cpu],
+            (None, Device::Auto) => &[Device::Cuda, Device::Cpu],
+        };
+        let need = job.size.map(|size| size.ranks).or(job.spec.resources.ranks);
+        for kind in kinds {
+            let has = self.capacity(*kind);
+            match need {
+                Some(need) if need as usize <= has => return Ok((*kind, need.max(1))),
+                None if has > 0 => return Ok((*kind, u32::try_from(has).unwrap_or(u32::MAX))),
+                _ => {}
+            }
+        }
+        let kind = if kinds.len() == 1 {
+            kinds[0]
+        } else {
+            Device::Auto
+        };
+        let (has, free) = (self.capacity(kind), self.free(kind));
+        Err(Wait::Short {
+            need,
+            kind,
+            has,
+            free,
+            draining: self.draining(kind),
+        })
+    }
+
+    /// Devices of all ready workers.
+    fn capacity(&self, kind: Device) -> usize {
+        let ready = self.workers.values().filter(|worker| self.is_ready(worker));
+        ready.map(|worker| devices(worker, kind).count()).sum()
+    }
+
+    fn draining(&self, kind: Device) -> usize {
+        let open = |worker: &&Worker| matches!(worker.link, Link::Open { .. });
+        let out = |worker: &&Worker| self.state.draining.contains(&worker.info.name);
+        let draining = self.workers.values().filter(|w| open(w) && out(w));
+        draining.map(|worker| devices(worker, kind).count()).sum()
+    }
+
+    /// Devices of ready workers that nobody uses.
+    pub(crate) fn free(&self, kind: Device) -> usize {
+        let usable = self
+            .workers
+            .values()
+            .filter(|w| self.is_ready(w) && w.strays.is_empty());
+        usable.map(|worker| free_devices(worker, kind).len()).sum()
+    }
+
+    /// Open for work.
+    pub(crate) fn is_ready(&self, worker: &Worker) -> bool {
+        matches!(worker.link, Link::Open { .. }) && !self.state.draining.contains(&worker.info.name)
+    }
+
+    /// Free devices for a job: those it had before if they are free; else as few workers as
+    /// possible, its former ones first among equals, then in order of name. Seats are in order of
+    /// worker and device, the former worker of rank 0 first.
+    fn seats(&self, job: &Job, kind: Device, need: u32) -> Option<Vec<Seat>> {
+        let name = job.name();
+        let usable = self.workers.values().filter(|worker| {
+            self.is_ready(worker)
+                && worker.strays.is_empty()
+                // A deleted job of the same name: the worker tells them apart by name only.
+                && worker.leases.keys().all(|key| key.0 != name)
+        });
+        let mut free: BTreeMap<&WorkerId, Vec<u32>> = usable
+            .map(|worker| (&worker.info.name, free_devices(worker, kind)))
+            .collect();
+        let as_before = job.seats.len() == need as usize
+            && job.seats.iter().all(|seat| {
+                free.get(&seat.worker)
+                    .is_some_and(|devices| devices.contains(&seat.device))
+            });
+        if as_before {
+            return Some(job.seats.clone());
+        }
+        let former: BTreeSet<&WorkerId> = job.seats.iter().map(|seat| &seat.worker).collect();
+        let mut missing = need as usize;
+        let mut chosen: Vec<(&WorkerId, Vec<u32>)> = Vec::new();
+        while missing > 0 {
+            let stranger = |name: &WorkerId| !former.contains(name);
+            let filled = free.iter().filter(|(_, devices)| !devices.is_empty());
+            let best = filled.min_by_key(|(name, devices)| {
+                // The tightest worker that holds all that is missing; else the largest.
+                let short = devices.len() < missing;
+                let fit = if short {
+                    usize::MAX - devices.len()
+                } else {
+                    devices.len()
+                };
+                (short, fit, stranger(name), **name)
+            });
+            let worker = best.map(|(name, _)| *name)?;
+            let mut devices = free.remove(worker)?;
+            devices.truncate(missing);
+            missing -= devices.len();
+            chosen.push((worker, devices));
+        }
+        chosen.sort_by_key(|(worker, _)| (Some(*worker) != job.head(), *worker));
+        let places = chosen.iter().flat_map(|(worker, devices)| {
+            devices
+                .iter()
+                .map(move |device| ((*worker).clone(), *device))
+        });
+        let seats = (0..).zip(places);
+        Some(
+            seats
+                .map(|(r, (worker, device))| Seat {
+                    rank: Rank(r),
+                    worker,
+                    device,
+                })
+                .collect(),
+        )
+    }
+}
+
+fn devices(worker: &Worker, kind: Device) -> impl Iterator<Item = u32> {
+    let devices = (0..).zip(&worker.info.devices);
+    devices
+        .filter(move |(_, name)| is_kind(name, kind))
+        .map(|(index, _)| index)
+}
+
+fn free_devices(worker: &Worker, kind: Device) -> Vec<u32> {
+    let used: BTreeSet<u32> = worker
+        .leases
+        .values()
+        .flat_map(|lease| &lease.seats)
+        .map(|(device, _)| *device)
+        .collect();
+    devices(worker, kind)
+        .filter(|device| !used.contains(device))
+        .collect()
+}

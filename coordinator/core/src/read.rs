@@ -1,0 +1,179 @@
+//! Reads: what the API shows of the state. They change nothing.
+
+use crate::live::{Link, Worker};
+use crate::machine::Machine;
+use crate::state::{Job, Phase};
+use crate::view::{ClusterView, DeviceView, JobEvent, JobState, JobView, WorkerState, WorkerView};
+use espalier_spec::job::Device;
+use espalier_spec::report::Progress;
+use espalier_spec::{JobId, WorkerId};
+
+impl Machine {
+    /// The job of this name.
+    #[must_use]
+    pub fn job(&self, name: &JobId) -> Option<JobView> {
+        let number = self.state.names.get(name)?;
+        self.state
+            .jobs
+            .get(number)
+            .map(|job| self.view_job(*number, job))
+    }
+
+    /// At most `limit` jobs in order of creation: those after the one that was created as number
+    /// `after` (0: from the first), in one of `states` (empty: in any). With each its number, to
+    /// go on from.
+    #[must_use]
+    pub fn jobs(&self, after: u64, limit: usize, states: &[JobState]) -> Vec<(u64, JobView)> {
+        let wanted = |job: &Job| states.is_empty() || states.contains(&job.state());
+        let from = after.saturating_add(1);
+        let jobs = self
+            .state
+            .jobs
+            .range(from..)
+            .filter(|(_, job)| wanted(job))
+            .take(limit);
+        jobs.map(|(number, job)| (*number, self.view_job(*number, job)))
+            .collect()
+    }
+
+    /// The job's events with a sequence number above `after`, in order; none if there is no such
+    /// job.
+    #[must_use]
+    pub fn events(&self, job: &JobId, after: u64) -> Option<&[JobEvent]> {
+        let events = &self.state.jobs.get(self.state.names.get(job)?)?.events;
+        let start = usize::try_from(after)
+            .unwrap_or(usize::MAX)
+            .min(events.len());
+        events.get(start..)
+    }
+
+    /// How far the job is: its newest report.
+    #[must_use]
+    pub fn progress(&self, job: &JobId) -> Option<&Progress> {
+        self.live.get(self.state.names.get(job)?)?.progress.as_ref()
+    }
+
+    /// All workers of the cluster and the last ones that are gone, in order of name.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerView> {
+        self.workers
+            .values()
+            .map(|worker| self.view_worker(worker))
+            .collect()
+    }
+
+    /// The worker of this name.
+    #[must_use]
+    pub fn worker(&self, name: &WorkerId) -> Option<WorkerView> {
+        self.workers
+            .get(name)
+            .map(|worker| self.view_worker(worker))
+    }
+
+    /// The cluster in numbers.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterView {
+        let open = self
+            .workers
+            .values()
+            .filter(|w| matches!(w.link, Link::Open { .. }));
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        ClusterView {
+            workers: number(self.workers.len()),
+            ranks: number(open.map(|worker| worker.info.devices.len()).sum()),
+            free_ranks: number(self.free(Device::Auto)),
+            active_jobs: number(
+                self.state
+                    .jobs
+                    .values()
+                    .filter(|job| !job.state().is_final())
+                    .count(),
+            ),
+            stale_reports: self.stale,
+        }
+    }
+
+    pub(crate) fn view_job(&self, number: u64, job: &Job) -> JobView {
+        let waits = match job.phase {
+            Phase::Queued => self.waits.get(&number).map(ToString::to_string),
+            _ => None,
+        };
+        let state_reason = match waits {
+            // Why it came back into the queue matters as much as what it waits for.
+            Some(wait) if job.generation.0 > 0 => format!("{wait}; {}", job.reason),
+            Some(wait) => wait,
+            None => job.reason.clone(),
+        };
+        JobView {
+            name: job.name(),
+            uid: job.uid.clone(),
+            spec: job.spec.clone(),
+            state: job.state(),
+            state_reason,
+            create_time: job.create_time,
+            start_time: job.start_time,
+            end_time: job.end_time,
+            generation: job.generation,
+            plan: job.plan.clone(),
+            progress: self
+                .live
+                .get(&number)
+                .and_then(|live| live.progress.clone()),
+            evaluations: job.evaluations.values().cloned().collect(),
+            checkpoint: job.checkpoint.clone(),
+            export_path: match &job.phase {
+                Phase::Succeeded { export_path } => Some(export_path.clone()),
+                _ => None,
+            },
+            failure: match &job.phase {
+                Phase::Failed { failure } => Some(failure.clone()),
+                _ => None,
+            },
+            last_sequence: job.events.len() as u64,
+        }
+    }
+
+    fn view_worker(&self, worker: &Worker) -> WorkerView {
+        let info = &worker.info;
+        let (state, state_reason) = match worker.link {
+            Link::Gone => (WorkerState::Gone, worker.reason.clone()),
+            Link::Silent { .. } | Link::Broken { .. } | Link::Awaited { .. } => {
+                (WorkerState::Unreachable, worker.reason.clone())
+            }
+            Link::Open { .. } if self.state.draining.contains(&info.name) => {
+                let reason = match worker.leases.len() {
+                    0 => "drained: no job uses it".to_owned(),
+                    1 => "drains: 1 job still stops".to_owned(),
+                    n => format!("drains: {n} jobs still stop"),
+                };
+                (WorkerState::Draining, reason)
+            }
+            Link::Open { .. } if !worker.strays.is_empty() => {
+                let reason = "gets no work until it stopped ranks that it should not run";
+                (WorkerState::Ready, reason.to_owned())
+            }
+            Link::Open { .. } => (WorkerState::Ready, worker.reason.clone()),
+        };
+        let device = |index: u32, name: &String| DeviceView {
+            index,
+            name: name.clone(),
+            used_by: worker.leases.iter().find_map(|(key, lease)| {
+                let seat = lease.seats.iter().find(|(device, _)| *device == index);
+                seat.map(|(_, rank)| (key.0.clone(), *rank))
+            }),
+        };
+        WorkerView {
+            name: info.name.clone(),
+            state,
+            state_reason,
+            version: info.version.clone(),
+            devices: (0..)
+                .zip(&info.devices)
+                .map(|(i, name)| device(i, name))
+                .collect(),
+            host: info.host.clone(),
+            create_time: info.create_time,
+            heartbeat_time: worker.heard,
+        }
+    }
+}

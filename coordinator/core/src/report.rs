@@ -1,0 +1,215 @@
+//! What workers report of running generations: progress, evaluations, checkpoints, the end.
+//!
+//! A report counts only if its worker holds seats of the job's newest generation; others are stale
+//! and ignored.
+
+use crate::command::StopMode;
+use crate::event::{ConnId, Outcome};
+use crate::live::{Key, LeaseState};
+use crate::machine::Machine;
+use crate::record::{Change, Kind};
+use crate::state::{Phase, Then};
+use espalier_spec::WorkerId;
+use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
+
+impl Machine {
+    /// The worker and job of a report, if it counts.
+    pub(crate) fn reporter(&mut self, conn: ConnId, key: &Key) -> Option<(WorkerId, u64)> {
+        let found = self.worker_of(conn).and_then(|name| {
+            let number = self.workers.get(&name)?.leases.get(key)?.number;
+            let job = self.state.jobs.get(&number)?;
+            (job.generation == key.1).then_some((name, number))
+        });
+        if found.is_none() {
+            self.stale += 1;
+        }
+        found
+    }
+
+    /// The job of a report that only rank 0's worker makes, if it counts: while the job runs, or
+    /// later, as long as rank 0 has not said that it stopped.
+    fn head_report(&mut self, conn: ConnId, key: &Key) -> Option<u64> {
+        let (name, number) = self.reporter(conn, key)?;
+        let counts = self.state.jobs.get(&number).is_some_and(|job| {
+            job.head() == Some(&name)
+                && match job.phase {
+                    Phase::Running { .. } | Phase::Queued => true,
+                    Phase::Stopping { then, .. } => then != Then::Cancel,
+                    _ => false,
+                }
+        });
+        if !counts {
+            self.stale += 1;
+        }
+        counts.then_some(number)
+    }
+
+    pub(crate) fn progressed(&mut self, conn: ConnId, key: &Key, progress: Progress) {
+        let Some(number) = self.head_report(conn, key) else {
+            return;
+        };
+        let live = self.live.entry(number).or_default();
+        live.reached = Some(live.reached.unwrap_or_default().max(progress.step));
+        live.progress = Some(progress);
+        self.touch_job(number);
+    }
+
+    pub(crate) fn evaluated(&mut self, conn: ConnId, key: &Key, evaluation: Evaluation) {
+        let Some(number) = self.head_report(conn, key) else {
+            return;
+        };
+        let evaluation = finite(evaluation);
+        self.reached(number, evaluation.step);
+        let message = format!(
+            "evaluated on the {} files after step {}: {:.4} in the mean{}",
+            evaluation.split,
+            evaluation.step,
+            evaluation.selection,
+            if evaluation.best {
+                ", the best so far"
+            } else {
+                ""
+            }
+        );
+        self.tell(number, message, Kind::Evaluated(Box::new(evaluation)));
+    }
+
+    pub(crate) fn checkpointed(&mut self, conn: ConnId, key: &Key, checkpoint: Checkpoint) {
+        let Some(number) = self.head_report(conn, key) else {
+            return;
+        };
+        self.reached(number, checkpoint.step);
+        let message = format!(
+            "checkpoint of step {} written{}",
+            checkpoint.step,
+            if checkpoint.best {
+                ", the best so far"
+            } else {
+                ""
+            }
+        );
+        self.tell(number, message, Kind::Checkpointed(checkpoint));
+    }
+
+    fn reached(&mut self, number: u64, step: espalier_spec::Step) {
+        let live = self.live.entry(number).or_default();
+        live.reached = Some(live.reached.unwrap_or_default().max(step));
+    }
+
+    /// A worker's ranks have stopped: their devices are free, whatever the job makes of it.
+    pub(crate) fn stopped(&mut self, conn: ConnId, key: &Key, outcome: Outcome) {
+        let Some(name) = self.worker_of(conn) else {
+            self.stale += 1;
+            return;
+        };
+        let Some(lease) = self.release(&name, key) else {
+            let stray = self
+                .workers
+                .get_mut(&name)
+                .and_then(|worker| worker.strays.remove(key));
+            if stray.is_none() {
+                self.stale += 1;
+            }
+            return;
+        };
+        let number = lease.number;
+        let Some(job) = self.state.jobs.get(&number) else {
+            return;
+        };
+        if job.generation != key.1 {
+            return;
+        }
+        let head = job.head() == Some(&name);
+        match &job.phase {
+            Phase::Preparing => self.stopped_preparing(number, &name, outcome),
+            Phase::Running { .. } => self.stopped_running(number, &name, head, outcome),
+            Phase::Stopping {
+                then: Then::Pause | Then::Move,
+                ..
+            } => {
+                self.stopped_pausing(number, &name, head, outcome);
+            }
+            _ => {}
+        }
+    }
+
+    fn stopped_preparing(&mut self, number: u64, name: &WorkerId, outcome: Outcome) {
+        match outcome {
+            Outcome::Failure(failure) => self.ended_by(number, name, failure),
+            Outcome::Ordered | Outcome::Exported(_) => {
+                let why = format!("worker {name} stopped preparing without an order");
+                self.retry(number, &why, None, true);
+            }
+        }
+    }
+
+    fn stopped_running(&mut self, number: u64, name: &WorkerId, head: bool, outcome: Outcome) {
+        match outcome {
+            Outcome::Failure(failure) => self.ended_by(number, name, failure),
+            Outcome::Ordered => {
+                let why = format!("worker {name} stopped its ranks without an order");
+                self.retry(number, &why, None, true);
+            }
+            Outcome::Exported(path) if head => self.succeed(number, path),
+            Outcome::Exported(_) => {
+                let Some(job) = self.state.jobs.get(&number) else {
+                    return;
+                };
+                let generation = job.generation;
+                self.record(Change::WorkerFinished {
+                    number,
+                    generation,
+                    worker: name.clone(),
+                });
+            }
+        }
+    }
+
+    fn stopped_pausing(&mut self, number: u64, name: &WorkerId, head: bool, outcome: Outcome) {
+        match outcome {
+            Outcome::Exported(path) if head => self.succeed(number, path),
+            Outcome::Failure(failure) if !failure.retryable => {
+                self.ended_by(number, name, failure);
+            }
+            // The others wait for this one in vain; the job goes on from an older checkpoint.
+            Outcome::Failure(_) => self.stop_ranks(number, StopMode::Abort),
+            Outcome::Ordered | Outcome::Exported(_) => {}
+        }
+    }
+
+    /// A rank failed: the job too, unless the same again can succeed.
+    fn ended_by(&mut self, number: u64, name: &WorkerId, failure: Failure) {
+        if failure.retryable {
+            let why = format!("worker {name} reports: {}", failure.message);
+            self.retry(number, &why, Some(failure), true);
+        } else {
+            self.fail(number, failure);
+        }
+    }
+
+    fn succeed(&mut self, number: u64, export_path: String) {
+        let deadline = self.now.plus(self.config.stop_timeout_ms);
+        for worker in self.workers.values_mut() {
+            for lease in worker.leases.values_mut() {
+                if lease.number == number && lease.state == LeaseState::Active {
+                    lease.state = LeaseState::Finishing { deadline };
+                }
+            }
+        }
+        let message = format!("succeeded; the model is in {export_path}");
+        self.tell(number, message, Kind::Succeeded { export_path });
+    }
+}
+
+/// The same figures without NaN and infinity, which the store can't hold: such metrics are left
+/// out, a loss becomes the largest number, a selection the smallest.
+fn finite(mut evaluation: Evaluation) -> Evaluation {
+    let or = |value: f64, other: f64| if value.is_finite() { value } else { other };
+    evaluation.selection = or(evaluation.selection, f64::MIN);
+    for scores in evaluation.tasks.values_mut() {
+        scores.loss = or(scores.loss, f64::MAX);
+        scores.metrics.retain(|_, value| value.is_finite());
+        scores.baseline.retain(|_, value| value.is_finite());
+    }
+    evaluation
+}
