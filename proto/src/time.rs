@@ -1,6 +1,6 @@
 //! Timestamps and durations of the wire, in plain numbers.
 
-use prost_types::{Duration, Timestamp};
+pub use prost_types::{Duration, Timestamp};
 
 const NANOS: f64 = 1e9;
 
