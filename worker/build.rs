@@ -12,7 +12,10 @@ fn main() {
     };
     let include = libtorch.join("include");
     if !include.join("torch/csrc/autograd/autograd.h").is_file() {
-        panic!("{} holds no libtorch headers: run `make setup`", include.display());
+        panic!(
+            "{} holds no libtorch headers: run `make setup`",
+            include.display()
+        );
     }
     cc::Build::new()
         .cpp(true)

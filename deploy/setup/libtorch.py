@@ -27,7 +27,8 @@ NEEDED_BY_TORCH_CUDA = [
 ]
 CPU_FILES = r"torch/(include/.+|lib/(libc10|libtorch_cpu)\.so|lib/libgomp\.so\.1)"
 CUDA_FILES = r"torch/lib/(libtorch_cuda|libtorch_cuda_linalg|libc10_cuda|libcaffe2_nvrtc|libtorch_nvshmem)\.so"
-CPU_DISK, CUDA_DISK = 600_000_000, 4_500_000_000
+# Downloads and what is unpacked from them.
+CPU_DISK, CUDA_DISK = 1_100_000_000, 5_600_000_000
 
 
 def folder():

@@ -18,7 +18,7 @@ from cluster import FAST, REPO, Cluster, build, run, test_scores
 
 DATA = REPO / ".espalier/data/debian-packages"
 DEMO = REPO / ".espalier/demo/debian-packages"
-STEPS = {"heads": 150 if FAST else 600, "all": 100 if FAST else 700}
+STEPS = {"heads": 100 if FAST else 600, "all": 80 if FAST else 700}
 METRICS = {"single_label": "accuracy", "multi_label": "macro_f1"}
 
 
@@ -42,7 +42,7 @@ def main():
     with Cluster(DEMO) as cluster:
         print("\nHeads only: the backbone is frozen", flush=True)
         heads = cluster.train(HERE / "job.yaml", "packages-heads", DEMO / "heads", tuning="heads",
-                              training__steps=STEPS["heads"])
+                              training__steps=STEPS["heads"], training__optimizer__head_learning_rate=2e-2)
         print("\nFine-tuned: the whole backbone learns from all five tasks", flush=True)
         tuned = cluster.train(HERE / "job.yaml", "packages", DEMO / "export", training__steps=STEPS["all"])
         table(meta, test_scores(heads), test_scores(tuned))

@@ -75,7 +75,11 @@ pub fn set_grad(parameter: &Tensor, gradient: &Tensor) -> Result<(), TchError> {
 /// If shapes differ or the graph was freed.
 pub fn backward(outputs: &[&Tensor], gradients: &[&Tensor]) -> Result<(), TchError> {
     if outputs.len() != gradients.len() {
-        let text = format!("{} outputs but {} gradients", outputs.len(), gradients.len());
+        let text = format!(
+            "{} outputs but {} gradients",
+            outputs.len(),
+            gradients.len()
+        );
         return Err(TchError::Torch(text));
     }
     let outputs: Vec<*mut Opaque> = outputs.iter().map(|t| raw(t)).collect();
@@ -169,7 +173,11 @@ pub fn data_mut(tensor: &mut Tensor) -> Result<&mut [f32], TchError> {
 /// # Errors
 /// If the tensor is of another kind, device or layout.
 pub fn memory(tensor: &Tensor) -> Result<(*mut f32, usize), TchError> {
-    let wrong = |what: &str| Err(TchError::Torch(format!("not a contiguous CPU f32 tensor: {what}")));
+    let wrong = |what: &str| {
+        Err(TchError::Torch(format!(
+            "not a contiguous CPU f32 tensor: {what}"
+        )))
+    };
     if tensor.f_kind()? != Kind::Float {
         return wrong("kind");
     }
@@ -200,7 +208,10 @@ impl Lent {
         // SAFETY: the shallow clone keeps the storage alive as long as this buffer; the engine, the
         // only caller, leaves a block's buffer alone while its exchange is under way.
         let buffer = unsafe { RawBuffer::new(pointer, length) };
-        Ok(Self { buffer, _tensor: tensor.shallow_clone() })
+        Ok(Self {
+            buffer,
+            _tensor: tensor.shallow_clone(),
+        })
     }
 }
 

@@ -276,6 +276,16 @@ impl Metric {
 }
 
 impl HeadKind {
+    /// The name in job files and answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HeadKind::SingleLabel => "single_label",
+            HeadKind::MultiLabel => "multi_label",
+            HeadKind::Regression => "regression",
+        }
+    }
+
     /// The metric used when a task names none.
     #[must_use]
     pub fn default_metric(self) -> Metric {

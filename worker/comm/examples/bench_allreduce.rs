@@ -101,7 +101,7 @@ fn parent(args: &Args) -> Result<()> {
         };
         if !args.json {
             println!(
-                "{transport}: all-reduce of {:.1} MB: median {median:.1} ms (min {min:.1}, max {max:.1}, {} rounds), {:.1} MB sent per rank and round",
+                "{transport}: all-reduce of {:.4} MB: median {median:.3} ms (min {min:.3}, max {max:.3}, {} rounds), {:.4} MB sent per rank and round",
                 args.bytes as f64 / 1e6,
                 args.rounds,
                 moved / 1e6,

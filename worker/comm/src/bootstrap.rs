@@ -224,7 +224,14 @@ fn gather(
     let size = rendezvous.peers.len();
     let mut links: Vec<Option<Link>> = (0..size).map(|_| None).collect();
     let mut halves: Vec<Option<(u32, Purpose, TcpStream)>> = (0..size).map(|_| None).collect();
-    let mut trouble = vec![String::from("it has not called yet"); size];
+    let first = |p: usize| {
+        if p < rendezvous.rank {
+            "no answer"
+        } else {
+            "it has not called yet"
+        }
+    };
+    let mut trouble: Vec<String> = (0..size).map(|p| first(p).to_string()).collect();
     let broken = |e: io::Error| Error::system("set up a connection", e);
     loop {
         for event in inbox.try_iter() {
@@ -290,6 +297,8 @@ fn call(rendezvous: &Rendezvous, peer: &PeerAddr, gate: Gate<'_>, events: &Sende
             }),
             Ok(Err(Reply::Later(reason))) => Event::Trouble(peer.rank, reason),
             Ok(Err(Reply::Welcome)) => continue,
+            // Cut off by the end of the rendezvous: what was heard before says more.
+            Err(_) if !gate.open() => return,
             Err(e) => Event::Trouble(peer.rank, e.to_string()),
         };
         let again = matches!(outcome, Event::Trouble(..));

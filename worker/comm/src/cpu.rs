@@ -203,6 +203,11 @@ fn progress(mut mesh: Mesh, inbox: &Receiver<Job>, shared: &Shared) {
             }
         }
     }
+    if broken.is_none()
+        && let Err(e) = mesh.abort.check("communicator")
+    {
+        give_up(&mut mesh, &e);
+    }
     mesh.close(&Farewell {
         culprit: None,
         reason: "it closed its communicator".into(),

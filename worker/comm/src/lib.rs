@@ -51,6 +51,16 @@
 //! no special case. On every link a control connection stays beside the bytes: its end is the end
 //! of the peer, noticed at once even by a rank that sleeps.
 //!
+//! # Limits
+//!
+//! * The deadline does not know why a peer is slow: [`Rendezvous::timeout`] must be longer than
+//!   anything one rank does while others wait (an evaluation, a checkpoint).
+//! * A [`Listener`] answers only while [`connect`] runs; a stale rank that calls later hears
+//!   nothing and gives up at its own deadline.
+//! * Every rank has a link to every other one: two descriptors (shared memory: one, and 1 MiB) per
+//!   peer. Meant for tens of ranks, not thousands.
+//! * Linux only (eventfd, `/dev/shm`). Hosts of one job have the same byte order.
+//!
 //! # Example
 //!
 //! ```

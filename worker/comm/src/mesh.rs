@@ -13,9 +13,10 @@ use crate::flow::{Intake, Outgoing};
 use crate::shm::ShmLink;
 use crate::tcp::TcpLink;
 
-/// How often to look again before giving the CPU away, and how often to give it away before
-/// sleeping. A sleep costs about 10 microseconds on each side; ranks compute on the same cores,
-/// so neither number may be large.
+/// How often to look at the rings again before giving the CPU away, and how often to give it
+/// away before sleeping. A sleep costs about 10 microseconds on each side; ranks compute on the
+/// same cores, so neither number may be large. Looking at a socket is a system call already, so
+/// a rank that has no rings only yields.
 const SPINS: u32 = 64;
 const YIELDS: u32 = 8;
 
@@ -112,6 +113,12 @@ impl Mesh {
         intake: &mut dyn Intake,
         until: Until,
     ) -> Result<()> {
+        let rings = self
+            .links
+            .iter()
+            .flatten()
+            .any(|l| matches!(l.lane, Lane::Shm(_)));
+        let spins = if rings { SPINS } else { 0 };
         let mut idle = 0u32;
         let mut stalled: Option<Instant> = None;
         loop {
@@ -134,9 +141,9 @@ impl Mesh {
             }
             self.blame_the_gone(op, out, intake)?;
             idle += 1;
-            if idle <= SPINS {
+            if idle <= spins {
                 std::hint::spin_loop();
-            } else if idle <= SPINS + YIELDS {
+            } else if idle <= spins + YIELDS {
                 std::thread::yield_now();
             } else {
                 let since = *stalled.get_or_insert_with(Instant::now);

@@ -378,3 +378,80 @@ fn wake_if(sleeps: &AtomicU32, control: &mut Control) {
         control.wake();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Place;
+    use std::net::{TcpListener, TcpStream};
+
+    fn control() -> Control {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let stream = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        Control::new(stream).expect("control")
+    }
+
+    #[test]
+    fn only_the_offered_segment_is_taken() {
+        // Promise: neither another segment nor another file is mapped by mistake.
+        let (_link, posted) = create().expect("create");
+        let mut offer = posted.offer();
+        offer.token[0] ^= 1;
+        let error = attach(&offer).expect_err("wrong token");
+        assert!(error.contains("not the offered segment"), "{error}");
+        offer.name = "espalier-1/../../etc/passwd".into();
+        assert!(
+            attach(&offer)
+                .expect_err("wrong name")
+                .contains("odd segment name")
+        );
+        let offer = posted.offer();
+        drop(posted);
+        assert!(
+            attach(&offer)
+                .expect_err("name gone")
+                .contains("open /dev/shm/")
+        );
+    }
+
+    #[test]
+    fn nonsense_from_the_other_side_is_an_error() {
+        // Promise: counters written by another process are never trusted as addresses.
+        let (mut ours, posted) = create().expect("create");
+        let theirs = attach(&posted.offer()).expect("attach");
+        theirs
+            .segment
+            .state(1)
+            .head
+            .0
+            .store(u64::MAX, Ordering::Release);
+        theirs.segment.state(0).tail.0.store(7, Ordering::Release);
+        let (mut control, mut bytes) = (control(), [0u8; 64]);
+        let received = ours.recv(0, &mut Place::new([&mut bytes[..]]), &mut control);
+        assert!(received.expect_err("head").contains("corrupt"));
+        let sent = ours.send(&mut Outgoing::new(&[], &[1; 64]), &mut control);
+        assert!(sent.expect_err("tail").contains("corrupt"));
+    }
+
+    #[test]
+    fn bytes_survive_the_end_of_the_ring() {
+        // Promise: order and content hold across the wrap, with both sides at different paces.
+        let (mut ours, posted) = create().expect("create");
+        let mut theirs = attach(&posted.offer()).expect("attach");
+        let sent: Vec<u8> = (0..RING * 3 + 5).map(|i| (i % 251) as u8).collect();
+        let mut received = vec![0u8; sent.len()];
+        let (mut out, mut control) = (Outgoing::new(&sent[..9], &sent[9..]), control());
+        let mut place = Place::new([&mut received[..]]);
+        for turn in 0.. {
+            if turn % 3 != 0 {
+                ours.send(&mut out, &mut control).expect("send");
+            }
+            theirs.recv(0, &mut place, &mut control).expect("receive");
+            if place.done() {
+                break;
+            }
+        }
+        assert_eq!(out.left(), 0);
+        assert!(received == sent);
+    }
+}

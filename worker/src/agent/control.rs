@@ -74,7 +74,12 @@ impl Control {
 
 impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Control {{ told: {:?}, step: {} }}", self.told(), self.step())
+        write!(
+            f,
+            "Control {{ told: {:?}, step: {} }}",
+            self.told(),
+            self.step()
+        )
     }
 }
 

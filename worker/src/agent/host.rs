@@ -10,6 +10,7 @@ use espalier_spec::plan::Seat;
 use espalier_spec::report::{Checkpoint, Failure};
 use espalier_spec::{Generation, JobSpec, Plan, Rank};
 use std::any::Any;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -29,7 +30,7 @@ pub struct Assignment {
     /// Where the job's files are kept.
     pub dir: PathBuf,
     /// Address that the ranks listen on for peers.
-    pub listen: String,
+    pub listen: SocketAddr,
     /// Names of the worker's devices, by index.
     pub devices: Vec<String>,
     /// Compute threads of each rank.
@@ -81,7 +82,11 @@ impl Hosted {
         };
         let name = format!("{} {}", assignment.spec.name, assignment.generation);
         let thread = thread::Builder::new().name(name).spawn(move || {
-            let host = Host { assignment, control, reports };
+            let host = Host {
+                assignment,
+                control,
+                reports,
+            };
             host.sign(None);
             let outcome = host.host(&started).unwrap_or_else(Outcome::Failed);
             if let Outcome::Failed(failure) = &outcome {
@@ -89,7 +94,10 @@ impl Hosted {
             }
             host.report(Content::Stopped(outcome));
         })?;
-        Ok(Self { thread: Some(thread), ..hosted })
+        Ok(Self {
+            thread: Some(thread),
+            ..hosted
+        })
     }
 
     /// Gives the order to train; void if the job has stopped.
@@ -119,18 +127,24 @@ impl Host {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for seat in &assignment.seats {
-            let listener = Listener::bind(&assignment.listen)
-                .map_err(|e| engine::Error::from(e).failure())?;
+            let listener =
+                Listener::bind(assignment.listen).map_err(|e| engine::Error::from(e).failure())?;
             addresses.push(Address {
                 rank: seat.rank,
                 address: listener.address().to_string(),
-                host_id: espalier_comm::host_id(),
+                host_id: espalier_comm::host_id().to_owned(),
             });
             listeners.push(listener);
         }
-        let profile = sources.profile(&assignment.spec).map_err(|e| e.failure())?;
+        // Ranks build backbones of their own; this one shows that the model is whole, and its sizes.
+        let backbone = sources.backbone(&assignment.spec, tch::Device::Cpu);
+        let profile = backbone
+            .and_then(|backbone| sources.profile(&assignment.spec, backbone.as_ref()))
+            .map_err(|e| e.failure())?;
         self.report(Content::Prepared { addresses, profile });
-        let Some(order) = self.wait(started) else { return Ok(Outcome::Ordered) };
+        let Some(order) = self.wait(started) else {
+            return Ok(Outcome::Ordered);
+        };
         self.run(sources, listeners, *order)
     }
 
@@ -177,7 +191,11 @@ impl Host {
                 log::sign(author.clone());
                 let report = |content| {
                     let (job, generation) = (author.job.clone(), author.generation);
-                    let _ = author.reports.send(Report { job, generation, content });
+                    let _ = author.reports.send(Report {
+                        job,
+                        generation,
+                        content,
+                    });
                 };
                 let control = Arc::clone(&context.control);
                 let ending = engine::run_rank(context, listener, &order.addresses, &report);
@@ -233,16 +251,27 @@ impl Host {
 
     fn report(&self, content: Content) {
         let job = self.assignment.spec.name.as_str().into();
-        let _ = self.reports.send(Report { job, generation: self.assignment.generation, content });
+        let _ = self.reports.send(Report {
+            job,
+            generation: self.assignment.generation,
+            content,
+        });
     }
 }
 
 fn internal(message: String) -> Failure {
-    Failure { code: "internal".to_owned(), message, retryable: true }
+    Failure {
+        code: "internal".to_owned(),
+        message,
+        retryable: true,
+    }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("a rank panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+    format!(
+        "a rank panicked: {}",
+        text.unwrap_or_else(|| "no message".to_owned())
+    )
 }

@@ -44,8 +44,12 @@ impl<S: Subscriber> Layer<S> for JobLog {
             return;
         }
         AUTHOR.with(|slot| {
-            let Ok(author) = slot.try_borrow() else { return };
-            let Some(author) = author.as_ref() else { return };
+            let Ok(author) = slot.try_borrow() else {
+                return;
+            };
+            let Some(author) = author.as_ref() else {
+                return;
+            };
             let mut text = Text::default();
             event.record(&mut text);
             let line = Line {

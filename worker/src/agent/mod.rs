@@ -8,6 +8,7 @@ mod host;
 pub mod log;
 pub mod report;
 mod stream;
+mod wire;
 
 pub use host::{Assignment, Hosted, StartOrder};
 pub use stream::{Config, Error, run};

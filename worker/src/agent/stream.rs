@@ -1,6 +1,6 @@
 //! The stream to the coordinator: says hello, obeys orders, passes reports on, comes back when lost.
 
-use super::host::{Assignment, Hosted, StartOrder};
+use super::host::{Assignment, Hosted};
 use super::report::{Address, Content, Outcome, Report};
 use super::wire;
 use espalier_proto::v1;
@@ -10,6 +10,7 @@ use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use espalier_spec::Generation;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
@@ -42,7 +43,7 @@ pub struct Config {
     /// Where jobs keep their files; all workers of a job must see the same directory.
     pub data_dir: PathBuf,
     /// Address that ranks listen on for peers, with port 0.
-    pub listen: String,
+    pub listen: SocketAddr,
 }
 
 /// Why a worker ends by itself.
@@ -95,7 +96,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             () = &mut shutdown => break,
         };
         if let Err(status) = &ended
-            && matches!(status.code(), Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument)
+            && matches!(
+                status.code(),
+                Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument
+            )
         {
             return Err(Error::Refused(status.message().to_owned()));
         }
@@ -103,8 +107,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             (pause, reachable) = (FIRST_PAUSE, true);
         }
         if reachable {
-            let reason = ended.err().map_or("stream closed".to_owned(), |s| s.message().to_owned());
-            tracing::warn!(coordinator = agent.config.coordinator, reason, "coordinator unreachable; jobs go on, trying again");
+            let reason = ended
+                .err()
+                .map_or("stream closed".to_owned(), |s| s.message().to_owned());
+            tracing::warn!(
+                coordinator = agent.config.coordinator,
+                reason,
+                "coordinator unreachable; jobs go on, trying again"
+            );
             reachable = false;
         }
         tokio::select! {
@@ -144,7 +154,9 @@ impl Agent {
                 }
             }
             if leaving && self.jobs.is_empty() {
-                let goodbye = Message::Goodbye(v1::Goodbye { reason: "told to stop".to_owned() });
+                let goodbye = Message::Goodbye(v1::Goodbye {
+                    reason: "told to stop".to_owned(),
+                });
                 // A full or closed channel means that the coordinator is gone itself.
                 let _ = sender.send(wire::message(goodbye)).await;
                 drop(sender);
@@ -170,9 +182,11 @@ impl Agent {
         &mut self,
         endpoint: &Endpoint,
     ) -> Result<(Sender, Streaming<v1::CoordinatorMessage>, Duration), Status> {
-        let mut client = WorkerServiceClient::connect(endpoint.clone())
+        let channel = endpoint
+            .connect()
             .await
             .map_err(|e| Status::unavailable(wire::chain(&e)))?;
+        let mut client = WorkerServiceClient::new(channel);
         let (sender, receiver) = mpsc::channel(64);
         let hello = Message::Hello(v1::Hello {
             name: self.config.name.clone(),
@@ -184,14 +198,21 @@ impl Agent {
         });
         // The channel is new and empty: there is room.
         let _ = sender.try_send(wire::message(hello));
-        let mut orders = client.connect(ReceiverStream::new(receiver)).await?.into_inner();
+        let mut orders = client
+            .connect(ReceiverStream::new(receiver))
+            .await?
+            .into_inner();
         match orders.message().await?.and_then(|m| m.message) {
             Some(Order::Welcome(welcome)) => {
-                let interval = welcome.heartbeat_interval.and_then(|d| Duration::try_from(d).ok());
+                let interval = welcome
+                    .heartbeat_interval
+                    .and_then(|d| Duration::try_from(d).ok());
                 let interval = interval.unwrap_or(Duration::from_secs(1));
                 Ok((sender, orders, interval.max(Duration::from_millis(10))))
             }
-            _ => Err(Status::unavailable("the coordinator did not answer the hello")),
+            _ => Err(Status::unavailable(
+                "the coordinator did not answer the hello",
+            )),
         }
     }
 
@@ -272,14 +293,18 @@ impl Agent {
             .map(wire::seat)
             .collect();
         let short: String = prepare.job_uid.chars().take(8).collect();
-        let dir = self.config.data_dir.join("jobs").join(format!("{}-{short}", prepare.job));
+        let dir = self
+            .config
+            .data_dir
+            .join("jobs")
+            .join(format!("{}-{short}", prepare.job));
         Ok(Assignment {
             spec,
             uid: prepare.job_uid,
             generation: Generation(prepare.generation),
             seats,
             dir,
-            listen: self.config.listen.clone(),
+            listen: self.config.listen,
             devices: self.config.devices.clone(),
             threads: self.config.threads,
         })
@@ -287,7 +312,11 @@ impl Agent {
 
     fn start(&mut self, start: v1::Start) {
         let generation = Generation(start.generation);
-        let Some(hosted) = self.jobs.get(&start.job).filter(|h| h.generation == generation) else {
+        let Some(hosted) = self
+            .jobs
+            .get(&start.job)
+            .filter(|h| h.generation == generation)
+        else {
             return;
         };
         match wire::start(start) {
@@ -303,7 +332,10 @@ impl Agent {
     fn keep(&mut self, report: Report) {
         let job = report.job.as_str();
         if matches!(report.content, Content::Stopped(_))
-            && self.jobs.get(job).is_some_and(|h| h.generation == report.generation)
+            && self
+                .jobs
+                .get(job)
+                .is_some_and(|h| h.generation == report.generation)
             && let Some(hosted) = self.jobs.remove(job)
         {
             // Its thread ends right after this report.
@@ -313,7 +345,8 @@ impl Agent {
         let is_progress = |m: &v1::WorkerMessage| matches!(m.message, Some(Message::Progress(_)));
         let is_log = |m: &v1::WorkerMessage| matches!(m.message, Some(Message::Logs(_)));
         if is_progress(&message) {
-            self.kept.retain(|kept| !is_progress(kept) || !wire::same_job(kept, &message));
+            self.kept
+                .retain(|kept| !is_progress(kept) || !wire::same_job(kept, &message));
         }
         if self.kept.len() > KEPT_LINES
             && let Some(oldest) = self.kept.iter().position(is_log)
@@ -328,7 +361,10 @@ impl Agent {
         for hosted in self.jobs.values() {
             hosted.control.stop_at_boundary();
         }
-        if tokio::time::timeout(LONGEST_FAREWELL, self.serve(endpoint, true)).await.is_err() {
+        if tokio::time::timeout(LONGEST_FAREWELL, self.serve(endpoint, true))
+            .await
+            .is_err()
+        {
             tracing::warn!("jobs did not stop in time; leaving without them");
         }
         for hosted in self.jobs.values() {
@@ -341,7 +377,10 @@ impl Agent {
 impl From<v1::PeerAddress> for Address {
     fn from(peer: v1::PeerAddress) -> Self {
         let rank = espalier_spec::Rank(peer.rank);
-        Self { rank, address: peer.address, host_id: peer.host_id }
+        Self {
+            rank,
+            address: peer.address,
+            host_id: peer.host_id,
+        }
     }
 }
-

@@ -102,7 +102,9 @@ impl Store {
     /// Steps of all committed checkpoints of a kind, oldest first; not verified.
     #[must_use]
     pub fn steps(&self, kind: &str) -> Vec<Step> {
-        let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(&self.dir) else {
+            return Vec::new();
+        };
         let prefix = format!("{kind}-");
         let mut steps: Vec<Step> = entries
             .filter_map(|e| e.ok()?.file_name().into_string().ok())
@@ -156,18 +158,31 @@ impl Writer {
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::Io`]; then nothing is committed.
-    pub fn commit(self, job: &JobId, state: RunState, files: Vec<FileEntry>) -> Result<PathBuf, Error> {
-        let manifest = Manifest { format: FORMAT, job: job.clone(), state, files };
+    pub fn commit(
+        self,
+        job: &JobId,
+        state: RunState,
+        files: Vec<FileEntry>,
+    ) -> Result<PathBuf, Error> {
+        let manifest = Manifest {
+            format: FORMAT,
+            job: job.clone(),
+            state,
+            files,
+        };
         let path = self.file(MANIFEST);
-        let text = serde_json::to_vec_pretty(&manifest)
-            .map_err(|e| Error::Damaged { path: path.clone(), message: e.to_string() })?;
+        let text = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::Damaged {
+            path: path.clone(),
+            message: e.to_string(),
+        })?;
         fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
         sync(&path)?;
         sync(&self.temporary)?;
         if self.target.exists() {
             fs::remove_dir_all(&self.target).map_err(|e| Error::io("replace", &self.target, e))?;
         }
-        fs::rename(&self.temporary, &self.target).map_err(|e| Error::io("rename", &self.target, e))?;
+        fs::rename(&self.temporary, &self.target)
+            .map_err(|e| Error::io("rename", &self.target, e))?;
         if let Some(parent) = self.target.parent() {
             sync(parent)?;
         }
@@ -203,10 +218,16 @@ impl Checkpoint {
                 return Err(damaged(file, message));
             }
             if found.blake3 != wanted.blake3 {
-                return Err(damaged(file, "its content does not match its hash".to_owned()));
+                return Err(damaged(
+                    file,
+                    "its content does not match its hash".to_owned(),
+                ));
             }
         }
-        Ok(Self { path: path.to_owned(), manifest })
+        Ok(Self {
+            path: path.to_owned(),
+            manifest,
+        })
     }
 
     /// All tensors of all files whose name begins with `prefix`.
@@ -215,7 +236,12 @@ impl Checkpoint {
     /// [`Error::Damaged`], [`Error::Io`].
     pub fn tensors(&self, prefix: &str) -> Result<HashMap<String, Tensor>, Error> {
         let mut all = HashMap::new();
-        for file in self.manifest.files.iter().filter(|f| f.name.starts_with(prefix)) {
+        for file in self
+            .manifest
+            .files
+            .iter()
+            .filter(|f| f.name.starts_with(prefix))
+        {
             all.extend(read_tensors(&self.path.join(&file.name))?);
         }
         Ok(all)
@@ -223,7 +249,9 @@ impl Checkpoint {
 }
 
 fn sync(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|f| f.sync_all()).map_err(|e| Error::io("sync", path, e))
+    File::open(path)
+        .and_then(|f| f.sync_all())
+        .map_err(|e| Error::io("sync", path, e))
 }
 
 #[cfg(test)]
@@ -236,8 +264,13 @@ mod tests {
         let tensor = Tensor::from_slice(&[step as f32; 64]);
         let file = writer.file("model.safetensors");
         let entry = write_tensors(&file, &[("w".to_owned(), tensor)], None).unwrap();
-        let state = RunState { step: Step(step), ..RunState::default() };
-        writer.commit(&JobId::from("job"), state, vec![entry]).unwrap()
+        let state = RunState {
+            step: Step(step),
+            ..RunState::default()
+        };
+        writer
+            .commit(&JobId::from("job"), state, vec![entry])
+            .unwrap()
     }
 
     // Promise: a damaged checkpoint is noticed and the one before it is used.
@@ -252,7 +285,10 @@ mod tests {
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         fs::write(&file, bytes).unwrap();
-        assert!(matches!(Checkpoint::open(&newest), Err(Error::Damaged { .. })));
+        assert!(matches!(
+            Checkpoint::open(&newest),
+            Err(Error::Damaged { .. })
+        ));
         let used = store.newest("step", Step(u64::MAX)).unwrap();
         assert_eq!(used.manifest.state.step, Step(100));
     }

@@ -47,7 +47,11 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Error::DiskFull { path: path.into() }
             }
-            _ => Error::Io { action, path: path.into(), source },
+            _ => Error::Io {
+                action,
+                path: path.into(),
+                source,
+            },
         }
     }
 }

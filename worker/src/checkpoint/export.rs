@@ -88,20 +88,35 @@ pub fn write_export(
     let config = read_json(&source.join("config.json"))?;
     let is_bert = config.get("model_type") == Some(&json!("bert"));
     let prefix = if is_bert { "bert." } else { "" };
-    let named: Vec<(String, Tensor)> =
-        backbone.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect();
+    let named: Vec<(String, Tensor)> = backbone
+        .into_iter()
+        .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
+        .collect();
     let model = temporary.join("model.safetensors");
-    write_tensors(&model, &named, Some([("format".to_owned(), "pt".to_owned())].into()))?;
-    write_json(&temporary.join("config.json"), &Value::Object(config.clone()))?;
+    write_tensors(
+        &model,
+        &named,
+        Some([("format".to_owned(), "pt".to_owned())].into()),
+    )?;
+    write_json(
+        &temporary.join("config.json"),
+        &Value::Object(config.clone()),
+    )?;
     copy_beside(source, &temporary)?;
     write_tensors(&temporary.join(HEADS_FILE), heads, None)?;
-    let value = serde_json::to_value(meta)
-        .map_err(|e| Error::Damaged { path: temporary.join(META_FILE), message: e.to_string() })?;
+    let value = serde_json::to_value(meta).map_err(|e| Error::Damaged {
+        path: temporary.join(META_FILE),
+        message: e.to_string(),
+    })?;
     write_json(&temporary.join(META_FILE), &value)?;
 
     if is_bert {
         let keys: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
-        for task in meta.tasks.iter().filter(|task| task.head != HeadKind::Regression) {
+        for task in meta
+            .tasks
+            .iter()
+            .filter(|task| task.head != HeadKind::Regression)
+        {
             let dir = temporary.join("tasks").join(&task.name);
             write_task(&dir, &temporary, meta, task, &config, &keys, heads)?;
         }
@@ -145,17 +160,29 @@ fn write_task(
         }
     }
     let head_path = dir.join("head.safetensors");
-    write_tensors(&head_path, &own, Some([("format".to_owned(), "pt".to_owned())].into()))?;
+    write_tensors(
+        &head_path,
+        &own,
+        Some([("format".to_owned(), "pt".to_owned())].into()),
+    )?;
     let total = fs::metadata(&shared).map(|m| m.len()).unwrap_or(0)
         + fs::metadata(&head_path).map(|m| m.len()).unwrap_or(0);
     let index = json!({"metadata": {"total_size": total}, "weight_map": index});
     write_json(&dir.join("model.safetensors.index.json"), &index)?;
 
     let mut config = config.clone();
-    let by_id: Map<String, Value> =
-        task.labels.iter().enumerate().map(|(i, l)| (i.to_string(), json!(l))).collect();
-    let by_label: Map<String, Value> =
-        task.labels.iter().enumerate().map(|(i, l)| (l.clone(), json!(i))).collect();
+    let by_id: Map<String, Value> = task
+        .labels
+        .iter()
+        .enumerate()
+        .map(|(i, l)| (i.to_string(), json!(l)))
+        .collect();
+    let by_label: Map<String, Value> = task
+        .labels
+        .iter()
+        .enumerate()
+        .map(|(i, l)| (l.clone(), json!(i)))
+        .collect();
     let problem = match task.head {
         HeadKind::MultiLabel => "multi_label_classification",
         _ => "single_label_classification",
@@ -164,19 +191,31 @@ fn write_task(
     config.insert("label2id".into(), Value::Object(by_label));
     config.insert("problem_type".into(), json!(problem));
     if meta.pooling == Pooling::Pooler {
-        config.insert("architectures".into(), json!(["BertForSequenceClassification"]));
+        config.insert(
+            "architectures".into(),
+            json!(["BertForSequenceClassification"]),
+        );
     } else {
         // No stock class pools like this: the directory brings its own, loaded with
         // `trust_remote_code=True`.
         let class = "modeling_espalier.EspalierForSequenceClassification";
-        config.insert("architectures".into(), json!(["EspalierForSequenceClassification"]));
-        config.insert("auto_map".into(), json!({"AutoModelForSequenceClassification": class}));
+        config.insert(
+            "architectures".into(),
+            json!(["EspalierForSequenceClassification"]),
+        );
+        config.insert(
+            "auto_map".into(),
+            json!({"AutoModelForSequenceClassification": class}),
+        );
         config.insert("espalier_pooling".into(), json!(meta.pooling));
         let path = dir.join("modeling_espalier.py");
         fs::write(&path, MODELING).map_err(|e| Error::io("write", &path, e))?;
     }
     write_json(&dir.join("config.json"), &Value::Object(config))?;
-    for name in BACKBONE_FILES.iter().filter(|name| name.starts_with("token") || name.contains("vocab")) {
+    for name in BACKBONE_FILES
+        .iter()
+        .filter(|name| name.starts_with("token") || name.contains("vocab"))
+    {
         let from = export.join(name);
         if from.exists() {
             let to = dir.join(name);
@@ -203,8 +242,10 @@ fn copy_beside(source: &Path, target: &Path) -> Result<(), Error> {
 
 fn read_json(path: &Path) -> Result<Map<String, Value>, Error> {
     let text = fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_slice(&text)
-        .map_err(|e| Error::Damaged { path: path.into(), message: e.to_string() })
+    serde_json::from_slice(&text).map_err(|e| Error::Damaged {
+        path: path.into(),
+        message: e.to_string(),
+    })
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), Error> {

@@ -60,7 +60,10 @@ pub fn write_tensors(
 ) -> Result<FileEntry, Error> {
     let mut views = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
-        let wrap = |source| Error::Tensor { name: name.clone(), source };
+        let wrap = |source| Error::Tensor {
+            name: name.clone(),
+            source,
+        };
         let (kind, dtype) = match tensor.f_kind().map_err(wrap)? {
             Kind::Int64 => (Kind::Int64, Dtype::I64),
             _ => (Kind::Float, Dtype::F32),
@@ -71,12 +74,26 @@ pub fn write_tensors(
             .and_then(|t| t.f_to_kind(kind))
             .and_then(|t| t.f_contiguous())
             .map_err(wrap)?;
-        let shape = tensor.size().iter().map(|&n| n.unsigned_abs() as usize).collect();
-        views.push((name.clone(), Lazy { tensor, dtype, shape }));
+        let shape = tensor
+            .size()
+            .iter()
+            .map(|&n| n.unsigned_abs() as usize)
+            .collect();
+        views.push((
+            name.clone(),
+            Lazy {
+                tensor,
+                dtype,
+                shape,
+            },
+        ));
     }
     safetensors::serialize_to_file(views, metadata, path).map_err(|error| match error {
         SafeTensorError::IoError(source) => Error::io("write", path, source),
-        other => Error::Damaged { path: path.into(), message: other.to_string() },
+        other => Error::Damaged {
+            path: path.into(),
+            message: other.to_string(),
+        },
     })?;
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
     file.sync_all().map_err(|e| Error::io("sync", path, e))?;
@@ -90,15 +107,25 @@ pub(super) fn entry(path: &Path) -> Result<FileEntry, Error> {
     let mut buffer = vec![0u8; 1 << 20];
     let mut bytes = 0u64;
     loop {
-        let n = file.read(&mut buffer).map_err(|e| Error::io("read", path, e))?;
+        let n = file
+            .read(&mut buffer)
+            .map_err(|e| Error::io("read", path, e))?;
         if n == 0 {
             break;
         }
         hasher.update(&buffer[..n]);
         bytes += n as u64;
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(FileEntry { name, bytes, blake3: hasher.finalize().to_hex().to_string() })
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    Ok(FileEntry {
+        name,
+        bytes,
+        blake3: hasher.finalize().to_hex().to_string(),
+    })
 }
 
 /// Reads all tensors of a safetensors file, on the CPU.
@@ -110,8 +137,10 @@ pub fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>, Error> {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         return Err(Error::io("open", path, source));
     }
-    let tensors = Tensor::read_safetensors(path)
-        .map_err(|e| Error::Damaged { path: path.into(), message: e.to_string() })?;
+    let tensors = Tensor::read_safetensors(path).map_err(|e| Error::Damaged {
+        path: path.into(),
+        message: e.to_string(),
+    })?;
     Ok(tensors.into_iter().collect())
 }
 
@@ -125,7 +154,10 @@ mod tests {
         let path = dir.path().join("a.safetensors");
         let a = Tensor::from_slice(&[1.5f32, -0.0, f32::MIN_POSITIVE]).view([1, 3]);
         let b = Tensor::from_slice(&[7i64, 8]);
-        let wanted = vec![("a".to_owned(), a.shallow_clone()), ("b".to_owned(), b.shallow_clone())];
+        let wanted = vec![
+            ("a".to_owned(), a.shallow_clone()),
+            ("b".to_owned(), b.shallow_clone()),
+        ];
         let entry = write_tensors(&path, &wanted, None).unwrap();
         assert_eq!(entry.bytes, std::fs::metadata(&path).unwrap().len());
         let read = read_tensors(&path).unwrap();

@@ -27,5 +27,6 @@ pub use error::{Error, Place, Problem};
 pub use inputs::{Input, Inputs};
 pub use labels::{LabelSet, Labels};
 pub use loader::{Loader, LoaderOptions, RankStep, Sample, ShardBatch};
-pub use order::{Order, SampleRef, StepBatch};
+pub use order::{Order, OrderTask, SampleRef, StepBatch, total_steps};
+pub use shard::Placement;
 pub use tokens::Tokenizer;

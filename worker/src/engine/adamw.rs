@@ -29,7 +29,11 @@ impl AdamW {
     /// From the job's optimizer.
     #[must_use]
     pub fn new(spec: &OptimizerSpec) -> Self {
-        Self { betas: spec.betas, eps: spec.eps, weight_decay: spec.weight_decay }
+        Self {
+            betas: spec.betas,
+            eps: spec.eps,
+            weight_decay: spec.weight_decay,
+        }
     }
 
     /// The coefficients of step number `step` (from 1) at learning rate `rate`.
@@ -83,13 +87,22 @@ mod tests {
     // after decay (the known closed form of Adam's first step).
     #[test]
     fn first_step_has_its_closed_form() {
-        let adamw = AdamW { betas: [0.9, 0.999], eps: 0.0, weight_decay: 0.1 };
+        let adamw = AdamW {
+            betas: [0.9, 0.999],
+            eps: 0.0,
+            weight_decay: 0.1,
+        };
         let (mut p, g) = ([1.0f32, -2.0, 3.0], [0.3f32, -4.0, 1e-3]);
         let (mut m, mut v) = ([0f32; 3], [0f32; 3]);
-        adamw.coefficients(0.01, 1, true).apply(&mut p, &g, &mut m, &mut v, 1.0);
+        adamw
+            .coefficients(0.01, 1, true)
+            .apply(&mut p, &g, &mut m, &mut v, 1.0);
         let expected = [1.0 * 0.999 - 0.01, -2.0 * 0.999 + 0.01, 3.0 * 0.999 - 0.01];
         for (found, expected) in p.iter().zip(expected) {
-            assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
+            assert!(
+                (f64::from(*found) - expected).abs() < 1e-6,
+                "{found} {expected}"
+            );
         }
     }
 }

@@ -34,7 +34,9 @@ pub enum Error {
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
     /// A task's loss is no number.
-    #[error("task {task}: the loss is not finite at step {step}; nothing of this step was applied and checkpoints are intact: lower the learning rate or look at the task's data")]
+    #[error(
+        "task {task}: the loss is not finite at step {step}; nothing of this step was applied and checkpoints are intact: lower the learning rate or look at the task's data"
+    )]
     LossNotFinite {
         /// The task.
         task: String,
@@ -42,7 +44,9 @@ pub enum Error {
         step: u64,
     },
     /// The gradient is no number though all losses are.
-    #[error("the gradient is not finite at step {step}; nothing of this step was applied and checkpoints are intact: lower the learning rate")]
+    #[error(
+        "the gradient is not finite at step {step}; nothing of this step was applied and checkpoints are intact: lower the learning rate"
+    )]
     GradientNotFinite {
         /// Steps done before.
         step: u64,
@@ -59,7 +63,9 @@ pub enum Error {
     #[error("the plan does not fit this job: {0}")]
     Plan(String),
     /// The checkpoint to go on from is gone.
-    #[error("no whole checkpoint at or below step {step} in {dir}; do all workers see the same --data-dir?")]
+    #[error(
+        "no whole checkpoint at or below step {step} in {dir}; do all workers see the same --data-dir?"
+    )]
     NoCheckpoint {
         /// The step asked for.
         step: u64,
@@ -88,6 +94,10 @@ impl Error {
             Error::Plan(_) => ("internal", false),
             Error::NoCheckpoint { .. } => ("no_checkpoint", false),
         };
-        Failure { code: code.to_owned(), message: self.to_string(), retryable }
+        Failure {
+            code: code.to_owned(),
+            message: self.to_string(),
+            retryable,
+        }
     }
 }

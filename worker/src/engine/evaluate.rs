@@ -64,12 +64,22 @@ impl Trainer {
         for task in &self.spec.tasks {
             let metric = task.metric.unwrap_or(task.head.default_metric());
             if let Some(value) = scores.get(&task.name).and_then(|s| s.metrics.get(&metric)) {
-                figures.push(if metric.higher_is_better() { *value } else { -value });
+                figures.push(if metric.higher_is_better() {
+                    *value
+                } else {
+                    -value
+                });
             }
         }
         let selection = figures.iter().sum::<f64>() / figures.len().max(1) as f64;
         let split = which.as_str().to_owned();
-        Ok(Some(Evaluation { step, split, tasks: scores, selection, best: false }))
+        Ok(Some(Evaluation {
+            step,
+            split,
+            tasks: scores,
+            selection,
+            best: false,
+        }))
     }
 
     fn evaluate_task(&self, index: usize, split: &Split) -> Result<TaskScores, Error> {
@@ -108,7 +118,9 @@ impl Trainer {
         let mine = costs.iter().skip(comm.rank()).step_by(comm.size());
         let mut batches = vec![Vec::new()];
         for &(_, index) in mine {
-            if batches.last().is_some_and(|b: &Vec<_>| b.len() >= self.spec.evaluation.batch_size.max(1) as usize) {
+            if batches.last().is_some_and(|b: &Vec<_>| {
+                b.len() >= self.spec.evaluation.batch_size.max(1) as usize
+            }) {
                 batches.push(Vec::new());
             }
             if let Some(batch) = batches.last_mut() {
@@ -119,10 +131,20 @@ impl Trainer {
         Ok(batches)
     }
 
-    fn judge(&self, index: usize, split: &Split, batch: &[(u32, Input)], verdicts: &mut Vec<Verdict>) -> Result<(), Error> {
+    fn judge(
+        &self,
+        index: usize,
+        split: &Split,
+        batch: &[(u32, Input)],
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<(), Error> {
         let inputs: Vec<&Input> = batch.iter().map(|(_, input)| input).collect();
         let keys = vec![0; inputs.len()];
-        let pass = Pass::forward(self.backbone.as_ref(), &self.batch(&inputs, &keys)?, &Context::eval())?;
+        let pass = Pass::forward(
+            self.backbone.as_ref(),
+            &self.batch(&inputs, &keys)?,
+            &Context::eval(),
+        )?;
         let (losses, decided) = tch::no_grad(|| {
             let outputs = self.heads.outputs(index, &pass.features()?)?;
             let which = batch.iter().map(|(sample, _)| *sample as usize);
@@ -134,12 +156,17 @@ impl Trainer {
         for (place, (sample, _)) in batch.iter().enumerate() {
             let decision = match &decided {
                 Values::Single { values, .. } => values[place].to_le_bytes().to_vec(),
-                Values::Multi { classes, values } => {
-                    values[place * classes..(place + 1) * classes].iter().map(|&v| u8::from(v)).collect()
-                }
+                Values::Multi { classes, values } => values[place * classes..(place + 1) * classes]
+                    .iter()
+                    .map(|&v| u8::from(v))
+                    .collect(),
                 Values::Numbers(values) => values[place].to_le_bytes().to_vec(),
             };
-            verdicts.push(Verdict { sample: *sample, loss: losses[place], decision });
+            verdicts.push(Verdict {
+                sample: *sample,
+                loss: losses[place],
+                decision,
+            });
         }
         Ok(())
     }
@@ -182,14 +209,23 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
     match truth {
         Values::Single { classes, .. } => Values::Single {
             classes: *classes,
-            values: verdicts.iter().map(|v| u32::from_le_bytes(word(v))).collect(),
+            values: verdicts
+                .iter()
+                .map(|v| u32::from_le_bytes(word(v)))
+                .collect(),
         },
         Values::Multi { classes, .. } => Values::Multi {
             classes: *classes,
-            values: verdicts.iter().flat_map(|v| v.decision.iter().map(|&byte| byte != 0)).collect(),
+            values: verdicts
+                .iter()
+                .flat_map(|v| v.decision.iter().map(|&byte| byte != 0))
+                .collect(),
         },
-        Values::Numbers(_) => {
-            Values::Numbers(verdicts.iter().map(|v| f64::from_le_bytes(long(v))).collect())
-        }
+        Values::Numbers(_) => Values::Numbers(
+            verdicts
+                .iter()
+                .map(|v| f64::from_le_bytes(long(v)))
+                .collect(),
+        ),
     }
 }

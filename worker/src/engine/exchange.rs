@@ -29,7 +29,11 @@ impl Exchange {
         blocks: impl IntoIterator<Item = &'a BlockPlacement>,
     ) -> Self {
         let slices = blocks.into_iter().map(ranges).collect();
-        Self { comm, slices, pending: Vec::new() }
+        Self {
+            comm,
+            slices,
+            pending: Vec::new(),
+        }
     }
 
     fn alone(&self) -> bool {
@@ -39,7 +43,10 @@ impl Exchange {
     /// This rank's slice of a block.
     #[must_use]
     pub fn owned(&self, index: usize) -> Range<usize> {
-        self.slices[index].get(self.comm.rank()).cloned().unwrap_or(0..0)
+        self.slices[index]
+            .get(self.comm.rank())
+            .cloned()
+            .unwrap_or(0..0)
     }
 
     /// Starts to sum a block's gradients at their owners; it overlaps what the caller does next.
@@ -49,7 +56,8 @@ impl Exchange {
     pub fn reduce(&mut self, index: usize, block: &Block) -> Result<(), Error> {
         if let (false, Some(grad)) = (self.alone(), block.grad()) {
             let lent = Lent::new(grad)?;
-            self.pending.push(self.comm.start_reduce_scatter(lent, &self.slices[index]));
+            self.pending
+                .push(self.comm.start_reduce_scatter(lent, &self.slices[index]));
         }
         Ok(())
     }
@@ -61,7 +69,8 @@ impl Exchange {
     pub fn gather(&mut self, index: usize, block: &Block) -> Result<(), Error> {
         if !self.alone() && block.trainable() {
             let lent = Lent::new(block.flat())?;
-            self.pending.push(self.comm.start_all_gather(lent, &self.slices[index]));
+            self.pending
+                .push(self.comm.start_all_gather(lent, &self.slices[index]));
         }
         Ok(())
     }
@@ -81,13 +90,22 @@ impl Exchange {
     ///
     /// # Errors
     /// What the communicator says.
-    pub fn reduce_rows(&self, gradient: &RowGradient, owned: &[Range<u32>], optimizer: &mut RowOptimizer, width: usize) -> Result<(), Error> {
+    pub fn reduce_rows(
+        &self,
+        gradient: &RowGradient,
+        owned: &[Range<u32>],
+        optimizer: &mut RowOptimizer,
+        width: usize,
+    ) -> Result<(), Error> {
         optimizer.clear();
         if self.alone() {
             optimizer.add(gradient);
             return Ok(());
         }
-        let parts = owned.iter().map(|rows| gradient.part(rows, width).to_bytes()).collect();
+        let parts = owned
+            .iter()
+            .map(|rows| gradient.part(rows, width).to_bytes())
+            .collect();
         for bytes in self.comm.all_to_all_bytes(parts)? {
             optimizer.add(&decode(&bytes, width)?);
         }
@@ -144,7 +162,11 @@ impl Exchange {
 impl std::fmt::Debug for Exchange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (rank, size) = (self.comm.rank(), self.comm.size());
-        write!(f, "Exchange(rank {rank} of {size}, {} pending)", self.pending.len())
+        write!(
+            f,
+            "Exchange(rank {rank} of {size}, {} pending)",
+            self.pending.len()
+        )
     }
 }
 

@@ -65,7 +65,12 @@ impl HeadSet {
             block.load(&parameter.name, &tensor.f_view(&parameter.shape[..])?)?;
         }
         let weights = spec.tasks.iter().map(|task| task.weight).collect();
-        Ok(Self { block, heads, weights, dropout: spec.backbone.dropout.unwrap_or(0.1) })
+        Ok(Self {
+            block,
+            heads,
+            weights,
+            dropout: spec.backbone.dropout.unwrap_or(0.1),
+        })
     }
 
     /// The parameters.
@@ -137,7 +142,12 @@ impl HeadSet {
 
 impl std::fmt::Debug for HeadSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "HeadSet({} heads, {} numbers)", self.heads.len(), self.block.len())
+        write!(
+            f,
+            "HeadSet({} heads, {} numbers)",
+            self.heads.len(),
+            self.block.len()
+        )
     }
 }
 

@@ -26,7 +26,11 @@ impl SliceOptimizer {
     /// If memory cannot be had.
     pub fn new(range: Range<usize>, block: &Block) -> Result<Self, Error> {
         let zeros = || Tensor::f_zeros([range.len() as i64], (Kind::Float, block.flat().device()));
-        Ok(Self { first: zeros()?, second: zeros()?, range })
+        Ok(Self {
+            first: zeros()?,
+            second: zeros()?,
+            range,
+        })
     }
 
     /// The slice.
@@ -46,7 +50,9 @@ impl SliceOptimizer {
     /// # Errors
     /// If libtorch refuses.
     pub fn sum_of_squares(&self, block: &Block) -> Result<f64, Error> {
-        let Some(grad) = block.grad() else { return Ok(0.0) };
+        let Some(grad) = block.grad() else {
+            return Ok(0.0);
+        };
         let slice = narrow(grad, &self.range)?;
         let mut sum = 0.0;
         for chunk in slice.f_split(CHUNK, 0)? {
@@ -59,19 +65,40 @@ impl SliceOptimizer {
     ///
     /// # Errors
     /// If libtorch refuses.
-    pub fn step(&self, block: &Block, adamw: &AdamW, rate: f64, step: u64, scale: f64) -> Result<(), Error> {
-        let Some(grad) = block.grad() else { return Ok(()) };
+    pub fn step(
+        &self,
+        block: &Block,
+        adamw: &AdamW,
+        rate: f64,
+        step: u64,
+        scale: f64,
+    ) -> Result<(), Error> {
+        let Some(grad) = block.grad() else {
+            return Ok(());
+        };
         if scale != 1.0 {
             let _ = narrow(grad, &self.range)?.f_mul_scalar_(scale)?;
         }
-        let split = block.decay_range().end.clamp(self.range.start, self.range.end);
-        let parts = [(self.range.start..split, adamw.weight_decay), (split..self.range.end, 0.0)];
+        let split = block
+            .decay_range()
+            .end
+            .clamp(self.range.start, self.range.end);
+        let parts = [
+            (self.range.start..split, adamw.weight_decay),
+            (split..self.range.end, 0.0),
+        ];
         for (range, weight_decay) in parts {
             if range.is_empty() {
                 continue;
             }
             let own = range.start - self.range.start..range.end - self.range.start;
-            let how = AdamWStep { step, rate, betas: adamw.betas, weight_decay, eps: adamw.eps };
+            let how = AdamWStep {
+                step,
+                rate,
+                betas: adamw.betas,
+                weight_decay,
+                eps: adamw.eps,
+            };
             torch::adamw(
                 &narrow(block.flat(), &range)?,
                 &narrow(grad, &range)?,
@@ -86,7 +113,12 @@ impl SliceOptimizer {
     ///
     /// # Errors
     /// If libtorch refuses.
-    pub fn restore(&mut self, from: &Range<usize>, first: &Tensor, second: &Tensor) -> Result<(), Error> {
+    pub fn restore(
+        &mut self,
+        from: &Range<usize>,
+        first: &Tensor,
+        second: &Tensor,
+    ) -> Result<(), Error> {
         let start = from.start.max(self.range.start);
         let end = from.end.min(self.range.end);
         if start >= end {
@@ -116,13 +148,21 @@ mod tests {
         let values: Vec<f32> = (0..40).map(|i| (i as f32).sin()).collect();
         block.load("w", &Tensor::from_slice(&values)).unwrap();
         let grad: Vec<f32> = (0..block.len()).map(|i| (i as f32).cos()).collect();
-        block.grad().unwrap().shallow_clone().copy_(&Tensor::from_slice(&grad));
+        block
+            .grad()
+            .unwrap()
+            .shallow_clone()
+            .copy_(&Tensor::from_slice(&grad));
         block
     }
 
     fn stepped(slices: &[Range<usize>]) -> (Vec<f32>, f64) {
         let block = block();
-        let adamw = AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 };
+        let adamw = AdamW {
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.1,
+        };
         let mut squares = 0.0;
         for slice in slices {
             let owner = SliceOptimizer::new(slice.clone(), &block).unwrap();
@@ -140,7 +180,10 @@ mod tests {
         assert_eq!(whole.0, parts.0);
         assert!((whole.1 - parts.1).abs() < 1e-4);
         let b0 = whole.0[48];
-        assert!((b0.abs() - 1e-2).abs() < 1e-6, "a bias moves by the rate alone: {b0}");
+        assert!(
+            (b0.abs() - 1e-2).abs() < 1e-6,
+            "a bias moves by the rate alone: {b0}"
+        );
     }
 
     // Promise: state saved by some slices is taken up by others.
@@ -148,7 +191,9 @@ mod tests {
     fn state_moves_between_cuts() {
         let block = block();
         let mut target = SliceOptimizer::new(10..50, &block).unwrap();
-        let numbers = |range: Range<i64>| Tensor::arange_start(range.start, range.end, (Kind::Float, Device::Cpu));
+        let numbers = |range: Range<i64>| {
+            Tensor::arange_start(range.start, range.end, (Kind::Float, Device::Cpu))
+        };
         for range in [0..32, 32..80] {
             let moments = numbers(range.start as i64..range.end as i64);
             target.restore(&range, &moments, &moments).unwrap();

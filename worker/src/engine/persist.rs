@@ -37,11 +37,23 @@ impl Trainer {
         let written = (|| {
             let mut files = Vec::new();
             if rank == 0 {
-                files.push(write_tensors(&writer.file(MODEL), &self.backbone.export()?, None)?);
-                files.push(write_tensors(&writer.file(HEADS), &self.heads.block().export()?, None)?);
+                files.push(write_tensors(
+                    &writer.file(MODEL),
+                    &self.backbone.export()?,
+                    None,
+                )?);
+                files.push(write_tensors(
+                    &writer.file(HEADS),
+                    &self.heads.block().export()?,
+                    None,
+                )?);
             }
             let name = format!("optimizer-{rank:05}.safetensors");
-            files.push(write_tensors(&writer.file(&name), &self.optimizer_state()?, None)?);
+            files.push(write_tensors(
+                &writer.file(&name),
+                &self.optimizer_state()?,
+                None,
+            )?);
             Ok(files)
         })();
         let parts = match self.all(written.as_ref().map(to_json)) {
@@ -56,7 +68,9 @@ impl Trainer {
         let target = writer.target().to_owned();
         let committed = if rank == 0 {
             let files = parts.iter().flat_map(|part| from_json(part)).collect();
-            writer.commit(&JobId(self.spec.name.clone()), state.clone(), files).map(|_| ())
+            writer
+                .commit(&JobId(self.spec.name.clone()), state.clone(), files)
+                .map(|_| ())
         } else {
             Ok(())
         };
@@ -78,8 +92,13 @@ impl Trainer {
             (|| {
                 let writer = store.begin("best", state.step)?;
                 let model = write_tensors(&writer.file(MODEL), &self.backbone.export()?, None)?;
-                let heads = write_tensors(&writer.file(HEADS), &self.heads.block().export()?, None)?;
-                writer.commit(&JobId(self.spec.name.clone()), state.clone(), vec![model, heads])?;
+                let heads =
+                    write_tensors(&writer.file(HEADS), &self.heads.block().export()?, None)?;
+                writer.commit(
+                    &JobId(self.spec.name.clone()),
+                    state.clone(),
+                    vec![model, heads],
+                )?;
                 store.retain("best", 1);
                 Ok::<(), Error>(())
             })()
@@ -96,11 +115,17 @@ impl Trainer {
     /// # Errors
     /// [`Error::NoCheckpoint`] if there is none.
     pub fn resume(&mut self, store: &Store, dir: &Path, step: Step) -> Result<RunState, Error> {
-        let missing = || Error::NoCheckpoint { step: step.0, dir: dir.display().to_string() };
+        let missing = || Error::NoCheckpoint {
+            step: step.0,
+            dir: dir.display().to_string(),
+        };
         let checkpoint = store.newest("step", step).ok_or_else(missing)?;
         // Ranks may have found different ones damaged: all take the oldest of their finds.
         let found = checkpoint.manifest.state.step;
-        let found = self.exchange.comm().all_gather_bytes(found.0.to_le_bytes().to_vec())?;
+        let found = self
+            .exchange
+            .comm()
+            .all_gather_bytes(found.0.to_le_bytes().to_vec())?;
         let word = |bytes: &Vec<u8>| bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
         let common = Step(found.iter().map(word).min().unwrap_or(0));
         let checkpoint = match checkpoint.manifest.state.step == common {
@@ -117,8 +142,11 @@ impl Trainer {
     /// # Errors
     /// [`Error::NoCheckpoint`] if it is gone.
     pub fn load_best(&mut self, store: &Store, dir: &Path, step: Step) -> Result<(), Error> {
-        let checkpoint = Checkpoint::open(&store.path("best", step))
-            .map_err(|_| Error::NoCheckpoint { step: step.0, dir: dir.display().to_string() })?;
+        let checkpoint =
+            Checkpoint::open(&store.path("best", step)).map_err(|_| Error::NoCheckpoint {
+                step: step.0,
+                dir: dir.display().to_string(),
+            })?;
         self.load_model(&checkpoint)
     }
 
@@ -143,7 +171,8 @@ impl Trainer {
             };
             let source = Path::new(&self.spec.backbone.path);
             let heads = self.heads.block().export()?;
-            write_export(target, source, &meta, self.backbone.export()?, &heads).map_err(Error::from)
+            write_export(target, source, &meta, self.backbone.export()?, &heads)
+                .map_err(Error::from)
         } else {
             Ok(())
         };
@@ -158,7 +187,10 @@ impl Trainer {
             Err(error) => [vec![0], error.to_string().into_bytes()].concat(),
         };
         let parts = self.exchange.comm().all_gather_bytes(tagged)?;
-        let failed = parts.iter().enumerate().find(|(_, part)| part.first() != Some(&1));
+        let failed = parts
+            .iter()
+            .enumerate()
+            .find(|(_, part)| part.first() != Some(&1));
         if let Some((rank, part)) = failed {
             let text = String::from_utf8_lossy(part.get(1..).unwrap_or_default());
             return Err(Error::Persist(format!("rank {rank}: {text}")));
@@ -179,7 +211,12 @@ impl Trainer {
             }
         }
         if let Some(rows) = &self.rows {
-            let ids: Vec<i64> = rows.optimizer.rows().iter().map(|&row| i64::from(row)).collect();
+            let ids: Vec<i64> = rows
+                .optimizer
+                .rows()
+                .iter()
+                .map(|&row| i64::from(row))
+                .collect();
             let (first, second) = rows.optimizer.moments();
             tensors.push((format!("{ROWS}|ids"), Tensor::f_from_slice(&ids)?));
             tensors.push((format!("{ROWS}|first"), Tensor::f_from_slice(first)?));
@@ -197,41 +234,59 @@ impl Trainer {
         }
         for block in self.backbone.blocks_mut() {
             for (name, _) in block.names() {
-                let values = tensors.remove(&name).ok_or_else(|| lacks(checkpoint, &name))?;
+                let values = tensors
+                    .remove(&name)
+                    .ok_or_else(|| lacks(checkpoint, &name))?;
                 block.load(&name, &values)?;
             }
         }
         let mut tensors = checkpoint.tensors(HEADS)?;
         let block = self.heads.block_mut();
         for (name, _) in block.names() {
-            let values = tensors.remove(&name).ok_or_else(|| lacks(checkpoint, &name))?;
+            let values = tensors
+                .remove(&name)
+                .ok_or_else(|| lacks(checkpoint, &name))?;
             block.load(&name, &values)?;
         }
         Ok(())
     }
 
     fn load_optimizer(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let files = checkpoint.manifest.files.iter().filter(|f| f.name.starts_with("optimizer-"));
+        let files = checkpoint
+            .manifest
+            .files
+            .iter()
+            .filter(|f| f.name.starts_with("optimizer-"));
         for file in files {
             let tensors: BTreeMap<String, Tensor> =
-                checkpoint::read_tensors(&checkpoint.path.join(&file.name))?.into_iter().collect();
+                checkpoint::read_tensors(&checkpoint.path.join(&file.name))?
+                    .into_iter()
+                    .collect();
             for (key, first) in &tensors {
-                let Some((block, range)) = parse(key) else { continue };
+                let Some((block, range)) = parse(key) else {
+                    continue;
+                };
                 let other = key.replace("|first|", "|second|");
-                let second = tensors.get(&other).ok_or_else(|| lacks(checkpoint, &other))?;
+                let second = tensors
+                    .get(&other)
+                    .ok_or_else(|| lacks(checkpoint, &other))?;
                 let place = (0..self.blocks()).find(|&index| self.block(index).name() == block);
                 if let Some(owner) = place.and_then(|index| self.owners[index].as_mut()) {
                     owner.restore(&range, first, second)?;
                 }
             }
             if let (Some(rows), Some(ids)) = (&mut self.rows, tensors.get(&format!("{ROWS}|ids"))) {
-                let ids: Vec<u32> = Vec::<i64>::try_from(ids)?.iter().map(|&id| id as u32).collect();
+                let ids: Vec<u32> = Vec::<i64>::try_from(ids)?
+                    .iter()
+                    .map(|&id| id as u32)
+                    .collect();
                 let numbers = |which: &str| {
                     let key = format!("{ROWS}|{which}");
                     let tensor = tensors.get(&key).ok_or_else(|| lacks(checkpoint, &key))?;
                     Ok::<_, Error>(Vec::<f32>::try_from(tensor)?)
                 };
-                rows.optimizer.restore(&ids, &numbers("first")?, &numbers("second")?);
+                rows.optimizer
+                    .restore(&ids, &numbers("first")?, &numbers("second")?);
             }
         }
         Ok(())
@@ -245,12 +300,18 @@ fn parse(key: &str) -> Option<(&str, Range<usize>)> {
     if parts.next()? != "first" {
         return None;
     }
-    Some((block, parts.next()?.parse().ok()?..parts.next()?.parse().ok()?))
+    Some((
+        block,
+        parts.next()?.parse().ok()?..parts.next()?.parse().ok()?,
+    ))
 }
 
 fn lacks(checkpoint: &Checkpoint, name: &str) -> checkpoint::Error {
     let message = format!("tensor {name} is missing");
-    checkpoint::Error::Damaged { path: checkpoint.path.clone(), message }
+    checkpoint::Error::Damaged {
+        path: checkpoint.path.clone(),
+        message,
+    }
 }
 
 fn to_json(files: &Vec<FileEntry>) -> Vec<u8> {

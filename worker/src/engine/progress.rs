@@ -27,7 +27,12 @@ pub(super) struct Meter {
 impl Meter {
     pub(super) fn new(total: u64, tasks: usize) -> Self {
         let window = VecDeque::from([(Instant::now(), 0, 0)]);
-        Self { total, told: None, window, losses: vec![LossSum::default(); tasks] }
+        Self {
+            total,
+            told: None,
+            window,
+            losses: vec![LossSum::default(); tasks],
+        }
     }
 
     /// Forgets the time that passed: it was not training.
@@ -57,8 +62,17 @@ impl Meter {
             return None;
         }
         self.told = Some(now);
-        let seconds = self.window.front().map_or(0.0, |first| (now - first.0).as_secs_f64());
-        let over = |sum: u64| if seconds > 0.0 { sum as f64 / seconds } else { 0.0 };
+        let seconds = self
+            .window
+            .front()
+            .map_or(0.0, |first| (now - first.0).as_secs_f64());
+        let over = |sum: u64| {
+            if seconds > 0.0 {
+                sum as f64 / seconds
+            } else {
+                0.0
+            }
+        };
         let steps = self.window.len() as f64 - 1.0;
         let pace = seconds / steps.max(1.0);
         let mean = |(task, loss): (&TaskSpec, &LossSum)| {

@@ -49,7 +49,10 @@ impl RowGradient {
         let start = self.rows.partition_point(|&row| row < owned.start);
         let end = self.rows.partition_point(|&row| row < owned.end);
         let values = self.values[start * width..end * width].to_vec();
-        Self { rows: self.rows[start..end].to_vec(), values }
+        Self {
+            rows: self.rows[start..end].to_vec(),
+            values,
+        }
     }
 
     /// As bytes, for other ranks: count, rows, values, little-endian.
@@ -57,8 +60,12 @@ impl RowGradient {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(4 * (1 + self.rows.len() + self.values.len()));
         bytes.extend((self.rows.len() as u32).to_le_bytes());
-        self.rows.iter().for_each(|row| bytes.extend(row.to_le_bytes()));
-        self.values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+        self.rows
+            .iter()
+            .for_each(|row| bytes.extend(row.to_le_bytes()));
+        self.values
+            .iter()
+            .for_each(|value| bytes.extend(value.to_le_bytes()));
         bytes
     }
 
@@ -75,7 +82,10 @@ impl RowGradient {
         let (values, _) = values.as_chunks::<4>();
         Some(Self {
             rows: rows.iter().map(|&row| u32::from_le_bytes(row)).collect(),
-            values: values.iter().map(|&value| f32::from_le_bytes(value)).collect(),
+            values: values
+                .iter()
+                .map(|&value| f32::from_le_bytes(value))
+                .collect(),
         })
     }
 }
@@ -100,7 +110,15 @@ impl RowOptimizer {
     pub fn new(owned: Range<u32>, width: usize) -> Self {
         let slots = vec![NONE; owned.len()];
         let (rows, first, second, gradient) = Default::default();
-        Self { owned, width, slots, rows, first, second, gradient }
+        Self {
+            owned,
+            width,
+            slots,
+            rows,
+            first,
+            second,
+            gradient,
+        }
     }
 
     /// Rows that ever got a gradient, in the order of their first one.
@@ -118,7 +136,11 @@ impl RowOptimizer {
     /// that sums do not depend on arrival.
     pub fn add(&mut self, gradient: &RowGradient) {
         let width = self.width;
-        for (&row, values) in gradient.rows.iter().zip(gradient.values.chunks_exact(width)) {
+        for (&row, values) in gradient
+            .rows
+            .iter()
+            .zip(gradient.values.chunks_exact(width))
+        {
             if !self.owned.contains(&row) {
                 continue;
             }
@@ -191,7 +213,11 @@ mod tests {
     use super::*;
 
     fn adamw() -> AdamW {
-        AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 }
+        AdamW {
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+        }
     }
 
     // Promise: with any pattern of touched rows the result is that of dense AdamW, bit for bit.
@@ -211,8 +237,14 @@ mod tests {
         for (step, touched) in touched.iter().enumerate() {
             let number = step as u64 + 1;
             optimizer.clear();
-            let values = touched.iter().flat_map(|&row| gradient(step, row)).collect();
-            optimizer.add(&RowGradient { rows: touched.to_vec(), values });
+            let values = touched
+                .iter()
+                .flat_map(|&row| gradient(step, row))
+                .collect();
+            optimizer.add(&RowGradient {
+                rows: touched.to_vec(),
+                values,
+            });
             optimizer.step(&mut sparse, &adamw(), 1e-3, number, 0.5);
 
             let mut whole = vec![0f32; rows * width];
@@ -236,14 +268,20 @@ mod tests {
         assert_eq!(gradient.values, [3.0, 4.0, 6.0, 8.0]);
         let part = gradient.part(&(3..9), 2);
         assert_eq!(part.rows, [7]);
-        assert_eq!(RowGradient::from_bytes(&part.to_bytes(), 2), Some(part.clone()));
+        assert_eq!(
+            RowGradient::from_bytes(&part.to_bytes(), 2),
+            Some(part.clone())
+        );
         assert_eq!(RowGradient::from_bytes(&part.to_bytes()[1..], 2), None);
     }
 
     // Promise: owners of parts of the table do together what one owner does.
     #[test]
     fn owners_of_parts_do_what_one_owner_does() {
-        let gradient = RowGradient { rows: vec![0, 3], values: vec![1.0, 2.0, 3.0, 4.0] };
+        let gradient = RowGradient {
+            rows: vec![0, 3],
+            values: vec![1.0, 2.0, 3.0, 4.0],
+        };
         let mut whole = vec![0.5f32; 8];
         let mut one = RowOptimizer::new(0..4, 2);
         one.add(&gradient);

@@ -55,36 +55,75 @@ pub type Tell<'a> = &'a dyn Fn(Content);
 ///
 /// # Errors
 /// Whatever ends the run before its time; the same on all ranks unless a rank was lost.
-pub fn run_rank(context: RankContext, listener: Listener, peers: &[Address], tell: Tell<'_>) -> Result<Ending, Error> {
+pub fn run_rank(
+    context: RankContext,
+    listener: Listener,
+    peers: &[Address],
+    tell: Tell<'_>,
+) -> Result<Ending, Error> {
     if context.device != "cpu" {
         let message = "this build computes on the CPU only: set resources.device to cpu".to_owned();
-        return Err(Error::Device { device: context.device, message });
+        return Err(Error::Device {
+            device: context.device,
+            message,
+        });
     }
     tch::set_num_threads(context.threads.max(1) as i32);
     let backbone = context.sources.backbone(&context.spec, tch::Device::Cpu)?;
     let comm = connect(&context, listener, peers)?;
-    let trainer = Trainer::new(&context.spec, &context.plan, comm, &context.sources, backbone)?;
+    let trainer = Trainer::new(
+        &context.spec,
+        &context.plan,
+        comm,
+        &context.sources,
+        backbone,
+    )?;
     let store = Store::new(context.dir.join("checkpoints"));
     let total = context.sources.total_steps(&context.spec);
     let tell: Tell<'_> = if context.rank.0 == 0 { tell } else { &|_| {} };
     let state = RunState::default();
-    Run { context, trainer, store, state, total, tell }.run()
+    Run {
+        context,
+        trainer,
+        store,
+        state,
+        total,
+        tell,
+    }
+    .run()
 }
 
-fn connect(context: &RankContext, listener: Listener, peers: &[Address]) -> Result<Arc<dyn Communicator>, Error> {
+fn connect(
+    context: &RankContext,
+    listener: Listener,
+    peers: &[Address],
+) -> Result<Arc<dyn Communicator>, Error> {
     let mut addresses = Vec::with_capacity(peers.len());
     for peer in peers {
         let addr = peer.address.parse().map_err(|_| {
-            Error::Plan(format!("{} listens at {:?}, which is no address", peer.rank, peer.address))
+            Error::Plan(format!(
+                "{} listens at {:?}, which is no address",
+                peer.rank, peer.address
+            ))
         })?;
-        addresses.push(PeerAddr { rank: peer.rank.0 as usize, addr, host_id: peer.host_id.clone() });
+        addresses.push(PeerAddr {
+            rank: peer.rank.0 as usize,
+            addr,
+            host_id: peer.host_id.clone(),
+        });
     }
     let rank = context.rank.0 as usize;
     let abort = espalier_comm::AbortHandle::new()?;
     let handle = abort.clone();
-    context.control.on_abort(move || handle.abort("told to stop"));
-    let mut rendezvous =
-        Rendezvous::new(&context.spec.name, context.plan.generation.0, rank, addresses);
+    context
+        .control
+        .on_abort(move || handle.abort("told to stop"));
+    let mut rendezvous = Rendezvous::new(
+        &context.spec.name,
+        context.plan.generation.0,
+        rank,
+        addresses,
+    );
     rendezvous.abort = Some(abort);
     Ok(Arc::new(espalier_comm::connect(&listener, rendezvous)?))
 }
@@ -117,7 +156,9 @@ impl Run<'_> {
         let mut meter = Meter::new(self.total, self.context.spec.tasks.len());
         while self.state.step.0 < self.total {
             // The loader ends only after an error or the last step.
-            let Some(batch) = loader.next().transpose()? else { break };
+            let Some(batch) = loader.next().transpose()? else {
+                break;
+            };
             let told = self.context.control.told();
             let report = self.trainer.step(&batch, told != Told::GoOn)?;
             self.state.step = self.state.step.next();
@@ -132,7 +173,13 @@ impl Run<'_> {
             if let Some(progress) = meter.step(done, &report, totals, rate, tasks) {
                 (self.tell)(Content::Progress(progress));
             }
-            let every = self.context.spec.evaluation.every_steps.unwrap_or(self.total).max(1);
+            let every = self
+                .context
+                .spec
+                .evaluation
+                .every_steps
+                .unwrap_or(self.total)
+                .max(1);
             let mut stop_early = false;
             if done % every == 0 || done == self.total {
                 stop_early = self.evaluate()?;
@@ -149,7 +196,10 @@ impl Run<'_> {
                 meter.restart();
             }
             if stop_early {
-                tracing::info!(step = done, "no better model for long enough: stopping early");
+                tracing::info!(
+                    step = done,
+                    "no better model for long enough: stopping early"
+                );
                 break;
             }
         }
@@ -159,14 +209,19 @@ impl Run<'_> {
     fn loader(&self) -> Result<Loader, Error> {
         let plan = &self.context.plan;
         let count = plan.shards.iter().map(Vec::len).sum();
-        let placement = Placement::new(count, plan.tasks.iter().map(|task| task.shards.as_slice()))?;
+        let placement =
+            Placement::new(count, plan.tasks.iter().map(|task| task.shards.as_slice()))?;
         let own = plan.shards.get(self.context.rank.0 as usize);
         let own = own.ok_or_else(|| Error::Plan(format!("{} has no shards", self.context.rank)))?;
         let shards = own.iter().map(|shard| shard.0 as usize).collect();
         let mut options = LoaderOptions::new(self.state.step.0..self.total, shards, placement);
         options.accumulation = self.context.spec.training.accumulation;
         let (tasks, order) = (&self.context.sources.tasks, &self.context.sources.order);
-        Ok(Loader::start(Arc::clone(tasks), Arc::clone(order), options)?)
+        Ok(Loader::start(
+            Arc::clone(tasks),
+            Arc::clone(order),
+            options,
+        )?)
     }
 
     /// Evaluates, keeps the model if it is the best, and says whether to stop early.
@@ -175,7 +230,10 @@ impl Run<'_> {
         let Some(mut evaluation) = self.trainer.evaluate(Which::Validation, step)? else {
             return Ok(false);
         };
-        let best = self.state.best.is_none_or(|(best, _)| evaluation.selection > best);
+        let best = self
+            .state
+            .best
+            .is_none_or(|(best, _)| evaluation.selection > best);
         evaluation.best = best;
         if best {
             self.state.best = Some((evaluation.selection, step));
@@ -198,7 +256,11 @@ impl Run<'_> {
             Ok(path) => {
                 let (step, path) = (self.state.step, path.display().to_string());
                 tracing::info!(step = step.0, path, "checkpoint written");
-                (self.tell)(Content::Checkpoint(Checkpoint { step, path, best: false }));
+                (self.tell)(Content::Checkpoint(Checkpoint {
+                    step,
+                    path,
+                    best: false,
+                }));
                 Ok(())
             }
             Err(error @ Error::Comm(_)) => Err(error),
@@ -217,7 +279,8 @@ impl Run<'_> {
             && let Some((_, best)) = self.state.best
             && best != step
         {
-            self.trainer.load_best(&self.store, &self.context.dir, best)?;
+            self.trainer
+                .load_best(&self.store, &self.context.dir, best)?;
             step = best;
         }
         if let Some(evaluation) = self.trainer.evaluate(Which::Test, step)? {
@@ -235,6 +298,8 @@ impl Run<'_> {
 }
 
 fn absolute(path: &Path) -> String {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
 }
-

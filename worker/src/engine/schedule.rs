@@ -16,7 +16,11 @@ impl Schedule {
     pub fn new(spec: &ScheduleSpec, total: u64) -> Self {
         let share = (spec.warmup_ratio * total as f64).round() as u64;
         let warmup = spec.warmup_steps.unwrap_or(share).min(total);
-        Self { kind: spec.kind, warmup, total }
+        Self {
+            kind: spec.kind,
+            warmup,
+            total,
+        }
     }
 
     /// The factor for the step that follows `done` steps. It rises in a straight line to 1 over the
@@ -42,7 +46,14 @@ mod tests {
     use super::*;
 
     fn schedule(kind: ScheduleKind, warmup: u64, total: u64) -> Schedule {
-        Schedule::new(&ScheduleSpec { kind, warmup_ratio: 0.5, warmup_steps: Some(warmup) }, total)
+        Schedule::new(
+            &ScheduleSpec {
+                kind,
+                warmup_ratio: 0.5,
+                warmup_steps: Some(warmup),
+            },
+            total,
+        )
     }
 
     // Promise: every shape rises to exactly 1 and never leaves 0..=1.

@@ -47,11 +47,19 @@ impl Sources {
         }
         let names: Vec<data::OrderTask<'_>> = tasks
             .iter()
-            .map(|task| data::OrderTask { name: &task.name, samples: task.train.len() as u64 })
+            .map(|task| data::OrderTask {
+                name: &task.name,
+                samples: task.train.len() as u64,
+            })
             .collect();
         let order = Order::new(spec.seed, spec.training.batch_size, &names, spec.sampler);
         drop(names);
-        Ok(Self { model, modality, tasks: Arc::new(tasks), order: Arc::new(order) })
+        Ok(Self {
+            model,
+            modality,
+            tasks: Arc::new(tasks),
+            order: Arc::new(order),
+        })
     }
 
     /// Steps of the whole run.
@@ -87,20 +95,35 @@ impl Sources {
         if let Some(table) = backbone.table() {
             let total = (table.rows() * table.width()) as u64;
             let trainable = if table.trainable() { total } else { 0 };
-            blocks.push(BlockProfile { name: table.name().to_owned(), trainable, total });
+            blocks.push(BlockProfile {
+                name: table.name().to_owned(),
+                trainable,
+                total,
+            });
         }
         for block in backbone.blocks().iter().chain([heads.block()]) {
             let total = block.len() as u64;
             let trainable = if block.trainable() { total } else { 0 };
-            blocks.push(BlockProfile { name: block.name().to_owned(), trainable, total });
+            blocks.push(BlockProfile {
+                name: block.name().to_owned(),
+                trainable,
+                total,
+            });
         }
-        let tasks = self.tasks.iter().enumerate().map(|(index, task)| TaskProfile {
-            name: task.name.clone(),
-            train_samples: task.train.len() as u64,
-            share: self.order.share(index),
-            sample_cost: task.sample_cost,
-        });
-        Ok(Profile { blocks, tasks: tasks.collect() })
+        let tasks = self
+            .tasks
+            .iter()
+            .enumerate()
+            .map(|(index, task)| TaskProfile {
+                name: task.name.clone(),
+                train_samples: task.train.len() as u64,
+                share: self.order.share(index),
+                sample_cost: task.sample_cost,
+            });
+        Ok(Profile {
+            blocks,
+            tasks: tasks.collect(),
+        })
     }
 }
 
@@ -108,15 +131,19 @@ impl Sources {
 ///
 /// # Errors
 /// If the tokenizer is missing or unusable.
-pub fn inputs(model: &Source, modality: Modality, max_tokens: u32) -> Result<data::Modality, Error> {
+pub fn inputs(
+    model: &Source,
+    modality: Modality,
+    max_tokens: u32,
+) -> Result<data::Modality, Error> {
     Ok(match modality {
         Modality::Text => {
             let limit = model.max_positions().unwrap_or(u64::from(max_tokens));
             let limit = u32::try_from(limit).unwrap_or(u32::MAX).min(max_tokens);
             data::Modality::Text(Arc::new(Tokenizer::load(Path::new(model.dir()), limit)?))
         }
-        Modality::Image(shape) => {
-            data::Modality::Image { numbers: shape.iter().product::<i64>().unsigned_abs() as usize }
-        }
+        Modality::Image(shape) => data::Modality::Image {
+            numbers: shape.iter().product::<i64>().unsigned_abs() as usize,
+        },
     })
 }

@@ -57,13 +57,21 @@ impl Trainer {
         let samples: u32 = batch.counts.iter().sum();
         let scale = 1.0 / f64::from(samples.max(1));
         let losses = vec![LossSum::default(); self.tasks.len()];
-        let mut sums = Sums { losses, ..Sums::default() };
-        let micros: Vec<&Vec<Sample>> = batch.shards.iter().flat_map(|shard| &shard.micro).collect();
+        let mut sums = Sums {
+            losses,
+            ..Sums::default()
+        };
+        let micros: Vec<&Vec<Sample>> =
+            batch.shards.iter().flat_map(|shard| &shard.micro).collect();
         let heads = self.blocks() - 1;
         if micros.is_empty() {
             // Nothing to compute, but the other ranks wait for this one's zeros.
             for index in (0..=heads).rev() {
-                let block = self.backbone.blocks().get(index).unwrap_or(self.heads.block());
+                let block = self
+                    .backbone
+                    .blocks()
+                    .get(index)
+                    .unwrap_or(self.heads.block());
                 self.exchange.reduce(index, block)?;
             }
         }
@@ -74,7 +82,13 @@ impl Trainer {
         Ok(sums)
     }
 
-    fn micro_batch(&mut self, samples: &[Sample], (step, scale): (u64, f64), last: bool, sums: &mut Sums) -> Result<(), Error> {
+    fn micro_batch(
+        &mut self,
+        samples: &[Sample],
+        (step, scale): (u64, f64),
+        last: bool,
+        sums: &mut Sums,
+    ) -> Result<(), Error> {
         let ctx = self.context(step);
         let keys: Vec<u64> = samples.iter().map(key).collect();
         let inputs: Vec<_> = samples.iter().map(|sample| &sample.input).collect();
@@ -83,9 +97,17 @@ impl Trainer {
 
         let pass = Pass::forward(self.backbone.as_ref(), &batch, &ctx)?;
         let features = pass.features()?;
-        self.heads.backward(&features, samples, &self.tasks, (&ctx, scale), &mut sums.losses)?;
+        self.heads.backward(
+            &features,
+            samples,
+            &self.tasks,
+            (&ctx, scale),
+            &mut sums.losses,
+        )?;
         let heads = self.blocks() - 1;
-        let Self { exchange, backbone, .. } = self;
+        let Self {
+            exchange, backbone, ..
+        } = self;
         if last {
             exchange.reduce(heads, self.heads.block())?;
         }
@@ -95,7 +117,11 @@ impl Trainer {
         }
         let blocks = backbone.blocks();
         let rows = pass.backward(&grad, |index| {
-            if last { exchange.reduce(index, &blocks[index]) } else { Ok(()) }
+            if last {
+                exchange.reduce(index, &blocks[index])
+            } else {
+                Ok(())
+            }
         })?;
         if let (Some(rows), Batch::Tokens(tokens)) = (rows, &batch) {
             sums.ids.extend(&tokens.host_ids);
@@ -109,10 +135,14 @@ impl Trainer {
         if let (Some(rows), Some(table)) = (&mut self.rows, self.backbone.table()) {
             let width = table.width();
             let gradient = RowGradient::collect(&sums.ids, &sums.row_grads, width);
-            self.exchange.reduce_rows(&gradient, &rows.owned, &mut rows.optimizer, width)?;
+            self.exchange
+                .reduce_rows(&gradient, &rows.owned, &mut rows.optimizer, width)?;
         }
         self.exchange.finish()?;
-        let mut squares = self.rows.as_ref().map_or(0.0, |rows| rows.optimizer.sum_of_squares());
+        let mut squares = self
+            .rows
+            .as_ref()
+            .map_or(0.0, |rows| rows.optimizer.sum_of_squares());
         for (index, owner) in self.owners.iter().enumerate() {
             if let Some(owner) = owner {
                 squares += owner.sum_of_squares(self.block(index))?;
@@ -125,10 +155,17 @@ impl Trainer {
         self.exchange.agree(&mut numbers)?;
 
         let losses = numbers[3..].chunks_exact(2);
-        let losses: Vec<LossSum> =
-            losses.map(|pair| LossSum { sum: pair[0], count: pair[1] as u64 }).collect();
+        let losses: Vec<LossSum> = losses
+            .map(|pair| LossSum {
+                sum: pair[0],
+                count: pair[1] as u64,
+            })
+            .collect();
         if let Some(task) = losses.iter().position(|loss| !loss.sum.is_finite()) {
-            return Err(Error::LossNotFinite { task: self.spec.tasks[task].name.clone(), step });
+            return Err(Error::LossNotFinite {
+                task: self.spec.tasks[task].name.clone(),
+                step,
+            });
         }
         if !numbers[1].is_finite() {
             return Err(Error::GradientNotFinite { step });
@@ -146,16 +183,28 @@ impl Trainer {
     fn update(&mut self, step: u64, norm: f64) -> Result<(), Error> {
         let limit = self.spec.training.clip_norm;
         let clipped = limit > 0.0 && norm > limit;
-        let scale = if clipped { limit / (norm + CLIP_EPS) } else { 1.0 };
+        let scale = if clipped {
+            limit / (norm + CLIP_EPS)
+        } else {
+            1.0
+        };
         let factor = self.schedule.factor(step);
         let optimizer = &self.spec.training.optimizer;
         let rate = optimizer.learning_rate * factor;
         let head_rate = optimizer.head_rate() * factor;
         let number = step + 1;
-        let Self { exchange, backbone, heads, owners, adamw, .. } = self;
+        let Self {
+            exchange,
+            backbone,
+            heads,
+            owners,
+            adamw,
+            ..
+        } = self;
         // First what the next forward needs first.
         if let (Some(rows), Some(table)) = (&mut self.rows, backbone.table_mut()) {
-            rows.optimizer.step(table.data_mut()?, adamw, rate, number, scale as f32);
+            rows.optimizer
+                .step(table.data_mut()?, adamw, rate, number, scale as f32);
             exchange.gather_rows(&rows.optimizer, table)?;
         }
         let last = owners.len() - 1;

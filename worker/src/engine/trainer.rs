@@ -58,16 +58,24 @@ impl Trainer {
         let blocks: Vec<&Block> = backbone.blocks().iter().chain([heads.block()]).collect();
         let placed = plan.blocks.get(tables..).unwrap_or_default();
         let wanted: Vec<&str> = blocks.iter().map(|block| block.name()).collect();
-        let found: Vec<&str> = placed.iter().map(|placement| placement.block.as_str()).collect();
+        let found: Vec<&str> = placed
+            .iter()
+            .map(|placement| placement.block.as_str())
+            .collect();
         if wanted != found {
-            return Err(Error::Plan(format!("blocks are {wanted:?}, the plan places {found:?}")));
+            return Err(Error::Plan(format!(
+                "blocks are {wanted:?}, the plan places {found:?}"
+            )));
         }
         let rank = comm.rank();
         let rows = match backbone.table() {
             Some(table) if table.trainable() => {
                 let owned = table_rows(&plan.blocks[0].ends, table.rows(), table.width())?;
                 let own = owned.get(rank).cloned().unwrap_or(0..0);
-                Some(Rows { optimizer: RowOptimizer::new(own, table.width()), owned })
+                Some(Rows {
+                    optimizer: RowOptimizer::new(own, table.width()),
+                    owned,
+                })
             }
             _ => None,
         };
@@ -76,9 +84,15 @@ impl Trainer {
         for (index, block) in blocks.iter().enumerate() {
             let end = placed[index].ends.last().copied().unwrap_or(0);
             if block.trainable() && end != block.len() as u64 {
-                return Err(Error::Plan(format!("slices of {} end at {end}, not {}", block.name(), block.len())));
+                return Err(Error::Plan(format!(
+                    "slices of {} end at {end}, not {}",
+                    block.name(),
+                    block.len()
+                )));
             }
-            let owner = block.trainable().then(|| SliceOptimizer::new(exchange.owned(index), block));
+            let owner = block
+                .trainable()
+                .then(|| SliceOptimizer::new(exchange.owned(index), block));
             owners.push(owner.transpose()?);
         }
         Ok(Self {
@@ -98,7 +112,10 @@ impl Trainer {
 
     /// The block of an index; the heads' block is the last one.
     pub(super) fn block(&self, index: usize) -> &Block {
-        self.backbone.blocks().get(index).unwrap_or_else(|| self.heads.block())
+        self.backbone
+            .blocks()
+            .get(index)
+            .unwrap_or_else(|| self.heads.block())
     }
 
     /// Number of blocks, the heads' included.
@@ -114,7 +131,11 @@ impl Trainer {
     }
 
     pub(super) fn context(&self, step: u64) -> Context {
-        Context { train: true, seed: self.spec.seed, step }
+        Context {
+            train: true,
+            seed: self.spec.seed,
+            step,
+        }
     }
 
     /// A forward pass's batch; `keys` are the samples' identities for dropout.
@@ -127,7 +148,12 @@ impl Trainer {
 ///
 /// # Errors
 /// If inputs do not fit the modality.
-pub fn pack(inputs: &[&Input], keys: &[u64], modality: Modality, device: Device) -> Result<Batch, Error> {
+pub fn pack(
+    inputs: &[&Input],
+    keys: &[u64],
+    modality: Modality,
+    device: Device,
+) -> Result<Batch, Error> {
     match modality {
         Modality::Text => {
             let tokens = |input: &&Input| match input {
@@ -155,7 +181,10 @@ pub fn pack(inputs: &[&Input], keys: &[u64], modality: Modality, device: Device)
 fn table_rows(ends: &[u64], rows: usize, width: usize) -> Result<Vec<Range<u32>>, Error> {
     let total = (rows * width) as u64;
     if ends.last() != Some(&total) {
-        return Err(Error::Plan(format!("slices of the word table end at {:?}, not {total}", ends.last())));
+        return Err(Error::Plan(format!(
+            "slices of the word table end at {:?}, not {total}",
+            ends.last()
+        )));
     }
     let mut start = 0u32;
     let mut range = |&end: &u64| {

@@ -2,7 +2,7 @@ use super::*;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// PyTorch's numbers; `golden.py` beside it made them.
+/// PyTorch's numbers; `tests/golden/heads.py` made them.
 fn golden() -> Value {
     serde_json::from_str(include_str!("golden.json")).unwrap()
 }

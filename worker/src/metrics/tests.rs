@@ -1,7 +1,7 @@
 use super::*;
 use serde_json::Value;
 
-/// The numbers of scikit-learn and SciPy; `golden.py` beside it made them.
+/// The numbers of scikit-learn and SciPy; `tests/golden/metrics.py` made them.
 fn golden(kind: &str) -> Vec<Value> {
     let all: Value = serde_json::from_str(include_str!("golden.json")).unwrap();
     all[kind].as_array().unwrap().clone()

@@ -70,10 +70,14 @@ impl TokenBatch {
     /// [`Error::Input`] for an empty batch or an empty sample.
     pub fn pack(samples: &[&[u32]], keys: &[u64], device: Device) -> Result<Self, Error> {
         if samples.is_empty() || samples.len() != keys.len() {
-            return Err(Error::Input("a batch needs at least one sample, and a key for each".into()));
+            return Err(Error::Input(
+                "a batch needs at least one sample, and a key for each".into(),
+            ));
         }
         if let Some(empty) = samples.iter().position(|sample| sample.is_empty()) {
-            return Err(Error::Input(format!("sample {empty} of the batch has no tokens")));
+            return Err(Error::Input(format!(
+                "sample {empty} of the batch has no tokens"
+            )));
         }
         let mut order: Vec<usize> = (0..samples.len()).collect();
         order.sort_by_key(|&index| samples[index].len());
@@ -152,7 +156,11 @@ pub fn images(samples: &[&[f32]], shape: [i64; 3], device: Device) -> Result<Bat
     }
     let flat: Vec<f32> = samples.concat();
     let size = [samples.len() as i64, shape[0], shape[1], shape[2]];
-    Ok(Batch::Images(Tensor::f_from_slice(&flat)?.f_view(size)?.f_to_device(device)?))
+    Ok(Batch::Images(
+        Tensor::f_from_slice(&flat)?
+            .f_view(size)?
+            .f_to_device(device)?,
+    ))
 }
 
 #[cfg(test)]

@@ -77,7 +77,10 @@ impl Bert {
         let mut config: Config = source.config()?;
         let activation = check(source, &config)?;
         if let Some(rate) = options.dropout {
-            (config.hidden_dropout_prob, config.attention_probs_dropout_prob) = (rate, rate);
+            (
+                config.hidden_dropout_prob,
+                config.attention_probs_dropout_prob,
+            ) = (rate, rate);
         }
         let has_pooler = options.pooling == Pooling::Pooler;
         let count = 1 + config.num_hidden_layers + usize::from(has_pooler);
@@ -89,11 +92,21 @@ impl Bert {
             options.device,
         )?;
         let mut blocks = Vec::with_capacity(count);
-        blocks.push(Block::new("embeddings", embeddings(&config), trained(0), options.device)?);
+        blocks.push(Block::new(
+            "embeddings",
+            embeddings(&config),
+            trained(0),
+            options.device,
+        )?);
         for layer in 0..config.num_hidden_layers {
             let name = format!("encoder.layer.{layer}");
             let params = layer_params(&config, &name);
-            blocks.push(Block::new(name, params, trained(layer + 1), options.device)?);
+            blocks.push(Block::new(
+                name,
+                params,
+                trained(layer + 1),
+                options.device,
+            )?);
         }
         if has_pooler {
             let h = config.hidden_size;
@@ -101,11 +114,23 @@ impl Bert {
                 ParamSpec::weight("pooler.dense.weight", &[h, h]),
                 ParamSpec::bias("pooler.dense.bias", &[h]),
             ];
-            blocks.push(Block::new("pooler", params, trained(count - 1), options.device)?);
+            blocks.push(Block::new(
+                "pooler",
+                params,
+                trained(count - 1),
+                options.device,
+            )?);
         }
         let start = (options.init, options.seed, config.initializer_range);
         let extra = hf::start(source, start, "bert.", Some(&mut table), &mut blocks)?;
-        Ok(Self { config, activation, pooling: options.pooling, table, blocks, extra })
+        Ok(Self {
+            config,
+            activation,
+            pooling: options.pooling,
+            table,
+            blocks,
+            extra,
+        })
     }
 
     fn norm(&self, x_th: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor, Error> {
@@ -119,12 +144,20 @@ impl Bert {
         let [norm_weight, norm_bias] = [block.param(2), block.param(3)];
         let positions_th = Tensor::f_embedding(positions, &batch.positions, -1, false, false)?;
         // One segment: token type 0 everywhere.
-        let x_th = words_th.f_add(&positions_th)?.f_add(&types.f_narrow(0, 0, 1)?)?;
+        let x_th = words_th
+            .f_add(&positions_th)?
+            .f_add(&types.f_narrow(0, 0, 1)?)?;
         let x_th = self.norm(&x_th, norm_weight, norm_bias)?;
         ctx.dropout(x_th, &batch.row_keys, 0, self.config.hidden_dropout_prob)
     }
 
-    fn layer(&self, index: usize, x_th: &Tensor, batch: &TokenBatch, ctx: &Context) -> Result<Tensor, Error> {
+    fn layer(
+        &self,
+        index: usize,
+        x_th: &Tensor,
+        batch: &TokenBatch,
+        ctx: &Context,
+    ) -> Result<Tensor, Error> {
         let p = |place: usize| self.blocks[index].param(place);
         let site = 1 + (index as u64 - 1) * SITES;
         let rate = self.config.hidden_dropout_prob;
@@ -147,11 +180,21 @@ impl Bert {
     }
 
     /// Attention within each sample: samples of one length at a time, so there is nothing to mask.
-    fn attend(&self, qkv_t3h: &Tensor, batch: &TokenBatch, ctx: &Context, site: u64) -> Result<Tensor, Error> {
+    fn attend(
+        &self,
+        qkv_t3h: &Tensor,
+        batch: &TokenBatch,
+        ctx: &Context,
+        site: u64,
+    ) -> Result<Tensor, Error> {
         let n = self.config.num_attention_heads;
         let (h, d) = (self.config.hidden_size, self.config.hidden_size / n);
         let rate = self.config.attention_probs_dropout_prob;
-        let keys = if ctx.train && rate > 0.0 { batch.attention_keys(n) } else { Vec::new() };
+        let keys = if ctx.train && rate > 0.0 {
+            batch.attention_keys(n)
+        } else {
+            Vec::new()
+        };
         let mut outputs = Vec::with_capacity(batch.groups.len());
         for (place, (part, group)) in batch.split(qkv_t3h)?.iter().zip(&batch.groups).enumerate() {
             let (b, l) = (group.samples, group.length);
@@ -159,7 +202,9 @@ impl Bert {
             let unbound = qkv_3bnld.f_unbind(0)?;
             let [q, k, v] = [&unbound[0], &unbound[1], &unbound[2]];
             let y_bnld = if let Some(keys) = keys.get(place) {
-                let scores_bnll = q.f_matmul(&k.f_transpose(-2, -1)?)?.f_mul_scalar(1.0 / (d as f64).sqrt())?;
+                let scores_bnll = q
+                    .f_matmul(&k.f_transpose(-2, -1)?)?
+                    .f_mul_scalar(1.0 / (d as f64).sqrt())?;
                 let probs_bnll = scores_bnll.f_softmax(-1, Kind::Float)?;
                 ctx.dropout(probs_bnll, keys, site, rate)?.f_matmul(v)?
             } else {
@@ -219,7 +264,13 @@ impl Backbone for Bert {
         self.table.gather(batch)
     }
 
-    fn forward(&self, block: usize, x: &Tensor, batch: &Batch, ctx: &Context) -> Result<Tensor, Error> {
+    fn forward(
+        &self,
+        block: usize,
+        x: &Tensor,
+        batch: &Batch,
+        ctx: &Context,
+    ) -> Result<Tensor, Error> {
         let Batch::Tokens(batch) = batch else {
             return Err(Error::Input("a text model was given images".into()));
         };
@@ -229,7 +280,9 @@ impl Backbone for Bert {
             index => {
                 let pooler = &self.blocks[index];
                 let first_bh = self.pool_groups(x, batch)?;
-                Ok(first_bh.f_linear(pooler.param(0), Some(pooler.param(1)))?.f_tanh()?)
+                Ok(first_bh
+                    .f_linear(pooler.param(0), Some(pooler.param(1)))?
+                    .f_tanh()?)
             }
         }
     }
@@ -248,25 +301,40 @@ impl Backbone for Bert {
 
 fn check(source: &Source, config: &Config) -> Result<Activation, Error> {
     let wrong = |message: String| Err(source.wrong("config.json", message));
-    let Config { hidden_size: h, num_attention_heads: n, .. } = *config;
+    let Config {
+        hidden_size: h,
+        num_attention_heads: n,
+        ..
+    } = *config;
     if h <= 0 || n <= 0 || h % n != 0 {
-        return wrong(format!("hidden_size {h} is no multiple of num_attention_heads {n}"));
+        return wrong(format!(
+            "hidden_size {h} is no multiple of num_attention_heads {n}"
+        ));
     }
-    if config.vocab_size <= 0 || config.intermediate_size <= 0 || config.max_position_embeddings <= 0 {
-        return wrong("vocab_size, intermediate_size and max_position_embeddings must be above 0".into());
+    if config.vocab_size <= 0
+        || config.intermediate_size <= 0
+        || config.max_position_embeddings <= 0
+    {
+        return wrong(
+            "vocab_size, intermediate_size and max_position_embeddings must be above 0".into(),
+        );
     }
     if config.type_vocab_size <= 0 {
         return wrong("type_vocab_size must be above 0".into());
     }
     if config.position_embedding_type != "absolute" {
         let found = &config.position_embedding_type;
-        return wrong(format!("position_embedding_type {found:?} is not supported, only \"absolute\""));
+        return wrong(format!(
+            "position_embedding_type {found:?} is not supported, only \"absolute\""
+        ));
     }
     match config.hidden_act.as_str() {
         "gelu" => Ok(Activation::Gelu),
         "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
-        found => wrong(format!("hidden_act {found:?} is not supported: gelu, gelu_new, relu")),
+        found => wrong(format!(
+            "hidden_act {found:?} is not supported: gelu, gelu_new, relu"
+        )),
     }
 }
 
@@ -274,8 +342,14 @@ fn check(source: &Source, config: &Config) -> Result<Activation, Error> {
 fn embeddings(config: &Config) -> Vec<ParamSpec> {
     let h = config.hidden_size;
     vec![
-        ParamSpec::weight("embeddings.position_embeddings.weight", &[config.max_position_embeddings, h]),
-        ParamSpec::weight("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, h]),
+        ParamSpec::weight(
+            "embeddings.position_embeddings.weight",
+            &[config.max_position_embeddings, h],
+        ),
+        ParamSpec::weight(
+            "embeddings.token_type_embeddings.weight",
+            &[config.type_vocab_size, h],
+        ),
         ParamSpec::bias("embeddings.LayerNorm.weight", &[h]),
         ParamSpec::bias("embeddings.LayerNorm.bias", &[h]),
     ]

@@ -25,12 +25,22 @@ pub struct ParamSpec {
 impl ParamSpec {
     /// A weight matrix: decays.
     pub fn weight(name: impl Into<String>, shape: &[i64]) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), decay: true, parts: Vec::new() }
+        Self {
+            name: name.into(),
+            shape: shape.to_vec(),
+            decay: true,
+            parts: Vec::new(),
+        }
     }
 
     /// A bias or the parameter of a norm: does not decay.
     pub fn bias(name: impl Into<String>, shape: &[i64]) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), decay: false, parts: Vec::new() }
+        Self {
+            name: name.into(),
+            shape: shape.to_vec(),
+            decay: false,
+            parts: Vec::new(),
+        }
     }
 
     /// Says which Hugging Face parameters it holds, one after another along the first dimension.
@@ -110,16 +120,29 @@ impl Block {
         let mut params = Vec::new();
         for (spec, range) in decaying.into_iter().chain(others).zip(places) {
             let view = |whole: &Tensor| {
-                whole.f_narrow(0, range.start as i64, range.len() as i64)?.f_view(&spec.shape[..])
+                whole
+                    .f_narrow(0, range.start as i64, range.len() as i64)?
+                    .f_view(&spec.shape[..])
             };
             let mut tensor = view(&flat)?.f_detach()?;
             if let Some(grad) = &grad {
                 tensor = tensor.f_set_requires_grad(true)?;
                 torch::set_grad(&tensor, &view(grad)?)?;
             }
-            params.push(Param { name: spec.name, tensor, range, parts: spec.parts });
+            params.push(Param {
+                name: spec.name,
+                tensor,
+                range,
+                parts: spec.parts,
+            });
         }
-        Ok(Self { name: name.into(), params, flat, grad, decay_end })
+        Ok(Self {
+            name: name.into(),
+            params,
+            flat,
+            grad,
+            decay_end,
+        })
     }
 
     /// Name of the block.
@@ -191,7 +214,9 @@ impl Block {
     #[must_use]
     pub fn names(&self) -> Vec<(String, Vec<i64>)> {
         let pieces = self.params.iter().flat_map(Param::pieces);
-        pieces.map(|(name, shape, _)| (name.to_owned(), shape)).collect()
+        pieces
+            .map(|(name, shape, _)| (name.to_owned(), shape))
+            .collect()
     }
 
     /// Copies values into the parameter of this Hugging Face name.
@@ -201,11 +226,17 @@ impl Block {
     pub fn load(&mut self, name: &str, values: &Tensor) -> Result<(), Error> {
         let pieces = self.params.iter().flat_map(Param::pieces);
         let Some((_, expected, range)) = pieces.into_iter().find(|(own, ..)| *own == name) else {
-            return Err(Error::UnknownParameter { name: name.to_owned() });
+            return Err(Error::UnknownParameter {
+                name: name.to_owned(),
+            });
         };
         let found = values.size();
         if expected != found {
-            return Err(Error::Shape { name: name.to_owned(), expected, found });
+            return Err(Error::Shape {
+                name: name.to_owned(),
+                expected,
+                found,
+            });
         }
         let mut place = self.narrow(&range)?;
         place.f_copy_(&values.f_reshape([-1])?)?;
@@ -225,7 +256,9 @@ impl Block {
     }
 
     fn narrow(&self, range: &Range<usize>) -> Result<Tensor, Error> {
-        Ok(self.flat.f_narrow(0, range.start as i64, range.len() as i64)?)
+        Ok(self
+            .flat
+            .f_narrow(0, range.start as i64, range.len() as i64)?)
     }
 }
 
@@ -247,8 +280,16 @@ mod tests {
     fn autograd_accumulates_into_the_flat_gradient() {
         let mut block = block();
         assert_eq!(block.decay_range(), 0..32);
-        block.load("w", &Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).view([2, 3])).unwrap();
-        assert_eq!(torch::data(block.flat()).unwrap()[..6], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        block
+            .load(
+                "w",
+                &Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).view([2, 3]),
+            )
+            .unwrap();
+        assert_eq!(
+            torch::data(block.flat()).unwrap()[..6],
+            [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+        );
         for _ in 0..2 {
             let loss = (block.param(0) * 2.0).sum(Kind::Float);
             loss.backward();
@@ -260,7 +301,9 @@ mod tests {
 
     #[test]
     fn a_wrong_shape_names_the_parameter() {
-        let error = block().load("w", &Tensor::zeros([3, 2], (Kind::Float, Device::Cpu))).unwrap_err();
+        let error = block()
+            .load("w", &Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)))
+            .unwrap_err();
         assert!(matches!(error, Error::Shape { name, .. } if name == "w"));
     }
 }

@@ -35,7 +35,11 @@ impl Context {
         let size = x.size();
         let width = size.last().copied().unwrap_or(1) as usize;
         let mask = torch::dropout_mask(row_keys, width, self.key(site), p)?;
-        let mask = if x.device() == Device::Cpu { mask } else { mask.f_to_device(x.device())? };
+        let mask = if x.device() == Device::Cpu {
+            mask
+        } else {
+            mask.f_to_device(x.device())?
+        };
         Ok(x.f_mul(&mask.f_view(&size[..])?)?)
     }
 
@@ -61,7 +65,11 @@ mod tests {
     // Promise: a mask depends on its row's key, not on the place of the row; rates are right.
     #[test]
     fn masks_follow_their_rows() {
-        let context = Context { train: true, seed: 7, step: 3 };
+        let context = Context {
+            train: true,
+            seed: 7,
+            step: 3,
+        };
         let ones = |rows: i64| Tensor::ones([rows, 64], (Kind::Float, Device::Cpu));
         let both = context.dropout(ones(2), &[11, 22], 5, 0.1).unwrap();
         let swapped = context.dropout(ones(2), &[22, 11], 5, 0.1).unwrap();
@@ -69,7 +77,11 @@ mod tests {
         assert!(!both.get(0).equal(&both.get(1)));
         let keys: Vec<u64> = (0..4096).collect();
         let many = context.dropout(ones(4096), &keys, 5, 0.1).unwrap();
-        let dropped = many.eq(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+        let dropped = many
+            .eq(0.0)
+            .to_kind(Kind::Double)
+            .mean(Kind::Double)
+            .double_value(&[]);
         assert!((dropped - 0.1).abs() < 2e-3, "{dropped}");
         let mean = many.mean(Kind::Double).double_value(&[]);
         assert!((mean - 1.0).abs() < 3e-3, "{mean}");

@@ -60,7 +60,11 @@ impl ConvNet {
         }
         let start = (options.init, options.seed, 0.1);
         let extra = hf::start(source, start, "", None, &mut blocks)?;
-        Ok(Self { config, blocks, extra })
+        Ok(Self {
+            config,
+            blocks,
+            extra,
+        })
     }
 }
 
@@ -88,10 +92,16 @@ impl Backbone for ConvNet {
         let Batch::Images(images) = batch else {
             return Err(Error::Input("an image model was given texts".into()));
         };
-        let Config { num_channels: c, image_size: s, .. } = self.config;
+        let Config {
+            num_channels: c,
+            image_size: s,
+            ..
+        } = self.config;
         if images.size()[1..] != [c, s, s] {
             let found = &images.size()[1..];
-            return Err(Error::Input(format!("images are {found:?}, the model takes [{c}, {s}, {s}]")));
+            return Err(Error::Input(format!(
+                "images are {found:?}, the model takes [{c}, {s}, {s}]"
+            )));
         }
         Ok(images.shallow_clone())
     }

@@ -27,7 +27,9 @@ pub enum Error {
         message: String,
     },
     /// Nobody here knows this kind of model.
-    #[error("model directory {dir}: unsupported architecture {found:?} (model_type in config.json); supported: {supported}")]
+    #[error(
+        "model directory {dir}: unsupported architecture {found:?} (model_type in config.json); supported: {supported}"
+    )]
     Architecture {
         /// The directory.
         dir: PathBuf,

@@ -57,7 +57,11 @@ impl Source {
         let model_type = model_type
             .ok_or_else(|| content("field model_type is missing: is this a model?".to_owned()))?
             .to_owned();
-        Ok(Self { dir, config, model_type })
+        Ok(Self {
+            dir,
+            config,
+            model_type,
+        })
     }
 
     /// The directory.
@@ -88,7 +92,9 @@ impl Source {
     /// Longest input by the configuration, in tokens.
     #[must_use]
     pub fn max_positions(&self) -> Option<u64> {
-        self.config.get("max_position_embeddings").and_then(Value::as_u64)
+        self.config
+            .get("max_position_embeddings")
+            .and_then(Value::as_u64)
     }
 
     /// Parameters of a part of the model whose size is all that matters.
@@ -100,20 +106,34 @@ impl Source {
     }
 
     pub(super) fn wrong(&self, file: &str, message: String) -> Error {
-        Error::Content { dir: self.dir.clone(), file: file.to_owned(), message }
+        Error::Content {
+            dir: self.dir.clone(),
+            file: file.to_owned(),
+            message,
+        }
     }
 
     /// Reads the weights; `prefix` (such as `bert.`) is taken off names that have it.
     pub(super) fn weights(&self, prefix: &str) -> Result<Weights<'_>, Error> {
         let path = self.dir.join(WEIGHTS);
         if let Err(source) = std::fs::File::open(&path) {
-            return Err(Error::File { dir: self.dir.clone(), file: WEIGHTS.to_owned(), source });
+            return Err(Error::File {
+                dir: self.dir.clone(),
+                file: WEIGHTS.to_owned(),
+                source,
+            });
         }
         let tensors = Tensor::read_safetensors(&path)
             .map_err(|e| self.wrong(WEIGHTS, format!("not a whole safetensors file: {e}")))?;
         let short = |name: String| name.strip_prefix(prefix).map(str::to_owned).unwrap_or(name);
-        let tensors = tensors.into_iter().map(|(name, tensor)| (short(name), tensor)).collect();
-        Ok(Weights { source: self, tensors })
+        let tensors = tensors
+            .into_iter()
+            .map(|(name, tensor)| (short(name), tensor))
+            .collect();
+        Ok(Weights {
+            source: self,
+            tensors,
+        })
     }
 }
 

@@ -19,7 +19,8 @@ pub fn normal(n: usize, key: u64, std: f64) -> Vec<f32> {
 /// A key for a name, so that every parameter gets numbers of its own.
 #[must_use]
 pub fn key(seed: u64, name: &str) -> u64 {
-    name.bytes().fold(mix(seed), |key, byte| mix(key ^ u64::from(byte)))
+    name.bytes()
+        .fold(mix(seed), |key, byte| mix(key ^ u64::from(byte)))
 }
 
 #[cfg(test)]
@@ -31,7 +32,10 @@ mod tests {
         let values = normal(100_001, key(1, "w"), 0.02);
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
         let var = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / values.len() as f64;
-        assert!(mean.abs() < 3e-4 && (var.sqrt() - 0.02).abs() < 2e-4, "{mean} {var}");
+        assert!(
+            mean.abs() < 3e-4 && (var.sqrt() - 0.02).abs() < 2e-4,
+            "{mean} {var}"
+        );
         assert_eq!(values[..9], normal(9, key(1, "w"), 0.02)[..]);
         assert_ne!(values[..9], normal(9, key(1, "v"), 0.02)[..]);
     }

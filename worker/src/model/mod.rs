@@ -48,7 +48,7 @@ pub struct Options {
 }
 
 /// A shared model in blocks.
-pub trait Backbone: Send {
+pub trait Backbone: std::fmt::Debug + Send {
     /// The blocks, first to last.
     fn blocks(&self) -> &[Block];
     /// The blocks, first to last.
@@ -68,7 +68,13 @@ pub trait Backbone: Send {
     ///
     /// # Errors
     /// If libtorch refuses.
-    fn forward(&self, block: usize, x: &Tensor, batch: &Batch, ctx: &Context) -> Result<Tensor, Error>;
+    fn forward(
+        &self,
+        block: usize,
+        x: &Tensor,
+        batch: &Batch,
+        ctx: &Context,
+    ) -> Result<Tensor, Error>;
     /// Features of the last block's output, f32 [b, h], in the order the samples were given in.
     ///
     /// # Errors
@@ -89,7 +95,11 @@ pub trait Backbone: Send {
         for block in self.blocks() {
             all.extend(block.export()?);
         }
-        all.extend(self.extra().iter().map(|(name, t)| (name.clone(), t.shallow_clone())));
+        all.extend(
+            self.extra()
+                .iter()
+                .map(|(name, t)| (name.clone(), t.shallow_clone())),
+        );
         Ok(all)
     }
 }

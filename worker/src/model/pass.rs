@@ -38,7 +38,11 @@ impl Pass {
             // The table's rows are a leaf already if the table is trained.
             let wants_grad = index > first || x.requires_grad();
             let input = x.f_detach()?;
-            let input = if wants_grad { input.f_set_requires_grad(true)? } else { input };
+            let input = if wants_grad {
+                input.f_set_requires_grad(true)?
+            } else {
+                input
+            };
             let output = backbone.forward(index, &input, batch, ctx)?;
             x = output.shallow_clone();
             inputs.push(input);
@@ -54,7 +58,12 @@ impl Pass {
             inputs.push(leaf);
             features
         };
-        Ok(Self { first, inputs, outputs, features })
+        Ok(Self {
+            first,
+            inputs,
+            outputs,
+            features,
+        })
     }
 
     /// Features f32 [b, h], in the order the samples were given in, cut from the graph: a leaf that
@@ -65,7 +74,11 @@ impl Pass {
     pub fn features(&self) -> Result<Tensor, Error> {
         let leaf = self.features.f_detach()?;
         let any = !self.outputs.is_empty();
-        Ok(if any { leaf.f_set_requires_grad(true)? } else { leaf })
+        Ok(if any {
+            leaf.f_set_requires_grad(true)?
+        } else {
+            leaf
+        })
     }
 
     /// Runs backward from the gradient of the features, last block first; gradients accumulate in
@@ -98,7 +111,9 @@ impl Pass {
 
     /// The gradient of the last input left, which is dropped.
     fn pop_grad(&mut self) -> Result<Option<Tensor>, Error> {
-        let Some(input) = self.inputs.pop() else { return Ok(None) };
+        let Some(input) = self.inputs.pop() else {
+            return Ok(None);
+        };
         let grad = input.f_grad()?;
         Ok(grad.defined().then_some(grad))
     }

@@ -19,7 +19,11 @@ impl Table {
     /// If memory cannot be had.
     pub fn new(name: &str, size: [i64; 2], trainable: bool, device: Device) -> Result<Self, Error> {
         let weight = Tensor::f_zeros(size, (Kind::Float, device))?;
-        Ok(Self { name: name.to_owned(), weight, trainable })
+        Ok(Self {
+            name: name.to_owned(),
+            weight,
+            trainable,
+        })
     }
 
     /// Hugging Face name.
@@ -67,7 +71,11 @@ impl Table {
     pub fn load(&mut self, values: &Tensor) -> Result<(), Error> {
         let (expected, found) = (self.weight.size(), values.size());
         if expected != found {
-            return Err(Error::Shape { name: self.name.clone(), expected, found });
+            return Err(Error::Shape {
+                name: self.name.clone(),
+                expected,
+                found,
+            });
         }
         self.weight.f_copy_(values)?;
         Ok(())
@@ -88,6 +96,10 @@ impl Table {
             )));
         }
         let gathered = tch::no_grad(|| self.weight.f_index_select(0, &tokens.ids))?;
-        Ok(if self.trainable { gathered.f_set_requires_grad(true)? } else { gathered })
+        Ok(if self.trainable {
+            gathered.f_set_requires_grad(true)?
+        } else {
+            gathered
+        })
     }
 }

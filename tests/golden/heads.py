@@ -1,6 +1,6 @@
 """Golden numbers of the heads' tests, by PyTorch.
 
-    python3 golden.py > golden.json        # needs torch
+    python3 tests/golden/heads.py > worker/src/heads/golden.json    # needs torch
 """
 
 import json

@@ -1,6 +1,6 @@
 """Golden numbers of the metrics' tests, by scikit-learn and SciPy.
 
-    python3 -m pip install scikit-learn scipy && python3 golden.py > golden.json
+    python3 -m pip install scikit-learn scipy && python3 tests/golden/metrics.py > worker/src/metrics/golden.json
 """
 
 import json

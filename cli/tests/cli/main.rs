@@ -1,0 +1,6 @@
+//! The built `espalier` command, run as a person runs it.
+
+mod help;
+mod run;
+mod schema;
+mod validate;
