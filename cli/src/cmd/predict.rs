@@ -1,6 +1,6 @@
-//! `espalier predict`: applies an exported model to texts.
+//! `espalier predict`: applies an exported model to texts or images.
 //!
-//! The model runs in `espalier-worker predict`, a child process: this command links no torch. Texts
+//! The model runs in `espalier-worker predict`, a child process: this command links no torch. Inputs
 //! go to its standard input as JSON Lines, answers come back in the same order.
 
 use crate::Outcome;
@@ -20,7 +20,8 @@ Examples:
   espalier predict --model model --task section --file texts.txt
   espalier predict --model model --file texts.jsonl -o json      one JSON value per text
 
-Input is one text per line, or JSON Lines with a field `text`.";
+Input is one text per line, or JSON Lines with a field `text`; for a model of images, JSON Lines
+with a field `image`, a list of numbers.";
 
 /// Rows of a table that are shown at once: a stream has no end to wait for.
 const ROWS: usize = 200;
@@ -28,7 +29,7 @@ const ROWS: usize = 200;
 /// Longest text in a table, in characters.
 const SHOWN: usize = 60;
 
-/// Apply an exported model to texts from a file or standard input
+/// Apply an exported model to texts or images from a file or standard input
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     /// Only this task; may be repeated
     #[arg(long = "task", value_name = "TASK")]
     tasks: Vec<String>,
-    /// File of texts; default: standard input
+    /// File of inputs; default: standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -46,7 +47,9 @@ pub(crate) struct Args {
 /// One answer of the worker.
 #[derive(Debug, Serialize, Deserialize)]
 struct Answer {
-    text: String,
+    /// Absent for images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
     predictions: serde_json::Map<String, Value>,
 }
 
@@ -95,11 +98,11 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
     }
     if sent != received {
         return Err(Error::failure(format!(
-            "{sent} texts went in, but {received} answers came out"
+            "{sent} inputs went in, but {received} answers came out"
         )));
     }
     if sent == 0 {
-        context.note("no texts");
+        context.note("no inputs");
     }
     Ok(Code::Ok)
 }
@@ -126,7 +129,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::new(code, format!("can't read {}: {error}", path.display()))
 }
 
-/// Sends each line as `{"text": ...}`; answers their number.
+/// Sends each line as a JSON value; answers their number.
 async fn feed(input: impl AsyncBufRead + Unpin, mut to: ChildStdin, name: &str) -> Result<usize> {
     let mut lines = input.lines();
     let mut count = 0;
@@ -140,11 +143,11 @@ async fn feed(input: impl AsyncBufRead + Unpin, mut to: ChildStdin, name: &str) 
         if line.trim().is_empty() {
             continue;
         }
-        let text = text_of(&line).map_err(|message| {
+        let question = question(&line).map_err(|message| {
             Error::failure(format!("line {number} of {name} {message}"))
-                .hint("expected plain text, or JSON Lines with a field `text`")
+                .hint("expected plain text, or JSON Lines with a field `text` or `image`")
         })?;
-        let mut message = serde_json::json!({ "text": text }).to_string();
+        let mut message = question.to_string();
         message.push('\n');
         if to.write_all(message.as_bytes()).await.is_err() {
             // The worker has ended: its exit code tells more than a broken pipe.
@@ -156,19 +159,21 @@ async fn feed(input: impl AsyncBufRead + Unpin, mut to: ChildStdin, name: &str) 
     Ok(count)
 }
 
-/// The text of a line: the field `text` of a JSON object, else the line itself.
-fn text_of(line: &str) -> Result<String, String> {
-    if !line.trim_start().starts_with('{') {
-        return Ok(line.to_owned());
-    }
-    match serde_json::from_str::<Value>(line) {
-        Ok(Value::Object(fields)) => match fields.get("text") {
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(_) => Err("has a `text` that is no string".to_owned()),
-            None => Err("is JSON without a field `text`".to_owned()),
-        },
+/// What a line asks the worker: the field `text` or `image` of a JSON object, else the line itself
+/// as text.
+fn question(line: &str) -> Result<Value, String> {
+    let fields = match serde_json::from_str::<Value>(line) {
+        Ok(Value::Object(fields)) => fields,
         // A text may well begin with a brace.
-        _ => Ok(line.to_owned()),
+        _ => return Ok(serde_json::json!({ "text": line })),
+    };
+    match (fields.get("text"), fields.get("image")) {
+        (Some(text @ Value::String(_)), None) => Ok(serde_json::json!({ "text": text })),
+        (None, Some(image @ Value::Array(_))) => Ok(serde_json::json!({ "image": image })),
+        (Some(_), Some(_)) => Err("has both `text` and `image`".to_owned()),
+        (Some(_), None) => Err("has a `text` that is no string".to_owned()),
+        (None, Some(_)) => Err("has an `image` that is no list".to_owned()),
+        (None, None) => Err("is JSON without a field `text` or `image`".to_owned()),
     }
 }
 
@@ -195,7 +200,7 @@ async fn read(
         if context.format == Format::Table {
             rows.push(answer);
             if rows.len() == ROWS {
-                context.print(&table(&rows, context))?;
+                context.print(&table(&rows, count + 1 - rows.len(), context))?;
                 rows.clear();
             }
         } else if context.format == Format::Json {
@@ -205,7 +210,7 @@ async fn read(
         }
     }
     if !rows.is_empty() {
-        context.print(&table(&rows, context))?;
+        context.print(&table(&rows, count + 1 - rows.len(), context))?;
     }
     Ok(count)
 }
@@ -230,16 +235,23 @@ fn select(answer: &mut Answer, tasks: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn table(rows: &[Answer], context: &Context) -> String {
+/// `first`: the number of the first row, from 1.
+fn table(rows: &[Answer], first: usize, context: &Context) -> String {
     let tasks: Vec<String> = rows
         .first()
         .map(|row| row.predictions.keys().cloned().collect())
         .unwrap_or_default();
-    let headings = std::iter::once("TEXT".to_owned()).chain(tasks.iter().map(|t| t.to_uppercase()));
+    let has_text = rows.iter().any(|row| row.text.is_some());
+    let headings = std::iter::once(if has_text { "TEXT" } else { "INPUT" }.to_owned())
+        .chain(tasks.iter().map(|t| t.to_uppercase()));
     let mut table = Table::new(headings);
-    for row in rows {
-        let mut shown: String = row.text.chars().take(SHOWN).collect();
-        if row.text.chars().count() > SHOWN {
+    for (index, row) in rows.iter().enumerate() {
+        let text = row
+            .text
+            .clone()
+            .unwrap_or_else(|| (first + index).to_string());
+        let mut shown: String = text.chars().take(SHOWN).collect();
+        if text.chars().count() > SHOWN {
             shown.push('…');
         }
         let cells = tasks.iter().map(|task| {
@@ -274,20 +286,28 @@ fn short(prediction: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{short, text_of};
+    use super::{question, short};
     use serde_json::json;
 
     #[test]
     fn lines_are_texts_or_json() {
-        // Plain lines, JSON Lines and texts that begin with a brace are all read.
-        assert_eq!(text_of("a text"), Ok("a text".to_owned()));
-        assert_eq!(text_of(r#"{"text": "x", "id": 3}"#), Ok("x".to_owned()));
+        // Plain lines, JSON Lines of both kinds and texts that begin with a brace are all read.
+        assert_eq!(question("a text"), Ok(json!({"text": "a text"})));
         assert_eq!(
-            text_of("{braces} are text"),
-            Ok("{braces} are text".to_owned())
+            question(r#"{"text": "x", "id": 3}"#),
+            Ok(json!({"text": "x"}))
         );
-        assert!(text_of(r#"{"txt": "x"}"#).is_err());
-        assert!(text_of(r#"{"text": 3}"#).is_err());
+        assert_eq!(
+            question(r#"{"image": [0, 1.5]}"#),
+            Ok(json!({"image": [0, 1.5]}))
+        );
+        assert_eq!(
+            question("{braces} are text"),
+            Ok(json!({"text": "{braces} are text"}))
+        );
+        for bad in [r#"{"txt": "x"}"#, r#"{"text": 3}"#, r#"{"image": "x"}"#] {
+            assert!(question(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

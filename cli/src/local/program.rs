@@ -91,6 +91,8 @@ impl Program {
         let log = Arc::new(Mutex::new(log));
         let mut child = Command::new(&self.path)
             .args(&self.args)
+            // Their lines go to a log file too, and behind a prefix with colours of its own.
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

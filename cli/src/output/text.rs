@@ -5,7 +5,7 @@ pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -18,7 +18,7 @@ pub(crate) fn figure(number: f64) -> String {
     let size = number.abs();
     if !number.is_finite() || number == 0.0 {
         format!("{number}")
-    } else if size < 1e-3 || size >= 1e6 {
+    } else if !(1e-3..1e6).contains(&size) {
         format!("{number:.2e}")
     } else if size < 10.0 {
         format!("{number:.4}")

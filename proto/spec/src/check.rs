@@ -9,6 +9,8 @@ mod task;
 mod training;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use crate::JobSpec;
