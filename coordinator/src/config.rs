@@ -123,10 +123,18 @@ impl Config {
         }
         if !(65_536..=1 << 30).contains(&self.max_message_bytes) {
             let expected = "64 KiB (65536) to 1 GiB (1073741824)".into();
-            return Err(range("max-message-bytes", &self.max_message_bytes, expected));
+            return Err(range(
+                "max-message-bytes",
+                &self.max_message_bytes,
+                expected,
+            ));
         }
         if self.max_watches == 0 || self.max_watches > 1 << 20 {
-            return Err(range("max-watches", &self.max_watches, "1 to 1048576".into()));
+            return Err(range(
+                "max-watches",
+                &self.max_watches,
+                "1 to 1048576".into(),
+            ));
         }
         if self.snapshot_every == 0 {
             return Err(range("snapshot-every", &0, "at least 1".into()));
@@ -216,7 +224,10 @@ mod tests {
         assert_eq!(parse(&["--listen", "[::1]:0"]).validate(), Ok(()));
         let open = parse(&["--listen", "0.0.0.0:7443"]);
         assert!(matches!(open.validate(), Err(ConfigError::Exposed(_))));
-        assert_eq!(parse(&["--listen", "0.0.0.0:7443", "--insecure"]).validate(), Ok(()));
+        assert_eq!(
+            parse(&["--listen", "0.0.0.0:7443", "--insecure"]).validate(),
+            Ok(())
+        );
     }
 
     // Promise: times are read as they are shown, and nonsense is refused.
@@ -225,10 +236,25 @@ mod tests {
         for text in ["500ms", "1s", "90s", "10m", "0ms"] {
             assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
         }
-        for text in ["", "s", "10", "-1s", "1.5s", "10 s", "99999999999999999999s", "9999999999999999h"] {
+        for text in [
+            "",
+            "s",
+            "10",
+            "-1s",
+            "1.5s",
+            "10 s",
+            "99999999999999999999s",
+            "9999999999999999h",
+        ] {
             assert!(text.parse::<Period>().is_err(), "{text}");
         }
-        let short = parse(&["--gone-after", "100ms"]).validate().unwrap_err().to_string();
-        assert!(short.contains("gone-after") && short.contains("1s"), "{short}");
+        let short = parse(&["--gone-after", "100ms"])
+            .validate()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            short.contains("gone-after") && short.contains("1s"),
+            "{short}"
+        );
     }
 }

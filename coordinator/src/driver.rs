@@ -26,8 +26,11 @@ const ORDERS: usize = 64;
 /// Least pause between two ticks, so that a deadline that does not move can't spin.
 const TICK: Duration = Duration::from_millis(5);
 /// Pauses before a write is tried again.
-const RETRIES: [Duration; 3] =
-    [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
+const RETRIES: [Duration; 3] = [
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+];
 
 type Reply = oneshot::Sender<Result<Answer, espalier_core::Error>>;
 type Read = Box<dyn FnOnce(&Machine) + Send>;
@@ -41,7 +44,9 @@ pub enum DriverError {
     #[error("the store failed: {0}")]
     Store(#[from] StoreError),
     /// The store's code panicked.
-    #[error("the store failed with a bug: {0}; restart, and restore the data directory if it recurs")]
+    #[error(
+        "the store failed with a bug: {0}; restart, and restore the data directory if it recurs"
+    )]
     Panicked(String),
     /// The log does not make sense.
     #[error("the store can't be replayed: {0}")]
@@ -49,8 +54,15 @@ pub enum DriverError {
 }
 
 enum Message {
-    Request { make: Box<dyn FnOnce(ReplyId) -> Event + Send>, reply: Reply },
-    Connect { conn: ConnId, hello: Hello, stream: Stream },
+    Request {
+        make: Box<dyn FnOnce(ReplyId) -> Event + Send>,
+        reply: Reply,
+    },
+    Connect {
+        conn: ConnId,
+        hello: Hello,
+        stream: Stream,
+    },
     Report(Event),
     Read(Read),
 }
@@ -85,7 +97,11 @@ impl Handle {
         make: impl FnOnce(ReplyId) -> Event + Send + 'static,
     ) -> Result<Answer, ApiError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Request { make: Box::new(make), reply }).await?;
+        self.send(Message::Request {
+            make: Box::new(make),
+            reply,
+        })
+        .await?;
         let result = answer.await.map_err(|_| stopped())?;
         result.map_err(refusal)
     }
@@ -109,8 +125,16 @@ impl Handle {
         let conn = ConnId(self.conns.fetch_add(1, Ordering::Relaxed));
         let (orders, outbound) = mpsc::channel(ORDERS);
         let (open, ended) = oneshot::channel();
-        let stream = Stream { orders, _open: open };
-        self.send(Message::Connect { conn, hello, stream }).await?;
+        let stream = Stream {
+            orders,
+            _open: open,
+        };
+        self.send(Message::Connect {
+            conn,
+            hello,
+            stream,
+        })
+        .await?;
         Ok((Connection { conn, ended }, outbound))
     }
 
@@ -240,7 +264,10 @@ impl Driver {
 
     async fn drive(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), DriverError> {
         loop {
-            let mut batch = Batch { first: self.machine.applied() + 1, ..Batch::default() };
+            let mut batch = Batch {
+                first: self.machine.applied() + 1,
+                ..Batch::default()
+            };
             if self.found.is_empty() {
                 let wait = self.until_deadline();
                 tokio::select! {
@@ -280,7 +307,11 @@ impl Driver {
                 self.replies.insert(id, reply);
                 self.step(make(id), batch);
             }
-            Message::Connect { conn, hello, stream } => {
+            Message::Connect {
+                conn,
+                hello,
+                stream,
+            } => {
                 self.streams.insert(conn, stream);
                 self.step(Event::WorkerConnected { conn, hello }, batch);
             }
@@ -297,7 +328,9 @@ impl Driver {
     fn step(&mut self, event: Event, batch: &mut Batch) {
         let output = self.machine.step(self.clock.now(), event);
         batch.records.extend(output.records);
-        batch.actions.extend(output.after.into_iter().map(Action::Command));
+        batch
+            .actions
+            .extend(output.after.into_iter().map(Action::Command));
     }
 
     fn run_command(&mut self, command: Command) {
@@ -309,7 +342,9 @@ impl Driver {
                 }
             }
             Command::Send { conn, order } => {
-                let Some(stream) = self.streams.get(&conn) else { return };
+                let Some(stream) = self.streams.get(&conn) else {
+                    return;
+                };
                 if let Err(error) = stream.orders.try_send(Ok(order)) {
                     tracing::warn!(%conn, "ends a worker's stream that takes no orders: {error}");
                     self.streams.remove(&conn);
@@ -336,7 +371,9 @@ impl Driver {
         let due = applied.saturating_sub(self.snapshot_at) >= self.snapshot_every;
         let snapshot = due.then(|| self.machine.snapshot());
         let Some(mut store) = self.store.take() else {
-            return Err(DriverError::Panicked("it did not come back from its last call".into()));
+            return Err(DriverError::Panicked(
+                "it did not come back from its last call".into(),
+            ));
         };
         let write = move || {
             let entries = codec::encode_all(first, &records)?;
@@ -369,9 +406,7 @@ async fn sleep(wait: Option<Duration>) {
 }
 
 /// Runs on a thread that may block.
-fn retrying(
-    mut attempt: impl FnMut() -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+fn retrying(mut attempt: impl FnMut() -> Result<(), StoreError>) -> Result<(), StoreError> {
     for pause in RETRIES {
         match attempt() {
             Err(error) if error.retryable() => {
@@ -394,8 +429,13 @@ struct Clock {
 
 impl Clock {
     fn new() -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { wall: Time(millis(wall)), start: Instant::now() }
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            wall: Time(millis(wall)),
+            start: Instant::now(),
+        }
     }
 
     fn now(self) -> Time {

@@ -50,13 +50,19 @@ impl Logs {
         fs::create_dir_all(directory)?;
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
             let uid = name.split('.').next().unwrap_or_default();
             if !known.contains(uid) {
                 fs::remove_file(&path)?;
             }
         }
-        Ok(Self { directory: directory.to_owned(), jobs: Mutex::default() })
+        Ok(Self {
+            directory: directory.to_owned(),
+            jobs: Mutex::default(),
+        })
     }
 
     /// The log of the job with this uid; an empty one if nothing was written.
@@ -113,7 +119,11 @@ impl JobLog {
                 lines.push(line);
             }
         }
-        Self { base, lines: Mutex::new(lines), changed: watch::Sender::new(()) }
+        Self {
+            base,
+            lines: Mutex::new(lines),
+            changed: watch::Sender::new(()),
+        }
     }
 
     /// Adds lines.
@@ -171,7 +181,11 @@ impl Lines {
 
     fn write(&mut self, base: &Path, bytes: &[u8]) -> io::Result<()> {
         let path = current(base);
-        if self.file.as_ref().is_some_and(|(_, size)| *size >= FILE_BYTES) {
+        if self
+            .file
+            .as_ref()
+            .is_some_and(|(_, size)| *size >= FILE_BYTES)
+        {
             self.file = None;
             fs::rename(&path, old(base))?;
         }
@@ -218,11 +232,21 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> Line {
-        Line { time: 1, level: "INFO".into(), worker: "w".into(), rank: Some(0), text: text.into() }
+        Line {
+            time: 1,
+            level: "INFO".into(),
+            worker: "w".into(),
+            rank: Some(0),
+            text: text.into(),
+        }
     }
 
     fn texts(log: &JobLog, from: u64) -> Vec<String> {
-        log.read(from, usize::MAX).0.into_iter().map(|line| line.text).collect()
+        log.read(from, usize::MAX)
+            .0
+            .into_iter()
+            .map(|line| line.text)
+            .collect()
     }
 
     // Promise: lines survive a restart and a crash in the middle of one; unknown jobs' do not.

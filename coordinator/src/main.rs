@@ -11,10 +11,14 @@ fn main() -> ExitCode {
     let config = Config::parse();
     if let Err(error) = config.validate() {
         // Exits with 2, like every flag that clap refuses.
-        Config::command().error(clap::error::ErrorKind::ValueValidation, error).exit();
+        Config::command()
+            .error(clap::error::ErrorKind::ValueValidation, error)
+            .exit();
     }
     start_log(config.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(&config)).map_err(anyhow::Error::from),
         Err(error) => Err(error.into()),
@@ -39,7 +43,9 @@ async fn run(config: &Config) -> Result<(), Error> {
         write_ready_file(path, address)?;
     }
     if !address.ip().is_loopback() {
-        tracing::warn!("serves plain text to the network: anyone who reaches {address} can run jobs");
+        tracing::warn!(
+            "serves plain text to the network: anyone who reaches {address} can run jobs"
+        );
     }
     tracing::info!(version = VERSION, data_dir = %config.data_dir.display(), "listening on {address}");
     coordinator.serve_until(stopped).await
@@ -47,7 +53,10 @@ async fn run(config: &Config) -> Result<(), Error> {
 
 fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
     let listen = |kind| {
-        signal(kind).map_err(|source| Error::File { path: "signal handler".into(), source })
+        signal(kind).map_err(|source| Error::File {
+            path: "signal handler".into(),
+            source,
+        })
     };
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
@@ -61,7 +70,9 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("ESPALIER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {
             let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -74,10 +74,12 @@ pub enum Error {
 ///
 /// The port is in use, or the address is none of this host's.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => Error::PortInUse(address),
-        _ => Error::Listen { address, source },
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => Error::PortInUse(address),
+            _ => Error::Listen { address, source },
+        })
 }
 
 /// Opens the store of the configured data directory.
@@ -118,7 +120,9 @@ pub async fn start(
     listener: TcpListener,
     store: Box<dyn Store>,
 ) -> Result<Coordinator, Error> {
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let started = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let started = Time(u64::try_from(started.as_millis()).unwrap_or(u64::MAX));
     let address = listener.local_addr().map_err(|source| Error::Listen {
         address: config.listen,
@@ -205,8 +209,10 @@ impl Coordinator {
 fn open_logs(directory: &Path, machine: &Machine) -> Result<Logs, Error> {
     let jobs = machine.jobs(0, usize::MAX, &[]);
     let known: BTreeSet<String> = jobs.into_iter().map(|(_, job)| job.uid).collect();
-    Logs::open(directory, &known)
-        .map_err(|source| Error::File { path: directory.display().to_string(), source })
+    Logs::open(directory, &known).map_err(|source| Error::File {
+        path: directory.display().to_string(),
+        source,
+    })
 }
 
 /// Writes the address to a file that is never seen half written.
@@ -215,7 +221,10 @@ fn open_logs(directory: &Path, machine: &Machine) -> Result<Logs, Error> {
 ///
 /// The file can't be written.
 pub fn write_ready_file(path: &Path, address: SocketAddr) -> Result<(), Error> {
-    let error = |source| Error::File { path: path.display().to_string(), source };
+    let error = |source| Error::File {
+        path: path.display().to_string(),
+        source,
+    };
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}.tmp", std::process::id()));
     std::fs::write(&partial, format!("{address}\n")).map_err(error)?;

@@ -1,4 +1,5 @@
 //! One suite over every store.
+#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
 use espalier_coordinator::store::{MemoryStore, RedbStore, Store, StoreError};
 
@@ -12,7 +13,10 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
     assert_eq!(store.load().unwrap().newest(), 0);
     assert!(matches!(
         store.append(2, &entries(&["a"])),
-        Err(StoreError::Conflict { newest: 0, offered: 2 })
+        Err(StoreError::Conflict {
+            newest: 0,
+            offered: 2
+        })
     ));
 
     // Promise: what was appended comes back in order, also after reopening.
@@ -21,21 +25,36 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
     let mut store = reopen(store);
     let log = store.load().unwrap();
     assert_eq!(log.snapshot, None);
-    assert_eq!(log.entries, [(1, b"a".to_vec()), (2, b"b".to_vec()), (3, b"c".to_vec())]);
+    assert_eq!(
+        log.entries,
+        [(1, b"a".to_vec()), (2, b"b".to_vec()), (3, b"c".to_vec())]
+    );
 
     // Promise: a number is written once; a refused write changes nothing.
-    assert!(matches!(store.append(3, &entries(&["x"])), Err(StoreError::Conflict { .. })));
-    assert!(matches!(store.append(5, &entries(&["x"])), Err(StoreError::Conflict { .. })));
+    assert!(matches!(
+        store.append(3, &entries(&["x"])),
+        Err(StoreError::Conflict { .. })
+    ));
+    assert!(matches!(
+        store.append(5, &entries(&["x"])),
+        Err(StoreError::Conflict { .. })
+    ));
     assert_eq!(store.load().unwrap(), log);
 
     // Promise: a snapshot replaces the entries that it contains and no others.
-    assert!(matches!(store.snapshot(4, b"s"), Err(StoreError::Conflict { .. })));
+    assert!(matches!(
+        store.snapshot(4, b"s"),
+        Err(StoreError::Conflict { .. })
+    ));
     store.snapshot(2, b"ab").unwrap();
     let mut store = reopen(store);
     let log = store.load().unwrap();
     assert_eq!(log.snapshot, Some((2, b"ab".to_vec())));
     assert_eq!(log.entries, [(3, b"c".to_vec())]);
-    assert!(matches!(store.snapshot(1, b"s"), Err(StoreError::Conflict { .. })));
+    assert!(matches!(
+        store.snapshot(1, b"s"),
+        Err(StoreError::Conflict { .. })
+    ));
 
     // Promise: numbers go on after a snapshot of everything.
     store.snapshot(3, b"abc").unwrap();
@@ -76,7 +95,11 @@ fn a_second_opener_is_refused() {
 fn a_damaged_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("coordinator.redb");
-    std::fs::write(&file, b"this is no database, but long enough to look at".repeat(200)).unwrap();
+    std::fs::write(
+        &file,
+        b"this is no database, but long enough to look at".repeat(200),
+    )
+    .unwrap();
     let error = RedbStore::open(directory.path()).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
     assert!(error.to_string().contains("coordinator.redb"), "{error}");

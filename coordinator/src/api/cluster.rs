@@ -24,7 +24,12 @@ impl Clusters {
         make: impl FnOnce(WorkerId, ReplyId) -> Event + Send + 'static,
     ) -> Result<Response<v1::Worker>, Status> {
         let worker = WorkerId(name(worker)?);
-        match self.0.driver.request(move |reply| make(worker, reply)).await? {
+        match self
+            .0
+            .driver
+            .request(move |reply| make(worker, reply))
+            .await?
+        {
             Answer::Worker(worker) => Ok(Response::new(view::worker(&worker))),
             Answer::Job(_) | Answer::Deleted => Err(odd_answer().into()),
         }
@@ -52,7 +57,10 @@ impl ClusterService for Clusters {
         &self,
         request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        let v1::ListWorkersRequest { page_size, page_token } = request.into_inner();
+        let v1::ListWorkersRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
         let size = paging::size(page_size)?;
         let after = paging::position(FILTER, &page_token)?.map(WorkerId);
         let mut found = self.0.driver.read(Machine::workers).await?;
@@ -64,7 +72,10 @@ impl ClusterService for Clusters {
             _ => String::new(),
         };
         let workers = found.iter().map(view::worker).collect();
-        Ok(Response::new(v1::ListWorkersResponse { workers, next_page_token }))
+        Ok(Response::new(v1::ListWorkersResponse {
+            workers,
+            next_page_token,
+        }))
     }
 
     async fn get_worker(
@@ -73,7 +84,11 @@ impl ClusterService for Clusters {
     ) -> Result<Response<v1::Worker>, Status> {
         let name = WorkerId(name(request.into_inner().name)?);
         let wanted = name.clone();
-        let found = self.0.driver.read(move |machine| machine.worker(&wanted)).await?;
+        let found = self
+            .0
+            .driver
+            .read(move |machine| machine.worker(&wanted))
+            .await?;
         let worker = found.ok_or_else(|| {
             ApiError::new(
                 ErrorKind::NotFound,
@@ -110,7 +125,8 @@ impl ClusterService for Clusters {
         request: Request<v1::DrainWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
         let worker = request.into_inner().name;
-        self.change(worker, |name, reply| Event::DrainWorker { name, reply }).await
+        self.change(worker, |name, reply| Event::DrainWorker { name, reply })
+            .await
     }
 
     async fn undrain_worker(
@@ -118,7 +134,8 @@ impl ClusterService for Clusters {
         request: Request<v1::UndrainWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
         let worker = request.into_inner().name;
-        self.change(worker, |name, reply| Event::UndrainWorker { name, reply }).await
+        self.change(worker, |name, reply| Event::UndrainWorker { name, reply })
+            .await
     }
 }
 
@@ -132,11 +149,16 @@ async fn send_workers(
         let workers = shared.driver.read(Machine::workers).await?;
         for worker in workers {
             // A heartbeat alone is no change.
-            let still = WorkerView { heartbeat_time: Time(0), ..worker.clone() };
+            let still = WorkerView {
+                heartbeat_time: Time(0),
+                ..worker.clone()
+            };
             if shown.get(&worker.name) == Some(&still) {
                 continue;
             }
-            let response = v1::WatchWorkersResponse { worker: Some(view::worker(&worker)) };
+            let response = v1::WatchWorkersResponse {
+                worker: Some(view::worker(&worker)),
+            };
             if client.send(Ok(response)).await.is_err() {
                 return Ok(());
             }

@@ -60,12 +60,17 @@ async fn send_events(
 ) -> Result<(), ApiError> {
     let mut shown = None;
     let send = async |update| {
-        let response = v1::WatchJobResponse { update: Some(update) };
+        let response = v1::WatchJobResponse {
+            update: Some(update),
+        };
         client.send(Ok(response)).await.is_ok()
     };
     loop {
         let wanted = (name.clone(), uid.clone());
-        let look = shared.driver.read(move |machine| look(machine, &wanted, after)).await?;
+        let look = shared
+            .driver
+            .read(move |machine| look(machine, &wanted, after))
+            .await?;
         let look = look.ok_or_else(|| not_found(&name))?;
         for event in &look.events {
             after = event.sequence;
@@ -113,7 +118,11 @@ pub(super) async fn logs(
     let (logs, uid) = (shared.logs.clone(), job.uid.clone());
     let open = tokio::task::spawn_blocking(move || logs.job(&uid)).await;
     let log = open.map_err(|_| stopped())?;
-    let count = if tail == 0 { usize::MAX } else { usize::try_from(tail).unwrap_or(usize::MAX) };
+    let count = if tail == 0 {
+        usize::MAX
+    } else {
+        usize::try_from(tail).unwrap_or(usize::MAX)
+    };
     let mut from = log.tail(count);
     let mut lines_changed = log.subscribe();
     let (client, receiver) = mpsc::channel(BUFFER);
@@ -128,7 +137,11 @@ pub(super) async fn logs(
                 Some(_) => {
                     let wanted = (name.clone(), uid.clone());
                     let look = move |machine: &Machine| look(machine, &wanted, u64::MAX);
-                    shared.driver.read(look).await.map(|look| look.is_none_or(|look| look.ended))
+                    shared
+                        .driver
+                        .read(look)
+                        .await
+                        .map(|look| look.is_none_or(|look| look.ended))
                 }
             };
             loop {

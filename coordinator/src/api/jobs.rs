@@ -27,7 +27,11 @@ impl Jobs {
 
     async fn view(&self, name: JobId) -> Result<JobView, ApiError> {
         let wanted = name.clone();
-        let found = self.0.driver.read(move |machine| machine.job(&wanted)).await?;
+        let found = self
+            .0
+            .driver
+            .read(move |machine| machine.job(&wanted))
+            .await?;
         found.ok_or_else(|| not_found(&name))
     }
 }
@@ -48,15 +52,27 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::CreateJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
-        let v1::CreateJobRequest { spec, request_id, validate_only } = request.into_inner();
+        let v1::CreateJobRequest {
+            spec,
+            request_id,
+            validate_only,
+        } = request.into_inner();
         let (spec, request_id) = read_create(spec, &request_id).map_err(ApiError::from)?;
         if validate_only {
-            let job =
-                v1::Job { name: spec.name.clone(), spec: Some(spec.to_wire()), ..v1::Job::default() };
+            let job = v1::Job {
+                name: spec.name.clone(),
+                spec: Some(spec.to_wire()),
+                ..v1::Job::default()
+            };
             return Ok(Response::new(job));
         }
         let (spec, uid) = (Box::new(spec), Uuid::new_v4().to_string());
-        let make = move |reply| Event::CreateJob { spec, uid, request_id, reply };
+        let make = move |reply| Event::CreateJob {
+            spec,
+            uid,
+            request_id,
+            reply,
+        };
         match self.0.driver.request(make).await? {
             Answer::Job(job) => Ok(Response::new(view::job(&job))),
             Answer::Worker(_) | Answer::Deleted => Err(odd_answer().into()),
@@ -75,7 +91,11 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let v1::ListJobsRequest { page_size, page_token, states } = request.into_inner();
+        let v1::ListJobsRequest {
+            page_size,
+            page_token,
+            states,
+        } = request.into_inner();
         let size = paging::size(page_size)?;
         let states = read_states(&states).map_err(ApiError::from)?;
         let filter = format!("jobs {states:?}");
@@ -93,7 +113,10 @@ impl JobService for Jobs {
             _ => String::new(),
         };
         let jobs = found.iter().map(|(_, job)| view::job(job)).collect();
-        Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
+        Ok(Response::new(v1::ListJobsResponse {
+            jobs,
+            next_page_token,
+        }))
     }
 
     type WatchJobStream = Answers<v1::WatchJobResponse>;
@@ -102,7 +125,10 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
-        let v1::WatchJobRequest { name: job, after_sequence } = request.into_inner();
+        let v1::WatchJobRequest {
+            name: job,
+            after_sequence,
+        } = request.into_inner();
         let name = JobId(name(job)?);
         let permit = self.0.watch()?;
         let notices = self.0.driver.notices().of_job(&name);
@@ -118,7 +144,13 @@ impl JobService for Jobs {
                 .with("last_sequence", last);
             return Err(error.into());
         }
-        Ok(Response::new(follow::events(&self.0, &job, after_sequence, notices, permit)))
+        Ok(Response::new(follow::events(
+            &self.0,
+            &job,
+            after_sequence,
+            notices,
+            permit,
+        )))
     }
 
     async fn cancel_job(
@@ -126,7 +158,8 @@ impl JobService for Jobs {
         request: Request<v1::CancelJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
         let job = request.into_inner().name;
-        self.change(job, |name, reply| Event::CancelJob { name, reply }).await
+        self.change(job, |name, reply| Event::CancelJob { name, reply })
+            .await
     }
 
     async fn pause_job(
@@ -134,7 +167,8 @@ impl JobService for Jobs {
         request: Request<v1::PauseJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
         let job = request.into_inner().name;
-        self.change(job, |name, reply| Event::PauseJob { name, reply }).await
+        self.change(job, |name, reply| Event::PauseJob { name, reply })
+            .await
     }
 
     async fn resume_job(
@@ -142,7 +176,8 @@ impl JobService for Jobs {
         request: Request<v1::ResumeJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
         let job = request.into_inner().name;
-        self.change(job, |name, reply| Event::ResumeJob { name, reply }).await
+        self.change(job, |name, reply| Event::ResumeJob { name, reply })
+            .await
     }
 
     async fn delete_job(
@@ -151,7 +186,12 @@ impl JobService for Jobs {
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
         let name = JobId(name(request.into_inner().name)?);
         let uid = self.view(name.clone()).await?.uid;
-        match self.0.driver.request(move |reply| Event::DeleteJob { name, reply }).await? {
+        match self
+            .0
+            .driver
+            .request(move |reply| Event::DeleteJob { name, reply })
+            .await?
+        {
             Answer::Deleted => {}
             Answer::Job(_) | Answer::Worker(_) => return Err(odd_answer().into()),
         }
@@ -167,12 +207,18 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::TailJobLogsRequest>,
     ) -> Result<Response<Self::TailJobLogsStream>, Status> {
-        let v1::TailJobLogsRequest { name: job, tail, follow } = request.into_inner();
+        let v1::TailJobLogsRequest {
+            name: job,
+            tail,
+            follow,
+        } = request.into_inner();
         let name = JobId(name(job)?);
         let permit = self.0.watch()?;
         let notices = self.0.driver.notices().of_job(&name);
         let job = self.view(name).await?;
-        Ok(Response::new(follow::logs(&self.0, &job, tail, follow.then_some(notices), permit).await?))
+        Ok(Response::new(
+            follow::logs(&self.0, &job, tail, follow.then_some(notices), permit).await?,
+        ))
     }
 }
 
@@ -183,13 +229,19 @@ fn read_create(
 ) -> Result<(espalier_spec::JobSpec, Option<String>), Violations> {
     let mut bad = Vec::new();
     let mut add = |field: &str, message: String| {
-        bad.push(Violation { field: field.into(), message });
+        bad.push(Violation {
+            field: field.into(),
+            message,
+        });
     };
     let id = match Uuid::try_parse(request_id) {
         Ok(id) => Some(id.to_string()),
         Err(_) if request_id.is_empty() => None,
         Err(_) => {
-            add("request_id", format!("`{request_id}` is no UUID; leave it out, or give a fresh one"));
+            add(
+                "request_id",
+                format!("`{request_id}` is no UUID; leave it out, or give a fresh one"),
+            );
             None
         }
     };
@@ -225,9 +277,16 @@ fn read_states(numbers: &[i32]) -> Result<Vec<JobState>, Violations> {
     // The order in which states are named means nothing, to page tokens neither.
     states.sort_unstable();
     states.dedup();
-    if bad.is_empty() { Ok(states) } else { Err(Violations(bad)) }
+    if bad.is_empty() {
+        Ok(states)
+    } else {
+        Err(Violations(bad))
+    }
 }
 
 fn odd_token() -> ApiError {
-    ApiError::field("page_token", "is no token of this coordinator; begin with an empty one")
+    ApiError::field(
+        "page_token",
+        "is no token of this coordinator; begin with an empty one",
+    )
 }

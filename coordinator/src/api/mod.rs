@@ -114,7 +114,11 @@ pub(crate) async fn report_health(reporter: &HealthReporter, status: ServingStat
 
 /// A required name of a request; taken as it is, letter by letter.
 fn name(name: String) -> Result<String, ApiError> {
-    if name.is_empty() { Err(ApiError::field("name", "is required")) } else { Ok(name) }
+    if name.is_empty() {
+        Err(ApiError::field("name", "is required"))
+    } else {
+        Ok(name)
+    }
 }
 
 /// The error of an answer that does not fit its request: a bug, said rather than hidden.

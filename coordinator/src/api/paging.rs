@@ -16,7 +16,10 @@ pub(super) fn size(asked: i32) -> Result<usize, ApiError> {
     match usize::try_from(asked) {
         Ok(0) => Ok(DEFAULT_SIZE),
         Ok(size) => Ok(size.min(MAX_SIZE)),
-        Err(_) => Err(ApiError::field("page_size", format!("is {asked}, expected 0 or more"))),
+        Err(_) => Err(ApiError::field(
+            "page_size",
+            format!("is {asked}, expected 0 or more"),
+        )),
     }
 }
 
@@ -48,9 +51,13 @@ pub(super) fn position(filter: &str, token: &str) -> Result<Option<String>, ApiE
     let length = usize::try_from(u64::from_be_bytes(*length)).map_err(|_| broken())?;
     let (made_for, position) = body.split_at_checked(length).ok_or_else(broken)?;
     if made_for != filter.as_bytes() {
-        return Err(bad("belongs to another request; keep all other fields as they were"));
+        return Err(bad(
+            "belongs to another request; keep all other fields as they were",
+        ));
     }
-    String::from_utf8(position.to_vec()).map(Some).map_err(|_| broken())
+    String::from_utf8(position.to_vec())
+        .map(Some)
+        .map_err(|_| broken())
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -80,7 +87,10 @@ mod tests {
         assert_eq!(position("jobs 1,2", &made).unwrap().as_deref(), Some("17"));
         assert_eq!(position("jobs 1,2", "").unwrap(), None);
         let other = position("jobs", &made).unwrap_err();
-        assert!(other.message.contains("belongs to another request"), "{other}");
+        assert!(
+            other.message.contains("belongs to another request"),
+            "{other}"
+        );
     }
 
     // Promise: no text makes the server panic or guess.
@@ -88,7 +98,16 @@ mod tests {
     fn odd_tokens_are_refused() {
         let made = token("jobs", "17");
         let changed = made.replace('1', "2");
-        for text in ["x", "0", "00", "é", "zz", &made[2..], &made[..made.len() - 2], &changed] {
+        for text in [
+            "x",
+            "0",
+            "00",
+            "é",
+            "zz",
+            &made[2..],
+            &made[..made.len() - 2],
+            &changed,
+        ] {
             let error = position("jobs", text).unwrap_err();
             assert_eq!(error.violations[0].field, "page_token", "{text}");
         }

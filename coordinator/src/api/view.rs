@@ -1,6 +1,8 @@
 //! The machine's views as messages.
 
-use espalier_core::{Detail, DeviceView, JobEvent, JobState, JobView, Time, WorkerState, WorkerView};
+use espalier_core::{
+    Detail, DeviceView, JobEvent, JobState, JobView, Time, WorkerState, WorkerView,
+};
 use espalier_proto::convert::plan_to_wire;
 use espalier_proto::{Wire, time, v1};
 
@@ -70,7 +72,12 @@ fn device(view: &DeviceView) -> v1::worker::Device {
         Some((job, rank)) => (job.0.clone(), rank.0),
         None => Default::default(),
     };
-    v1::worker::Device { index: view.index, name: view.name.clone(), job, rank }
+    v1::worker::Device {
+        index: view.index,
+        name: view.name.clone(),
+        job,
+        rank,
+    }
 }
 
 /// A job's state as a message's.

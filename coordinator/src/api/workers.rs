@@ -3,21 +3,19 @@
 use super::{Answers, Shared};
 use crate::driver::Connection;
 use crate::logs::Line;
-use espalier_core::{
-    ConnId, Event, Hello, Order, Outcome, PeerAddress, RunningJob, StopMode,
-};
+use espalier_core::{ConnId, Event, Hello, Order, Outcome, PeerAddress, RunningJob, StopMode};
 use espalier_proto::convert::plan_to_wire;
 use espalier_proto::v1::coordinator_message::Message as Outbound;
 use espalier_proto::v1::worker_message::Message as Inbound;
 use espalier_proto::v1::worker_service_server::WorkerService;
 use espalier_proto::{ApiError, ErrorKind, Violations, Wire, time, v1};
-use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use espalier_spec::plan::Profile;
+use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use espalier_spec::{Generation, JobId, Rank, Step, WorkerId};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// How long a new stream may take to say Hello.
@@ -48,27 +46,33 @@ impl WorkerService for Workers {
                 let _ = fault.try_send(Err(error));
             }
             // A coordinator that stops needs not know.
-            let _ = shared.driver.report(Event::WorkerDisconnected { conn }).await;
+            let _ = shared
+                .driver
+                .report(Event::WorkerDisconnected { conn })
+                .await;
         });
         let orders = ReceiverStream::new(orders);
         let faults = ReceiverStream::new(faults);
-        let outbound = orders.merge(faults).map(|message| message.map(order).map_err(Status::from));
+        let outbound = orders
+            .merge(faults)
+            .map(|message| message.map(order).map_err(Status::from));
         Ok(Response::new(Box::pin(outbound)))
     }
 }
 
 /// Waits for the Hello.
 async fn first_message(inbound: &mut Streaming<v1::WorkerMessage>) -> Result<Hello, Status> {
-    let refuse = |message: &str| {
-        ApiError::new(ErrorKind::InvalidArgument, "HELLO_EXPECTED", message)
-    };
-    let first = tokio::time::timeout(HELLO, inbound.message()).await.map_err(|_| {
-        ApiError::new(
-            ErrorKind::DeadlineExceeded,
-            "HELLO_EXPECTED",
-            format!("no Hello came within {HELLO:?}"),
-        )
-    })??;
+    let refuse =
+        |message: &str| ApiError::new(ErrorKind::InvalidArgument, "HELLO_EXPECTED", message);
+    let first = tokio::time::timeout(HELLO, inbound.message())
+        .await
+        .map_err(|_| {
+            ApiError::new(
+                ErrorKind::DeadlineExceeded,
+                "HELLO_EXPECTED",
+                format!("no Hello came within {HELLO:?}"),
+            )
+        })??;
     match first.and_then(|message| message.message) {
         Some(Inbound::Hello(message)) => Ok(hello(message)?),
         Some(_) => Err(refuse("the first message must be Hello").into()),
@@ -100,7 +104,12 @@ async fn read(
         };
         match message.message {
             Some(Inbound::Logs(lines)) => keep(shared, worker, lines).await?,
-            Some(message) => shared.driver.report(event(connection.conn, message)?).await?,
+            Some(message) => {
+                shared
+                    .driver
+                    .report(event(connection.conn, message)?)
+                    .await?
+            }
             None => {
                 return Err(ApiError::field(
                     "message",
@@ -114,7 +123,10 @@ async fn read(
 /// Keeps log lines of a job that exists.
 async fn keep(shared: &Shared, worker: &WorkerId, message: v1::LogLines) -> Result<(), ApiError> {
     let job = JobId(message.job);
-    let uid = shared.driver.read(move |machine| machine.job(&job).map(|job| job.uid)).await?;
+    let uid = shared
+        .driver
+        .read(move |machine| machine.job(&job).map(|job| job.uid))
+        .await?;
     let Some(uid) = uid else { return Ok(()) };
     let lines = message.lines.into_iter().map(|line| Line {
         time: line.time.as_ref().map_or(0, time::millis),
@@ -164,7 +176,10 @@ fn event(conn: ConnId, message: Inbound) -> Result<Event, ApiError> {
                 "Hello is the first message of a stream and comes only once",
             ));
         }
-        Inbound::Heartbeat(m) => Event::Heartbeat { conn, running: running(m.running) },
+        Inbound::Heartbeat(m) => Event::Heartbeat {
+            conn,
+            running: running(m.running),
+        },
         Inbound::Prepared(m) => Event::Prepared {
             conn,
             job: JobId(m.job),
@@ -196,9 +211,16 @@ fn event(conn: ConnId, message: Inbound) -> Result<Event, ApiError> {
             generation: Generation(m.generation),
             outcome: outcome(m.outcome)?,
         },
-        Inbound::Goodbye(m) => Event::Goodbye { conn, reason: m.reason },
+        Inbound::Goodbye(m) => Event::Goodbye {
+            conn,
+            reason: m.reason,
+        },
         Inbound::Logs(_) => {
-            return Err(ApiError::new(ErrorKind::Internal, "ODD_MESSAGE", "logs are no event"));
+            return Err(ApiError::new(
+                ErrorKind::Internal,
+                "ODD_MESSAGE",
+                "logs are no event",
+            ));
         }
     })
 }
@@ -208,9 +230,10 @@ fn outcome(outcome: Option<v1::stopped::Outcome>) -> Result<Outcome, ApiError> {
     match outcome {
         Some(Wired::ExportPath(path)) => Ok(Outcome::Exported(path)),
         Some(Wired::Ordered(_)) => Ok(Outcome::Ordered),
-        Some(Wired::Failure(failure)) => {
-            Ok(Outcome::Failure(part::<Failure>(Some(failure), "stopped.failure")?))
-        }
+        Some(Wired::Failure(failure)) => Ok(Outcome::Failure(part::<Failure>(
+            Some(failure),
+            "stopped.failure",
+        )?)),
         None => Err(ApiError::field("stopped.outcome", "is required")),
     }
 }
@@ -228,22 +251,40 @@ fn part<T: Wire>(message: Option<T::Message>, path: &str) -> Result<T, ApiError>
 }
 
 fn address(address: v1::PeerAddress) -> PeerAddress {
-    PeerAddress { rank: Rank(address.rank), address: address.address, host_id: address.host_id }
+    PeerAddress {
+        rank: Rank(address.rank),
+        address: address.address,
+        host_id: address.host_id,
+    }
 }
 
 fn order(order: Order) -> v1::CoordinatorMessage {
     let message = match order {
-        Order::Welcome { heartbeat_interval_ms } => Outbound::Welcome(v1::Welcome {
+        Order::Welcome {
+            heartbeat_interval_ms,
+        } => Outbound::Welcome(v1::Welcome {
             heartbeat_interval: Some(time::duration(heartbeat_interval_ms as f64 / 1000.0)),
         }),
-        Order::Prepare { job, uid, generation, spec, seats } => Outbound::Prepare(v1::Prepare {
+        Order::Prepare {
+            job,
+            uid,
+            generation,
+            spec,
+            seats,
+        } => Outbound::Prepare(v1::Prepare {
             job: job.0,
             job_uid: uid,
             generation: generation.0,
             spec: Some(spec.to_wire()),
             seats: seats.iter().map(Wire::to_wire).collect(),
         }),
-        Order::Start { job, generation, plan, addresses, resume } => Outbound::Start(v1::Start {
+        Order::Start {
+            job,
+            generation,
+            plan,
+            addresses,
+            resume,
+        } => Outbound::Start(v1::Start {
             job: job.0,
             generation: generation.0,
             plan: Some(plan_to_wire(&plan)),
@@ -257,7 +298,11 @@ fn order(order: Order) -> v1::CoordinatorMessage {
                 .collect(),
             resume: resume.as_ref().map(Wire::to_wire),
         }),
-        Order::Stop { job, generation, mode } => {
+        Order::Stop {
+            job,
+            generation,
+            mode,
+        } => {
             let mode = match mode {
                 StopMode::Checkpoint => v1::stop::Mode::Checkpoint,
                 StopMode::Abort => v1::stop::Mode::Abort,
@@ -269,5 +314,7 @@ fn order(order: Order) -> v1::CoordinatorMessage {
             })
         }
     };
-    v1::CoordinatorMessage { message: Some(message) }
+    v1::CoordinatorMessage {
+        message: Some(message),
+    }
 }

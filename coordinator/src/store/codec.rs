@@ -21,28 +21,47 @@ pub(crate) struct Decoded {
 pub(crate) fn encode<T: Serialize>(number: u64, value: &T) -> Result<Vec<u8>, StoreError> {
     let mut bytes = vec![VERSION];
     let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
-    value.serialize(&mut serializer).map_err(|error| StoreError::Codec {
-        number,
-        action: "written",
-        detail: error.to_string(),
-    })?;
+    value
+        .serialize(&mut serializer)
+        .map_err(|error| StoreError::Codec {
+            number,
+            action: "written",
+            detail: error.to_string(),
+        })?;
     Ok(bytes)
 }
 
 /// The bytes of records that follow each other from number `first` on.
 pub(crate) fn encode_all(first: u64, records: &[Record]) -> Result<Vec<Vec<u8>>, StoreError> {
-    (first..).zip(records).map(|(number, record)| encode(number, record)).collect()
+    (first..)
+        .zip(records)
+        .map(|(number, record)| encode(number, record))
+        .collect()
 }
 
 /// Reads everything back.
 pub(crate) fn decode_all(log: &Log) -> Result<Decoded, StoreError> {
-    let snapshot = log.snapshot.as_ref().map(|(_, bytes)| decode(0, bytes)).transpose()?;
-    let records = log.entries.iter().map(|(number, bytes)| Ok((*number, decode(*number, bytes)?)));
-    Ok(Decoded { snapshot, records: records.collect::<Result<_, StoreError>>()? })
+    let snapshot = log
+        .snapshot
+        .as_ref()
+        .map(|(_, bytes)| decode(0, bytes))
+        .transpose()?;
+    let records = log
+        .entries
+        .iter()
+        .map(|(number, bytes)| Ok((*number, decode(*number, bytes)?)));
+    Ok(Decoded {
+        snapshot,
+        records: records.collect::<Result<_, StoreError>>()?,
+    })
 }
 
 fn decode<T: DeserializeOwned>(number: u64, bytes: &[u8]) -> Result<T, StoreError> {
-    let bad = |detail| StoreError::Codec { number, action: "read", detail };
+    let bad = |detail| StoreError::Codec {
+        number,
+        action: "read",
+        detail,
+    };
     match bytes.split_first() {
         Some((&VERSION, body)) => {
             rmp_serde::from_slice(body).map_err(|error| bad(error.to_string()))
@@ -57,14 +76,17 @@ fn decode<T: DeserializeOwned>(number: u64, bytes: &[u8]) -> Result<T, StoreErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use espalier_spec::report::{Evaluation, TaskScores};
     use espalier_spec::JobSpec;
+    use espalier_spec::report::{Evaluation, TaskScores};
 
     // Promise: what workers and clients may send comes back from the disk to the last bit, also
     // numbers that JSON can't say.
     #[test]
     fn odd_values_survive() {
-        let scores = TaskScores { loss: f64::INFINITY, ..TaskScores::default() };
+        let scores = TaskScores {
+            loss: f64::INFINITY,
+            ..TaskScores::default()
+        };
         let evaluation = Evaluation {
             selection: -0.1 - 0.2,
             tasks: [("t".to_owned(), scores)].into(),
@@ -87,7 +109,10 @@ mod tests {
     fn foreign_bytes_are_refused() {
         let mut bytes = encode(7, &Evaluation::default()).unwrap();
         let cut = decode::<Evaluation>(7, &bytes[..bytes.len() - 3]).unwrap_err();
-        assert!(cut.to_string().starts_with("record 7 can't be read"), "{cut}");
+        assert!(
+            cut.to_string().starts_with("record 7 can't be read"),
+            "{cut}"
+        );
         bytes[0] = 9;
         let foreign = decode::<Evaluation>(7, &bytes).unwrap_err().to_string();
         assert!(foreign.contains("its format is 9"), "{foreign}");

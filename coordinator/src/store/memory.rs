@@ -11,7 +11,9 @@ pub struct MemoryStore {
 impl Store for MemoryStore {
     fn append(&mut self, first: u64, entries: &[Vec<u8>]) -> Result<(), StoreError> {
         follows(self.log.newest(), first)?;
-        self.log.entries.extend((first..).zip(entries.iter().cloned()));
+        self.log
+            .entries
+            .extend((first..).zip(entries.iter().cloned()));
         Ok(())
     }
 
@@ -20,7 +22,11 @@ impl Store for MemoryStore {
     }
 
     fn snapshot(&mut self, applied: u64, snapshot: &[u8]) -> Result<(), StoreError> {
-        let oldest = self.log.snapshot.as_ref().map_or(0, |(applied, _)| *applied);
+        let oldest = self
+            .log
+            .snapshot
+            .as_ref()
+            .map_or(0, |(applied, _)| *applied);
         within(oldest, self.log.newest(), applied)?;
         self.log.snapshot = Some((applied, snapshot.to_vec()));
         self.log.entries.retain(|(number, _)| *number > applied);

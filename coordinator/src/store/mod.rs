@@ -116,7 +116,10 @@ fn follows(newest: u64, first: u64) -> Result<(), StoreError> {
     if newest.checked_add(1) == Some(first) {
         Ok(())
     } else {
-        Err(StoreError::Conflict { newest, offered: first })
+        Err(StoreError::Conflict {
+            newest,
+            offered: first,
+        })
     }
 }
 
@@ -125,6 +128,9 @@ fn within(oldest: u64, newest: u64, applied: u64) -> Result<(), StoreError> {
     if (oldest..=newest).contains(&applied) {
         Ok(())
     } else {
-        Err(StoreError::Conflict { newest, offered: applied })
+        Err(StoreError::Conflict {
+            newest,
+            offered: applied,
+        })
     }
 }

@@ -37,7 +37,10 @@ impl RedbStore {
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let file = directory.join(FILE);
         let path = file.display().to_string();
-        let io = |source| StoreError::Io { path: path.clone(), source };
+        let io = |source| StoreError::Io {
+            path: path.clone(),
+            source,
+        };
         fs::create_dir_all(directory).map_err(|source| StoreError::Io {
             path: directory.display().to_string(),
             source,
@@ -45,8 +48,15 @@ impl RedbStore {
         let database =
             Database::create(&file).map_err(|error| from_database(error, path.clone()))?;
         // A new file is durable once its directory entry is.
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
-        let mut store = Self { database, path, newest: 0, oldest: 0 };
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(io)?;
+        let mut store = Self {
+            database,
+            path,
+            newest: 0,
+            oldest: 0,
+        };
         store.make_tables().map_err(|fault| store.error(fault))?;
         let log = store.load()?;
         store.newest = log.newest();
@@ -94,7 +104,9 @@ impl RedbStore {
             let mut snapshots = write.open_table(SNAPSHOT)?;
             snapshots.retain(|_, _| false)?;
             snapshots.insert(applied, snapshot)?;
-            write.open_table(RECORDS)?.retain_in(..=applied, |_, _| false)?;
+            write
+                .open_table(RECORDS)?
+                .retain_in(..=applied, |_, _| false)?;
         }
         write.commit()?;
         Ok(())
@@ -112,7 +124,8 @@ impl RedbStore {
 impl Store for RedbStore {
     fn append(&mut self, first: u64, entries: &[Vec<u8>]) -> Result<(), StoreError> {
         follows(self.newest, first)?;
-        self.try_append(first, entries).map_err(|fault| self.error(fault))?;
+        self.try_append(first, entries)
+            .map_err(|fault| self.error(fault))?;
         self.newest += entries.len() as u64;
         Ok(())
     }
@@ -123,7 +136,8 @@ impl Store for RedbStore {
 
     fn snapshot(&mut self, applied: u64, snapshot: &[u8]) -> Result<(), StoreError> {
         within(self.oldest, self.newest, applied)?;
-        self.try_snapshot(applied, snapshot).map_err(|fault| self.error(fault))?;
+        self.try_snapshot(applied, snapshot)
+            .map_err(|fault| self.error(fault))?;
         self.oldest = applied;
         Ok(())
     }
@@ -172,7 +186,10 @@ fn from_database(error: DatabaseError, path: String) -> StoreError {
     match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path },
         DatabaseError::Storage(error) => from_storage(error, path),
-        other => StoreError::Corrupt { path, detail: other.to_string() },
+        other => StoreError::Corrupt {
+            path,
+            detail: other.to_string(),
+        },
     }
 }
 
@@ -180,10 +197,16 @@ fn from_storage(error: StorageError, path: String) -> StoreError {
     match error {
         // redb says so of a file that is not its own.
         StorageError::Io(source) if source.kind() == std::io::ErrorKind::InvalidData => {
-            StoreError::Corrupt { path, detail: source.to_string() }
+            StoreError::Corrupt {
+                path,
+                detail: source.to_string(),
+            }
         }
         StorageError::Io(source) => StoreError::Io { path, source },
         StorageError::Corrupted(detail) => StoreError::Corrupt { path, detail },
-        other => StoreError::Io { path, source: std::io::Error::other(other.to_string()) },
+        other => StoreError::Io {
+            path,
+            source: std::io::Error::other(other.to_string()),
+        },
     }
 }
