@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Address of the coordinator; port 0 is any free one
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7443")]
     listen: SocketAddr,
+    /// Serve other hosts too, in plain text: anyone who reaches the port can run jobs
+    #[arg(long)]
+    insecure: bool,
     /// Go to the background once the cluster is ready
     #[arg(long)]
     detach: bool,
@@ -59,6 +62,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
         listen: args.listen,
         workers: args.workers,
         ranks_per_worker: args.ranks_per_worker,
+        insecure: args.insecure,
         restart: !args.no_restart,
         quiet: args.quiet,
     };
@@ -91,6 +95,9 @@ async fn detach(args: &Args, folder: &Folder, context: &Context) -> Outcome {
         .arg("--quiet");
     if args.no_restart {
         command.arg("--no-restart");
+    }
+    if args.insecure {
+        command.arg("--insecure");
     }
     use std::os::unix::process::CommandExt;
     command

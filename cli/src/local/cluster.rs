@@ -29,6 +29,7 @@ pub(crate) struct Options {
     pub(crate) listen: SocketAddr,
     pub(crate) workers: u32,
     pub(crate) ranks_per_worker: u32,
+    pub(crate) insecure: bool,
     pub(crate) restart: bool,
     pub(crate) quiet: bool,
 }
@@ -199,7 +200,7 @@ impl<'a> Cluster<'a> {
         let ready = self.options.folder.join("coordinator.ready");
         // Left by a cluster that was killed.
         let _ = std::fs::remove_file(&ready);
-        let args = vec![
+        let mut args: Vec<OsString> = vec![
             "--listen".into(),
             self.listen.to_string().into(),
             "--data-dir".into(),
@@ -207,6 +208,9 @@ impl<'a> Cluster<'a> {
             "--ready-file".into(),
             ready.into(),
         ];
+        if self.options.insecure {
+            args.push("--insecure".into());
+        }
         self.start("coordinator".to_owned(), path, args, true)
     }
 

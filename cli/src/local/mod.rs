@@ -10,5 +10,5 @@ mod program;
 mod supervise;
 
 pub(crate) use cluster::{Options, run};
-pub(crate) use folder::{Folder, State};
+pub(crate) use folder::Folder;
 pub(crate) use program::find;

@@ -149,7 +149,7 @@ mod tests {
         };
         assert_eq!(
             table().render(&plain, 2),
-            "  NAME   STATE      STEP\n  a      RUNNING       7\n  日本   x [31m y   1,000\n"
+            "  NAME   STATE       STEP\n  a      RUNNING        7\n  日本   x [31m y   1,000\n"
         );
     }
 
@@ -163,7 +163,7 @@ mod tests {
             },
             0,
         );
-        assert!(color.contains("\u{1b}[32mRUNNING\u{1b}[39m"), "{color:?}");
+        assert!(color.contains("\u{1b}[32mRUNNING\u{1b}[0m"), "{color:?}");
         let plain = table().render(
             &Screen {
                 terminal: false,
@@ -171,7 +171,7 @@ mod tests {
             },
             0,
         );
-        let stripped = ["\u{1b}[1m", "\u{1b}[0m", "\u{1b}[32m", "\u{1b}[39m"]
+        let stripped = ["\u{1b}[1m", "\u{1b}[0m", "\u{1b}[32m"]
             .iter()
             .fold(color, |text, code| text.replace(code, ""));
         assert_eq!(stripped, plain);

@@ -116,14 +116,6 @@ impl Job {
     pub(crate) fn ranks(&self) -> Option<usize> {
         self.plan.as_ref().map(|plan| plan.seats.len())
     }
-
-    /// Whether the job has ended.
-    pub(crate) fn ended(&self) -> bool {
-        matches!(
-            self.state,
-            State::Succeeded | State::Failed | State::Cancelled
-        )
-    }
 }
 
 /// Reads one evaluation.

@@ -3,7 +3,7 @@
 mod job;
 mod worker;
 
-pub(crate) use job::{Event, Job, LogLine, STATES, evaluation, state_name};
+pub(crate) use job::{Event, Job, LogLine, STATES, state_name};
 pub(crate) use worker::{Worker, worker_state};
 
 use crate::error::Error;

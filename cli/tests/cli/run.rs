@@ -32,7 +32,8 @@ pub(crate) fn run(folder: &Path, args: &[&str]) -> Run {
     )
 }
 
-fn finished(output: Output) -> Run {
+/// Reads what an ended run left.
+pub(crate) fn finished(output: Output) -> Run {
     Run {
         code: output.status.code().expect("no signal"),
         stdout: String::from_utf8(output.stdout).expect("UTF-8"),
