@@ -215,6 +215,9 @@ impl<'a> Cluster<'a> {
     }
 
     fn start_workers(&mut self, path: &std::path::Path) -> Result<()> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let ranks = (self.options.workers * self.options.ranks_per_worker) as usize;
+        let threads = (cores / ranks.max(1)).max(1);
         for number in 1..=self.options.workers {
             let name = format!("worker-{number}");
             let args = vec![
@@ -225,8 +228,11 @@ impl<'a> Cluster<'a> {
                 name.clone().into(),
                 "--ranks".into(),
                 self.options.ranks_per_worker.to_string().into(),
+                "--threads".into(),
+                threads.to_string().into(),
+                // One folder for all: the ranks of a job write their checkpoints together.
                 "--data-dir".into(),
-                self.options.folder.join(&name).into(),
+                self.options.folder.join("data").into(),
             ];
             self.start(name, path.to_path_buf(), args, false)?;
         }

@@ -244,7 +244,7 @@ impl Machine {
     }
 
     /// Some ranks of a generation are lost; their lease is taken back already.
-    pub(crate) fn ranks_lost(&mut self, _name: &WorkerId, key: &Key, lease: &Lease, why: &str) {
+    pub(crate) fn ranks_lost(&mut self, name: &WorkerId, key: &Key, lease: &Lease, why: &str) {
         let number = lease.number;
         if self
             .state
@@ -254,6 +254,7 @@ impl Machine {
         {
             return;
         }
+        self.note_stopped(name, key, number);
         match self.phase(number) {
             Some(Phase::Preparing | Phase::Running { .. }) => self.retry(number, why, None, true),
             // Without them the others can't write a checkpoint.

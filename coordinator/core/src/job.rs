@@ -142,6 +142,7 @@ impl Machine {
             Some(Phase::Stopping {
                 then: Then::Move,
                 mode,
+                ..
             }) => {
                 let message = "pause asked for while it moved; it stays paused once it has stopped";
                 self.tell(

@@ -5,6 +5,7 @@ use crate::command::{Order, StopMode};
 use crate::event::RunningJob;
 use crate::live::{Key, Lease, LeaseState};
 use crate::machine::Machine;
+use crate::record::Change;
 use crate::state::Phase;
 use espalier_spec::plan::Seat;
 use espalier_spec::{Rank, WorkerId};
@@ -18,7 +19,10 @@ impl Machine {
         };
         let key = (job.name(), job.generation);
         let finished = match &job.phase {
-            Phase::Running { finished, .. } => finished.clone(),
+            Phase::Running { finished, .. }
+            | Phase::Stopping {
+                stopped: finished, ..
+            } => finished.clone(),
             _ => BTreeSet::new(),
         };
         let mut by_worker: BTreeMap<WorkerId, Vec<(u32, Rank)>> = BTreeMap::new();
@@ -167,6 +171,22 @@ impl Machine {
         lease
     }
 
+    /// Keeps that a worker's ranks of a stopping job are gone, so that a restarted coordinator does
+    /// not expect them back.
+    pub(crate) fn note_stopped(&mut self, name: &WorkerId, key: &Key, number: u64) {
+        let stops = self.state.jobs.get(&number).is_some_and(|job| {
+            job.generation == key.1 && matches!(job.phase, Phase::Stopping { .. })
+        });
+        if stops {
+            let (generation, worker) = (key.1, name.clone());
+            self.record(Change::WorkerFinished {
+                number,
+                generation,
+                worker,
+            });
+        }
+    }
+
     /// Leases whose holders have not done in time what they should.
     pub(crate) fn expire_leases(&mut self) {
         let now = self.now;
@@ -224,6 +244,7 @@ impl Machine {
             } => {
                 // The job waits no longer; the worker gets no work until it stopped these ranks.
                 self.release(name, key);
+                self.note_stopped(name, key, lease.number);
                 if let Some(worker) = self.workers.get_mut(name) {
                     worker.strays.insert(key.clone(), lease.uid.clone());
                 }

@@ -49,7 +49,8 @@ pub enum Change {
         /// What, for the machine.
         kind: Kind,
     },
-    /// All ranks of a worker have come to the job's regular end; rank 0's worker still exports.
+    /// All ranks of a worker have stopped, while others of the generation have not: the job exports
+    /// or stops. Their devices are free.
     WorkerFinished {
         /// The job.
         number: u64,

@@ -120,6 +120,10 @@ impl Machine {
             return;
         }
         let head = job.head() == Some(&name);
+        self.note_stopped(&name, key, number);
+        let Some(job) = self.state.jobs.get(&number) else {
+            return;
+        };
         match &job.phase {
             Phase::Preparing => self.stopped_preparing(number, &name, outcome),
             Phase::Running { .. } => self.stopped_running(number, &name, head, outcome),

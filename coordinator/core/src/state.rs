@@ -101,7 +101,12 @@ pub(crate) enum Phase {
         finished: BTreeSet<WorkerId>,
     },
     /// Its ranks were told to stop.
-    Stopping { then: Then, mode: StopMode },
+    Stopping {
+        then: Then,
+        mode: StopMode,
+        /// Workers whose ranks have stopped.
+        stopped: BTreeSet<WorkerId>,
+    },
     /// Waits to be resumed.
     Paused,
     /// Done.
@@ -216,9 +221,15 @@ impl Job {
                 detail = Some(Detail::Checkpoint(checkpoint.clone()));
             }
             Kind::Stopping { then, mode } => {
+                let stopped = match &self.phase {
+                    Phase::Running { finished, .. } => finished.clone(),
+                    Phase::Stopping { stopped, .. } => stopped.clone(),
+                    _ => BTreeSet::new(),
+                };
                 phase = Some(Phase::Stopping {
                     then: *then,
                     mode: *mode,
+                    stopped,
                 });
             }
             Kind::Requeued {
@@ -339,12 +350,15 @@ impl State {
             } => {
                 let job = self.known(*number)?;
                 match &mut job.phase {
-                    Phase::Running { finished, .. } if job.generation == *generation => {
+                    Phase::Running { finished, .. }
+                    | Phase::Stopping {
+                        stopped: finished, ..
+                    } if job.generation == *generation => {
                         finished.insert(worker.clone());
                     }
                     _ => {
                         return Err(format!(
-                            "worker {worker} finished generation {} of job {}, which does not run",
+                            "worker {worker} finished generation {} of job {}, which neither runs nor stops",
                             generation.0, job.spec.name
                         ));
                     }
