@@ -61,7 +61,7 @@ proptest! {
         for (block, size) in plan.blocks.iter().zip(&sizes) {
             prop_assert_eq!(block.ends.last().copied().unwrap_or(0), *size);
             if let Some((_, inner)) = block.ends.split_last() {
-                let cut = |end: &u64| end % GRAIN == 0 || *end == *size;
+                let cut = |end: &u64| end.is_multiple_of(GRAIN) || *end == *size;
                 prop_assert!(inner.iter().all(cut), "{:?}", block.ends);
             }
         }

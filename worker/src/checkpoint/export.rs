@@ -118,7 +118,7 @@ pub fn write_export(
             .filter(|task| task.head != HeadKind::Regression)
         {
             let dir = temporary.join("tasks").join(&task.name);
-            write_task(&dir, &temporary, meta, task, &config, &keys, heads)?;
+            write_task(&dir, (&temporary, meta), task, (&config, &keys), heads)?;
         }
     }
 
@@ -134,11 +134,9 @@ pub fn write_export(
 /// A directory that `AutoModelForSequenceClassification` loads.
 fn write_task(
     dir: &Path,
-    export: &Path,
-    meta: &Export,
+    (export, meta): (&Path, &Export),
     task: &ExportedTask,
-    config: &Map<String, Value>,
-    backbone_keys: &[String],
+    (config, backbone_keys): (&Map<String, Value>, &[String]),
     heads: &[(String, Tensor)],
 ) -> Result<(), Error> {
     create(dir)?;

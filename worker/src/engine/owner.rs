@@ -175,6 +175,10 @@ mod tests {
     // Promise: how a block is cut among owners changes no bit of the result; biases do not decay.
     #[test]
     fn owners_of_slices_do_what_one_owner_does() {
+        #[expect(
+            clippy::single_range_in_vec_init,
+            reason = "one owner of the whole block"
+        )]
         let whole = stepped(&[0..80]);
         let parts = stepped(&[0..32, 32..64, 64..80]);
         assert_eq!(whole.0, parts.0);
@@ -194,7 +198,7 @@ mod tests {
         let numbers = |range: Range<i64>| {
             Tensor::arange_start(range.start, range.end, (Kind::Float, Device::Cpu))
         };
-        for range in [0..32, 32..80] {
+        for range in [0..32usize, 32..80] {
             let moments = numbers(range.start as i64..range.end as i64);
             target.restore(&range, &moments, &moments).unwrap();
         }

@@ -181,12 +181,12 @@ impl Run<'_> {
                 .unwrap_or(self.total)
                 .max(1);
             let mut stop_early = false;
-            if done % every == 0 || done == self.total {
+            if done.is_multiple_of(every) || done == self.total {
                 stop_early = self.evaluate()?;
                 meter.restart();
             }
             let every = self.context.spec.checkpoint.every_steps;
-            let due = every > 0 && done % every == 0 && done < self.total;
+            let due = every > 0 && done.is_multiple_of(every) && done < self.total;
             if report.stop && done < self.total && !stop_early {
                 self.checkpoint(true)?;
                 return Ok(Some(Ending::Stopped));

@@ -1,5 +1,5 @@
 //! A machine with its log, and fake workers that obey it: what the tests are written with.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use espalier_core::{
     Answer, Command, Config, ConnId, Error, Event, Hello, JobState, JobView, Machine, Order,
