@@ -1,3 +1,83 @@
-//! Espalier's coordinator: store, gRPC API and the driver of the state machine.
+//! `espalier-coordinator`: settings, log, store, listener, driver, serve, end in order.
 
-fn main() {}
+use clap::{CommandFactory, Parser};
+use espalier_coordinator::config::{Config, LogFormat, VERSION};
+use espalier_coordinator::serve::{Error, bind, open_store, start, write_ready_file};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    if let Err(error) = config.validate() {
+        // Exits with 2, like every flag that clap refuses.
+        Config::command()
+            .error(clap::error::ErrorKind::ValueValidation, error)
+            .exit();
+    }
+    start_log(config.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(&config)).map_err(anyhow::Error::from),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: &Config) -> Result<(), Error> {
+    // Before anything is opened: a signal that comes early must not be lost.
+    let stopped = stop_signal()?;
+    let listener = bind(config.listen).await?;
+    let store = open_store(config).await?;
+    let coordinator = start(config, listener, store).await?;
+    let address = coordinator.address();
+    if let Some(path) = &config.ready_file {
+        write_ready_file(path, address)?;
+    }
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            "serves plain text to the network: anyone who reaches {address} can run jobs"
+        );
+    }
+    tracing::info!(version = VERSION, data_dir = %config.data_dir.display(), "listening on {address}");
+    coordinator.serve_until(stopped).await
+}
+
+fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
+    let listen = |kind| {
+        signal(kind).map_err(|source| Error::File {
+            path: "signal handler".into(),
+            source,
+        })
+    };
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("ESPALIER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => {
+            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            log.with_ansi(terminal).with_target(false).init();
+        }
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -1,3 +1,257 @@
-//! Espalier's worker: data, model, heads, engine, checkpoints and the agent.
+//! The `espalier-worker` command.
 
-fn main() {}
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+use espalier_worker::agent::{self, Config, log::JobLog};
+use espalier_worker::checkpoint::write_tensors;
+use espalier_worker::data::Input;
+use espalier_worker::model::Modality;
+use espalier_worker::predict::Predictor;
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::prelude::*;
+
+/// Inputs of one forward pass of `predict`.
+const BATCH: usize = 32;
+
+/// Hosts ranks of training jobs, or answers from an exported model.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Work for a coordinator until told to stop.
+    Run(Run),
+    /// Read inputs as JSON Lines from standard input ({"text": …} or {"image": […]}) and write
+    /// answers as JSON Lines.
+    Predict {
+        /// Directory of an exported model.
+        #[arg(long)]
+        model: PathBuf,
+        /// Only this task; may be repeated.
+        #[arg(long = "task")]
+        tasks: Vec<String>,
+        /// Format of input and output.
+        #[arg(long, default_value = "jsonl")]
+        format: String,
+        /// Compute threads.
+        #[arg(long)]
+        threads: Option<usize>,
+    },
+    /// Write features [n, h] of texts, one per line, and outputs of all heads of an export to a
+    /// safetensors file: for comparing with other implementations.
+    Forward {
+        /// Directory of an exported model.
+        #[arg(long)]
+        model: PathBuf,
+        /// File with one text per line.
+        #[arg(long)]
+        texts: PathBuf,
+        /// File to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// Address of the coordinator.
+    #[arg(long, default_value = "http://127.0.0.1:7443", env = "ESPALIER_SERVER")]
+    coordinator: String,
+    /// Name of this worker; default: host name and process id.
+    #[arg(long)]
+    name: Option<String>,
+    /// Ranks that it hosts.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    ranks: u32,
+    /// Compute threads of each rank; default: all cores divided by ranks.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Where jobs keep checkpoints and exports; all workers of a job must see the same directory.
+    #[arg(long, default_value = "espalier-data")]
+    data_dir: PathBuf,
+    /// Address that ranks listen on for their peers; port 0 takes free ones.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Format of the log.
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    log_format: String,
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Command::Run(run) => work(run),
+        Command::Predict {
+            model,
+            tasks,
+            format: _,
+            threads,
+        } => predict(&model, &tasks, threads),
+        Command::Forward { model, texts, out } => forward(&model, &texts, &out),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(run: Run) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_env("ESPALIER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(JobLog);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    if run.log_format == "json" {
+        registry.with(layer.json().with_filter(filter)).init();
+    } else {
+        registry.with(layer.with_filter(filter)).init();
+    }
+    let data_dir = std::path::absolute(&run.data_dir)?;
+    std::fs::create_dir_all(&data_dir)
+        .with_context(|| format!("--data-dir {}: cannot create it", data_dir.display()))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let host = host_name();
+    let config = Config {
+        coordinator: run.coordinator,
+        name: run
+            .name
+            .unwrap_or_else(|| format!("{host}-{}", std::process::id())),
+        host,
+        devices: vec!["cpu".to_owned(); run.ranks as usize],
+        threads: run.threads.unwrap_or(cores / run.ranks as usize).max(1),
+        data_dir,
+        listen: run.listen,
+    };
+    tracing::info!(
+        name = config.name,
+        ranks = config.devices.len(),
+        threads_per_rank = config.threads,
+        device = "cpu",
+        "worker starts"
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(agent::run(config, shutdown()))?;
+    tracing::info!("worker ends");
+    Ok(())
+}
+
+async fn shutdown() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut stream) => drop(stream.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = terminate => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() {
+        "worker".to_owned()
+    } else {
+        name.to_owned()
+    }
+}
+
+#[derive(Deserialize)]
+struct Question {
+    text: Option<String>,
+    image: Option<Vec<f32>>,
+}
+
+#[derive(Serialize)]
+struct Reply<'a, T: Serialize> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    predictions: T,
+}
+
+fn predict(
+    model: &std::path::Path,
+    tasks: &[String],
+    threads: Option<usize>,
+) -> anyhow::Result<()> {
+    if let Some(threads) = threads {
+        tch::set_num_threads(i32::try_from(threads.max(1))?);
+    }
+    let predictor = Predictor::load(model)?;
+    predictor.check_tasks(tasks)?;
+    let mut lines = std::io::stdin().lock().lines().enumerate();
+    let mut out = std::io::stdout().lock();
+    loop {
+        let mut texts = Vec::new();
+        let mut inputs = Vec::new();
+        for (number, line) in lines.by_ref().take(BATCH) {
+            let line = line.with_context(|| format!("line {}", number + 1))?;
+            let question: Question = serde_json::from_str(&line).with_context(|| {
+                format!(
+                    "line {}: expected {{\"text\": …}} or {{\"image\": […]}}",
+                    number + 1
+                )
+            })?;
+            let input = match (&question.text, question.image, predictor.modality()) {
+                (Some(text), None, Modality::Text) => predictor.text(text),
+                (None, Some(numbers), Modality::Image(_)) => Ok(Input::Numbers(numbers.into())),
+                (_, _, Modality::Text) => {
+                    bail!("line {}: this model reads {{\"text\": …}}", number + 1)
+                }
+                (_, _, Modality::Image(_)) => {
+                    bail!("line {}: this model reads {{\"image\": […]}}", number + 1)
+                }
+            };
+            inputs.push(input.with_context(|| format!("line {}", number + 1))?);
+            texts.push(question.text);
+        }
+        if inputs.is_empty() {
+            return Ok(());
+        }
+        let answers = predictor.predict(&inputs, tasks)?;
+        for (text, predictions) in texts.iter().zip(answers) {
+            let reply = Reply {
+                text: text.as_deref(),
+                predictions,
+            };
+            writeln!(out, "{}", serde_json::to_string(&reply)?)?;
+        }
+    }
+}
+
+fn forward(
+    model: &std::path::Path,
+    texts: &std::path::Path,
+    out: &std::path::Path,
+) -> anyhow::Result<()> {
+    let predictor = Predictor::load(model)?;
+    let content = std::fs::read_to_string(texts).with_context(|| texts.display().to_string())?;
+    let inputs: Result<Vec<Input>, _> = content.lines().map(|line| predictor.text(line)).collect();
+    let features = predictor.features(&inputs?)?;
+    let mut tensors = vec![("features".to_owned(), features.shallow_clone())];
+    for task in predictor.tasks() {
+        tensors.push((
+            format!("outputs.{task}"),
+            predictor.outputs(task, &features)?,
+        ));
+    }
+    write_tensors(out, &tensors, None)?;
+    Ok(())
+}

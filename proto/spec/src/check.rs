@@ -1,4 +1,17 @@
 //! Validation that needs no IO: every violation with its field path.
+//!
+//! Types are checked by serde while a job file is read; here are the rules that a type cannot
+//! hold: ranges, names and what one field demands of another. `job` has the rules of the job as a
+//! whole, `task` those of one task, `training` those of length, optimizer and evaluation.
+
+mod job;
+mod task;
+mod training;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
 
 use crate::JobSpec;
 use serde::{Deserialize, Serialize};
@@ -13,9 +26,50 @@ pub struct Violation {
     pub message: String,
 }
 
-/// Checks the rules that connect fields. Returns all violations, in order of the fields.
+/// Checks the rules that connect fields.
+///
+/// # Errors
+/// All violations, in the order of the fields in [`JobSpec`]; never an empty list.
 pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
-    let violations = Vec::new();
-    let _ = spec;
-    if violations.is_empty() { Ok(()) } else { Err(violations) }
+    let mut found = Findings::default();
+    job::name(&spec.name, &mut found);
+    job::backbone(&spec.backbone, spec.tuning, &mut found);
+    job::tasks(&spec.tasks, &mut found);
+    for (index, task) in spec.tasks.iter().enumerate() {
+        task::task(task, &format!("tasks[{index}]"), &mut found);
+    }
+    job::sampler(spec.sampler, &mut found);
+    training::training(&spec.training, &mut found);
+    training::evaluation(spec, &mut found);
+    training::checkpoint(&spec.checkpoint, &mut found);
+    job::resources(&spec.resources, spec.training.batch_size, &mut found);
+    job::output(spec.output.as_deref(), &mut found);
+    if found.violations.is_empty() {
+        Ok(())
+    } else {
+        Err(found.violations)
+    }
+}
+
+/// Collects violations.
+#[derive(Default)]
+struct Findings {
+    violations: Vec<Violation>,
+}
+
+impl Findings {
+    /// Adds a violation of `field`.
+    fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.violations.push(Violation {
+            field: field.into(),
+            message: message.into(),
+        });
+    }
+
+    /// Adds a violation unless `holds`.
+    fn require(&mut self, holds: bool, field: &str, message: impl FnOnce() -> String) {
+        if !holds {
+            self.add(field, message());
+        }
+    }
 }

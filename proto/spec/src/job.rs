@@ -96,6 +96,9 @@ pub enum Pooling {
     Cls,
     /// Maximum over the sample's tokens.
     Max,
+    /// The model's own pooler: the first token through a dense layer and tanh (BERT). Exports for
+    /// classification then load as stock transformers classes.
+    Pooler,
 }
 
 /// Which part of the backbone is trained. Heads always are.
@@ -273,6 +276,16 @@ impl Metric {
 }
 
 impl HeadKind {
+    /// The name in job files and answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HeadKind::SingleLabel => "single_label",
+            HeadKind::MultiLabel => "multi_label",
+            HeadKind::Regression => "regression",
+        }
+    }
+
     /// The metric used when a task names none.
     #[must_use]
     pub fn default_metric(self) -> Metric {
@@ -389,7 +402,11 @@ pub struct ScheduleSpec {
 
 impl Default for ScheduleSpec {
     fn default() -> Self {
-        Self { kind: ScheduleKind::Linear, warmup_ratio: 0.06, warmup_steps: None }
+        Self {
+            kind: ScheduleKind::Linear,
+            warmup_ratio: 0.06,
+            warmup_steps: None,
+        }
     }
 }
 
@@ -428,7 +445,12 @@ pub struct EvaluationSpec {
 
 impl Default for EvaluationSpec {
     fn default() -> Self {
-        Self { every_steps: None, batch_size: 64, select_best: true, early_stopping_patience: None }
+        Self {
+            every_steps: None,
+            batch_size: 64,
+            select_best: true,
+            early_stopping_patience: None,
+        }
     }
 }
 
@@ -446,7 +468,10 @@ pub struct CheckpointSpec {
 
 impl Default for CheckpointSpec {
     fn default() -> Self {
-        Self { every_steps: 500, keep: 2 }
+        Self {
+            every_steps: 500,
+            keep: 2,
+        }
     }
 }
 

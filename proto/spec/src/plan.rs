@@ -94,7 +94,11 @@ impl BlockPlacement {
     pub fn slice(&self, rank: Rank) -> std::ops::Range<u64> {
         let index = rank.0 as usize;
         let end = self.ends.get(index).copied().unwrap_or(0);
-        let start = if index == 0 { 0 } else { self.ends.get(index - 1).copied().unwrap_or(end) };
+        let start = if index == 0 {
+            0
+        } else {
+            self.ends.get(index - 1).copied().unwrap_or(end)
+        };
         start..end
     }
 }

@@ -1,1 +1,158 @@
 //! Espalier's communicators: collectives between ranks over shared memory and TCP.
+//!
+//! A *rank* is one thread of some worker process. All ranks of a job in one *generation* of its
+//! membership are joined by [`connect`] into a [`Communicator`]; when membership changes, the old
+//! communicator is aborted and a new generation joins.
+//!
+//! ```text
+//!   rank 0 (engine thread)                                rank 1
+//!     │ start_reduce_scatter(block 5) ─► Handle             │
+//!     │ start_reduce_scatter(block 4) ─► Handle             │
+//!     │ ... backward of block 3 ...                         │
+//!     ▼                                                     ▼
+//!   ┌───────────────────────────────┐          ┌───────────────────────────────┐
+//!   │ progress thread               │          │ progress thread               │
+//!   │  runs calls in issue order    │          │                               │
+//!   │  collective ── header first ──┼─ ring ──►│  every header is compared     │
+//!   │  fold: ((g0+g1)+g2)+...       │◄─ ring ──┼─                              │
+//!   │  poll: abort, bell, sockets   │          │                               │
+//!   └──────────────┬────────────────┘          └───────────────┬───────────────┘
+//!                  └── control connection: alive? wake up! last words ──┘
+//! ```
+//!
+//! # Promises
+//!
+//! * **Order.** Operations run in the order of issue, one at a time; all ranks must issue the
+//!   same ones. A disagreement (kind, type, length, owners, root) is [`Error::Mismatch`] and names
+//!   both sides.
+//! * **Bits.** Sums are taken as `((g0 + g1) + g2) + ...` in rank order, whatever arrives first
+//!   and however it travels. Ranks, transports and repeated runs agree bit for bit.
+//! * **No hang.** An operation fails once nothing has moved for [`Rendezvous::timeout`]
+//!   ([`Error::Deadline`] names the peer), at once when [aborted](AbortHandle::abort), at once
+//!   when a peer dies or leaves ([`Error::PeerLost`], with the peer's last words). The first
+//!   failure closes all links of this rank, so that nobody waits for it, and later operations
+//!   repeat it.
+//! * **Bytes.** An all-reduce moves `2·n·(N−1)/N` bytes per rank, a reduce-scatter or an all-gather
+//!   half of that; [`Communicator::traffic`] counts them.
+//!
+//! # Memory
+//!
+//! [`Communicator`] has one entrance, [`issue`](Communicator::issue), that takes a [`Call`] over
+//! [`Region`]s: plain addresses. Typed calls on slices and owned buffers are in
+//! [`CommunicatorExt`], once for all communicators. Memory that belongs to libtorch is lent with
+//! [`RawBuffer`]. A backend over device memory implements the same trait: its regions hold device
+//! addresses, [`Pending`] completes when the stream's event has passed, the owner-combine of
+//! gradients uses [`Call::AllToAll`] (grouped send/recv) and sums on the device in the same order.
+//!
+//! # Who shares memory
+//!
+//! Ranks with equal [`host_id`]s exchange bytes through rings in an unlinked file of `/dev/shm`;
+//! the others, and those where that fails, through TCP. Ranks that are threads of one process are
+//! no special case. On every link a control connection stays beside the bytes: its end is the end
+//! of the peer, noticed at once even by a rank that sleeps.
+//!
+//! # Limits
+//!
+//! * The deadline does not know why a peer is slow: [`Rendezvous::timeout`] must be longer than
+//!   anything one rank does while others wait (an evaluation, a checkpoint).
+//! * A [`Listener`] answers only while [`connect`] runs; a stale rank that calls later hears
+//!   nothing and gives up at its own deadline.
+//! * Every rank has a link to every other one: two descriptors (shared memory: one, and 1 MiB) per
+//!   peer. Meant for tens of ranks, not thousands.
+//! * Linux only (eventfd, `/dev/shm`). Hosts of one job have the same byte order.
+//!
+//! # Example
+//!
+//! ```
+//! use espalier_comm::{CommunicatorExt, Listener, PeerAddr, Rendezvous, connect, host_id};
+//!
+//! # fn main() -> espalier_comm::Result<()> {
+//! let any = ([127, 0, 0, 1], 0).into();
+//! let listeners = [Listener::bind(any)?, Listener::bind(any)?];
+//! let peers: Vec<PeerAddr> = listeners
+//!     .iter()
+//!     .enumerate()
+//!     .map(|(rank, l)| PeerAddr { rank, addr: l.address(), host_id: host_id() })
+//!     .collect();
+//! std::thread::scope(|scope| {
+//!     for (rank, listener) in listeners.iter().enumerate() {
+//!         let peers = peers.clone();
+//!         scope.spawn(move || {
+//!             let comm = connect(listener, Rendezvous::new("job", 1, rank, peers))?;
+//!             let handle = comm.start_all_reduce(vec![rank as f32 + 1.0; 1000]);
+//!             // ... compute ...
+//!             assert_eq!(handle.wait()?, vec![3.0; 1000]);
+//!             comm.barrier()
+//!         });
+//!     }
+//! });
+//! # Ok(())
+//! # }
+//! ```
+
+mod abort;
+mod bootstrap;
+mod call;
+mod collective;
+mod control;
+mod cpu;
+mod error;
+mod ext;
+#[cfg(feature = "fault")]
+pub mod fault;
+mod flow;
+mod fold;
+mod handshake;
+mod header;
+mod host;
+mod memory;
+mod mesh;
+mod pending;
+mod shm;
+mod tcp;
+mod traffic;
+
+pub use abort::AbortHandle;
+pub use bootstrap::{Listener, PeerAddr, Rendezvous, connect};
+pub use call::{Call, Kind, OpId};
+pub use cpu::CpuCommunicator;
+pub use error::{Error, Result};
+pub use ext::CommunicatorExt;
+pub use host::host_id;
+pub use memory::{Buffer, DType, Element, Number, RawBuffer, Region};
+pub use pending::{Handle, Outcome, Pending};
+pub use traffic::{Moved, Traffic};
+
+mod sealed {
+    /// Backends live in this crate: the soundness of lending memory rests on them completing a
+    /// `Pending` only after the operation has let go of its regions.
+    pub trait Sealed {}
+}
+
+/// How bytes travel to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Rings in memory that both processes map.
+    SharedMemory,
+    /// A TCP connection.
+    Tcp,
+}
+
+/// One rank's end of a group of ranks. See the [crate] documentation for what it promises.
+pub trait Communicator: sealed::Sealed + Send + Sync {
+    /// This rank, from 0.
+    fn rank(&self) -> usize;
+
+    /// Number of ranks.
+    fn size(&self) -> usize;
+
+    /// Queues an operation and returns at once. Problems, bad arguments included, show when the
+    /// result is waited for.
+    fn issue(&self, call: Call) -> Pending;
+
+    /// Stops this rank's operations from another thread.
+    fn abort_handle(&self) -> AbortHandle;
+
+    /// Bytes moved so far, per kind of operation.
+    fn traffic(&self) -> Traffic;
+}

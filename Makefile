@@ -1,0 +1,62 @@
+# Every target sets up what it needs first; the set-up is idempotent and asks for no root.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+ENV := . .espalier/env.sh
+PEER := PYTHONPATH=.espalier/pysite $(PYTHON)
+ESPALIER_DATA ?= ../shared/data
+
+.PHONY: help setup build demo digits test test-data check fix bench parity clean distclean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: ## libtorch and a pretrained model, into .espalier/ (1.2 GB; LIBTORCH of yours wins)
+	@$(PYTHON) deploy/setup/setup.py
+
+build: setup ## All binaries, into target/debug (the dev profile is an optimised one)
+	@$(ENV); cargo build --workspace --bins
+
+demo: setup ## Five tasks on Debian's package index: train on two workers, compare, predict (DEMO_FAST=1: short)
+	@$(ENV); $(PYTHON) recipes/debian-packages/demo.py
+
+digits: setup ## Image recipe: train from nothing on one task, transfer to another
+	@$(ENV); $(PYTHON) recipes/digits/demo.py
+
+test: setup ## All tests
+	@$(PYTHON) deploy/setup/setup.py etcd
+	@$(ENV); cargo test --workspace --doc
+	@$(ENV); if cargo nextest --version >/dev/null 2>&1; \
+	then cargo nextest run --workspace --no-fail-fast; \
+	else cargo test --workspace --bins --lib --tests --no-fail-fast; fi
+
+test-data: setup ## Tests on the real data sets in ESPALIER_DATA (default ../shared/data)
+	@test -d "$(ESPALIER_DATA)" || { echo "no data folder at $(ESPALIER_DATA): set ESPALIER_DATA to it" >&2; exit 1; }
+	@$(ENV); export ESPALIER_DATA="$$(realpath "$(ESPALIER_DATA)")"; \
+	cargo test -p espalier-tests --test data -- --ignored
+
+check: setup ## Format, lints and docs; changes nothing
+	@$(ENV); cargo fmt --all --check
+	@$(ENV); cargo clippy --workspace --all-targets -- -D warnings
+	@$(ENV); RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+fix: setup ## Format and apply what clippy can fix
+	@$(ENV); cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	@cargo fmt --all
+
+bench: setup ## Side by side with PyTorch DDP; appends to tests/bench/RESULTS.md
+	@$(PYTHON) deploy/setup/setup.py python
+	@$(ENV); cargo build --release --workspace --bins; $(PEER) tests/bench/run.py
+
+parity: setup ## Forward, export and 20 training steps against PyTorch and transformers
+	@$(PYTHON) deploy/setup/setup.py python
+	@$(ENV); cargo build --workspace --bins; $(PEER) tests/parity/parity.py
+
+clean: ## Remove what was built, and the demo's data
+	@cargo clean
+	@rm -rf .espalier/data .espalier/demo
+
+distclean: clean ## Remove what was set up, too
+	@rm -rf .espalier

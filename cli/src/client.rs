@@ -1,0 +1,248 @@
+//! The connection to the coordinator: where it is, and its errors as people should read them.
+
+use crate::error::{Code, Error, Result, nearest};
+use crate::local::Folder;
+use crate::output::Context;
+use espalier_proto::v1;
+use espalier_proto::v1::cluster_service_client::ClusterServiceClient;
+use espalier_proto::v1::job_service_client::JobServiceClient;
+use espalier_proto::{ApiError, ErrorKind};
+use std::net::IpAddr;
+use std::time::Duration;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// Where a coordinator is looked for if nothing says otherwise.
+pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Clients of the coordinator's services.
+#[derive(Clone)]
+pub(crate) struct Client {
+    /// Address of the coordinator.
+    pub(crate) server: String,
+    /// Jobs.
+    pub(crate) jobs: JobServiceClient<Channel>,
+    /// Workers.
+    pub(crate) cluster: ClusterServiceClient<Channel>,
+}
+
+impl Client {
+    /// Connects to the coordinator that flags, environment or a local cluster name.
+    ///
+    /// # Errors
+    /// The address is no URL (usage) or nobody answers there (unreachable).
+    pub(crate) async fn connect(context: &Context) -> Result<Self> {
+        Self::connect_to(&server(context)).await
+    }
+
+    /// Connects to an address.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub(crate) async fn connect_to(server: &str) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(server.to_owned())
+            .ok()
+            .filter(|endpoint| endpoint.uri().host().is_some())
+            .ok_or_else(|| {
+                Error::new(
+                    Code::Usage,
+                    format!("{server:?} is not the address of a server"),
+                )
+                .hint("give it as http://HOST:PORT")
+            })?
+            .connect_timeout(CONNECT_TIMEOUT)
+            // Notices a coordinator whose host vanished while a stream is open.
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect().await.map_err(|error| {
+            Error::new(
+                Code::Unreachable,
+                format!(
+                    "can't reach the coordinator at {server}: {}",
+                    root_cause(&error)
+                ),
+            )
+            .hint(
+                "start a local cluster with `espalier up`, or name another coordinator with \
+                 --server or ESPALIER_SERVER",
+            )
+        })?;
+        // Plans of large worlds and job specs with many classes outgrow the default of 4 MiB.
+        const LIMIT: usize = 64 << 20;
+        Ok(Self {
+            server: server.to_owned(),
+            jobs: JobServiceClient::new(channel.clone()).max_decoding_message_size(LIMIT),
+            cluster: ClusterServiceClient::new(channel).max_decoding_message_size(LIMIT),
+        })
+    }
+
+    /// Whether the coordinator runs on this machine, so that it sees the same files.
+    pub(crate) fn is_local(&self) -> bool {
+        let Ok(endpoint) = Endpoint::from_shared(self.server.clone()) else {
+            return false;
+        };
+        let host = endpoint
+            .uri()
+            .host()
+            .unwrap_or_default()
+            .trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
+    /// All jobs in one of these states (all states if empty), in order of creation.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(crate) async fn all_jobs(&mut self, states: &[v1::job::State]) -> Result<Vec<v1::Job>> {
+        let mut jobs = Vec::new();
+        let mut request = v1::ListJobsRequest {
+            page_size: 500,
+            page_token: String::new(),
+            states: states.iter().map(|state| *state as i32).collect(),
+        };
+        loop {
+            let answer = self.jobs.list_jobs(request.clone()).await;
+            let page = answer.map_err(|status| self.error(&status))?.into_inner();
+            jobs.extend(page.jobs);
+            if page.next_page_token.is_empty() {
+                return Ok(jobs);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// All workers in order of name.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(crate) async fn all_workers(&mut self) -> Result<Vec<v1::Worker>> {
+        let mut workers = Vec::new();
+        let mut request = v1::ListWorkersRequest {
+            page_size: 500,
+            page_token: String::new(),
+        };
+        loop {
+            let answer = self.cluster.list_workers(request.clone()).await;
+            let page = answer.map_err(|status| self.error(&status))?.into_inner();
+            workers.extend(page.workers);
+            if page.next_page_token.is_empty() {
+                return Ok(workers);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// Not found, with the name that was probably meant.
+    pub(crate) async fn job(&mut self, name: &str) -> Result<v1::Job> {
+        match self
+            .jobs
+            .get_job(v1::GetJobRequest {
+                name: name.to_owned(),
+            })
+            .await
+        {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => Err(self.job_error(&status, name).await),
+        }
+    }
+
+    /// The error of a call about the job `name`: if there is no such job, with the name that was
+    /// probably meant.
+    pub(crate) async fn job_error(&mut self, status: &Status, name: &str) -> Error {
+        let error = self.error(status);
+        if error.code() != Code::NotFound {
+            return error;
+        }
+        let jobs = self.all_jobs(&[]).await.unwrap_or_default();
+        let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+        Error::new(Code::NotFound, format!("there is no job named {name:?}")).hint(meant(
+            name,
+            &names,
+            "`espalier get` lists the jobs",
+        ))
+    }
+
+    /// The error of a call about the worker `name`, likewise.
+    pub(crate) async fn worker_error(&mut self, status: &Status, name: &str) -> Error {
+        let error = self.error(status);
+        if error.code() != Code::NotFound {
+            return error;
+        }
+        let workers = self.all_workers().await.unwrap_or_default();
+        let names: Vec<&str> = workers.iter().map(|worker| worker.name.as_str()).collect();
+        Error::new(Code::NotFound, format!("there is no worker named {name:?}")).hint(meant(
+            name,
+            &names,
+            "`espalier workers` lists the workers",
+        ))
+    }
+
+    /// An error of the server for the person at the terminal.
+    pub(crate) fn error(&self, status: &Status) -> Error {
+        let api = ApiError::from(status);
+        let server = &self.server;
+        match api.kind {
+            ErrorKind::InvalidArgument if !api.violations.is_empty() => {
+                let lines: Vec<String> = api
+                    .violations
+                    .iter()
+                    .map(|violation| format!("  {violation}"))
+                    .collect();
+                Error::failure(format!(
+                    "the coordinator refused the request:\n{}",
+                    lines.join("\n")
+                ))
+            }
+            ErrorKind::NotFound => Error::new(Code::NotFound, api.message),
+            ErrorKind::AlreadyExists | ErrorKind::FailedPrecondition => {
+                Error::new(Code::Conflict, api.message)
+            }
+            ErrorKind::Unavailable => Error::new(
+                Code::Unreachable,
+                format!("lost the coordinator at {server}: {}", api.message),
+            )
+            .hint("jobs go on without it; try again when it is back"),
+            ErrorKind::Unimplemented => Error::failure(format!(
+                "the coordinator at {server} does not know this call: {}",
+                api.message
+            ))
+            .hint("`espalier version` shows whether command and coordinator are of one version"),
+            kind => Error::failure(format!("the coordinator answered {kind}: {}", api.message)),
+        }
+    }
+}
+
+/// The coordinator's address: flag, environment, local cluster, default; in this order.
+fn server(context: &Context) -> String {
+    let given = context.server.clone().filter(|server| !server.is_empty());
+    let server = given.or_else(|| Folder::default().address());
+    let server = server.unwrap_or_else(|| DEFAULT_SERVER.to_owned());
+    if server.contains("://") {
+        server
+    } else {
+        format!("http://{server}")
+    }
+}
+
+fn meant(name: &str, names: &[&str], otherwise: &str) -> String {
+    match nearest(name, names.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => otherwise.to_owned(),
+    }
+}
+
+/// The innermost of nested errors: the outer ones only say "transport error".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

@@ -1,0 +1,326 @@
+//! `espalier predict`: applies an exported model to texts or images.
+//!
+//! The model runs in `espalier-worker predict`, a child process: this command links no torch. Inputs
+//! go to its standard input as JSON Lines, answers come back in the same order.
+
+use crate::Outcome;
+use crate::error::{Code, Error, Result};
+use crate::local::find;
+use crate::output::{Cell, Context, Format, Table, text};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, Command};
+
+const EXAMPLES: &str = "\
+Examples:
+  echo 'a web server written in C' | espalier predict --model model
+  espalier predict --model model --task section --file texts.txt
+  espalier predict --model model --file texts.jsonl -o json      one JSON value per text
+
+Input is one text per line, or JSON Lines with a field `text`; for a model of images, JSON Lines
+with a field `image`, a list of numbers.";
+
+/// Rows of a table that are shown at once: a stream has no end to wait for.
+const ROWS: usize = 200;
+
+/// Longest text in a table, in characters.
+const SHOWN: usize = 60;
+
+/// Apply an exported model to texts or images from a file or standard input
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Directory of an exported model
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Only this task; may be repeated
+    #[arg(long = "task", value_name = "TASK")]
+    tasks: Vec<String>,
+    /// File of inputs; default: standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// One answer of the worker.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    /// Absent for images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    predictions: serde_json::Map<String, Value>,
+}
+
+pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
+    if !args.model.is_dir() {
+        return Err(Error::new(
+            Code::NotFound,
+            format!("there is no model directory {}", args.model.display()),
+        )
+        .hint("`espalier export JOB` says where a job's model is"));
+    }
+    let mut child = start(args)?;
+    let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(Error::failure(
+            "can't talk to espalier-worker: it has no pipes",
+        ));
+    };
+    let answers = BufReader::new(stdout).lines();
+    let feed = async {
+        match &args.file {
+            Some(path) => {
+                let file = tokio::fs::File::open(path)
+                    .await
+                    .map_err(|error| unreadable(path, &error))?;
+                feed(BufReader::new(file), stdin, &path.display().to_string()).await
+            }
+            None => feed(BufReader::new(tokio::io::stdin()), stdin, "standard input").await,
+        }
+    };
+    let read = read(answers, args, context);
+    let (fed, answered) = tokio::join!(feed, read);
+    if fed.is_err() || answered.is_err() {
+        // Not needed any more; it may have ended already.
+        let _ = child.start_kill();
+    }
+    let status = child
+        .wait()
+        .await
+        .map_err(|error| Error::failure(format!("can't wait for espalier-worker: {error}")))?;
+    let (sent, received) = (fed?, answered?);
+    if !status.success() {
+        return Err(
+            Error::failure(format!("espalier-worker predict failed ({status})"))
+                .hint("its own message is above"),
+        );
+    }
+    if sent != received {
+        return Err(Error::failure(format!(
+            "{sent} inputs went in, but {received} answers came out"
+        )));
+    }
+    if sent == 0 {
+        context.note("no inputs");
+    }
+    Ok(Code::Ok)
+}
+
+fn start(args: &Args) -> Result<Child> {
+    let worker = find("espalier-worker")?;
+    Command::new(&worker)
+        .arg("predict")
+        .arg("--model")
+        .arg(&args.model)
+        .args(["--format", "jsonl"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| Error::failure(format!("can't run {}: {error}", worker.display())))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    let code = match error.kind() {
+        std::io::ErrorKind::NotFound => Code::NotFound,
+        _ => Code::Failure,
+    };
+    Error::new(code, format!("can't read {}: {error}", path.display()))
+}
+
+/// Sends each line as a JSON value; answers their number.
+async fn feed(input: impl AsyncBufRead + Unpin, mut to: ChildStdin, name: &str) -> Result<usize> {
+    let mut lines = input.lines();
+    let mut count = 0;
+    let mut number = 0;
+    loop {
+        let line = lines.next_line().await.map_err(|error| {
+            Error::failure(format!("can't read line {} of {name}: {error}", number + 1))
+        })?;
+        number += 1;
+        let Some(line) = line else { break };
+        if line.trim().is_empty() {
+            continue;
+        }
+        let question = question(&line).map_err(|message| {
+            Error::failure(format!("line {number} of {name} {message}"))
+                .hint("expected plain text, or JSON Lines with a field `text` or `image`")
+        })?;
+        let mut message = question.to_string();
+        message.push('\n');
+        if to.write_all(message.as_bytes()).await.is_err() {
+            // The worker has ended: its exit code tells more than a broken pipe.
+            break;
+        }
+        count += 1;
+    }
+    let _ = to.shutdown().await;
+    Ok(count)
+}
+
+/// What a line asks the worker: the field `text` or `image` of a JSON object, else the line itself
+/// as text.
+fn question(line: &str) -> Result<Value, String> {
+    let fields = match serde_json::from_str::<Value>(line) {
+        Ok(Value::Object(fields)) => fields,
+        // A text may well begin with a brace.
+        _ => return Ok(serde_json::json!({ "text": line })),
+    };
+    match (fields.get("text"), fields.get("image")) {
+        (Some(text @ Value::String(_)), None) => Ok(serde_json::json!({ "text": text })),
+        (None, Some(image @ Value::Array(_))) => Ok(serde_json::json!({ "image": image })),
+        (Some(_), Some(_)) => Err("has both `text` and `image`".to_owned()),
+        (Some(_), None) => Err("has a `text` that is no string".to_owned()),
+        (None, Some(_)) => Err("has an `image` that is no list".to_owned()),
+        (None, None) => Err("is JSON without a field `text` or `image`".to_owned()),
+    }
+}
+
+/// Reads and shows all answers; answers their number.
+async fn read(
+    mut lines: Lines<impl AsyncBufRead + Unpin>,
+    args: &Args,
+    context: &Context,
+) -> Result<usize> {
+    let mut count = 0;
+    let mut rows: Vec<Answer> = Vec::new();
+    while let Some(line) = lines
+        .next_line()
+        .await
+        .map_err(|error| Error::failure(format!("can't read from espalier-worker: {error}")))?
+    {
+        let mut answer: Answer = serde_json::from_str(&line).map_err(|error| {
+            Error::failure(format!(
+                "espalier-worker answered what is no prediction: {error}: {line}"
+            ))
+        })?;
+        select(&mut answer, &args.tasks)?;
+        count += 1;
+        if context.format == Format::Table {
+            rows.push(answer);
+            if rows.len() == ROWS {
+                context.print(&table(&rows, count + 1 - rows.len(), context))?;
+                rows.clear();
+            }
+        } else if context.format == Format::Json {
+            context.line(&answer)?;
+        } else {
+            context.print(&format!("---\n{}", crate::output::yaml(&answer)?))?;
+        }
+    }
+    if !rows.is_empty() {
+        context.print(&table(&rows, count + 1 - rows.len(), context))?;
+    }
+    Ok(count)
+}
+
+/// Keeps the tasks that were asked for.
+fn select(answer: &mut Answer, tasks: &[String]) -> Result<()> {
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    let known: Vec<String> = answer.predictions.keys().cloned().collect();
+    if let Some(unknown) = tasks.iter().find(|task| !known.contains(task)) {
+        let near = crate::error::nearest(unknown, known.iter().map(String::as_str));
+        let hint = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("its tasks are {}", known.join(", ")),
+        };
+        return Err(
+            Error::new(Code::NotFound, format!("the model has no task {unknown:?}")).hint(hint),
+        );
+    }
+    answer.predictions.retain(|task, _| tasks.contains(task));
+    Ok(())
+}
+
+/// `first`: the number of the first row, from 1.
+fn table(rows: &[Answer], first: usize, context: &Context) -> String {
+    let tasks: Vec<String> = rows
+        .first()
+        .map(|row| row.predictions.keys().cloned().collect())
+        .unwrap_or_default();
+    let has_text = rows.iter().any(|row| row.text.is_some());
+    let headings = std::iter::once(if has_text { "TEXT" } else { "INPUT" }.to_owned())
+        .chain(tasks.iter().map(|t| t.to_uppercase()));
+    let mut table = Table::new(headings);
+    for (index, row) in rows.iter().enumerate() {
+        let text = row
+            .text
+            .clone()
+            .unwrap_or_else(|| (first + index).to_string());
+        let mut shown: String = text.chars().take(SHOWN).collect();
+        if text.chars().count() > SHOWN {
+            shown.push('…');
+        }
+        let cells = tasks.iter().map(|task| {
+            let prediction = row.predictions.get(task).unwrap_or(&Value::Null);
+            Cell::from(short(prediction))
+        });
+        table.row(std::iter::once(Cell::from(shown)).chain(cells));
+    }
+    table.render(&context.stdout, 0)
+}
+
+/// A prediction in a cell: `games 0.93`, `x11 0.91, gtk 0.72`, `3.2`.
+fn short(prediction: &Value) -> String {
+    let scored = |value: &Value| {
+        let label = value.get("label").and_then(Value::as_str)?;
+        let score = value.get("score").and_then(Value::as_f64)?;
+        Some(format!("{label} {score:.2}"))
+    };
+    if let Some(labels) = prediction.get("labels").and_then(Value::as_array) {
+        let labels: Vec<String> = labels.iter().filter_map(scored).collect();
+        return if labels.is_empty() {
+            "-".to_owned()
+        } else {
+            labels.join(", ")
+        };
+    }
+    if let Some(value) = prediction.get("value").and_then(Value::as_f64) {
+        return text::figure(value);
+    }
+    scored(prediction).unwrap_or_else(|| "-".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{question, short};
+    use serde_json::json;
+
+    #[test]
+    fn lines_are_texts_or_json() {
+        // Plain lines, JSON Lines of both kinds and texts that begin with a brace are all read.
+        assert_eq!(question("a text"), Ok(json!({"text": "a text"})));
+        assert_eq!(
+            question(r#"{"text": "x", "id": 3}"#),
+            Ok(json!({"text": "x"}))
+        );
+        assert_eq!(
+            question(r#"{"image": [0, 1.5]}"#),
+            Ok(json!({"image": [0, 1.5]}))
+        );
+        assert_eq!(
+            question("{braces} are text"),
+            Ok(json!({"text": "{braces} are text"}))
+        );
+        for bad in [r#"{"txt": "x"}"#, r#"{"text": 3}"#, r#"{"image": "x"}"#] {
+            assert!(question(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn predictions_fit_a_cell() {
+        // Each kind of head has its short form.
+        assert_eq!(
+            short(&json!({"label": "games", "score": 0.934, "scores": {}})),
+            "games 0.93"
+        );
+        let labels =
+            json!({"labels": [{"label": "x11", "score": 0.9}, {"label": "gtk", "score": 0.5}]});
+        assert_eq!(short(&labels), "x11 0.90, gtk 0.50");
+        assert_eq!(short(&json!({"labels": []})), "-");
+        assert_eq!(short(&json!({"value": 3.25})), "3.2500");
+    }
+}

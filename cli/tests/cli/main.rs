@@ -1,0 +1,9 @@
+//! The built `espalier` command, run as a person runs it.
+
+mod help;
+mod local;
+mod predict;
+mod run;
+mod schema;
+mod unreachable;
+mod validate;

@@ -1,0 +1,83 @@
+//! `predict` with a real child process in the place of the worker.
+
+use crate::local::script;
+use crate::run::{Run, command, finished};
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+/// Answers every line with the same prediction and the line it got as text.
+const WORKER: &str = r#"
+[ "$1 $2 $3 $4 $5" = "predict --model model --format jsonl" ] || { echo "bad arguments: $*" >&2; exit 8; }
+while read -r line; do
+  text=${line#'{"text":'}; text=${text%'}'}
+  printf '{"text":%s,"predictions":{"section":{"label":"games","score":0.934},"value":{"value":3.25}}}\n' "$text"
+done"#;
+
+fn predict(folder: &Path, args: &[&str], input: &str) -> Run {
+    let mut child = command(folder)
+        .env("ESPALIER_BIN_DIR", folder.join("bin"))
+        .args(["predict", "--model", "model"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("espalier starts");
+    // A command that refuses early does not read; that is no fault here.
+    let _ = child
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(input.as_bytes());
+    finished(child.wait_with_output().expect("ended"))
+}
+
+#[test]
+fn texts_become_a_table_or_json_lines() {
+    // Plain lines and JSON Lines go in; a row or a JSON value per text comes out, in order.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(folder.path().join("model")).expect("made");
+    script(folder.path(), "espalier-worker", WORKER);
+    let input = "a puzzle\n\n{\"text\": \"chess\"}\n";
+    let table = predict(folder.path(), &[], input);
+    assert_eq!(
+        table.stdout,
+        "TEXT       SECTION      VALUE\na puzzle   games 0.93   3.2500\nchess      games 0.93   3.2500\n",
+        "{}",
+        table.stderr
+    );
+    let lines = predict(folder.path(), &["--task", "section", "-o", "json"], input);
+    assert_eq!(
+        lines.stdout,
+        "{\"text\":\"a puzzle\",\"predictions\":{\"section\":{\"label\":\"games\",\"score\":0.934}}}\n\
+         {\"text\":\"chess\",\"predictions\":{\"section\":{\"label\":\"games\",\"score\":0.934}}}\n"
+    );
+    let unknown = predict(folder.path(), &["--task", "sektion"], input);
+    assert_eq!(unknown.code, 3);
+    assert!(
+        unknown.stderr.contains("did you mean `section`?"),
+        "{}",
+        unknown.stderr
+    );
+}
+
+#[test]
+fn a_worker_that_fails_is_told() {
+    // The worker's failure ends the command, even with much input left to send.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(folder.path().join("model")).expect("made");
+    script(
+        folder.path(),
+        "espalier-worker",
+        "echo 'error: no config.json' >&2; exit 1",
+    );
+    let run = predict(folder.path(), &[], &"a text\n".repeat(100_000));
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("no config.json"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("espalier-worker predict failed"),
+        "{}",
+        run.stderr
+    );
+}

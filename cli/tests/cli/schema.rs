@@ -1,0 +1,103 @@
+//! The published schema against real job files.
+
+use crate::run::run;
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn schema() -> Value {
+    let run = run(Path::new("."), &["schema"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    serde_json::from_str(&run.stdout).expect("the schema is JSON")
+}
+
+/// A job that uses every field.
+fn full() -> Value {
+    json!({
+        "name": "everything", "seed": 7, "priority": -1,
+        "backbone": { "path": "m", "init": "random", "max_tokens": 64, "pooling": "cls", "dropout": 0.1 },
+        "tuning": { "last_blocks": 2 },
+        "tasks": [{
+            "name": "section", "head": "single_label", "weight": 2.0, "metric": "macro_f1",
+            "data": {
+                "train": ["a.parquet", "b.jsonl"], "validation": "c.csv", "test": ["d.csv"],
+                "columns": { "input": "text", "label": "section" }, "labels": ["web", "games"],
+                "max_train_samples": 100
+            },
+            "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1 }
+        }],
+        "sampler": { "temperature": 2.0 },
+        "training": {
+            "steps": 100, "epochs": 1.5, "batch_size": 16, "accumulation": 2, "clip_norm": 0.5,
+            "optimizer": { "learning_rate": 1e-4, "head_learning_rate": 1e-3, "betas": [0.9, 0.98],
+                           "eps": 1e-8, "weight_decay": 0.0 },
+            "schedule": { "kind": "cosine", "warmup_ratio": 0.1, "warmup_steps": 10 }
+        },
+        "evaluation": { "every_steps": 10, "batch_size": 8, "select_best": false,
+                        "early_stopping_patience": 3 },
+        "checkpoint": { "every_steps": 50, "keep": 1 },
+        "resources": { "ranks": 2, "shards": 4, "device": "cpu" },
+        "output": "out"
+    })
+}
+
+#[test]
+fn the_schema_accepts_what_the_command_accepts() {
+    // The schema is a valid JSON schema, and a job with every field passes both it and `validate`.
+    let schema = schema();
+    assert!(jsonschema::meta::is_valid(&schema));
+    let validator = jsonschema::validator_for(&schema).expect("a usable schema");
+    let full = full();
+    let errors: Vec<String> = validator
+        .iter_errors(&full)
+        .map(|e| e.to_string())
+        .collect();
+    assert_eq!(errors, Vec::<String>::new());
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("job.yaml"), full.to_string()).expect("written");
+    let run = run(folder.path(), &["validate", "job.yaml", "-o", "json"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    // What `validate` prints, with absolute paths and all defaults, is a job file again.
+    let printed: Value = serde_json::from_str(&run.stdout).expect("JSON");
+    assert!(validator.is_valid(&printed));
+    assert_eq!(printed["training"], full["training"]);
+}
+
+#[test]
+fn the_schema_refuses_what_the_command_refuses() {
+    // Unknown fields, unknown words and missing fields are errors in editors too.
+    let validator = jsonschema::validator_for(&schema()).expect("a usable schema");
+    for (pointer, value) in [
+        ("/trainin", json!({})),
+        ("/tuning", json!("none")),
+        ("/training/batch_size", json!("many")),
+        ("/tasks/0/head", json!("single-label")),
+        ("/tasks/0/data", json!({ "validation": "x.csv" })),
+    ] {
+        let mut job = full();
+        let (parent, key) = pointer.rsplit_once('/').expect("a slash");
+        job.pointer_mut(parent).expect("there")[key] = value;
+        assert!(!validator.is_valid(&job), "{pointer}");
+    }
+}
+
+#[test]
+fn every_field_is_explained() {
+    // The schema doubles as the reference of the job file: no field without a description.
+    fn look(node: &Value, path: &str, silent: &mut Vec<String>) {
+        let Value::Object(fields) = node else { return };
+        if let Some(Value::Object(properties)) = fields.get("properties") {
+            for (name, property) in properties {
+                if property.get("description").is_none() {
+                    silent.push(format!("{path}/{name}"));
+                }
+            }
+        }
+        for (key, child) in fields {
+            look(child, &format!("{path}/{key}"), silent);
+        }
+    }
+    let mut silent = Vec::new();
+    look(&schema(), "", &mut silent);
+    assert_eq!(silent, Vec::<String>::new());
+}

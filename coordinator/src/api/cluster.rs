@@ -1,0 +1,171 @@
+//! `ClusterService`.
+
+use super::follow::news;
+use super::{Answers, Shared, name, odd_answer, paging, view};
+use crate::config::VERSION;
+use espalier_core::{Answer, Event, Machine, ReplyId, Time, WorkerView};
+use espalier_proto::v1::cluster_service_server::ClusterService;
+use espalier_proto::{ApiError, ErrorKind, v1};
+use espalier_spec::WorkerId;
+use std::collections::BTreeMap;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+const FILTER: &str = "workers";
+
+pub(super) struct Clusters(pub(super) Shared);
+
+impl Clusters {
+    /// Asks for a change of one worker.
+    async fn change(
+        &self,
+        worker: String,
+        make: impl FnOnce(WorkerId, ReplyId) -> Event + Send + 'static,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let worker = WorkerId(name(worker)?);
+        match self
+            .0
+            .driver
+            .request(move |reply| make(worker, reply))
+            .await?
+        {
+            Answer::Worker(worker) => Ok(Response::new(view::worker(&worker))),
+            Answer::Job(_) | Answer::Deleted => Err(odd_answer().into()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ClusterService for Clusters {
+    async fn get_cluster(
+        &self,
+        _request: Request<v1::GetClusterRequest>,
+    ) -> Result<Response<v1::Cluster>, Status> {
+        let cluster = self.0.driver.read(Machine::cluster).await?;
+        Ok(Response::new(v1::Cluster {
+            version: VERSION.to_owned(),
+            start_time: Some(view::moment(self.0.started)),
+            workers: cluster.workers,
+            ranks: cluster.ranks,
+            free_ranks: cluster.free_ranks,
+            active_jobs: cluster.active_jobs,
+        }))
+    }
+
+    async fn list_workers(
+        &self,
+        request: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let v1::ListWorkersRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let size = paging::size(page_size)?;
+        let after = paging::position(FILTER, &page_token)?.map(WorkerId);
+        let mut found = self.0.driver.read(Machine::workers).await?;
+        found.retain(|worker| after.as_ref().is_none_or(|after| worker.name > *after));
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = match found.last() {
+            Some(worker) if more => paging::token(FILTER, worker.name.as_str()),
+            _ => String::new(),
+        };
+        let workers = found.iter().map(view::worker).collect();
+        Ok(Response::new(v1::ListWorkersResponse {
+            workers,
+            next_page_token,
+        }))
+    }
+
+    async fn get_worker(
+        &self,
+        request: Request<v1::GetWorkerRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let name = WorkerId(name(request.into_inner().name)?);
+        let wanted = name.clone();
+        let found = self
+            .0
+            .driver
+            .read(move |machine| machine.worker(&wanted))
+            .await?;
+        let worker = found.ok_or_else(|| {
+            ApiError::new(
+                ErrorKind::NotFound,
+                "WORKER_NOT_FOUND",
+                format!("there is no worker {name}; list the workers to see their names"),
+            )
+            .with("worker", &name)
+        })?;
+        Ok(Response::new(view::worker(&worker)))
+    }
+
+    type WatchWorkersStream = Answers<v1::WatchWorkersResponse>;
+
+    async fn watch_workers(
+        &self,
+        _request: Request<v1::WatchWorkersRequest>,
+    ) -> Result<Response<Self::WatchWorkersStream>, Status> {
+        let permit = self.0.watch()?;
+        let mut notices = self.0.driver.notices().of_workers();
+        let shared = self.0.clone();
+        let (client, receiver) = mpsc::channel(16);
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Err(error) = send_workers(&shared, &client, &mut notices).await {
+                // A client that has gone needs no error.
+                let _ = client.send(Err(Status::from(error))).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<v1::DrainWorkerRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let worker = request.into_inner().name;
+        self.change(worker, |name, reply| Event::DrainWorker { name, reply })
+            .await
+    }
+
+    async fn undrain_worker(
+        &self,
+        request: Request<v1::UndrainWorkerRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let worker = request.into_inner().name;
+        self.change(worker, |name, reply| Event::UndrainWorker { name, reply })
+            .await
+    }
+}
+
+async fn send_workers(
+    shared: &Shared,
+    client: &mpsc::Sender<Result<v1::WatchWorkersResponse, Status>>,
+    notices: &mut tokio::sync::watch::Receiver<()>,
+) -> Result<(), ApiError> {
+    let mut shown: BTreeMap<WorkerId, WorkerView> = BTreeMap::new();
+    loop {
+        let workers = shared.driver.read(Machine::workers).await?;
+        for worker in workers {
+            // A heartbeat alone is no change.
+            let still = WorkerView {
+                heartbeat_time: Time(0),
+                ..worker.clone()
+            };
+            if shown.get(&worker.name) == Some(&still) {
+                continue;
+            }
+            let response = v1::WatchWorkersResponse {
+                worker: Some(view::worker(&worker)),
+            };
+            if client.send(Ok(response)).await.is_err() {
+                return Ok(());
+            }
+            shown.insert(worker.name, still);
+        }
+        if !news(shared, client, notices).await? {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! `JobService`.
+
+use super::{Answers, Shared, follow, name, odd_answer, paging, view};
+use espalier_core::{Answer, Event, JobState, JobView, ReplyId};
+use espalier_proto::convert::checked_job;
+use espalier_proto::v1::job_service_server::JobService;
+use espalier_proto::{ApiError, ErrorKind, Violations, Wire, v1};
+use espalier_spec::{JobId, Violation};
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+pub(super) struct Jobs(pub(super) Shared);
+
+impl Jobs {
+    /// Asks for a change of one job.
+    async fn change(
+        &self,
+        job: String,
+        make: impl FnOnce(JobId, ReplyId) -> Event + Send + 'static,
+    ) -> Result<Response<v1::Job>, Status> {
+        let job = JobId(name(job)?);
+        match self.0.driver.request(move |reply| make(job, reply)).await? {
+            Answer::Job(job) => Ok(Response::new(view::job(&job))),
+            Answer::Worker(_) | Answer::Deleted => Err(odd_answer().into()),
+        }
+    }
+
+    async fn view(&self, name: JobId) -> Result<JobView, ApiError> {
+        let wanted = name.clone();
+        let found = self
+            .0
+            .driver
+            .read(move |machine| machine.job(&wanted))
+            .await?;
+        found.ok_or_else(|| not_found(&name))
+    }
+}
+
+/// The error of a name that no job has; the same as the machine's.
+pub(super) fn not_found(name: &JobId) -> ApiError {
+    ApiError::new(
+        ErrorKind::NotFound,
+        "JOB_NOT_FOUND",
+        format!("there is no job {name}; list the jobs to see their names"),
+    )
+    .with("job", name)
+}
+
+#[tonic::async_trait]
+impl JobService for Jobs {
+    async fn create_job(
+        &self,
+        request: Request<v1::CreateJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let v1::CreateJobRequest {
+            spec,
+            request_id,
+            validate_only,
+        } = request.into_inner();
+        let (spec, request_id) = read_create(spec, &request_id).map_err(ApiError::from)?;
+        if validate_only {
+            let job = v1::Job {
+                name: spec.name.clone(),
+                spec: Some(spec.to_wire()),
+                ..v1::Job::default()
+            };
+            return Ok(Response::new(job));
+        }
+        let (spec, uid) = (Box::new(spec), Uuid::new_v4().to_string());
+        let make = move |reply| Event::CreateJob {
+            spec,
+            uid,
+            request_id,
+            reply,
+        };
+        match self.0.driver.request(make).await? {
+            Answer::Job(job) => Ok(Response::new(view::job(&job))),
+            Answer::Worker(_) | Answer::Deleted => Err(odd_answer().into()),
+        }
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<v1::GetJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let name = JobId(name(request.into_inner().name)?);
+        Ok(Response::new(view::job(&self.view(name).await?)))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let v1::ListJobsRequest {
+            page_size,
+            page_token,
+            states,
+        } = request.into_inner();
+        let size = paging::size(page_size)?;
+        let states = read_states(&states).map_err(ApiError::from)?;
+        let filter = format!("jobs {states:?}");
+        let after = match paging::position(&filter, &page_token)? {
+            None => 0,
+            Some(number) => number.parse().map_err(|_| odd_token())?,
+        };
+        // One more than the page holds shows whether another page follows.
+        let read = move |machine: &espalier_core::Machine| machine.jobs(after, size + 1, &states);
+        let mut found = self.0.driver.read(read).await?;
+        let more = found.len() > size;
+        found.truncate(size);
+        let next_page_token = match found.last() {
+            Some((number, _)) if more => paging::token(&filter, &number.to_string()),
+            _ => String::new(),
+        };
+        let jobs = found.iter().map(|(_, job)| view::job(job)).collect();
+        Ok(Response::new(v1::ListJobsResponse {
+            jobs,
+            next_page_token,
+        }))
+    }
+
+    type WatchJobStream = Answers<v1::WatchJobResponse>;
+
+    async fn watch_job(
+        &self,
+        request: Request<v1::WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let v1::WatchJobRequest {
+            name: job,
+            after_sequence,
+        } = request.into_inner();
+        let name = JobId(name(job)?);
+        let permit = self.0.watch()?;
+        let notices = self.0.driver.notices().of_job(&name);
+        let job = self.view(name).await?;
+        let last = job.last_sequence;
+        if after_sequence > last {
+            let message = format!(
+                "`after_sequence` is {after_sequence}, but the newest event of job {} is {last}; if \
+                 the job was deleted and created anew, begin with 0",
+                job.name
+            );
+            let error = ApiError::new(ErrorKind::OutOfRange, "SEQUENCE_BEYOND_LAST", message)
+                .with("last_sequence", last);
+            return Err(error.into());
+        }
+        Ok(Response::new(follow::events(
+            &self.0,
+            &job,
+            after_sequence,
+            notices,
+            permit,
+        )))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<v1::CancelJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let job = request.into_inner().name;
+        self.change(job, |name, reply| Event::CancelJob { name, reply })
+            .await
+    }
+
+    async fn pause_job(
+        &self,
+        request: Request<v1::PauseJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let job = request.into_inner().name;
+        self.change(job, |name, reply| Event::PauseJob { name, reply })
+            .await
+    }
+
+    async fn resume_job(
+        &self,
+        request: Request<v1::ResumeJobRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let job = request.into_inner().name;
+        self.change(job, |name, reply| Event::ResumeJob { name, reply })
+            .await
+    }
+
+    async fn delete_job(
+        &self,
+        request: Request<v1::DeleteJobRequest>,
+    ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        let name = JobId(name(request.into_inner().name)?);
+        let uid = self.view(name.clone()).await?.uid;
+        match self
+            .0
+            .driver
+            .request(move |reply| Event::DeleteJob { name, reply })
+            .await?
+        {
+            Answer::Deleted => {}
+            Answer::Job(_) | Answer::Worker(_) => return Err(odd_answer().into()),
+        }
+        let logs = self.0.logs.clone();
+        // What is left over if this fails is removed at the next start.
+        let _ = tokio::task::spawn_blocking(move || logs.forget(&uid)).await;
+        Ok(Response::new(v1::DeleteJobResponse {}))
+    }
+
+    type TailJobLogsStream = Answers<v1::LogLine>;
+
+    async fn tail_job_logs(
+        &self,
+        request: Request<v1::TailJobLogsRequest>,
+    ) -> Result<Response<Self::TailJobLogsStream>, Status> {
+        let v1::TailJobLogsRequest {
+            name: job,
+            tail,
+            follow,
+        } = request.into_inner();
+        let name = JobId(name(job)?);
+        let permit = self.0.watch()?;
+        let notices = self.0.driver.notices().of_job(&name);
+        let job = self.view(name).await?;
+        Ok(Response::new(
+            follow::logs(&self.0, &job, tail, follow.then_some(notices), permit).await?,
+        ))
+    }
+}
+
+/// Reads a CreateJob with all its violations.
+fn read_create(
+    spec: Option<v1::JobSpec>,
+    request_id: &str,
+) -> Result<(espalier_spec::JobSpec, Option<String>), Violations> {
+    let mut bad = Vec::new();
+    let mut add = |field: &str, message: String| {
+        bad.push(Violation {
+            field: field.into(),
+            message,
+        });
+    };
+    let id = match Uuid::try_parse(request_id) {
+        Ok(id) => Some(id.to_string()),
+        Err(_) if request_id.is_empty() => None,
+        Err(_) => {
+            add(
+                "request_id",
+                format!("`{request_id}` is no UUID; leave it out, or give a fresh one"),
+            );
+            None
+        }
+    };
+    let spec = match spec.map(checked_job) {
+        None => {
+            add("spec", "is required: give the job".into());
+            None
+        }
+        Some(Err(violations)) => {
+            bad.extend(violations.0);
+            None
+        }
+        Some(Ok(spec)) => Some(spec),
+    };
+    match spec {
+        Some(spec) if bad.is_empty() => Ok((spec, id)),
+        _ => Err(Violations(bad)),
+    }
+}
+
+fn read_states(numbers: &[i32]) -> Result<Vec<JobState>, Violations> {
+    let mut states = Vec::new();
+    let mut bad = Vec::new();
+    for (index, number) in numbers.iter().enumerate() {
+        match view::known_state(*number) {
+            Some(state) => states.push(state),
+            None => bad.push(Violation {
+                field: format!("states[{index}]"),
+                message: format!("{number} is no state of a job"),
+            }),
+        }
+    }
+    // The order in which states are named means nothing, to page tokens neither.
+    states.sort_unstable();
+    states.dedup();
+    if bad.is_empty() {
+        Ok(states)
+    } else {
+        Err(Violations(bad))
+    }
+}
+
+fn odd_token() -> ApiError {
+    ApiError::field(
+        "page_token",
+        "is no token of this coordinator; begin with an empty one",
+    )
+}

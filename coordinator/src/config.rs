@@ -1,0 +1,260 @@
+//! Settings of the coordinator: flags and environment, their defaults, their rules.
+
+use clap::{Parser, ValueEnum};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Version of this binary; workers must have the same.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Every default that is the shell's own; those of the machine are `espalier_core::Config::new`'s.
+mod defaults {
+    pub(super) const PORT: u16 = 7443;
+    pub(super) const DATA_DIR: &str = ".espalier/coordinator";
+    pub(super) const MAX_MESSAGE_BYTES: usize = 4 << 20;
+    pub(super) const MAX_WATCHES: usize = 1024;
+    pub(super) const SNAPSHOT_EVERY: u64 = 4096;
+}
+
+/// Espalier's coordinator: keeps jobs and workers, decides who trains what.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "espalier-coordinator", version, about)]
+pub struct Config {
+    /// Address to serve gRPC on; port 0 takes any free one
+    #[arg(long, env = "ESPALIER_LISTEN", default_value_t = listen())]
+    pub listen: SocketAddr,
+    /// Directory of everything that must survive a restart
+    #[arg(long, env = "ESPALIER_DATA_DIR", default_value = defaults::DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Serve plain text beyond this host: anyone who reaches the port can run jobs
+    #[arg(long, env = "ESPALIER_INSECURE")]
+    pub insecure: bool,
+    /// File that gets the bound address once the coordinator serves
+    #[arg(long, value_name = "PATH")]
+    pub ready_file: Option<PathBuf>,
+    /// Form of the log on standard error
+    #[arg(long, env = "ESPALIER_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// How often workers say that they are alive; three missing ones make one unreachable
+    #[arg(long, default_value_t = Period::of(machine().heartbeat_interval_ms))]
+    pub heartbeat_interval: Period,
+    /// How long a worker may be unreachable before its ranks are given up
+    #[arg(long, default_value_t = Period::of(machine().gone_after_ms))]
+    pub gone_after: Period,
+    /// How long the workers of a job may take to load model and data
+    #[arg(long, default_value_t = Period::of(machine().prepare_timeout_ms))]
+    pub prepare_timeout: Period,
+    /// How long a worker may take to stop a job's ranks
+    #[arg(long, default_value_t = Period::of(machine().stop_timeout_ms))]
+    pub stop_timeout: Period,
+    /// How long a worker may take to write a checkpoint and stop
+    #[arg(long, default_value_t = Period::of(machine().checkpoint_timeout_ms))]
+    pub checkpoint_timeout: Period,
+    /// Failures for passing reasons, without a new checkpoint between them, that a job survives
+    #[arg(long, default_value_t = machine().max_restarts)]
+    pub max_restarts: u32,
+    /// Largest message that is accepted, in bytes
+    #[arg(long, default_value_t = defaults::MAX_MESSAGE_BYTES)]
+    pub max_message_bytes: usize,
+    /// Watches and log tails that may be open at once
+    #[arg(long, default_value_t = defaults::MAX_WATCHES)]
+    pub max_watches: usize,
+    /// Records after which the store is compacted to a snapshot
+    #[arg(long, default_value_t = defaults::SNAPSHOT_EVERY, hide = true)]
+    pub snapshot_every: u64,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Settings that contradict each other or make no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Plain text would be served to the network.
+    #[error(
+        "--listen {0} can be reached from other hosts, and this version can't encrypt or authenticate yet; \
+         listen on 127.0.0.1 or [::1], or pass --insecure if the network is trusted"
+    )]
+    Exposed(SocketAddr),
+    /// A number is outside its range.
+    #[error("--{flag} is {found}, expected {expected}")]
+    Range {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: String,
+    },
+}
+
+impl Config {
+    /// Checks the rules that connect settings.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that is broken.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !self.listen.ip().is_loopback() && !self.insecure {
+            return Err(ConfigError::Exposed(self.listen));
+        }
+        let range = |flag, found: &dyn fmt::Display, expected: String| ConfigError::Range {
+            flag,
+            found: found.to_string(),
+            expected,
+        };
+        let beat = self.heartbeat_interval;
+        if beat.0 < Duration::from_millis(10) {
+            return Err(range("heartbeat-interval", &beat, "at least 10ms".into()));
+        }
+        if self.gone_after < beat {
+            let expected = format!("at least the heartbeat interval, {beat}");
+            return Err(range("gone-after", &self.gone_after, expected));
+        }
+        if !(65_536..=1 << 30).contains(&self.max_message_bytes) {
+            let expected = "64 KiB (65536) to 1 GiB (1073741824)".into();
+            return Err(range(
+                "max-message-bytes",
+                &self.max_message_bytes,
+                expected,
+            ));
+        }
+        if self.max_watches == 0 || self.max_watches > 1 << 20 {
+            return Err(range(
+                "max-watches",
+                &self.max_watches,
+                "1 to 1048576".into(),
+            ));
+        }
+        if self.snapshot_every == 0 {
+            return Err(range("snapshot-every", &0, "at least 1".into()));
+        }
+        Ok(())
+    }
+
+    /// The machine's part of the settings.
+    #[must_use]
+    pub fn machine(&self) -> espalier_core::Config {
+        espalier_core::Config {
+            version: VERSION.to_owned(),
+            heartbeat_interval_ms: self.heartbeat_interval.millis(),
+            gone_after_ms: self.gone_after.millis(),
+            prepare_timeout_ms: self.prepare_timeout.millis(),
+            stop_timeout_ms: self.stop_timeout.millis(),
+            checkpoint_timeout_ms: self.checkpoint_timeout.millis(),
+            max_restarts: self.max_restarts,
+        }
+    }
+}
+
+/// A length of time as people write it: `500ms`, `10s`, `5m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Period(pub Duration);
+
+impl Period {
+    fn of(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
+    fn millis(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.millis() {
+            ms if ms > 0 && ms % 60_000 == 0 => write!(f, "{}m", ms / 60_000),
+            ms if ms > 0 && ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            ms => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is no length of time, expected such as 500ms, 10s or 5m");
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        let factor = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(bad()),
+        };
+        number.checked_mul(factor).map(Self::of).ok_or_else(bad)
+    }
+}
+
+fn listen() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, defaults::PORT))
+}
+
+fn machine() -> espalier_core::Config {
+    espalier_core::Config::new(VERSION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Config {
+        let flags = std::iter::once("espalier-coordinator").chain(flags.iter().copied());
+        Config::try_parse_from(flags).unwrap()
+    }
+
+    // Promise: plain text is not served to the network by accident.
+    #[test]
+    fn listening_beyond_this_host_must_be_asked_for() {
+        assert_eq!(parse(&[]).validate(), Ok(()));
+        assert_eq!(parse(&["--listen", "[::1]:0"]).validate(), Ok(()));
+        let open = parse(&["--listen", "0.0.0.0:7443"]);
+        assert!(matches!(open.validate(), Err(ConfigError::Exposed(_))));
+        assert_eq!(
+            parse(&["--listen", "0.0.0.0:7443", "--insecure"]).validate(),
+            Ok(())
+        );
+    }
+
+    // Promise: times are read as they are shown, and nonsense is refused.
+    #[test]
+    fn periods() {
+        for text in ["500ms", "1s", "90s", "10m", "0ms"] {
+            assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "s",
+            "10",
+            "-1s",
+            "1.5s",
+            "10 s",
+            "99999999999999999999s",
+            "9999999999999999h",
+        ] {
+            assert!(text.parse::<Period>().is_err(), "{text}");
+        }
+        let short = parse(&["--gone-after", "100ms"])
+            .validate()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            short.contains("gone-after") && short.contains("1s"),
+            "{short}"
+        );
+    }
+}

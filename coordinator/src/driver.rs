@@ -1,0 +1,448 @@
+//! The one task that owns the machine: step, make durable, act.
+//!
+//! Messages that wait together are taken together: each is a step of the machine, their records
+//! are one write of the store, and only then their commands are run, in order. Reads wait for that
+//! write too, so nobody is shown what could still be lost.
+
+use crate::notices::Notices;
+use crate::store::codec;
+use crate::store::{Store, StoreError};
+use espalier_core::{
+    Answer, Command, ConnId, Event, Hello, Machine, Order, Record, ReplayError, ReplyId, Time,
+};
+use espalier_proto::{ApiError, ErrorKind};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Messages taken together at most.
+const BATCH: usize = 256;
+/// Messages that may wait; then callers wait.
+const QUEUE: usize = 1024;
+/// Orders that may wait for a worker to read them; one more and its stream is ended.
+const ORDERS: usize = 64;
+/// Least pause between two ticks, so that a deadline that does not move can't spin.
+const TICK: Duration = Duration::from_millis(5);
+/// Pauses before a write is tried again.
+const RETRIES: [Duration; 3] = [
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+];
+
+type Reply = oneshot::Sender<Result<Answer, espalier_core::Error>>;
+type Read = Box<dyn FnOnce(&Machine) + Send>;
+/// What goes out on a worker's stream; an error ends it.
+pub(crate) type Orders = mpsc::Receiver<Result<Order, ApiError>>;
+
+/// Why the driver stopped or could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The store failed.
+    #[error("the store failed: {0}")]
+    Store(#[from] StoreError),
+    /// The store's code panicked.
+    #[error(
+        "the store failed with a bug: {0}; restart, and restore the data directory if it recurs"
+    )]
+    Panicked(String),
+    /// The log does not make sense.
+    #[error("the store can't be replayed: {0}")]
+    Replay(#[from] ReplayError),
+}
+
+enum Message {
+    Request {
+        make: Box<dyn FnOnce(ReplyId) -> Event + Send>,
+        reply: Reply,
+    },
+    Connect {
+        conn: ConnId,
+        hello: Hello,
+        stream: Stream,
+    },
+    Report(Event),
+    Read(Read),
+}
+
+/// The driver's end of a worker's stream.
+struct Stream {
+    orders: mpsc::Sender<Result<Order, ApiError>>,
+    /// Dropped with the stream: tells its reader to end.
+    _open: oneshot::Sender<()>,
+}
+
+/// A worker's stream as its reader sees it.
+pub(crate) struct Connection {
+    /// Its number.
+    pub(crate) conn: ConnId,
+    /// Resolves when the driver has ended the stream.
+    pub(crate) ended: oneshot::Receiver<()>,
+}
+
+/// How the API talks to the driver. Every call fails with `UNAVAILABLE` once the driver stopped.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    messages: mpsc::Sender<Message>,
+    notices: Arc<Notices>,
+    conns: Arc<AtomicU64>,
+}
+
+impl Handle {
+    /// Makes an event of a request and waits for its answer.
+    pub(crate) async fn request(
+        &self,
+        make: impl FnOnce(ReplyId) -> Event + Send + 'static,
+    ) -> Result<Answer, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Request {
+            make: Box::new(make),
+            reply,
+        })
+        .await?;
+        let result = answer.await.map_err(|_| stopped())?;
+        result.map_err(refusal)
+    }
+
+    /// Reads durable state.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Machine) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let read = move |machine: &Machine| {
+            // Nobody waits any longer: nothing to do.
+            let _ = reply.send(look(machine));
+        };
+        self.send(Message::Read(Box::new(read))).await?;
+        answer.await.map_err(|_| stopped())
+    }
+
+    /// Reports a worker's Hello. The answer comes as the first of its orders, or as an error there.
+    pub(crate) async fn connect(&self, hello: Hello) -> Result<(Connection, Orders), ApiError> {
+        let conn = ConnId(self.conns.fetch_add(1, Ordering::Relaxed));
+        let (orders, outbound) = mpsc::channel(ORDERS);
+        let (open, ended) = oneshot::channel();
+        let stream = Stream {
+            orders,
+            _open: open,
+        };
+        self.send(Message::Connect {
+            conn,
+            hello,
+            stream,
+        })
+        .await?;
+        Ok((Connection { conn, ended }, outbound))
+    }
+
+    /// Reports what a worker said.
+    pub(crate) async fn report(&self, event: Event) -> Result<(), ApiError> {
+        self.send(Message::Report(event)).await
+    }
+
+    /// Who is told when something changed.
+    pub(crate) fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
+    async fn send(&self, message: Message) -> Result<(), ApiError> {
+        self.messages.send(message).await.map_err(|_| stopped())
+    }
+}
+
+/// The error of a coordinator that does not answer any more.
+pub(crate) fn stopped() -> ApiError {
+    ApiError::new(
+        ErrorKind::Unavailable,
+        "COORDINATOR_STOPPING",
+        "the coordinator is stopping; nothing was acknowledged, try again when it is back",
+    )
+}
+
+/// A refusal of the machine as the wire's error.
+pub(crate) fn refusal(error: espalier_core::Error) -> ApiError {
+    let kind = match error.kind {
+        espalier_core::ErrorKind::NotFound => ErrorKind::NotFound,
+        espalier_core::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
+        espalier_core::ErrorKind::FailedPrecondition => ErrorKind::FailedPrecondition,
+        espalier_core::ErrorKind::InvalidArgument => ErrorKind::InvalidArgument,
+    };
+    ApiError::new(kind, error.reason, error.message)
+}
+
+/// What to do once a batch is durable, in order.
+enum Action {
+    Command(Command),
+    Read(Read),
+}
+
+#[derive(Default)]
+struct Batch {
+    first: u64,
+    records: Vec<Record>,
+    actions: Vec<Action>,
+}
+
+/// Owns the machine and the store.
+pub(crate) struct Driver {
+    machine: Machine,
+    store: Option<Box<dyn Store>>,
+    clock: Clock,
+    messages: mpsc::Receiver<Message>,
+    notices: Arc<Notices>,
+    replies: BTreeMap<ReplyId, Reply>,
+    next_reply: u64,
+    streams: BTreeMap<ConnId, Stream>,
+    /// Events that follow from running commands.
+    found: VecDeque<Event>,
+    snapshot_every: u64,
+    /// Newest record that the store's snapshot contains.
+    snapshot_at: u64,
+}
+
+impl Driver {
+    /// Loads the store and replays it.
+    ///
+    /// # Errors
+    ///
+    /// The store can't be read, or what it holds makes no sense.
+    pub(crate) fn open(
+        config: espalier_core::Config,
+        snapshot_every: u64,
+        mut store: Box<dyn Store>,
+    ) -> Result<(Self, Handle), DriverError> {
+        let log = store.load()?;
+        let snapshot_at = log.snapshot.as_ref().map_or(0, |(applied, _)| *applied);
+        let decoded = codec::decode_all(&log)?;
+        let clock = Clock::new();
+        let machine = Machine::replay(config, clock.now(), decoded.snapshot, decoded.records)?;
+        let (sender, messages) = mpsc::channel(QUEUE);
+        let notices = Arc::new(Notices::default());
+        let handle = Handle {
+            messages: sender,
+            notices: notices.clone(),
+            conns: Arc::new(AtomicU64::new(1)),
+        };
+        let driver = Self {
+            machine,
+            store: Some(store),
+            clock,
+            messages,
+            notices,
+            replies: BTreeMap::new(),
+            next_reply: 1,
+            streams: BTreeMap::new(),
+            found: VecDeque::new(),
+            snapshot_every,
+            snapshot_at,
+        };
+        Ok((driver, handle))
+    }
+
+    /// Looks at the machine before it runs.
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Drives until `stop` turns true. Then, and if the store fails, every worker's stream is ended
+    /// with `UNAVAILABLE` and every waiting caller is told the same.
+    ///
+    /// # Errors
+    ///
+    /// The store failed: nothing that it did not hold was acknowledged.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), DriverError> {
+        let result = self.drive(&mut stop).await;
+        for stream in std::mem::take(&mut self.streams).into_values() {
+            // A full or closed stream needs no word: it ends here.
+            let _ = stream.orders.try_send(Err(stopped()));
+        }
+        result
+    }
+
+    async fn drive(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), DriverError> {
+        loop {
+            let mut batch = Batch {
+                first: self.machine.applied() + 1,
+                ..Batch::default()
+            };
+            if self.found.is_empty() {
+                let wait = self.until_deadline();
+                tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                    message = self.messages.recv() => match message {
+                        Some(message) => self.take(message, &mut batch),
+                        None => return Ok(()),
+                    },
+                    () = sleep(wait) => self.step(Event::Tick, &mut batch),
+                }
+            }
+            while let Some(event) = self.found.pop_front() {
+                self.step(event, &mut batch);
+            }
+            for _ in 1..BATCH {
+                match self.messages.try_recv() {
+                    Ok(message) => self.take(message, &mut batch),
+                    Err(_) => break,
+                }
+            }
+            self.persist(batch.first, batch.records).await?;
+            for action in batch.actions {
+                match action {
+                    Action::Command(command) => self.run_command(command),
+                    Action::Read(read) => read(&self.machine),
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message, batch: &mut Batch) {
+        match message {
+            Message::Request { make, reply } => {
+                let id = ReplyId(self.next_reply);
+                self.next_reply += 1;
+                self.replies.insert(id, reply);
+                self.step(make(id), batch);
+            }
+            Message::Connect {
+                conn,
+                hello,
+                stream,
+            } => {
+                self.streams.insert(conn, stream);
+                self.step(Event::WorkerConnected { conn, hello }, batch);
+            }
+            Message::Report(event) => {
+                if let Event::WorkerDisconnected { conn } = &event {
+                    self.streams.remove(conn);
+                }
+                self.step(event, batch);
+            }
+            Message::Read(read) => batch.actions.push(Action::Read(read)),
+        }
+    }
+
+    fn step(&mut self, event: Event, batch: &mut Batch) {
+        let output = self.machine.step(self.clock.now(), event);
+        batch.records.extend(output.records);
+        batch
+            .actions
+            .extend(output.after.into_iter().map(Action::Command));
+    }
+
+    fn run_command(&mut self, command: Command) {
+        match command {
+            Command::Reply { reply, result } => {
+                if let Some(waiting) = self.replies.remove(&reply) {
+                    // The caller may have gone; what was decided stands.
+                    let _ = waiting.send(result);
+                }
+            }
+            Command::Send { conn, order } => {
+                let Some(stream) = self.streams.get(&conn) else {
+                    return;
+                };
+                if let Err(error) = stream.orders.try_send(Ok(order)) {
+                    tracing::warn!(%conn, "ends a worker's stream that takes no orders: {error}");
+                    self.streams.remove(&conn);
+                    self.found.push_back(Event::WorkerDisconnected { conn });
+                }
+            }
+            Command::CloseConnection { conn, error } => {
+                if let Some(stream) = self.streams.remove(&conn) {
+                    tracing::info!(%conn, reason = error.reason, "ends a worker's stream: {error}");
+                    let _ = stream.orders.try_send(Err(refusal(error)));
+                }
+            }
+            Command::Notify { job } => self.notices.job(&job),
+            Command::NotifyWorker { worker: _ } => self.notices.worker(),
+        }
+    }
+
+    /// Makes records durable, and compacts the store when it is time.
+    async fn persist(&mut self, first: u64, records: Vec<Record>) -> Result<(), DriverError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let applied = self.machine.applied();
+        let due = applied.saturating_sub(self.snapshot_at) >= self.snapshot_every;
+        let snapshot = due.then(|| self.machine.snapshot());
+        let Some(mut store) = self.store.take() else {
+            return Err(DriverError::Panicked(
+                "it did not come back from its last call".into(),
+            ));
+        };
+        let write = move || {
+            let entries = codec::encode_all(first, &records)?;
+            retrying(|| store.append(first, &entries))?;
+            if let Some(snapshot) = snapshot {
+                let bytes = codec::encode(0, &snapshot)?;
+                retrying(|| store.snapshot(applied, &bytes))?;
+            }
+            Ok::<_, StoreError>(store)
+        };
+        let written = tokio::task::spawn_blocking(write).await;
+        self.store = Some(written.map_err(|panic| DriverError::Panicked(panic.to_string()))??);
+        if due {
+            self.snapshot_at = applied;
+        }
+        Ok(())
+    }
+
+    fn until_deadline(&self) -> Option<Duration> {
+        let deadline = self.machine.next_deadline()?;
+        Some(Duration::from_millis(deadline.since(self.clock.now())).max(TICK))
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs on a thread that may block.
+fn retrying(mut attempt: impl FnMut() -> Result<(), StoreError>) -> Result<(), StoreError> {
+    for pause in RETRIES {
+        match attempt() {
+            Err(error) if error.retryable() => {
+                tracing::warn!("the store failed, tries again in {pause:?}: {error}");
+                std::thread::sleep(pause);
+            }
+            result => return result,
+        }
+    }
+    attempt()
+}
+
+/// Wall-clock time that never jumps: the time of day at the start plus what passed since, so that
+/// a corrected clock does not make all workers look dead.
+#[derive(Clone, Copy)]
+struct Clock {
+    wall: Time,
+    start: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            wall: Time(millis(wall)),
+            start: Instant::now(),
+        }
+    }
+
+    fn now(self) -> Time {
+        self.wall.plus(millis(self.start.elapsed()))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

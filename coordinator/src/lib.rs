@@ -1,0 +1,22 @@
+//! Espalier's coordinator: the thin shell around the state machine in `espalier-core`.
+//!
+//! ```text
+//!  gRPC ─> api ─> driver ─> Machine::step ─> records ─> store (fsync)
+//!           ^                                              │ then
+//!           └── replies, orders to workers, notices <──────┘
+//! ```
+//!
+//! The shell holds no rules. [`api`] converts and asks; [`driver`] is the one task that owns the
+//! machine: it makes records durable before anyone hears of them; [`store`] keeps them; [`logs`]
+//! keeps what workers print. [`start`] puts them together.
+
+pub mod api;
+pub mod config;
+pub mod driver;
+pub mod logs;
+mod notices;
+pub mod serve;
+pub mod store;
+
+pub use config::Config;
+pub use serve::{Coordinator, Error, start};

@@ -1,0 +1,47 @@
+//! Who wants to look again when something changed. A notice carries nothing: watchers read the
+//! newest state, so a slow one misses steps between but never the end.
+
+use espalier_spec::JobId;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// The watchers of all jobs and of the workers.
+#[derive(Debug, Default)]
+pub(crate) struct Notices {
+    jobs: Mutex<BTreeMap<JobId, watch::Sender<()>>>,
+    workers: watch::Sender<()>,
+}
+
+impl Notices {
+    /// Notices about a job, from now on. Subscribe first, then look.
+    pub(crate) fn of_job(&self, job: &JobId) -> watch::Receiver<()> {
+        self.jobs().entry(job.clone()).or_default().subscribe()
+    }
+
+    /// Notices about any worker, from now on.
+    pub(crate) fn of_workers(&self) -> watch::Receiver<()> {
+        self.workers.subscribe()
+    }
+
+    /// A job changed.
+    pub(crate) fn job(&self, job: &JobId) {
+        let mut jobs = self.jobs();
+        if let Some(sender) = jobs.get(job) {
+            sender.send_replace(());
+            if sender.receiver_count() == 0 {
+                jobs.remove(job);
+            }
+        }
+    }
+
+    /// A worker changed.
+    pub(crate) fn worker(&self) {
+        self.workers.send_replace(());
+    }
+
+    // The map is whole even if a holder panicked: every change of it is one call.
+    fn jobs(&self) -> MutexGuard<'_, BTreeMap<JobId, watch::Sender<()>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

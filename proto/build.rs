@@ -1,0 +1,32 @@
+//! Compiles the protos in pure Rust: no `protoc` needs to be installed.
+
+use prost::Message;
+use std::path::PathBuf;
+
+const PROTOS: [&str; 3] = [
+    "espalier/v1/job.proto",
+    "espalier/v1/cluster.proto",
+    "espalier/v1/worker.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    for proto in PROTOS {
+        println!("cargo:rerun-if-changed={proto}");
+    }
+    let descriptors = protox::Compiler::new(["."])?
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(PROTOS)?
+        .file_descriptor_set();
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    // Served by gRPC reflection, so that clients in any language need no files of ours.
+    std::fs::write(out.join("espalier.v1.bin"), descriptors.encode_to_vec())?;
+    // BTreeMap: what is written and shown must not depend on a hash order.
+    // No `connect` shortcut in the clients: it would clash with the rpc `WorkerService.Connect`.
+    // Callers make the channel themselves, with their own deadlines.
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .build_transport(false)
+        .compile_fds(descriptors)?;
+    Ok(())
+}

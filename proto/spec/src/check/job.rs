@@ -1,0 +1,187 @@
+//! Rules of the job as a whole: name, backbone, list of tasks, sampler, resources, output.
+
+use super::Findings;
+use crate::job::{BackboneSpec, Resources, Sampler, TaskSpec, Tuning};
+use std::collections::BTreeMap;
+
+/// Longest name of a job or a task, in bytes: that of a DNS label.
+pub(super) const MAX_NAME: usize = 63;
+
+pub(super) fn name(name: &str, found: &mut Findings) {
+    let rule = "lower-case letters, digits and `-`, starting with a letter and ending with a \
+                letter or digit";
+    if name.is_empty() {
+        found.add("name", format!("is empty; expected a name of {rule}"));
+        return;
+    }
+    if name.len() > MAX_NAME {
+        found.add(
+            "name",
+            format!(
+                "has {} characters; at most {MAX_NAME} are allowed: shorten it",
+                name.len()
+            ),
+        );
+    }
+    let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase());
+    let ends_well = name.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let only_allowed = name
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if starts_well && ends_well && only_allowed {
+        return;
+    }
+    let advice = match proposal(name) {
+        Some(proposal) => format!("; `{proposal}` would do"),
+        None => String::new(),
+    };
+    found.add(
+        "name",
+        format!("{name:?} is not a valid name; expected {rule}{advice}"),
+    );
+}
+
+/// The nearest valid name, if one can be made of `name`.
+fn proposal(name: &str) -> Option<String> {
+    let mapped: String = name
+        .chars()
+        .map(|c| c.to_ascii_lowercase())
+        .map(|c| {
+            if c.is_ascii_lowercase() || c.is_ascii_digit() {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let start = mapped.find(|c: char| c.is_ascii_lowercase())?;
+    let cut: String = mapped[start..].chars().take(MAX_NAME).collect();
+    let trimmed = cut.trim_end_matches('-');
+    (!trimmed.is_empty()).then(|| trimmed.to_owned())
+}
+
+pub(super) fn backbone(backbone: &BackboneSpec, tuning: Tuning, found: &mut Findings) {
+    found.require(!backbone.path.trim().is_empty(), "backbone.path", || {
+        "is empty; expected a directory with config.json and model.safetensors".to_owned()
+    });
+    found.require((3..=100_000).contains(&backbone.max_tokens), "backbone.max_tokens", || {
+        format!(
+            "is {}; expected 3 to 100000 (a start token, an end token and at least one of text)",
+            backbone.max_tokens
+        )
+    });
+    if let Some(dropout) = backbone.dropout {
+        found.require((0.0..1.0).contains(&dropout), "backbone.dropout", || {
+            format!("is {dropout}; expected at least 0 and below 1")
+        });
+    }
+    found.require(
+        tuning != Tuning::LastBlocks(0),
+        "tuning.last_blocks",
+        || "is 0; expected at least 1: to train no block at all write `tuning: heads`".to_owned(),
+    );
+}
+
+pub(super) fn tasks(tasks: &[TaskSpec], found: &mut Findings) {
+    found.require(!tasks.is_empty(), "tasks", || {
+        "is empty; expected at least one task with `name`, `head` and `data`".to_owned()
+    });
+    let mut first_use = BTreeMap::new();
+    for (index, task) in tasks.iter().enumerate() {
+        let field = format!("tasks[{index}].name");
+        task_name(&task.name, &field, found);
+        if let Some(first) = first_use.get(task.name.as_str()) {
+            found.add(
+                field,
+                format!(
+                    "{:?} is already the name of tasks[{first}]; rename one",
+                    task.name
+                ),
+            );
+        } else {
+            first_use.insert(task.name.as_str(), index);
+        }
+    }
+}
+
+/// Task names become parts of file and tensor names, so they are kept plain.
+fn task_name(name: &str, field: &str, found: &mut Findings) {
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let only_allowed = name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if name.is_empty() {
+        found.add(
+            field,
+            "is empty; expected a name of letters, digits, `-` and `_`",
+        );
+    } else if !(starts_well && only_allowed) {
+        found.add(
+            field,
+            format!(
+                "{name:?} is not a valid name; expected letters, digits, `-` and `_`, starting \
+                 with a letter or digit"
+            ),
+        );
+    } else if name.len() > MAX_NAME {
+        found.add(
+            field,
+            format!(
+                "has {} characters; at most {MAX_NAME} are allowed: shorten it",
+                name.len()
+            ),
+        );
+    }
+}
+
+pub(super) fn sampler(sampler: Sampler, found: &mut Findings) {
+    if let Sampler::Temperature(temperature) = sampler {
+        found.require(
+            temperature.is_finite() && temperature > 0.0,
+            "sampler.temperature",
+            || {
+                format!(
+                    "is {temperature}; expected a finite number above 0: 1 is proportional, \
+                     larger ones are nearer to uniform"
+                )
+            },
+        );
+    }
+}
+
+pub(super) fn resources(resources: &Resources, batch_size: u32, found: &mut Findings) {
+    if let Some(ranks) = resources.ranks {
+        found.require(ranks >= 1, "resources.ranks", || {
+            "is 0; expected at least 1, or leave it out to take every rank".to_owned()
+        });
+    }
+    if let Some(shards) = resources.shards {
+        found.require(shards >= 1, "resources.shards", || {
+            "is 0; expected at least 1, or leave it out for one per rank".to_owned()
+        });
+        if let Some(ranks) = resources.ranks {
+            found.require(shards >= ranks, "resources.shards", || {
+                format!("is {shards}, fewer than the {ranks} ranks; expected at least one per rank")
+            });
+        }
+    }
+    let (field, parts, noun) = match (resources.shards, resources.ranks) {
+        (Some(shards), _) => ("resources.shards", shards, "shards"),
+        (None, Some(ranks)) => ("resources.ranks", ranks, "ranks"),
+        (None, None) => return,
+    };
+    found.require(parts <= batch_size || batch_size == 0, field, || {
+        format!(
+            "is {parts}: more {noun} than samples in a batch (training.batch_size is \
+             {batch_size}); raise the batch size or lower the number of {noun}"
+        )
+    });
+}
+
+pub(super) fn output(output: Option<&str>, found: &mut Findings) {
+    if let Some(path) = output {
+        found.require(!path.trim().is_empty(), "output", || {
+            "is empty; expected a directory, or leave it out".to_owned()
+        });
+    }
+}

@@ -1,0 +1,130 @@
+//! Arbitrary specs.
+
+use super::check;
+use super::tests::valid;
+use crate::JobSpec;
+use crate::job::{
+    ClassWeights, Columns, DataSpec, Files, HeadKind, LossSpec, Metric, Sampler, TaskSpec, Tuning,
+};
+use proptest::prelude::*;
+
+fn number() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        any::<f64>(),
+        Just(f64::NAN),
+        Just(f64::INFINITY),
+        Just(0.0),
+        0.0..1.0
+    ]
+}
+
+fn files() -> impl Strategy<Value = Files> {
+    prop_oneof![
+        any::<String>().prop_map(Files::One),
+        prop::collection::vec("[a-c./]{0,8}(csv)?", 0..4).prop_map(Files::Many),
+    ]
+}
+
+fn task() -> impl Strategy<Value = TaskSpec> {
+    let head = prop_oneof![
+        Just(HeadKind::SingleLabel),
+        Just(HeadKind::MultiLabel),
+        Just(HeadKind::Regression)
+    ];
+    let weights = prop_oneof![
+        Just(ClassWeights::None),
+        Just(ClassWeights::Balanced),
+        prop::collection::btree_map("[a-d]{0,2}", number(), 0..4).prop_map(ClassWeights::Given),
+    ];
+    let metric = prop::option::of(prop_oneof![
+        Just(Metric::Accuracy),
+        Just(Metric::MacroF1),
+        Just(Metric::Mse),
+        Just(Metric::Spearman)
+    ]);
+    let data = (
+        files(),
+        prop::option::of(files()),
+        prop::option::of(files()),
+        prop::option::of(".{0,3}"),
+        prop::option::of(prop::collection::vec("[a-d]{0,2}", 0..5)),
+        prop::option::of(0..3_u64),
+    )
+        .prop_map(
+            |(train, validation, test, column, labels, max_train_samples)| DataSpec {
+                train,
+                validation,
+                test,
+                columns: Columns {
+                    input: column.clone(),
+                    label: column,
+                },
+                labels,
+                max_train_samples,
+            },
+        );
+    (".{0,70}", head, data, number(), (weights, number()), metric).prop_map(
+        |(name, head, data, weight, (class_weights, label_smoothing), metric)| TaskSpec {
+            name,
+            head,
+            data,
+            weight,
+            loss: LossSpec {
+                class_weights,
+                label_smoothing,
+            },
+            metric,
+        },
+    )
+}
+
+proptest! {
+    // Whatever a client sends, the check answers: it never panics, its answer is the same twice,
+    // and every violation names a field and says something.
+    #[test]
+    fn any_spec_is_answered(
+        name in ".{0,70}",
+        tasks in prop::collection::vec(task(), 0..4),
+        max_tokens: u32,
+        dropout in prop::option::of(number()),
+        last_blocks: u32,
+        temperature in number(),
+        numbers in prop::collection::vec(number(), 8),
+        counts in prop::collection::vec(prop_oneof![0..3_u32, any::<u32>()], 8),
+        steps in prop::option::of(any::<u64>()),
+        output in prop::option::of(".{0,3}"),
+    ) {
+        let mut spec: JobSpec = serde_json::from_value(valid()).expect("right types");
+        spec.name = name;
+        spec.tasks = tasks;
+        spec.backbone.max_tokens = max_tokens;
+        spec.backbone.dropout = dropout;
+        spec.tuning = Tuning::LastBlocks(last_blocks);
+        spec.sampler = Sampler::Temperature(temperature);
+        spec.training.steps = steps;
+        spec.training.epochs = Some(numbers[0]);
+        spec.training.clip_norm = numbers[1];
+        spec.training.optimizer.learning_rate = numbers[2];
+        spec.training.optimizer.betas = [numbers[3], numbers[4]];
+        spec.training.optimizer.eps = numbers[5];
+        spec.training.optimizer.weight_decay = numbers[6];
+        spec.training.schedule.warmup_ratio = numbers[7];
+        spec.training.schedule.warmup_steps = steps.map(|steps| steps.wrapping_add(1));
+        spec.training.batch_size = counts[0];
+        spec.training.accumulation = counts[1];
+        spec.evaluation.batch_size = counts[2];
+        spec.evaluation.early_stopping_patience = Some(counts[3]);
+        spec.checkpoint.keep = counts[4];
+        spec.resources.ranks = Some(counts[5]);
+        spec.resources.shards = Some(counts[6]);
+        spec.output = output;
+        let answer = check(&spec);
+        prop_assert_eq!(&answer, &check(&spec));
+        if let Err(violations) = answer {
+            prop_assert!(!violations.is_empty());
+            for violation in violations {
+                prop_assert!(!violation.field.is_empty() && !violation.message.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Rules of one task: data, labels, loss, metric.
+
+use super::Findings;
+use crate::job::{ClassWeights, DataSpec, HeadKind, Metric, TaskSpec};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// File extensions that a reader exists for.
+const EXTENSIONS: [&str; 3] = ["parquet", "jsonl", "csv"];
+
+pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
+    data(&task.data, &format!("{path}.data"), found);
+    labels(task, &format!("{path}.data.labels"), found);
+    found.require(
+        task.weight.is_finite() && task.weight > 0.0,
+        &format!("{path}.weight"),
+        || {
+            format!(
+                "is {}; expected a finite number above 0: to leave a task out, remove it",
+                task.weight
+            )
+        },
+    );
+    loss(task, &format!("{path}.loss"), found);
+    metric(task, &format!("{path}.metric"), found);
+}
+
+fn data(data: &DataSpec, path: &str, found: &mut Findings) {
+    let train = data.train.paths();
+    found.require(!train.is_empty(), &format!("{path}.train"), || {
+        "is empty; expected at least one file".to_owned()
+    });
+    files(train, &format!("{path}.train"), found);
+    if let Some(validation) = &data.validation {
+        files(validation.paths(), &format!("{path}.validation"), found);
+    }
+    if let Some(test) = &data.test {
+        files(test.paths(), &format!("{path}.test"), found);
+        let train: BTreeSet<&str> = train.iter().map(String::as_str).collect();
+        for file in test
+            .paths()
+            .iter()
+            .filter(|file| train.contains(file.as_str()))
+        {
+            found.add(
+                format!("{path}.test"),
+                format!(
+                    "{file:?} is also a training file; figures on samples that were trained on \
+                     say nothing: give files of their own, or leave `test` out"
+                ),
+            );
+        }
+    }
+    let (input, label) = (&data.columns.input, &data.columns.label);
+    for (name, column) in [("input", input), ("label", label)] {
+        if column
+            .as_deref()
+            .is_some_and(|column| column.trim().is_empty())
+        {
+            found.add(
+                format!("{path}.columns.{name}"),
+                "is empty; expected the name of a column, or leave it out",
+            );
+        }
+    }
+    if input.is_some() && input == label {
+        found.add(
+            format!("{path}.columns"),
+            format!(
+                "input and label are the same column {:?}; name two",
+                input.as_deref().unwrap_or_default()
+            ),
+        );
+    }
+    if data.max_train_samples == Some(0) {
+        found.add(
+            format!("{path}.max_train_samples"),
+            "is 0; expected at least 1, or leave it out to use all",
+        );
+    }
+}
+
+fn files(paths: &[String], field: &str, found: &mut Findings) {
+    for path in paths {
+        if path.trim().is_empty() {
+            found.add(field, "holds an empty path; remove it");
+            continue;
+        }
+        let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
+        let extension = name
+            .rsplit_once('.')
+            .map(|(_, extension)| extension.to_ascii_lowercase());
+        match extension {
+            Some(extension) if EXTENSIONS.contains(&extension.as_str()) => {}
+            Some(extension) => found.add(
+                field,
+                format!(
+                    "{path:?} ends with .{extension}, which no reader knows; expected .parquet, \
+                     .jsonl or .csv"
+                ),
+            ),
+            None => found.add(
+                field,
+                format!("{path:?} has no file extension; expected .parquet, .jsonl or .csv"),
+            ),
+        }
+    }
+}
+
+fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
+    let Some(labels) = &task.data.labels else {
+        return;
+    };
+    let least = match task.head {
+        HeadKind::SingleLabel => 2,
+        HeadKind::MultiLabel => 1,
+        HeadKind::Regression => {
+            found.add(
+                field,
+                "a regression task has no classes; remove `labels`, or change `head`",
+            );
+            return;
+        }
+    };
+    found.require(labels.len() >= least, field, || {
+        format!(
+            "lists {} of at least {least} classes; add the others, or leave `labels` out to take \
+             them from the training files",
+            labels.len()
+        )
+    });
+    let mut first_use = BTreeMap::new();
+    for (index, label) in labels.iter().enumerate() {
+        if label.is_empty() {
+            found.add(field, format!("entry {index} is empty; remove or name it"));
+        }
+        if let Some(first) = first_use.insert(label.as_str(), index) {
+            found.add(
+                field,
+                format!("{label:?} is there twice (entries {first} and {index})"),
+            );
+        }
+    }
+}
+
+fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
+    let smoothing = task.loss.label_smoothing;
+    let field = format!("{path}.label_smoothing");
+    found.require((0.0..1.0).contains(&smoothing), &field, || {
+        format!("is {smoothing}; expected at least 0 and below 1")
+    });
+    if smoothing > 0.0 && task.head != HeadKind::SingleLabel {
+        found.add(
+            field,
+            format!(
+                "is for `single_label` only, and this head is `{}`; remove it",
+                task.head.as_str()
+            ),
+        );
+    }
+    let field = format!("{path}.class_weights");
+    if task.head == HeadKind::Regression && task.loss.class_weights != ClassWeights::None {
+        found.add(
+            field,
+            "a regression task has no classes to weigh; remove it",
+        );
+        return;
+    }
+    let ClassWeights::Given(weights) = &task.loss.class_weights else {
+        return;
+    };
+    found.require(!weights.is_empty(), &format!("{field}.given"), || {
+        "is empty; expected a weight per class, or leave `class_weights` out".to_owned()
+    });
+    for (class, weight) in weights {
+        let field = format!("{field}.given.{class}");
+        found.require(weight.is_finite() && *weight >= 0.0, &field, || {
+            format!("is {weight}; expected a finite number of at least 0")
+        });
+        if let Some(labels) = &task.data.labels
+            && !labels.contains(class)
+        {
+            found.add(
+                field,
+                format!("{class:?} is not among the task's labels: {}", list(labels)),
+            );
+        }
+    }
+    if let Some(labels) = &task.data.labels {
+        let all_zero = !labels.is_empty()
+            && labels
+                .iter()
+                .all(|label| weights.get(label).is_some_and(|weight| *weight == 0.0));
+        if all_zero {
+            found.add(
+                field,
+                "every class weighs 0: nothing would be learned; raise some",
+            );
+        }
+    }
+}
+
+fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
+    let Some(metric) = task.metric else { return };
+    let fitting: &[Metric] = match task.head {
+        HeadKind::SingleLabel | HeadKind::MultiLabel => &[Metric::Accuracy, Metric::MacroF1],
+        HeadKind::Regression => &[Metric::Mse, Metric::Pearson, Metric::Spearman],
+    };
+    found.require(fitting.contains(&metric), field, || {
+        let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();
+        format!(
+            "`{}` does not fit the head `{}`; expected {}",
+            metric.as_str(),
+            task.head.as_str(),
+            names.join(" or ")
+        )
+    });
+}
+
+/// The first entries of a list, for a message.
+fn list(labels: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let mut text = labels
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    if labels.len() > SHOWN {
+        text.push_str(&format!(" and {} more", labels.len() - SHOWN));
+    }
+    text
+}

@@ -1,0 +1,385 @@
+//! Every rule broken once.
+
+use super::check;
+use crate::JobSpec;
+use serde_json::{Value, json};
+
+pub(super) fn valid() -> Value {
+    json!({
+        "name": "packages",
+        "backbone": { "path": "minilm" },
+        "tasks": [
+            { "name": "section", "head": "single_label",
+              "data": { "train": "a.parquet", "validation": "b.jsonl", "test": ["c.csv"],
+                        "labels": ["web", "games"] } },
+            { "name": "popularity", "head": "regression", "data": { "train": ["d.csv", "e.csv"] } },
+            { "name": "tags", "head": "multi_label", "data": { "train": "f.jsonl" } }
+        ]
+    })
+}
+
+/// The valid spec with the value at a JSON pointer replaced (or added to its object).
+fn with(pointer: &str, value: Value) -> JobSpec {
+    let mut spec = valid();
+    let (parent, key) = pointer.rsplit_once('/').expect("a pointer has a slash");
+    let mut node = &mut spec;
+    for part in parent.split('/').skip(1) {
+        node = match node {
+            Value::Array(items) => &mut items[part.parse::<usize>().expect("an index")],
+            node => {
+                let object = node.as_object_mut().expect("an object");
+                object.entry(part).or_insert_with(|| json!({}))
+            }
+        };
+    }
+    node.as_object_mut()
+        .expect("an object")
+        .insert(key.to_owned(), value);
+    serde_json::from_value(spec).expect("right types")
+}
+
+#[test]
+fn a_plain_spec_is_valid() {
+    // A spec with nothing but the required fields passes.
+    let spec: JobSpec = serde_json::from_value(valid()).expect("right types");
+    assert_eq!(check(&spec), Ok(()));
+}
+
+#[test]
+fn every_rule_names_its_field() {
+    // Each rule, broken alone, is reported once, at its own field, with a word of what to do.
+    let long = "x".repeat(64);
+    let table: Vec<(&str, Value, &str, &str)> = vec![
+        ("/name", json!(""), "name", "is empty"),
+        ("/name", json!("My_Job"), "name", "`my-job` would do"),
+        ("/name", json!("9lives"), "name", "starting with a letter"),
+        ("/name", json!("job-"), "name", "`job` would do"),
+        ("/name", json!(long), "name", "has 64 characters"),
+        ("/backbone/path", json!(" "), "backbone.path", "is empty"),
+        (
+            "/backbone/max_tokens",
+            json!(2),
+            "backbone.max_tokens",
+            "3 to 100000",
+        ),
+        (
+            "/backbone/max_tokens",
+            json!(100_001),
+            "backbone.max_tokens",
+            "3 to 100000",
+        ),
+        (
+            "/backbone/dropout",
+            json!(1.0),
+            "backbone.dropout",
+            "below 1",
+        ),
+        (
+            "/tuning",
+            json!({"last_blocks": 0}),
+            "tuning.last_blocks",
+            "tuning: heads",
+        ),
+        ("/tasks", json!([]), "tasks", "at least one task"),
+        (
+            "/tasks/1/name",
+            json!("section"),
+            "tasks[1].name",
+            "already the name of tasks[0]",
+        ),
+        (
+            "/tasks/1/name",
+            json!("a b"),
+            "tasks[1].name",
+            "letters, digits",
+        ),
+        (
+            "/tasks/0/data/train",
+            json!([]),
+            "tasks[0].data.train",
+            "at least one file",
+        ),
+        (
+            "/tasks/0/data/train",
+            json!("a.txt"),
+            "tasks[0].data.train",
+            ".parquet, .jsonl or .csv",
+        ),
+        (
+            "/tasks/0/data/train",
+            json!("dir.d/a"),
+            "tasks[0].data.train",
+            "no file extension",
+        ),
+        (
+            "/tasks/0/data/validation",
+            json!(""),
+            "tasks[0].data.validation",
+            "empty path",
+        ),
+        (
+            "/tasks/0/data/test",
+            json!("a.parquet"),
+            "tasks[0].data.test",
+            "also a training file",
+        ),
+        (
+            "/tasks/0/data/columns",
+            json!({"input": "x", "label": "x"}),
+            "tasks[0].data.columns",
+            "same column",
+        ),
+        (
+            "/tasks/0/data/columns/label",
+            json!(""),
+            "tasks[0].data.columns.label",
+            "is empty",
+        ),
+        (
+            "/tasks/0/data/labels",
+            json!(["web"]),
+            "tasks[0].data.labels",
+            "1 of at least 2",
+        ),
+        (
+            "/tasks/0/data/labels",
+            json!(["a", "b", "a"]),
+            "tasks[0].data.labels",
+            "twice (entries 0 and 2)",
+        ),
+        (
+            "/tasks/1/data/labels",
+            json!(["a"]),
+            "tasks[1].data.labels",
+            "no classes",
+        ),
+        (
+            "/tasks/0/data/max_train_samples",
+            json!(0),
+            "tasks[0].data.max_train_samples",
+            "at least 1",
+        ),
+        ("/tasks/0/weight", json!(-1.0), "tasks[0].weight", "above 0"),
+        (
+            "/tasks/0/loss/label_smoothing",
+            json!(1.0),
+            "tasks[0].loss.label_smoothing",
+            "below 1",
+        ),
+        (
+            "/tasks/2/loss/label_smoothing",
+            json!(0.1),
+            "tasks[2].loss.label_smoothing",
+            "`single_label` only",
+        ),
+        (
+            "/tasks/1/loss/class_weights",
+            json!("balanced"),
+            "tasks[1].loss.class_weights",
+            "no classes",
+        ),
+        (
+            "/tasks/0/loss/class_weights",
+            json!({"given": {"wbe": 2.0}}),
+            "tasks[0].loss.class_weights.given.wbe",
+            "web, games",
+        ),
+        (
+            "/tasks/0/loss/class_weights",
+            json!({"given": {"web": -2.0}}),
+            "tasks[0].loss.class_weights.given.web",
+            "at least 0",
+        ),
+        (
+            "/tasks/0/loss/class_weights",
+            json!({"given": {"web": 0.0, "games": 0.0}}),
+            "tasks[0].loss.class_weights",
+            "every class weighs 0",
+        ),
+        (
+            "/tasks/0/metric",
+            json!("mse"),
+            "tasks[0].metric",
+            "accuracy or macro_f1",
+        ),
+        (
+            "/tasks/1/metric",
+            json!("accuracy"),
+            "tasks[1].metric",
+            "mse or pearson or spearman",
+        ),
+        (
+            "/sampler",
+            json!({"temperature": 0.0}),
+            "sampler.temperature",
+            "above 0",
+        ),
+        ("/training/steps", json!(0), "training.steps", "at least 1"),
+        ("/training/epochs", json!(0.0), "training.epochs", "above 0"),
+        (
+            "/training/batch_size",
+            json!(0),
+            "training.batch_size",
+            "at least 1",
+        ),
+        (
+            "/training/accumulation",
+            json!(0),
+            "training.accumulation",
+            "at least 1",
+        ),
+        (
+            "/training/accumulation",
+            json!(33),
+            "training.accumulation",
+            "at most 32",
+        ),
+        (
+            "/training/clip_norm",
+            json!(-1.0),
+            "training.clip_norm",
+            "0 turns clipping off",
+        ),
+        (
+            "/training/optimizer/learning_rate",
+            json!(-1e-3),
+            "training.optimizer.learning_rate",
+            "at least 0",
+        ),
+        (
+            "/training/optimizer/head_learning_rate",
+            json!(-1e-3),
+            "training.optimizer.head_learning_rate",
+            "at least 0",
+        ),
+        (
+            "/training/optimizer/betas",
+            json!([0.9, 1.0]),
+            "training.optimizer.betas[1]",
+            "below 1",
+        ),
+        (
+            "/training/optimizer/eps",
+            json!(0.0),
+            "training.optimizer.eps",
+            "above 0",
+        ),
+        (
+            "/training/optimizer/weight_decay",
+            json!(-0.1),
+            "training.optimizer.weight_decay",
+            "at least 0",
+        ),
+        (
+            "/training/schedule/warmup_ratio",
+            json!(1.5),
+            "training.schedule.warmup_ratio",
+            "0 to 1",
+        ),
+        (
+            "/training",
+            json!({"steps": 10, "schedule": {"warmup_steps": 11}}),
+            "training.schedule.warmup_steps",
+            "training.steps is 10",
+        ),
+        (
+            "/evaluation/every_steps",
+            json!(0),
+            "evaluation.every_steps",
+            "at least 1",
+        ),
+        (
+            "/evaluation/batch_size",
+            json!(0),
+            "evaluation.batch_size",
+            "at least 1",
+        ),
+        (
+            "/evaluation/early_stopping_patience",
+            json!(2),
+            "evaluation.early_stopping_patience",
+            "set evaluation.every_steps",
+        ),
+        (
+            "/checkpoint/keep",
+            json!(0),
+            "checkpoint.keep",
+            "at least 1",
+        ),
+        (
+            "/resources/ranks",
+            json!(0),
+            "resources.ranks",
+            "at least 1",
+        ),
+        (
+            "/resources/ranks",
+            json!(33),
+            "resources.ranks",
+            "more ranks than samples",
+        ),
+        (
+            "/resources/shards",
+            json!(64),
+            "resources.shards",
+            "more shards than samples",
+        ),
+        (
+            "/resources",
+            json!({"ranks": 4, "shards": 2}),
+            "resources.shards",
+            "fewer than the 4 ranks",
+        ),
+        ("/output", json!(""), "output", "is empty"),
+    ];
+    for (pointer, value, field, words) in table {
+        let shown = format!("{pointer} = {value}");
+        let violations = check(&with(pointer, value)).expect_err(&shown);
+        assert_eq!(violations.len(), 1, "{shown}: {violations:?}");
+        assert_eq!(violations[0].field, field, "{shown}");
+        assert!(
+            violations[0].message.contains(words),
+            "{shown}: {}",
+            violations[0]
+        );
+    }
+}
+
+#[test]
+fn early_stopping_needs_validation_files() {
+    // Patience with evaluations but nothing to evaluate on is refused.
+    let mut spec = with(
+        "/evaluation",
+        json!({"every_steps": 5, "early_stopping_patience": 2}),
+    );
+    assert_eq!(check(&spec), Ok(()));
+    spec.tasks[0].data.validation = None;
+    let violations = check(&spec).expect_err("no validation files");
+    assert_eq!(violations[0].field, "evaluation.early_stopping_patience");
+    assert!(violations[0].message.contains("data.validation"));
+}
+
+#[test]
+fn all_violations_come_at_once_in_order() {
+    // A spec with several faults is answered with all of them, in the order of the fields.
+    let mut spec = with("/name", json!("Bad Name"));
+    spec.tasks[2].name = String::new();
+    spec.tasks[1].weight = f64::NAN;
+    spec.training.batch_size = 0;
+    spec.output = Some(String::new());
+    let fields: Vec<String> = check(&spec)
+        .expect_err("faults")
+        .into_iter()
+        .map(|violation| violation.field)
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            "name",
+            "tasks[2].name",
+            "tasks[1].weight",
+            "training.batch_size",
+            "output"
+        ]
+    );
+}

@@ -1,0 +1,132 @@
+//! Rules of length, batch, optimizer, schedule, evaluation and checkpoints.
+
+use super::Findings;
+use crate::JobSpec;
+use crate::job::{CheckpointSpec, OptimizerSpec, ScheduleSpec, TrainingSpec};
+
+pub(super) fn training(training: &TrainingSpec, found: &mut Findings) {
+    found.require(training.steps != Some(0), "training.steps", || {
+        "is 0; expected at least 1".to_owned()
+    });
+    if let Some(epochs) = training.epochs {
+        found.require(
+            epochs.is_finite() && epochs > 0.0,
+            "training.epochs",
+            || format!("is {epochs}; expected a finite number above 0"),
+        );
+    }
+    let (batch, accumulation) = (training.batch_size, training.accumulation);
+    found.require(batch >= 1, "training.batch_size", || {
+        "is 0; expected at least 1".to_owned()
+    });
+    found.require(accumulation >= 1, "training.accumulation", || {
+        "is 0; expected at least 1 (1 computes the batch in one part)".to_owned()
+    });
+    found.require(
+        accumulation <= batch || batch == 0,
+        "training.accumulation",
+        || {
+            format!(
+                "is {accumulation}: more parts than samples in a batch (training.batch_size is \
+             {batch}); lower it to at most {batch}"
+            )
+        },
+    );
+    optimizer(&training.optimizer, found);
+    schedule(&training.schedule, training.steps, found);
+    not_negative(
+        training.clip_norm,
+        "training.clip_norm",
+        " (0 turns clipping off)",
+        found,
+    );
+}
+
+fn optimizer(optimizer: &OptimizerSpec, found: &mut Findings) {
+    let path = "training.optimizer";
+    not_negative(
+        optimizer.learning_rate,
+        &format!("{path}.learning_rate"),
+        "",
+        found,
+    );
+    if let Some(rate) = optimizer.head_learning_rate {
+        not_negative(rate, &format!("{path}.head_learning_rate"), "", found);
+    }
+    for (index, beta) in optimizer.betas.iter().enumerate() {
+        found.require(
+            (0.0..1.0).contains(beta),
+            &format!("{path}.betas[{index}]"),
+            || format!("is {beta}; expected at least 0 and below 1"),
+        );
+    }
+    let eps = optimizer.eps;
+    found.require(eps.is_finite() && eps > 0.0, &format!("{path}.eps"), || {
+        format!("is {eps}; expected a finite number above 0, such as 1e-8")
+    });
+    not_negative(
+        optimizer.weight_decay,
+        &format!("{path}.weight_decay"),
+        "",
+        found,
+    );
+}
+
+fn schedule(schedule: &ScheduleSpec, steps: Option<u64>, found: &mut Findings) {
+    let path = "training.schedule";
+    let ratio = schedule.warmup_ratio;
+    found.require(
+        (0.0..=1.0).contains(&ratio),
+        &format!("{path}.warmup_ratio"),
+        || format!("is {ratio}; expected 0 to 1"),
+    );
+    if let (Some(warmup), Some(steps)) = (schedule.warmup_steps, steps) {
+        found.require(warmup <= steps, &format!("{path}.warmup_steps"), || {
+            format!(
+                "is {warmup}, longer than the whole training (training.steps is {steps}); lower it"
+            )
+        });
+    }
+}
+
+pub(super) fn evaluation(spec: &JobSpec, found: &mut Findings) {
+    let evaluation = &spec.evaluation;
+    found.require(
+        evaluation.every_steps != Some(0),
+        "evaluation.every_steps",
+        || "is 0; expected at least 1, or leave it out to evaluate at the end only".to_owned(),
+    );
+    found.require(evaluation.batch_size >= 1, "evaluation.batch_size", || {
+        "is 0; expected at least 1".to_owned()
+    });
+    let Some(patience) = evaluation.early_stopping_patience else {
+        return;
+    };
+    let field = "evaluation.early_stopping_patience";
+    found.require(patience >= 1, field, || {
+        "is 0; expected at least 1, or leave it out to train to the end".to_owned()
+    });
+    found.require(evaluation.every_steps.is_some(), field, || {
+        "needs evaluations during training; set evaluation.every_steps".to_owned()
+    });
+    let validated = spec
+        .tasks
+        .iter()
+        .filter_map(|task| task.data.validation.as_ref())
+        .any(|files| !files.paths().is_empty());
+    found.require(validated, field, || {
+        "needs something to evaluate on; give at least one task `data.validation` files".to_owned()
+    });
+}
+
+pub(super) fn checkpoint(checkpoint: &CheckpointSpec, found: &mut Findings) {
+    found.require(checkpoint.keep >= 1, "checkpoint.keep", || {
+        "is 0; expected at least 1: recovery needs the newest one".to_owned()
+    });
+}
+
+fn not_negative(value: f64, field: &str, note: &str, found: &mut Findings) {
+    found.require(value.is_finite() && value >= 0.0, field, || {
+        format!("is {value}; expected a finite number of at least 0{note}")
+    });
+}

@@ -1,0 +1,441 @@
+//! The job spec: everything but its tasks.
+
+use super::{Bad, Violations, Wire, at, item, or_default, text};
+use crate::v1;
+use espalier_spec::job::{
+    BackboneSpec, CheckpointSpec, Device, EvaluationSpec, Init, OptimizerSpec, Pooling, Resources,
+    Sampler, ScheduleKind, ScheduleSpec, TrainingSpec, Tuning,
+};
+use espalier_spec::{JobSpec, Violation, check};
+
+/// `max_tokens` of a backbone that gives none; a test holds it to the job file's default.
+const DEFAULT_MAX_TOKENS: u32 = 128;
+
+/// Reads a job as a client sent it and checks its rules. Errors: every violation of both kinds; a
+/// field that could not be read is not checked as well.
+pub fn checked_job(message: v1::JobSpec) -> Result<JobSpec, Violations> {
+    let mut bad = Bad::default();
+    let spec = JobSpec::read(message, &mut bad, "");
+    let mut violations = bad.0;
+    let unread = violations.len();
+    let broken = check(&spec).err().unwrap_or_default();
+    for violation in broken {
+        if !violations[..unread]
+            .iter()
+            .any(|known| covers(&known.field, &violation))
+        {
+            violations.push(violation);
+        }
+    }
+    if violations.is_empty() {
+        Ok(spec)
+    } else {
+        Err(Violations(violations))
+    }
+}
+
+/// Whether `violation` is about `field` or a part of it.
+fn covers(field: &str, violation: &Violation) -> bool {
+    violation
+        .field
+        .strip_prefix(field)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+impl Wire for JobSpec {
+    type Message = v1::JobSpec;
+
+    fn to_wire(&self) -> v1::JobSpec {
+        v1::JobSpec {
+            name: self.name.clone(),
+            seed: self.seed,
+            priority: self.priority,
+            backbone: Some(self.backbone.to_wire()),
+            tuning: Some(self.tuning.to_wire()),
+            tasks: self.tasks.iter().map(Wire::to_wire).collect(),
+            sampler: Some(self.sampler.to_wire()),
+            training: Some(self.training.to_wire()),
+            evaluation: Some(self.evaluation.to_wire()),
+            checkpoint: Some(self.checkpoint.to_wire()),
+            resources: Some(self.resources.to_wire()),
+            output: self.output.clone().unwrap_or_default(),
+        }
+    }
+
+    fn read(m: v1::JobSpec, bad: &mut Bad, path: &str) -> Self {
+        let part = |field| at(path, field);
+        JobSpec {
+            name: m.name,
+            seed: m.seed,
+            priority: m.priority,
+            backbone: bad.required(
+                m.backbone,
+                part("backbone"),
+                "give the Hugging Face directory of the shared model as `path`",
+            ),
+            tuning: Tuning::read(m.tuning.unwrap_or_default(), bad, &part("tuning")),
+            tasks: m
+                .tasks
+                .into_iter()
+                .enumerate()
+                .map(|(i, task)| Wire::read(task, bad, &item(path, "tasks", i)))
+                .collect(),
+            sampler: Sampler::read(m.sampler.unwrap_or_default(), bad, &part("sampler")),
+            training: TrainingSpec::read(m.training.unwrap_or_default(), bad, &part("training")),
+            evaluation: EvaluationSpec::read(
+                m.evaluation.unwrap_or_default(),
+                bad,
+                &part("evaluation"),
+            ),
+            checkpoint: CheckpointSpec::read(
+                m.checkpoint.unwrap_or_default(),
+                bad,
+                &part("checkpoint"),
+            ),
+            resources: Resources::read(m.resources.unwrap_or_default(), bad, &part("resources")),
+            output: text(m.output),
+        }
+    }
+}
+
+impl Wire for BackboneSpec {
+    type Message = v1::Backbone;
+
+    fn to_wire(&self) -> v1::Backbone {
+        use v1::backbone as wire;
+        let init = match self.init {
+            Init::Pretrained => wire::Init::Pretrained,
+            Init::Random => wire::Init::Random,
+        };
+        let pooling = match self.pooling {
+            Pooling::Mean => wire::Pooling::Mean,
+            Pooling::Cls => wire::Pooling::Cls,
+            Pooling::Max => wire::Pooling::Max,
+            Pooling::Pooler => wire::Pooling::Pooler,
+        };
+        v1::Backbone {
+            path: self.path.clone(),
+            init: init.into(),
+            max_tokens: self.max_tokens,
+            pooling: pooling.into(),
+            dropout: self.dropout,
+        }
+    }
+
+    fn read(m: v1::Backbone, bad: &mut Bad, path: &str) -> Self {
+        use v1::backbone as wire;
+        let init = bad.choice(m.init, || at(path, "init"), "pretrained or random");
+        let pooling = bad.choice(
+            m.pooling,
+            || at(path, "pooling"),
+            "mean, cls, max or pooler",
+        );
+        BackboneSpec {
+            path: m.path,
+            init: match init {
+                wire::Init::Unspecified => Init::default(),
+                wire::Init::Pretrained => Init::Pretrained,
+                wire::Init::Random => Init::Random,
+            },
+            max_tokens: or_default(m.max_tokens, DEFAULT_MAX_TOKENS),
+            pooling: match pooling {
+                wire::Pooling::Unspecified => Pooling::default(),
+                wire::Pooling::Mean => Pooling::Mean,
+                wire::Pooling::Cls => Pooling::Cls,
+                wire::Pooling::Max => Pooling::Max,
+                wire::Pooling::Pooler => Pooling::Pooler,
+            },
+            dropout: m.dropout,
+        }
+    }
+}
+
+impl Wire for Tuning {
+    type Message = v1::Tuning;
+
+    fn to_wire(&self) -> v1::Tuning {
+        use v1::tuning::{AllBlocks, HeadsOnly, Mode};
+        let mode = match self {
+            Tuning::All => Mode::All(AllBlocks {}),
+            Tuning::Heads => Mode::Heads(HeadsOnly {}),
+            Tuning::LastBlocks(n) => Mode::LastBlocks(*n),
+        };
+        v1::Tuning { mode: Some(mode) }
+    }
+
+    fn read(m: v1::Tuning, _bad: &mut Bad, _path: &str) -> Self {
+        use v1::tuning::Mode;
+        match m.mode {
+            None => Tuning::default(),
+            Some(Mode::All(_)) => Tuning::All,
+            Some(Mode::Heads(_)) => Tuning::Heads,
+            Some(Mode::LastBlocks(n)) => Tuning::LastBlocks(n),
+        }
+    }
+}
+
+impl Wire for Sampler {
+    type Message = v1::Sampler;
+
+    fn to_wire(&self) -> v1::Sampler {
+        use v1::sampler::{Kind, Proportional, Uniform};
+        let kind = match self {
+            Sampler::Proportional => Kind::Proportional(Proportional {}),
+            Sampler::Uniform => Kind::Uniform(Uniform {}),
+            Sampler::Temperature(t) => Kind::Temperature(*t),
+        };
+        v1::Sampler { kind: Some(kind) }
+    }
+
+    fn read(m: v1::Sampler, _bad: &mut Bad, _path: &str) -> Self {
+        use v1::sampler::Kind;
+        match m.kind {
+            None => Sampler::default(),
+            Some(Kind::Proportional(_)) => Sampler::Proportional,
+            Some(Kind::Uniform(_)) => Sampler::Uniform,
+            Some(Kind::Temperature(t)) => Sampler::Temperature(t),
+        }
+    }
+}
+
+impl Wire for TrainingSpec {
+    type Message = v1::Training;
+
+    fn to_wire(&self) -> v1::Training {
+        v1::Training {
+            steps: self.steps,
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            accumulation: self.accumulation,
+            optimizer: Some(self.optimizer.to_wire()),
+            schedule: Some(self.schedule.to_wire()),
+            clip_norm: Some(self.clip_norm),
+        }
+    }
+
+    fn read(m: v1::Training, bad: &mut Bad, path: &str) -> Self {
+        let default = TrainingSpec::default();
+        TrainingSpec {
+            steps: m.steps,
+            epochs: m.epochs,
+            batch_size: or_default(m.batch_size, default.batch_size),
+            accumulation: or_default(m.accumulation, default.accumulation),
+            optimizer: Wire::read(m.optimizer.unwrap_or_default(), bad, &at(path, "optimizer")),
+            schedule: Wire::read(m.schedule.unwrap_or_default(), bad, &at(path, "schedule")),
+            clip_norm: m.clip_norm.unwrap_or(default.clip_norm),
+        }
+    }
+}
+
+impl Wire for OptimizerSpec {
+    type Message = v1::Optimizer;
+
+    fn to_wire(&self) -> v1::Optimizer {
+        v1::Optimizer {
+            learning_rate: Some(self.learning_rate),
+            head_learning_rate: self.head_learning_rate,
+            beta1: Some(self.betas[0]),
+            beta2: Some(self.betas[1]),
+            eps: Some(self.eps),
+            weight_decay: Some(self.weight_decay),
+        }
+    }
+
+    fn read(m: v1::Optimizer, _bad: &mut Bad, _path: &str) -> Self {
+        let default = OptimizerSpec::default();
+        OptimizerSpec {
+            learning_rate: m.learning_rate.unwrap_or(default.learning_rate),
+            head_learning_rate: m.head_learning_rate,
+            betas: [
+                m.beta1.unwrap_or(default.betas[0]),
+                m.beta2.unwrap_or(default.betas[1]),
+            ],
+            eps: m.eps.unwrap_or(default.eps),
+            weight_decay: m.weight_decay.unwrap_or(default.weight_decay),
+        }
+    }
+}
+
+impl Wire for ScheduleSpec {
+    type Message = v1::Schedule;
+
+    fn to_wire(&self) -> v1::Schedule {
+        use v1::schedule::Kind;
+        let kind = match self.kind {
+            ScheduleKind::Linear => Kind::Linear,
+            ScheduleKind::Cosine => Kind::Cosine,
+            ScheduleKind::Constant => Kind::Constant,
+        };
+        v1::Schedule {
+            kind: kind.into(),
+            warmup_ratio: Some(self.warmup_ratio),
+            warmup_steps: self.warmup_steps,
+        }
+    }
+
+    fn read(m: v1::Schedule, bad: &mut Bad, path: &str) -> Self {
+        use v1::schedule::Kind;
+        let default = ScheduleSpec::default();
+        let kind = bad.choice(m.kind, || at(path, "kind"), "linear, cosine or constant");
+        ScheduleSpec {
+            kind: match kind {
+                Kind::Unspecified => default.kind,
+                Kind::Linear => ScheduleKind::Linear,
+                Kind::Cosine => ScheduleKind::Cosine,
+                Kind::Constant => ScheduleKind::Constant,
+            },
+            warmup_ratio: m.warmup_ratio.unwrap_or(default.warmup_ratio),
+            warmup_steps: m.warmup_steps,
+        }
+    }
+}
+
+impl Wire for EvaluationSpec {
+    type Message = v1::EvaluationPolicy;
+
+    fn to_wire(&self) -> v1::EvaluationPolicy {
+        v1::EvaluationPolicy {
+            every_steps: self.every_steps,
+            batch_size: self.batch_size,
+            select_best: Some(self.select_best),
+            early_stopping_patience: self.early_stopping_patience,
+        }
+    }
+
+    fn read(m: v1::EvaluationPolicy, _bad: &mut Bad, _path: &str) -> Self {
+        let default = EvaluationSpec::default();
+        EvaluationSpec {
+            every_steps: m.every_steps,
+            batch_size: or_default(m.batch_size, default.batch_size),
+            select_best: m.select_best.unwrap_or(default.select_best),
+            early_stopping_patience: m.early_stopping_patience,
+        }
+    }
+}
+
+impl Wire for CheckpointSpec {
+    type Message = v1::CheckpointPolicy;
+
+    fn to_wire(&self) -> v1::CheckpointPolicy {
+        v1::CheckpointPolicy {
+            every_steps: Some(self.every_steps),
+            keep: Some(self.keep),
+        }
+    }
+
+    fn read(m: v1::CheckpointPolicy, _bad: &mut Bad, _path: &str) -> Self {
+        let default = CheckpointSpec::default();
+        CheckpointSpec {
+            every_steps: m.every_steps.unwrap_or(default.every_steps),
+            keep: m.keep.unwrap_or(default.keep),
+        }
+    }
+}
+
+impl Wire for Resources {
+    type Message = v1::Resources;
+
+    fn to_wire(&self) -> v1::Resources {
+        use v1::resources as wire;
+        let device = match self.device {
+            Device::Auto => wire::Device::Auto,
+            Device::Cpu => wire::Device::Cpu,
+            Device::Cuda => wire::Device::Cuda,
+        };
+        v1::Resources {
+            ranks: self.ranks,
+            shards: self.shards,
+            device: device.into(),
+        }
+    }
+
+    fn read(m: v1::Resources, bad: &mut Bad, path: &str) -> Self {
+        use v1::resources as wire;
+        let device = bad.choice(m.device, || at(path, "device"), "auto, cpu or cuda");
+        Resources {
+            ranks: m.ranks,
+            shards: m.shards,
+            device: match device {
+                wire::Device::Unspecified => Device::default(),
+                wire::Device::Auto => Device::Auto,
+                wire::Device::Cpu => Device::Cpu,
+                wire::Device::Cuda => Device::Cuda,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimal() -> v1::JobSpec {
+        v1::JobSpec {
+            name: "a".into(),
+            backbone: Some(v1::Backbone {
+                path: "model".into(),
+                ..Default::default()
+            }),
+            tasks: vec![v1::Task {
+                name: "t".into(),
+                head: v1::task::Head::SingleLabel.into(),
+                data: Some(v1::Data {
+                    train: vec!["t.csv".into()],
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    // Promise: a field left out on the wire means the same as one left out of the job file.
+    #[test]
+    fn defaults_are_those_of_the_job_file() {
+        let file: JobSpec = serde_json::from_str(
+            r#"{"name": "a", "backbone": {"path": "model"},
+                "tasks": [{"name": "t", "head": "single_label", "data": {"train": "t.csv"}}]}"#,
+        )
+        .unwrap();
+        assert_eq!(JobSpec::from_wire(minimal()).unwrap(), file);
+    }
+
+    // Promise: one answer names every bad field, by its path in the job file.
+    #[test]
+    fn every_bad_field_is_named() {
+        let mut message = minimal();
+        message.backbone = None;
+        message.tasks.push(v1::Task {
+            head: 9,
+            metric: "acuracy".into(),
+            ..Default::default()
+        });
+        message.training = Some(v1::Training {
+            schedule: Some(v1::Schedule {
+                kind: 7,
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        let bad = JobSpec::from_wire(message.clone()).unwrap_err();
+        let fields: Vec<_> = bad.0.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "backbone",
+                "tasks[1].head",
+                "tasks[1].data",
+                "tasks[1].metric",
+                "training.schedule.kind",
+            ]
+        );
+        let checked = checked_job(message).unwrap_err();
+        assert_eq!(checked.0[..bad.0.len()], bad.0);
+        let about_backbone = checked.0.iter().filter(|v| v.field.starts_with("backbone"));
+        assert_eq!(
+            about_backbone.count(),
+            1,
+            "what is absent is named once: {checked}"
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! Tasks: head, data and loss.
+
+use super::{Bad, Wire, at, text};
+use crate::v1;
+use espalier_spec::job::{
+    ClassWeights, Columns, DataSpec, Files, HeadKind, LossSpec, Metric, TaskSpec,
+};
+
+/// `weight` of a task that gives none; a test holds it to the job file's default.
+const DEFAULT_WEIGHT: f64 = 1.0;
+
+const METRICS: [Metric; 5] = [
+    Metric::Accuracy,
+    Metric::MacroF1,
+    Metric::Mse,
+    Metric::Pearson,
+    Metric::Spearman,
+];
+
+/// The metric of this name.
+pub(super) fn metric(name: &str) -> Option<Metric> {
+    METRICS.into_iter().find(|metric| metric.as_str() == name)
+}
+
+/// What to say about a metric that does not exist.
+pub(super) fn unknown_metric(name: &str) -> String {
+    let known: Vec<_> = METRICS.iter().map(|metric| metric.as_str()).collect();
+    format!(
+        "`{name}` is no known metric, expected one of {}",
+        known.join(", ")
+    )
+}
+
+impl Wire for TaskSpec {
+    type Message = v1::Task;
+
+    fn to_wire(&self) -> v1::Task {
+        use v1::task::Head;
+        let head = match self.head {
+            HeadKind::SingleLabel => Head::SingleLabel,
+            HeadKind::MultiLabel => Head::MultiLabel,
+            HeadKind::Regression => Head::Regression,
+        };
+        v1::Task {
+            name: self.name.clone(),
+            head: head.into(),
+            data: Some(self.data.to_wire()),
+            weight: Some(self.weight),
+            loss: Some(self.loss.to_wire()),
+            metric: self
+                .metric
+                .map(|metric| metric.as_str().to_owned())
+                .unwrap_or_default(),
+        }
+    }
+
+    fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
+        use v1::task::Head;
+        const HEADS: &str = "single_label, multi_label or regression";
+        let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
+            Head::SingleLabel => HeadKind::SingleLabel,
+            Head::MultiLabel => HeadKind::MultiLabel,
+            Head::Regression => HeadKind::Regression,
+            Head::Unspecified => {
+                if m.head == 0 {
+                    bad.add(at(path, "head"), format!("is required: {HEADS}"));
+                }
+                HeadKind::SingleLabel
+            }
+        };
+        let data = bad.required(
+            m.data,
+            at(path, "data"),
+            "give the training files as `train`",
+        );
+        let loss = LossSpec::read(m.loss.unwrap_or_default(), bad, &at(path, "loss"));
+        let metric = text(m.metric).and_then(|name| {
+            let found = metric(&name);
+            if found.is_none() {
+                bad.add(at(path, "metric"), unknown_metric(&name));
+            }
+            found
+        });
+        TaskSpec {
+            name: m.name,
+            head,
+            data,
+            weight: m.weight.unwrap_or(DEFAULT_WEIGHT),
+            loss,
+            metric,
+        }
+    }
+}
+
+impl Wire for DataSpec {
+    type Message = v1::Data;
+
+    fn to_wire(&self) -> v1::Data {
+        let list = |files: &Option<Files>| {
+            files
+                .as_ref()
+                .map(|files| files.paths().to_vec())
+                .unwrap_or_default()
+        };
+        v1::Data {
+            train: self.train.paths().to_vec(),
+            validation: list(&self.validation),
+            test: list(&self.test),
+            input_column: self.columns.input.clone().unwrap_or_default(),
+            label_column: self.columns.label.clone().unwrap_or_default(),
+            labels: self.labels.clone().unwrap_or_default(),
+            max_train_samples: self.max_train_samples,
+        }
+    }
+
+    fn read(m: v1::Data, _bad: &mut Bad, _path: &str) -> Self {
+        let some = |paths: Vec<String>| (!paths.is_empty()).then(|| files(paths));
+        DataSpec {
+            train: files(m.train),
+            validation: some(m.validation),
+            test: some(m.test),
+            columns: Columns {
+                input: text(m.input_column),
+                label: text(m.label_column),
+            },
+            labels: (!m.labels.is_empty()).then_some(m.labels),
+            max_train_samples: m.max_train_samples,
+        }
+    }
+}
+
+/// One path is `One`, so that a job comes back as most people write it.
+fn files(mut paths: Vec<String>) -> Files {
+    match paths.pop() {
+        Some(only) if paths.is_empty() => Files::One(only),
+        Some(last) => {
+            paths.push(last);
+            Files::Many(paths)
+        }
+        None => Files::Many(paths),
+    }
+}
+
+impl Wire for LossSpec {
+    type Message = v1::Loss;
+
+    fn to_wire(&self) -> v1::Loss {
+        v1::Loss {
+            balanced_class_weights: self.class_weights == ClassWeights::Balanced,
+            class_weights: match &self.class_weights {
+                ClassWeights::Given(weights) => weights.clone(),
+                ClassWeights::None | ClassWeights::Balanced => Default::default(),
+            },
+            label_smoothing: self.label_smoothing,
+        }
+    }
+
+    fn read(m: v1::Loss, bad: &mut Bad, path: &str) -> Self {
+        let given = !m.class_weights.is_empty();
+        if m.balanced_class_weights && given {
+            bad.add(
+                at(path, "class_weights"),
+                "balanced and given weights exclude each other, choose one",
+            );
+        }
+        LossSpec {
+            class_weights: if given {
+                ClassWeights::Given(m.class_weights)
+            } else if m.balanced_class_weights {
+                ClassWeights::Balanced
+            } else {
+                ClassWeights::None
+            },
+            label_smoothing: m.label_smoothing,
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! Promise: what the vocabulary can say survives the wire unchanged, bytes included.
+
+use espalier_proto::convert::{plan_from_wire, plan_to_wire};
+use espalier_proto::{Wire, v1};
+use espalier_spec::job::{
+    BackboneSpec, CheckpointSpec, ClassWeights, Columns, DataSpec, Device, EvaluationSpec, Files,
+    HeadKind, Init, LossSpec, Metric, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind,
+    ScheduleSpec, TaskSpec, TrainingSpec, Tuning,
+};
+use espalier_spec::plan::{
+    BlockPlacement, BlockProfile, Profile, Seat, TaskPlacement, TaskProfile,
+};
+use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress, TaskScores};
+use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard, Step, WorkerId};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+// Message types name each other's defaults by absence, so text is never empty here.
+fn word() -> impl Strategy<Value = String> {
+    "[a-zé/._-]{1,12}"
+}
+
+fn number() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        -1e9..1e9f64,
+        select(vec![0.0, -0.0, 5e-5, f64::INFINITY, f64::MIN_POSITIVE])
+    ]
+}
+
+fn files() -> impl Strategy<Value = Files> {
+    prop_oneof![
+        word().prop_map(Files::One),
+        vec(word(), 2..4).prop_map(Files::Many)
+    ]
+}
+
+fn backbone() -> impl Strategy<Value = BackboneSpec> {
+    (
+        word(),
+        select(vec![Init::Pretrained, Init::Random]),
+        1u32..,
+        select(vec![
+            Pooling::Mean,
+            Pooling::Cls,
+            Pooling::Max,
+            Pooling::Pooler,
+        ]),
+        option::of(number()),
+    )
+        .prop_map(|(path, init, max_tokens, pooling, dropout)| BackboneSpec {
+            path,
+            init,
+            max_tokens,
+            pooling,
+            dropout,
+        })
+}
+
+fn loss() -> impl Strategy<Value = LossSpec> {
+    let weights = prop_oneof![
+        Just(ClassWeights::None),
+        Just(ClassWeights::Balanced),
+        btree_map(word(), number(), 1..4).prop_map(ClassWeights::Given),
+    ];
+    (weights, number()).prop_map(|(class_weights, label_smoothing)| LossSpec {
+        class_weights,
+        label_smoothing,
+    })
+}
+
+fn metric() -> impl Strategy<Value = Metric> {
+    select(vec![
+        Metric::Accuracy,
+        Metric::MacroF1,
+        Metric::Mse,
+        Metric::Pearson,
+        Metric::Spearman,
+    ])
+}
+
+fn task() -> impl Strategy<Value = TaskSpec> {
+    let data = (
+        (files(), option::of(files()), option::of(files())),
+        (option::of(word()), option::of(word())),
+        option::of(vec(word(), 1..4)),
+        option::of(any::<u64>()),
+    )
+        .prop_map(
+            |((train, validation, test), (input, label), labels, limit)| DataSpec {
+                train,
+                validation,
+                test,
+                columns: Columns { input, label },
+                labels,
+                max_train_samples: limit,
+            },
+        );
+    let head = select(vec![
+        HeadKind::SingleLabel,
+        HeadKind::MultiLabel,
+        HeadKind::Regression,
+    ]);
+    (word(), head, data, number(), loss(), option::of(metric())).prop_map(
+        |(name, head, data, weight, loss, metric)| TaskSpec {
+            name,
+            head,
+            data,
+            weight,
+            loss,
+            metric,
+        },
+    )
+}
+
+fn training() -> impl Strategy<Value = TrainingSpec> {
+    let optimizer = (
+        number(),
+        option::of(number()),
+        [number(), number()],
+        number(),
+        number(),
+    )
+        .prop_map(
+            |(learning_rate, head_learning_rate, betas, eps, weight_decay)| OptimizerSpec {
+                learning_rate,
+                head_learning_rate,
+                betas,
+                eps,
+                weight_decay,
+            },
+        );
+    let kinds = vec![
+        ScheduleKind::Linear,
+        ScheduleKind::Cosine,
+        ScheduleKind::Constant,
+    ];
+    let schedule = (select(kinds), number(), option::of(any::<u64>())).prop_map(
+        |(kind, warmup_ratio, warmup_steps)| ScheduleSpec {
+            kind,
+            warmup_ratio,
+            warmup_steps,
+        },
+    );
+    let length = (option::of(any::<u64>()), option::of(number()));
+    (length, 1u32.., 1u32.., optimizer, schedule, number()).prop_map(
+        |((steps, epochs), batch_size, accumulation, optimizer, schedule, clip_norm)| {
+            TrainingSpec {
+                steps,
+                epochs,
+                batch_size,
+                accumulation,
+                optimizer,
+                schedule,
+                clip_norm,
+            }
+        },
+    )
+}
+
+fn job() -> impl Strategy<Value = JobSpec> {
+    let tuning = prop_oneof![
+        Just(Tuning::All),
+        Just(Tuning::Heads),
+        any::<u32>().prop_map(Tuning::LastBlocks)
+    ];
+    let sampler = prop_oneof![
+        Just(Sampler::Proportional),
+        Just(Sampler::Uniform),
+        number().prop_map(Sampler::Temperature),
+    ];
+    let evaluation = (
+        option::of(any::<u64>()),
+        1u32..,
+        any::<bool>(),
+        option::of(any::<u32>()),
+    )
+        .prop_map(
+            |(every_steps, batch_size, select_best, patience)| EvaluationSpec {
+                every_steps,
+                batch_size,
+                select_best,
+                early_stopping_patience: patience,
+            },
+        );
+    let checkpoint = (any::<u64>(), any::<u32>())
+        .prop_map(|(every_steps, keep)| CheckpointSpec { every_steps, keep });
+    let device = select(vec![Device::Auto, Device::Cpu, Device::Cuda]);
+    let resources = (option::of(any::<u32>()), option::of(any::<u32>()), device).prop_map(
+        |(ranks, shards, device)| Resources {
+            ranks,
+            shards,
+            device,
+        },
+    );
+    (
+        (word(), any::<u64>(), any::<i32>(), backbone(), tuning),
+        (vec(task(), 0..3), sampler, training()),
+        (evaluation, checkpoint, resources, option::of(word())),
+    )
+        .prop_map(
+            |(
+                (name, seed, priority, backbone, tuning),
+                (tasks, sampler, training),
+                (evaluation, checkpoint, resources, output),
+            )| JobSpec {
+                name,
+                seed,
+                priority,
+                backbone,
+                tuning,
+                tasks,
+                sampler,
+                training,
+                evaluation,
+                checkpoint,
+                resources,
+                output,
+            },
+        )
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let seats = vec(
+        (
+            word(),
+            any::<u32>(),
+            vec(any::<u32>().prop_map(Shard), 0..3),
+        ),
+        1..4,
+    );
+    seats.prop_flat_map(|seats| {
+        let world = seats.len();
+        let task = (word(), vec((any::<u32>().prop_map(Shard), number()), 1..4)).prop_map(
+            |(task, shards)| {
+                let (shards, load) = shards.into_iter().unzip();
+                TaskPlacement { task, shards, load }
+            },
+        );
+        let ends = prop_oneof![Just(Vec::new()), vec(any::<u64>(), world)];
+        let block = (word(), ends).prop_map(|(block, mut ends)| {
+            ends.sort_unstable();
+            BlockPlacement { block, ends }
+        });
+        (
+            any::<u64>(),
+            vec(task, 0..3),
+            vec(block, 0..3),
+            vec(word(), 0..3),
+        )
+            .prop_map(move |(generation, tasks, blocks, reasons)| Plan {
+                job: JobId::from("job"),
+                generation: Generation(generation),
+                seats: (0u32..)
+                    .zip(&seats)
+                    .map(|(rank, (worker, device, _))| Seat {
+                        rank: Rank(rank),
+                        worker: WorkerId(worker.clone()),
+                        device: *device,
+                    })
+                    .collect(),
+                shards: seats.iter().map(|(_, _, shards)| shards.clone()).collect(),
+                tasks,
+                blocks,
+                reasons,
+            })
+    })
+}
+
+fn profile() -> impl Strategy<Value = Profile> {
+    let block = (word(), any::<u64>(), any::<u64>()).prop_map(|(name, a, b)| BlockProfile {
+        name,
+        trainable: a.min(b),
+        total: a.max(b),
+    });
+    let task = (word(), any::<u64>(), 0.0..1.0f64, 0.0..1e6f64).prop_map(
+        |(name, train_samples, share, sample_cost)| TaskProfile {
+            name,
+            train_samples,
+            share,
+            sample_cost,
+        },
+    );
+    (vec(block, 0..3), vec(task, 0..3)).prop_map(|(blocks, tasks)| Profile { blocks, tasks })
+}
+
+fn progress() -> impl Strategy<Value = Progress> {
+    // Quarters of a second are exact both as nanoseconds and as f64.
+    let eta = option::of((0u32..1_000_000).prop_map(|quarters| f64::from(quarters) / 4.0));
+    (
+        (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>()),
+        (number(), number(), eta, number(), number()),
+        btree_map(word(), number(), 0..3),
+    )
+        .prop_map(
+            |((step, total_steps, samples, tokens), rates, losses)| Progress {
+                step: Step(step),
+                total_steps,
+                samples,
+                tokens,
+                samples_per_second: rates.0,
+                tokens_per_second: rates.1,
+                eta_seconds: rates.2,
+                learning_rate: rates.3,
+                gradient_norm: rates.4,
+                losses,
+            },
+        )
+}
+
+fn evaluation() -> impl Strategy<Value = Evaluation> {
+    let figures = || btree_map(metric(), number(), 0..3);
+    let scores = (any::<u64>(), number(), figures(), figures()).prop_map(
+        |(samples, loss, metrics, baseline)| TaskScores {
+            samples,
+            loss,
+            metrics,
+            baseline,
+        },
+    );
+    (
+        any::<u64>(),
+        word(),
+        btree_map(word(), scores, 0..3),
+        number(),
+        any::<bool>(),
+    )
+        .prop_map(|(step, split, tasks, selection, best)| Evaluation {
+            step: Step(step),
+            split,
+            tasks,
+            selection,
+            best,
+        })
+}
+
+fn returns<T>(value: T) -> Result<(), TestCaseError>
+where
+    T: Wire + PartialEq + std::fmt::Debug,
+{
+    prop_assert_eq!(T::from_wire(value.to_wire()), Ok(value));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(96) })]
+
+    #[test]
+    fn job_specs_return(job in job()) { returns(job)?; }
+
+    #[test]
+    fn profiles_return(profile in profile()) { returns(profile)?; }
+
+    #[test]
+    fn progress_returns(progress in progress()) { returns(progress)?; }
+
+    #[test]
+    fn evaluations_return(evaluation in evaluation()) { returns(evaluation)?; }
+
+    #[test]
+    fn plans_return(plan in plan()) {
+        let job = plan.job.clone();
+        prop_assert_eq!(plan_from_wire(&job, plan_to_wire(&plan)), Ok(plan));
+    }
+
+    #[test]
+    fn checkpoints_and_failures_return(step: u64, path in word(), flag: bool) {
+        returns(Checkpoint { step: Step(step), path: path.clone(), best: flag })?;
+        returns(Failure { code: path.clone(), message: path, retryable: flag })?;
+    }
+}
+
+// Promise: a plan that can't be obeyed is refused with the place, not obeyed in part.
+#[test]
+fn broken_plans_are_refused() {
+    let seat = |rank| v1::Seat {
+        rank,
+        worker: "w".into(),
+        device: 0,
+        shards: vec![rank],
+    };
+    let message = v1::Plan {
+        generation: 1,
+        seats: vec![seat(0), seat(2)],
+        tasks: vec![v1::TaskPlacement {
+            task: "t".into(),
+            shards: vec![0, 1],
+            load: vec![1.0],
+        }],
+        blocks: vec![
+            v1::BlockPlacement {
+                block: "a".into(),
+                ends: vec![5, 4],
+            },
+            v1::BlockPlacement {
+                block: "b".into(),
+                ends: vec![5],
+            },
+            v1::BlockPlacement {
+                block: "frozen".into(),
+                ends: vec![],
+            },
+        ],
+        reasons: vec![],
+    };
+    let bad = plan_from_wire(&JobId::from("job"), message).unwrap_err();
+    let fields: Vec<_> = bad.0.iter().map(|v| v.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "seats[1].rank",
+            "tasks[0].load",
+            "blocks[0].ends",
+            "blocks[1].ends"
+        ]
+    );
+}

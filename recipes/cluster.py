@@ -1,0 +1,100 @@
+"""What the recipes' demo scripts share: a local cluster for as long as one runs, jobs, tables."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPO / "target"))
+ESPALIER = str(TARGET / "debug/espalier")
+FAST = os.environ.get("DEMO_FAST", "") not in ("", "0")
+
+
+class DemoError(Exception):
+    """A step of the demo failed; the message says which and what to do."""
+
+
+def build():
+    """Builds the binaries; cargo says what is wrong where that fails."""
+    if subprocess.run(["cargo", "build", "--workspace", "--bins"], cwd=REPO).returncode != 0:
+        raise DemoError("the binaries could not be built, see cargo's message above")
+
+
+class Cluster:
+    """`espalier up` in a folder of its own, stopped at the end of the `with` block."""
+
+    def __init__(self, folder, workers=2):
+        self.folder, self.workers = Path(folder), workers
+
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = open(self.folder / "up.log", "w")
+        command = [ESPALIER, "up", "--workers", str(self.workers)]
+        self.up = subprocess.Popen(command, cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 60
+        while self.ready_workers() < self.workers:
+            if self.up.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                tail = (self.folder / "up.log").read_text()[-2000:]
+                raise DemoError(f"the local cluster did not come up; {self.folder}/up.log ends with:\n{tail}")
+            time.sleep(0.2)
+        return self
+
+    def __exit__(self, *_):
+        self.up.terminate()
+        try:
+            self.up.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.up.kill()
+        self.log.close()
+
+    def ready_workers(self):
+        done = self.espalier("workers", "-o", "json", quiet=True)
+        if done.returncode != 0:
+            return 0
+        return sum(worker.get("state") == "READY" for worker in entries(json.loads(done.stdout), "workers"))
+
+    def espalier(self, *words, quiet=False, text=None):
+        """Runs one verb; `quiet` keeps its output for the caller instead of showing it."""
+        keep = {"capture_output": True} if quiet else {}
+        return subprocess.run([ESPALIER, *map(str, words)], cwd=self.folder, text=True, input=text, **keep)
+
+    def train(self, job_file, name, output, **fields):
+        """Submits a job with some fields set, shows its progress, returns it as the API describes it."""
+        sets = {"name": name, "output": output, **fields}
+        words = [word for field, value in sets.items() for word in ("--set", f"{field.replace('__', '.')}={value}")]
+        begin = time.monotonic()
+        if self.espalier("submit", job_file, *words, "--wait").returncode != 0:
+            raise DemoError(f"job {name} did not succeed: 'espalier describe {name}' and {self.folder}/up.log say why")
+        done = self.espalier("get", name, "-o", "json", quiet=True)
+        job = entries(json.loads(done.stdout), "jobs")[0]
+        job["seconds"] = time.monotonic() - begin
+        return job
+
+
+def entries(answer, key):
+    """The things listed in an answer of `-o json`, whether it is a list, a page or a single thing."""
+    if isinstance(answer, list):
+        return answer
+    return answer[key] if key in answer else [answer]
+
+
+def test_scores(job):
+    """{task: its scores} of the job's newest evaluation on the test split."""
+    for evaluation in job.get("evaluations", []):
+        if evaluation["split"] == "test":
+            return evaluation["tasks"]
+    raise DemoError(f"job {job['name']} brought no evaluation on its test files")
+
+
+def run(main):
+    """Calls main, with the errors that a person can settle as one line."""
+    try:
+        main()
+    except (DemoError, OSError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

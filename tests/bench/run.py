@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Runs Espalier and its peers in turns on this machine, prints one table, appends it to RESULTS.md.
+
+Peers: PyTorch DDP over Gloo as one usually writes it (padding to the longest of the batch), the same
+with length grouping, and Gloo's all-reduce. Each round runs all of them; a figure is the median.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import ours
+
+HERE = Path(__file__).resolve().parent
+REPO = HERE.parents[1]
+MODEL = REPO / ".espalier/models/all-MiniLM-L6-v2"
+DATA = REPO / ".espalier/data/debian-packages/section.train.jsonl"
+BYTES = 88_000_000
+
+
+def peer(script, *words):
+    env = {**os.environ, "ESPALIER_BENCH_BEGIN": str(time.time())}
+    # The peer must find PyTorch's own libraries, not those that our binaries use.
+    env.pop("LD_LIBRARY_PATH", None)
+    command = [sys.executable, HERE / script, *map(str, words)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{script} failed: {done.stderr.strip()[-1500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def contestants(args, folder):
+    """{name: () -> figures} in the order in which a round runs them."""
+    ddp = ["--model", MODEL, "--data", DATA, "--steps", args.steps, "--warmup", args.warmup]
+    return {
+        "espalier": lambda turn: ours.train(folder / f"espalier-{turn}", args.steps, args.warmup),
+        "DDP": lambda turn: peer("ddp_peer.py", *ddp),
+        "DDP, length grouping": lambda turn: peer("ddp_peer.py", *ddp, "--group-by-length"),
+        "espalier, shared memory": lambda turn: ours.all_reduce("shm", BYTES),
+        "espalier, TCP": lambda turn: ours.all_reduce("tcp", BYTES),
+        "Gloo": lambda turn: peer("gloo_allreduce.py", "--bytes", BYTES),
+    }
+
+
+def middle(results, field):
+    values = [result[field] for result in results]
+    return statistics.median(max(value) if isinstance(value, list) else value for value in values)
+
+
+def table(found):
+    """Markdown lines: training first, then the all-reduce; ratios are espalier over the peer."""
+    lines = ["| training, global batch 32, 2 ranks x 1 thread | samples/s | peak memory per rank, MB | command to first step, s | padding |",
+             "| --- | --- | --- | --- | --- |"]
+    fields = ["samples_per_second", "peak_rss_mb", "seconds_to_first_step", "padding"]
+    training = {name: results for name, results in found.items() if "padding" in results[0]}
+    for name, results in training.items():
+        lines.append(f"| {name} | " + " | ".join(f"{middle(results, field):.2f}" for field in fields) + " |")
+    for name, results in training.items():
+        if name != "espalier" and "espalier" in training:
+            ratios = [middle(training["espalier"], field) / middle(results, field) for field in fields[:3]]
+            lines.append(f"| **espalier / {name}** | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " | |")
+    reduces = {name: results for name, results in found.items() if "median_ms" in results[0]}
+    if reduces:
+        lines += ["", f"| all-reduce of {BYTES / 1e6:.0f} MB, 2 processes | median ms | Gloo over this |", "| --- | --- | --- |"]
+        for name, results in reduces.items():
+            ratio = middle(reduces["Gloo"], "median_ms") / middle(results, "median_ms") if "Gloo" in reduces else float("nan")
+            lines.append(f"| {name} | {middle(results, 'median_ms'):.1f} | {ratio:.2f} |")
+    return lines
+
+
+def heading(args):
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
+    today = datetime.date.today().isoformat()
+    return [f"## {today}, {commit or 'no commit'}: {model}, {os.cpu_count()} CPUs",
+            "", f"`make bench` = `python3 tests/bench/run.py --rounds {args.rounds} --steps {args.steps} --warmup {args.warmup}`; "
+            f"median of {args.rounds} rounds, contestants in turns.", ""]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60, help="measured steps")
+    parser.add_argument("--warmup", type=int, default=10, help="steps before them")
+    parser.add_argument("--only", help="contestants to run, by a part of their name, comma-separated")
+    parser.add_argument("--dry", action="store_true", help="print only, leave RESULTS.md as it is")
+    args = parser.parse_args()
+    if not DATA.is_file():
+        subprocess.run([sys.executable, REPO / "recipes/debian-packages/build.py"], check=True)
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        runs = contestants(args, Path(name))
+        chosen = [run for run in runs if not args.only or any(part in run for part in args.only.split(","))]
+        for turn in range(args.rounds):
+            for run in chosen:
+                print(f"round {turn + 1} of {args.rounds}: {run}", flush=True)
+                found.setdefault(run, []).append(runs[run](turn))
+    lines = heading(args) + table(found)
+    print("\n" + "\n".join(lines))
+    if not args.dry and not args.only:
+        with open(HERE / "RESULTS.md", "a") as file:
+            file.write("\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Golden numbers of the heads' tests, by PyTorch.
+
+    python3 tests/golden/heads.py > worker/src/heads/golden.json    # needs torch
+"""
+
+import json
+import sys
+
+import torch
+from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss
+
+torch.manual_seed(11)
+B, C, H = 6, 4, 5
+features = torch.randn(B, H)
+mask = (torch.rand(B, H) < 0.8).float() / 0.8
+
+
+def case(outputs, targets, loss_of, weights=None, smoothing=0.0):
+    """Outputs, losses per sample and gradients of the summed loss."""
+    weight = torch.randn(outputs, H, requires_grad=True)
+    bias = torch.randn(outputs, requires_grad=True)
+    inputs = features.clone().requires_grad_()
+    logits = torch.nn.functional.linear(inputs * mask, weight, bias) * 3
+    logits.retain_grad()
+    losses = loss_of(logits)
+    losses.sum().backward()
+    return {
+        "logits": logits.tolist(),
+        "targets": targets.int().flatten().tolist() if targets.dtype != torch.float64 else targets.tolist(),
+        "weights": weights.tolist() if weights is not None else None,
+        "smoothing": smoothing,
+        "losses": losses.tolist(),
+        "gradients": logits.grad.tolist(),
+    }
+
+
+def single(weights, smoothing):
+    targets = torch.tensor([0, 3, 1, 1, 2, 3])
+    loss = CrossEntropyLoss(weight=weights, label_smoothing=smoothing, reduction="none")
+    return case(C, targets, lambda z: loss(z, targets), weights, smoothing)
+
+
+def multi(weights):
+    targets = (torch.rand(B, C) < 0.4).float()
+    loss = BCEWithLogitsLoss(pos_weight=weights, reduction="none")
+    return case(C, targets, lambda z: loss(z, targets).mean(1), weights)
+
+
+def regression():
+    targets = torch.randn(B, dtype=torch.float64)
+    loss = MSELoss(reduction="none")
+    return case(1, targets, lambda z: loss(z.squeeze(1), targets.float()))
+
+
+weights = torch.tensor([0.5, 2.0, 1.0, 3.5])
+weight, bias = torch.randn(C, H), torch.randn(C)
+golden = {
+    "torch": torch.__version__,
+    "linear": {
+        "features": features.tolist(),
+        "mask": mask.tolist(),
+        "weight": weight.tolist(),
+        "bias": bias.tolist(),
+        "plain": torch.nn.functional.linear(features, weight, bias).tolist(),
+        "dropped": torch.nn.functional.linear(features * mask, weight, bias).tolist(),
+    },
+    "single_label": [single(w, s) for w in (None, weights) for s in (0.0, 0.1)],
+    "multi_label": [multi(w) for w in (None, weights)],
+    "regression": [regression()],
+}
+json.dump(golden, sys.stdout, separators=(",", ":"))
+print()

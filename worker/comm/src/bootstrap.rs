@@ -1,0 +1,438 @@
+//! Joining ranks: every rank calls the lower ones and is called by the higher ones.
+//!
+//! ```text
+//! caller (higher rank)                       called (lower rank)
+//!   control: Hello{job, generation, ranks} ->
+//!                                          <- Welcome | Later | Refused(why)
+//!   control: segment name and token, or none ->
+//!                                          <- Welcome (mapped) | Refused (why not)
+//!   only if not mapped:
+//!   data:    Hello                         ->
+//!                                          <- Welcome
+//! ```
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::abort::AbortHandle;
+use crate::control::Control;
+use crate::cpu::CpuCommunicator;
+use crate::error::{Error, Result};
+use crate::handshake::{Gate, Hello, Purpose, Reply, receive_offer, send_offer};
+use crate::mesh::{Lane, Link, Mesh, wait};
+use crate::shm;
+use crate::tcp::TcpLink;
+
+/// Pause between calls to a peer that is not ready.
+const RETRY: Duration = Duration::from_millis(20);
+/// How long one connection attempt may take before the next one starts.
+const ATTEMPT: Duration = Duration::from_millis(500);
+/// How long the main loop sleeps at most: results of the helper threads arrive on a queue.
+const TICK: Duration = Duration::from_millis(5);
+
+/// A bound address where peers can call this rank. Serves one rendezvous after the other.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+/// Where to find a rank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddr {
+    /// Its number in the world.
+    pub rank: usize,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Its [`host_id`](crate::host_id); equal ids try shared memory.
+    pub host_id: String,
+}
+
+/// How a rank wants to be joined to its peers. See [`Rendezvous::new`] for the defaults.
+#[derive(Debug, Clone)]
+pub struct Rendezvous {
+    /// The job; calls for other jobs are refused.
+    pub job: String,
+    /// The membership; callers with an older one are refused, those with a newer one put off.
+    pub generation: u64,
+    /// This rank.
+    pub rank: usize,
+    /// All ranks, this one included, in any order; its length is the size of the world.
+    pub peers: Vec<PeerAddr>,
+    /// How long to wait for the peers to join.
+    pub connect_timeout: Duration,
+    /// How long an operation may go without progress.
+    pub timeout: Duration,
+    /// False: TCP even between ranks of one host.
+    pub shared_memory: bool,
+    /// Gives up the rendezvous and later the communicator; None makes a new handle.
+    pub abort: Option<AbortHandle>,
+}
+
+enum Event {
+    /// A link to a peer is complete.
+    Linked(usize, Link),
+    /// One of the two connections that make a TCP link, from this caller and attempt.
+    Half(usize, u32, Purpose, TcpStream),
+    /// A lower rank will not have this one.
+    Failed(Error),
+    /// What went wrong last with a peer that is still tried.
+    Trouble(usize, String),
+}
+
+impl Listener {
+    /// Listens at `addr`; port 0 takes a free one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] naming the address.
+    pub fn bind(addr: SocketAddr) -> Result<Listener> {
+        let failed = |e: io::Error| Error::system(format!("listen at {addr} for peers"), e);
+        let socket = TcpListener::bind(addr).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Listener { socket, address })
+    }
+
+    /// The bound address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Rendezvous {
+    /// One minute to join, two minutes without progress per operation, shared memory where
+    /// possible.
+    pub fn new(
+        job: impl Into<String>,
+        generation: u64,
+        rank: usize,
+        peers: Vec<PeerAddr>,
+    ) -> Rendezvous {
+        Rendezvous {
+            job: job.into(),
+            generation,
+            rank,
+            peers,
+            connect_timeout: Duration::from_secs(60),
+            timeout: Duration::from_secs(120),
+            shared_memory: true,
+            abort: None,
+        }
+    }
+
+    fn hello(&self, purpose: Purpose, to: usize, attempt: u32) -> Hello {
+        // `check` has seen that ranks fit.
+        Hello {
+            purpose,
+            job: self.job.clone(),
+            generation: self.generation,
+            from: self.rank as u32,
+            to: to as u32,
+            size: self.peers.len() as u32,
+            attempt,
+        }
+    }
+
+    /// Checks the fields and sorts the peers by rank.
+    fn check(&mut self) -> Result<()> {
+        let size = self.peers.len();
+        let fail = |detail: String| {
+            Err(Error::Rendezvous {
+                rank: self.rank,
+                detail,
+            })
+        };
+        if self.rank >= size || u32::try_from(size).is_err() {
+            return fail(format!("rank {} is not among the {size} peers", self.rank));
+        }
+        if self.job.len() > 1024 {
+            return fail(format!(
+                "job has {} bytes, at most 1024 expected",
+                self.job.len()
+            ));
+        }
+        self.peers.sort_by_key(|p| p.rank);
+        if let Some((i, p)) = self.peers.iter().enumerate().find(|(i, p)| p.rank != *i) {
+            return fail(format!(
+                "peers must be ranks 0 to {}, each once; found rank {} in place of {i}",
+                size - 1,
+                p.rank
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Joins this rank to all its peers; returns once there is a link to each.
+///
+/// # Errors
+///
+/// [`Error::Unreachable`] names the first missing peer when the time is over, [`Error::Refused`]
+/// a peer that does not want this rank (stale generation, other job, other build),
+/// [`Error::Aborted`] an abort, [`Error::Rendezvous`] a bad description.
+pub fn connect(listener: &Listener, mut rendezvous: Rendezvous) -> Result<CpuCommunicator> {
+    rendezvous.check()?;
+    let abort = match rendezvous.abort.take() {
+        Some(abort) => abort,
+        None => AbortHandle::new()?,
+    };
+    let over = AtomicBool::new(false);
+    let began = Instant::now();
+    let gate = Gate {
+        deadline: began + rendezvous.connect_timeout,
+        abort: &abort,
+        over: &over,
+    };
+    let links = std::thread::scope(|scope| {
+        let (events, inbox) = channel();
+        for peer in &rendezvous.peers[..rendezvous.rank] {
+            let (events, rendezvous) = (events.clone(), &rendezvous);
+            scope.spawn(move || call(rendezvous, peer, gate, &events));
+        }
+        let links = gather(listener, &rendezvous, gate, began, &inbox, |stream| {
+            let (events, rendezvous) = (events.clone(), &rendezvous);
+            scope.spawn(move || answer(rendezvous, stream, gate, &events));
+        });
+        // Lets helper threads go that talk to strangers.
+        over.store(true, Ordering::Relaxed);
+        links
+    })?;
+    CpuCommunicator::start(Mesh {
+        rank: rendezvous.rank,
+        size: rendezvous.peers.len(),
+        links,
+        abort,
+        timeout: rendezvous.timeout,
+    })
+}
+
+/// Accepts callers and collects links until there is one per peer.
+fn gather(
+    listener: &Listener,
+    rendezvous: &Rendezvous,
+    gate: Gate<'_>,
+    began: Instant,
+    inbox: &Receiver<Event>,
+    answer: impl Fn(TcpStream),
+) -> Result<Vec<Option<Link>>> {
+    let size = rendezvous.peers.len();
+    let mut links: Vec<Option<Link>> = (0..size).map(|_| None).collect();
+    let mut halves: Vec<Option<(u32, Purpose, TcpStream)>> = (0..size).map(|_| None).collect();
+    let first = |p: usize| {
+        if p < rendezvous.rank {
+            "no answer"
+        } else {
+            "it has not called yet"
+        }
+    };
+    let mut trouble: Vec<String> = (0..size).map(|p| first(p).to_string()).collect();
+    let broken = |e: io::Error| Error::system("set up a connection", e);
+    loop {
+        for event in inbox.try_iter() {
+            match event {
+                Event::Linked(peer, link) => links[peer] = Some(link),
+                Event::Half(peer, attempt, purpose, stream) => match halves[peer].take() {
+                    Some((first, other, half)) if first == attempt && other != purpose => {
+                        let (control, data) = match purpose {
+                            Purpose::Control => (stream, half),
+                            Purpose::Data => (half, stream),
+                        };
+                        let lane = Lane::Tcp(TcpLink::new(data).map_err(broken)?);
+                        let control = Control::new(control).map_err(broken)?;
+                        links[peer] = Some(Link::new(lane, control));
+                    }
+                    // Left over from an attempt that the caller has given up.
+                    Some(newer) if newer.0 > attempt => halves[peer] = Some(newer),
+                    _ => halves[peer] = Some((attempt, purpose, stream)),
+                },
+                Event::Failed(error) => return Err(error),
+                Event::Trouble(peer, reason) => trouble[peer] = reason,
+            }
+        }
+        let missing = (0..size).find(|&p| p != rendezvous.rank && links[p].is_none());
+        let Some(missing) = missing else {
+            return Ok(links);
+        };
+        gate.abort.check(format_args!(
+            "rendezvous of rank {} in generation {}",
+            rendezvous.rank, rendezvous.generation
+        ))?;
+        if Instant::now() >= gate.deadline {
+            return Err(Error::Unreachable {
+                peer: missing,
+                addr: rendezvous.peers[missing].addr,
+                waited: began.elapsed(),
+                reason: trouble[missing].clone(),
+            });
+        }
+        let mut fds = [
+            PollFd::new(&listener.socket, PollFlags::IN),
+            PollFd::from_borrowed_fd(gate.abort.event(), PollFlags::IN),
+        ];
+        wait(&mut fds, Some(gate.left(TICK))).map_err(broken)?;
+        while let Ok((stream, _)) = listener.socket.accept() {
+            answer(stream);
+        }
+    }
+}
+
+/// Calls a lower rank until it answers.
+fn call(rendezvous: &Rendezvous, peer: &PeerAddr, gate: Gate<'_>, events: &Sender<Event>) {
+    for attempt in 0.. {
+        if !gate.open() {
+            return;
+        }
+        let outcome = match call_once(rendezvous, peer, gate, attempt) {
+            Ok(Ok(link)) => Event::Linked(peer.rank, link),
+            Ok(Err(Reply::Refused(reason))) => Event::Failed(Error::Refused {
+                peer: peer.rank,
+                addr: peer.addr,
+                reason,
+            }),
+            Ok(Err(Reply::Later(reason))) => Event::Trouble(peer.rank, reason),
+            Ok(Err(Reply::Welcome)) => continue,
+            // Cut off by the end of the rendezvous: what was heard before says more.
+            Err(_) if !gate.open() => return,
+            Err(e) => Event::Trouble(peer.rank, e.to_string()),
+        };
+        let again = matches!(outcome, Event::Trouble(..));
+        // The other end lives as long as the rendezvous; if it is over, nobody cares.
+        let _ = events.send(outcome);
+        if !again {
+            return;
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
+fn call_once(
+    rendezvous: &Rendezvous,
+    peer: &PeerAddr,
+    gate: Gate<'_>,
+    attempt: u32,
+) -> io::Result<std::result::Result<Link, Reply>> {
+    let dial = |purpose: Purpose| -> io::Result<(TcpStream, Reply)> {
+        let mut stream = TcpStream::connect_timeout(&peer.addr, gate.left(ATTEMPT))?;
+        rendezvous
+            .hello(purpose, peer.rank, attempt)
+            .send(&mut stream)?;
+        let reply = Reply::receive(&mut stream, gate)?;
+        Ok((stream, reply))
+    };
+    let (mut control, reply) = dial(Purpose::Control)?;
+    if reply != Reply::Welcome {
+        return Ok(Err(reply));
+    }
+    let near = rendezvous.peers[rendezvous.rank].host_id == peer.host_id;
+    let made = if near && rendezvous.shared_memory {
+        shm::create()
+            .inspect_err(|reason| no_shared_memory(peer.rank, reason))
+            .map_or((None, None), |(link, posted)| (Some(link), Some(posted)))
+    } else {
+        (None, None)
+    };
+    let (offered, posted) = made;
+    send_offer(
+        &mut control,
+        posted.as_ref().map(shm::Posted::offer).as_ref(),
+    )?;
+    let reply = Reply::receive(&mut control, gate)?;
+    // The other side has mapped it by now, or never will.
+    drop(posted);
+    let lane = match (offered, reply) {
+        (Some(link), Reply::Welcome) => Lane::Shm(link),
+        (offered, reply) => {
+            if let (Some(_), Reply::Refused(reason)) = (offered, reply) {
+                no_shared_memory(peer.rank, &reason);
+            }
+            let (data, reply) = dial(Purpose::Data)?;
+            if reply != Reply::Welcome {
+                return Ok(Err(reply));
+            }
+            Lane::Tcp(TcpLink::new(data)?)
+        }
+    };
+    Ok(Ok(Link::new(lane, Control::new(control)?)))
+}
+
+/// Hears a caller out. Whoever it is, only its own connection is at stake.
+fn answer(rendezvous: &Rendezvous, mut stream: TcpStream, gate: Gate<'_>, events: &Sender<Event>) {
+    let from = stream
+        .peer_addr()
+        .map_or_else(|_| "somewhere".into(), |a| a.to_string());
+    let answered = answer_caller(rendezvous, &mut stream, gate).and_then(|(hello, lane)| {
+        let peer = hello.from as usize;
+        Ok(match lane {
+            Some(lane) => Event::Linked(peer, Link::new(lane, Control::new(stream)?)),
+            None => Event::Half(peer, hello.attempt, hello.purpose, stream),
+        })
+    });
+    match answered {
+        Ok(event) => {
+            let _ = events.send(event);
+        }
+        Err(reason) => tracing::warn!(
+            rank = rendezvous.rank, %from, %reason, "turned a connection away"
+        ),
+    }
+}
+
+fn answer_caller(
+    rendezvous: &Rendezvous,
+    stream: &mut TcpStream,
+    gate: Gate<'_>,
+) -> io::Result<(Hello, Option<Lane>)> {
+    stream.set_nonblocking(false)?;
+    let hello = match Hello::receive(stream, gate) {
+        Ok(hello) => hello,
+        Err(e) => {
+            if e.kind() == io::ErrorKind::InvalidData {
+                Reply::Refused(format!("it received {e}")).send(stream)?;
+            }
+            return Err(e);
+        }
+    };
+    let verdict = hello.judge(&rendezvous.hello(Purpose::Control, rendezvous.rank, 0));
+    verdict.send(stream)?;
+    if let Reply::Later(reason) | Reply::Refused(reason) = verdict {
+        return Err(io::Error::other(format!(
+            "rank {} told: {reason}",
+            hello.from
+        )));
+    }
+    if hello.purpose == Purpose::Data {
+        return Ok((hello, None));
+    }
+    let lane = match receive_offer(stream, gate)? {
+        None => {
+            Reply::Welcome.send(stream)?;
+            None
+        }
+        Some(_) if !rendezvous.shared_memory => {
+            Reply::Refused("the other side is configured for TCP".into()).send(stream)?;
+            None
+        }
+        Some(offer) => match shm::attach(&offer) {
+            Ok(link) => {
+                Reply::Welcome.send(stream)?;
+                Some(Lane::Shm(link))
+            }
+            Err(reason) => {
+                no_shared_memory(hello.from as usize, &reason);
+                Reply::Refused(reason).send(stream)?;
+                None
+            }
+        },
+    };
+    Ok((hello, lane))
+}
+
+fn no_shared_memory(peer: usize, reason: &str) {
+    tracing::warn!(peer, %reason, "no shared memory with this rank of the same host, using TCP");
+}

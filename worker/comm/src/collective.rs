@@ -1,0 +1,326 @@
+//! The collectives, written once over links of any kind.
+//!
+//! Every operation opens with a header to every peer. Then bytes go straight from the memory they
+//! are in to the memory they are for: every rank talks to every other one directly, so a byte
+//! crosses one link once, and sums can be taken in rank order.
+
+use std::ops::Range;
+
+use crate::call::Call;
+use crate::error::{Error, Result};
+use crate::flow::{Outgoing, Place};
+use crate::fold::Fold;
+use crate::header::{HEADER_BYTES, Header};
+use crate::memory::DType;
+use crate::mesh::{Mesh, Until};
+use crate::pending::Outcome;
+
+/// Up to this many bytes an all-reduce sends everything to everybody (one round trip instead of
+/// two). The bits are the same: every rank sums in rank order either way.
+const SMALL: usize = 16 * 1024;
+
+/// Payloads start at multiples of this in a link's stream, so that no element is ever split by
+/// the end of a ring.
+const ALIGN: u64 = 8;
+
+/// Slices of an all-reduce start at multiples of this many elements: whole cache lines.
+const LINE: usize = 16;
+
+/// Runs one checked operation to its end.
+pub(crate) fn run(mesh: &mut Mesh, seq: u64, call: &mut Call) -> Result<Outcome> {
+    let header = Header::of(seq, call);
+    match call {
+        Call::AllReduce { buf } => {
+            let dtype = buf.dtype();
+            all_reduce(mesh, header, buf.bytes_mut(), dtype)?;
+        }
+        Call::ReduceScatter { buf, ranges } => {
+            let dtype = buf.dtype();
+            let mut pieces = split(buf.bytes_mut(), ranges, dtype);
+            reduce_scatter(mesh, header, &mut pieces, dtype)?;
+        }
+        Call::AllGather { buf, ranges } => {
+            let dtype = buf.dtype();
+            let mut pieces = split(buf.bytes_mut(), ranges, dtype);
+            let own: &[u8] = &*std::mem::take(&mut pieces[mesh.rank]);
+            let heads = heads(mesh, header, |_| own.len());
+            let mut out = outbox(mesh, &heads, |_| own);
+            greet(mesh, header, &mut out)?;
+            mesh.drive(
+                header.op,
+                &mut out,
+                &mut Place::new(pieces),
+                Until::Finished,
+            )?;
+        }
+        Call::AllToAll {
+            send,
+            send_ranges,
+            recv,
+            recv_ranges,
+        } => {
+            let dtype = send.dtype();
+            let pieces = split(recv.bytes_mut(), recv_ranges, dtype);
+            let ours = |peer: usize| &send.bytes()[in_bytes(&send_ranges[peer], dtype)];
+            all_to_all(mesh, header, ours, pieces)?;
+        }
+        Call::Broadcast { buf, root } => broadcast(mesh, header, buf.bytes_mut(), *root)?,
+        Call::Barrier => {
+            let heads = heads(mesh, header, |_| 0);
+            let mut out = outbox(mesh, &heads, |_| &[]);
+            greet(mesh, header, &mut out)?;
+            let nothing = (0..mesh.size).map(|_| <&mut [u8]>::default());
+            mesh.drive(
+                header.op,
+                &mut out,
+                &mut Place::new(nothing),
+                Until::Finished,
+            )?;
+        }
+        Call::AllGatherBytes { mine } => {
+            let mine = std::mem::take(mine);
+            let mut parts = bytes(mesh, header, |_| mine.as_slice())?;
+            parts[mesh.rank] = mine;
+            return Ok(Outcome { parts });
+        }
+        Call::AllToAllBytes { parts: ours } => {
+            let own = std::mem::take(&mut ours[mesh.rank]);
+            let mut parts = bytes(mesh, header, |peer| ours[peer].as_slice())?;
+            parts[mesh.rank] = own;
+            return Ok(Outcome { parts });
+        }
+    }
+    Ok(Outcome::default())
+}
+
+fn all_reduce(mesh: &mut Mesh, header: Header, bytes: &mut [u8], dtype: DType) -> Result<()> {
+    if bytes.len() <= SMALL {
+        let mine = bytes.to_vec();
+        let heads = heads(mesh, header, |_| mine.len());
+        let mut out = outbox(mesh, &heads, |_| &mine);
+        greet(mesh, header, &mut out)?;
+        let mut fold = Fold::new(bytes, dtype, mesh.rank, mesh.size);
+        return mesh.drive(header.op, &mut out, &mut fold, Until::Finished);
+    }
+    let ranges = even_split(bytes.len() / dtype.width(), mesh.size);
+    let mut pieces = split(bytes, &ranges, dtype);
+    reduce_scatter(mesh, header, &mut pieces, dtype)?;
+    let own: &[u8] = &*std::mem::take(&mut pieces[mesh.rank]);
+    let no_heads = vec![Vec::new(); mesh.size];
+    let mut out = outbox(mesh, &no_heads, |_| own);
+    mesh.drive(
+        header.op,
+        &mut out,
+        &mut Place::new(pieces),
+        Until::Finished,
+    )
+}
+
+/// Sums `pieces[rank]` over all ranks; the other pieces are sent to their owners.
+fn reduce_scatter(
+    mesh: &mut Mesh,
+    header: Header,
+    pieces: &mut [&mut [u8]],
+    dtype: DType,
+) -> Result<()> {
+    let own = std::mem::take(&mut pieces[mesh.rank]);
+    let heads = heads(mesh, header, |peer| pieces[peer].len());
+    let mut out = outbox(mesh, &heads, |peer| &*pieces[peer]);
+    greet(mesh, header, &mut out)?;
+    let mut fold = Fold::new(&mut *own, dtype, mesh.rank, mesh.size);
+    mesh.drive(header.op, &mut out, &mut fold, Until::Finished)?;
+    drop(out);
+    pieces[mesh.rank] = own;
+    Ok(())
+}
+
+fn all_to_all<'a>(
+    mesh: &mut Mesh,
+    header: Header,
+    ours: impl Fn(usize) -> &'a [u8],
+    mut pieces: Vec<&mut [u8]>,
+) -> Result<()> {
+    let own = std::mem::take(&mut pieces[mesh.rank]);
+    let heads = heads(mesh, header, |peer| ours(peer).len());
+    let mut out = outbox(mesh, &heads, |peer| ours(peer));
+    let theirs = greet(mesh, header, &mut out)?;
+    for (peer, (theirs, piece)) in theirs.iter().zip(&pieces).enumerate() {
+        if peer != mesh.rank && theirs.payload != piece.len() as u64 {
+            return Err(Error::Mismatch {
+                rank: mesh.rank,
+                peer,
+                ours: format!("{} expecting {} bytes from it", header.op, piece.len()),
+                theirs: theirs.to_string(),
+            });
+        }
+    }
+    // `Call::check` has seen that the lengths agree.
+    own.copy_from_slice(ours(mesh.rank));
+    mesh.drive(
+        header.op,
+        &mut out,
+        &mut Place::new(pieces),
+        Until::Finished,
+    )
+}
+
+fn broadcast(mesh: &mut Mesh, header: Header, bytes: &mut [u8], root: usize) -> Result<()> {
+    if mesh.rank == root {
+        let bytes: &[u8] = bytes;
+        let heads = heads(mesh, header, |_| bytes.len());
+        let mut out = outbox(mesh, &heads, |_| bytes);
+        greet(mesh, header, &mut out)?;
+        let nothing = (0..mesh.size).map(|_| <&mut [u8]>::default());
+        return mesh.drive(
+            header.op,
+            &mut out,
+            &mut Place::new(nothing),
+            Until::Finished,
+        );
+    }
+    let heads = heads(mesh, header, |_| 0);
+    let mut out = outbox(mesh, &heads, |_| &[]);
+    greet(mesh, header, &mut out)?;
+    let mut slots: Vec<&mut [u8]> = (0..mesh.size).map(|_| <&mut [u8]>::default()).collect();
+    slots[root] = bytes;
+    mesh.drive(header.op, &mut out, &mut Place::new(slots), Until::Finished)
+}
+
+/// Exchanges byte strings whose lengths only the senders know. This rank's own stays empty.
+fn bytes<'a>(
+    mesh: &mut Mesh,
+    header: Header,
+    ours: impl Fn(usize) -> &'a [u8],
+) -> Result<Vec<Vec<u8>>> {
+    let heads = heads(mesh, header, |peer| ours(peer).len());
+    let mut out = outbox(mesh, &heads, |peer| ours(peer));
+    let theirs = greet(mesh, header, &mut out)?;
+    let mut parts = Vec::with_capacity(mesh.size);
+    for (peer, theirs) in theirs.iter().enumerate() {
+        let len = if peer == mesh.rank { 0 } else { theirs.payload };
+        parts.push(room(len).map_err(|reason| {
+            Error::system(
+                format!("take {len} bytes of rank {peer} in {}", header.op),
+                reason,
+            )
+        })?);
+    }
+    let mut place = Place::new(parts.iter_mut().map(Vec::as_mut_slice));
+    mesh.drive(header.op, &mut out, &mut place, Until::Finished)?;
+    Ok(parts)
+}
+
+/// Zeroed memory; an absurd length is an error, not an abort.
+fn room(len: u64) -> std::result::Result<Vec<u8>, String> {
+    let len = usize::try_from(len).map_err(|e| e.to_string())?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|e| e.to_string())?;
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
+/// The encoded header for each peer, after padding that aligns the payload.
+fn heads(mesh: &Mesh, header: Header, payload: impl Fn(usize) -> usize) -> Vec<Vec<u8>> {
+    let head = |(peer, link): (usize, &Option<crate::mesh::Link>)| match link {
+        None => Vec::new(),
+        Some(link) => {
+            let mut head = vec![0; padding(link.sent)];
+            let payload = payload(peer) as u64;
+            head.extend_from_slice(&Header { payload, ..header }.encode());
+            head
+        }
+    };
+    mesh.links.iter().enumerate().map(head).collect()
+}
+
+fn padding(moved: u64) -> usize {
+    (moved.next_multiple_of(ALIGN) - moved) as usize
+}
+
+/// What to send to each peer; nothing to this rank itself.
+fn outbox<'a>(
+    mesh: &Mesh,
+    heads: &'a [Vec<u8>],
+    payload: impl Fn(usize) -> &'a [u8],
+) -> Vec<Outgoing<'a>> {
+    let entry = |peer: usize| {
+        if peer == mesh.rank {
+            Outgoing::default()
+        } else {
+            Outgoing::new(&heads[peer], payload(peer))
+        }
+    };
+    (0..mesh.size).map(entry).collect()
+}
+
+/// Exchanges headers with all peers (payloads may already be under way) and checks that all mean
+/// the same operation. Returns the peers' headers in rank order, with `ours` for this rank.
+fn greet(mesh: &mut Mesh, ours: Header, out: &mut [Outgoing<'_>]) -> Result<Vec<Header>> {
+    let pads: Vec<Option<usize>> = mesh
+        .links
+        .iter()
+        .map(|l| l.as_ref().map(|l| padding(l.received)))
+        .collect();
+    let mut raw: Vec<Vec<u8>> = pads
+        .iter()
+        .map(|pad| vec![0; pad.map_or(0, |pad| pad + HEADER_BYTES)])
+        .collect();
+    let mut place = Place::new(raw.iter_mut().map(Vec::as_mut_slice));
+    mesh.drive(ours.op, out, &mut place, Until::Received)?;
+    let mut headers = Vec::with_capacity(mesh.size);
+    for (peer, (pad, raw)) in pads.iter().zip(&raw).enumerate() {
+        let Some(pad) = pad else {
+            headers.push(ours);
+            continue;
+        };
+        let Some(theirs) = Header::decode(&raw[*pad..]) else {
+            let detail = format!("expected a header, found {:02x?}", &raw[*pad..]);
+            return Err(Error::Protocol {
+                peer,
+                op: ours.op,
+                detail,
+            });
+        };
+        if !ours.agrees(&theirs) {
+            let (ours, theirs) = (ours.to_string(), theirs.to_string());
+            return Err(Error::Mismatch {
+                rank: mesh.rank,
+                peer,
+                ours,
+                theirs,
+            });
+        }
+        headers.push(theirs);
+    }
+    Ok(headers)
+}
+
+fn in_bytes(range: &Range<usize>, dtype: DType) -> Range<usize> {
+    range.start * dtype.width()..range.end * dtype.width()
+}
+
+/// Cuts disjoint ranges (checked before) out of `bytes`, in rank order.
+fn split<'a>(bytes: &'a mut [u8], ranges: &[Range<usize>], dtype: DType) -> Vec<&'a mut [u8]> {
+    let mut order: Vec<usize> = (0..ranges.len())
+        .filter(|&r| !ranges[r].is_empty())
+        .collect();
+    order.sort_by_key(|&r| ranges[r].start);
+    let mut pieces: Vec<&mut [u8]> = ranges.iter().map(|_| <&mut [u8]>::default()).collect();
+    let (mut rest, mut cut) = (bytes, 0);
+    for r in order {
+        let range = in_bytes(&ranges[r], dtype);
+        let (_, tail) = rest.split_at_mut(range.start - cut);
+        let (piece, tail) = tail.split_at_mut(range.len());
+        pieces[r] = piece;
+        (rest, cut) = (tail, range.end);
+    }
+    pieces
+}
+
+/// One range per rank, as equal as whole cache lines allow.
+fn even_split(len: usize, size: usize) -> Vec<Range<usize>> {
+    let each = len.div_ceil(size).next_multiple_of(LINE);
+    (0..size)
+        .map(|r| (r * each).min(len)..((r + 1) * each).min(len))
+        .collect()
+}

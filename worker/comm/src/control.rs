@@ -1,0 +1,135 @@
+//! The TCP connection beside every link: liveness, wake-ups and last words.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// Why a peer is gone, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    /// The rank that the peer itself blames, if another one.
+    pub(crate) culprit: Option<usize>,
+    /// In words.
+    pub(crate) reason: String,
+}
+
+/// Non-blocking control connection to one peer.
+#[derive(Debug)]
+pub(crate) struct Control {
+    stream: TcpStream,
+    inbox: Vec<u8>,
+    gone: Option<Farewell>,
+}
+
+const WAKE: u8 = b'w';
+const BYE: u8 = b'g';
+/// BYE, culprit (u32, `NOBODY` for none), length of the reason (u16).
+const BYE_BYTES: usize = 7;
+const NOBODY: u32 = u32::MAX;
+
+impl Control {
+    /// Takes over a connected socket.
+    pub(crate) fn new(stream: TcpStream) -> std::io::Result<Control> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        // A peer whose whole machine vanished never closes: probe after 5 s, give up 6 s later.
+        // (Reading then fails, which counts as gone.) The deadline would notice too, only later.
+        let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+        let _ = rustix::net::sockopt::set_tcp_keepidle(&stream, std::time::Duration::from_secs(5));
+        let _ = rustix::net::sockopt::set_tcp_keepintvl(&stream, std::time::Duration::from_secs(2));
+        let _ = rustix::net::sockopt::set_tcp_keepcnt(&stream, 3);
+        Ok(Control {
+            stream,
+            inbox: Vec::new(),
+            gone: None,
+        })
+    }
+
+    /// Readable when the peer woke us, said goodbye or died.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// Why the peer is gone; None while it lives.
+    pub(crate) fn gone(&self) -> Option<&Farewell> {
+        self.gone.as_ref()
+    }
+
+    /// Records a loss noticed elsewhere, preferring the peer's own last words.
+    pub(crate) fn lost(&mut self, reason: &str) {
+        self.read();
+        if self.gone.is_none() {
+            self.gone = Some(Farewell {
+                culprit: None,
+                reason: reason.to_string(),
+            });
+        }
+    }
+
+    /// Wakes a peer that sleeps on a ring.
+    pub(crate) fn wake(&mut self) {
+        // A full socket holds unread wake-ups, a broken one shows when it is read.
+        let _ = self.stream.write(&[WAKE]);
+    }
+
+    /// Takes what has arrived: wake-ups (nothing to do), last words, the end.
+    pub(crate) fn read(&mut self) {
+        let mut chunk = [0u8; 512];
+        while self.gone.is_none() {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => self.gone = Some(self.last_words("its process ended or closed the link")),
+                Ok(n) => {
+                    self.inbox.extend_from_slice(&chunk[..n]);
+                    self.skip_wakes();
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => self.gone = Some(self.last_words(&format!("connection broke: {e}"))),
+            }
+        }
+    }
+
+    /// Tells the peer why this rank leaves, and closes. Never blocks.
+    pub(crate) fn say_goodbye(&mut self, farewell: &Farewell) {
+        let mut end = farewell.reason.len().min(1000);
+        while !farewell.reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let text = &farewell.reason.as_bytes()[..end];
+        let culprit = farewell
+            .culprit
+            .and_then(|c| u32::try_from(c).ok())
+            .unwrap_or(NOBODY);
+        let mut message = vec![BYE];
+        message.extend_from_slice(&culprit.to_le_bytes());
+        message.extend_from_slice(&(end as u16).to_le_bytes());
+        message.extend_from_slice(text);
+        self.read();
+        // Best effort: closing alone already tells the peer that this rank is gone.
+        let _ = self.stream.write_all(&message);
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    fn skip_wakes(&mut self) {
+        let wakes = self.inbox.iter().take_while(|&&b| b == WAKE).count();
+        self.inbox.drain(..wakes);
+    }
+
+    fn last_words(&self, otherwise: &str) -> Farewell {
+        let parsed = (|| {
+            let head = self.inbox.get(..BYE_BYTES).filter(|h| h[0] == BYE)?;
+            let culprit = u32::from_le_bytes(head[1..5].try_into().ok()?);
+            let len = usize::from(u16::from_le_bytes(head[5..7].try_into().ok()?));
+            let text = self.inbox.get(BYE_BYTES..BYE_BYTES + len)?;
+            let culprit = (culprit != NOBODY).then_some(culprit as usize);
+            Some(Farewell {
+                culprit,
+                reason: String::from_utf8_lossy(text).into_owned(),
+            })
+        })();
+        parsed.unwrap_or_else(|| Farewell {
+            culprit: None,
+            reason: otherwise.to_string(),
+        })
+    }
+}

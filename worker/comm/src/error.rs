@@ -1,0 +1,170 @@
+//! What can go wrong, told to the person or program that must act.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::call::{Kind, OpId};
+
+/// Result with the crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Failure of an operation or of setting up a communicator.
+///
+/// After any failed operation (except [`Error::Invalid`]) the communicator is broken: its links
+/// are closed, peers are told why, and every later operation returns the first error again.
+/// [`Error::retryable`] says whether a new communicator of a later generation may succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Somebody on this rank called [`AbortHandle::abort`](crate::AbortHandle::abort).
+    #[error("{what} aborted: {reason} (retryable)")]
+    Aborted {
+        /// What was going on, such as `all_reduce #7`.
+        what: String,
+        /// The reason given by the caller of `abort`.
+        reason: String,
+    },
+    /// A peer closed its links or died.
+    #[error("lost rank {peer} during {op}: {reason} (retryable in a new generation)")]
+    PeerLost {
+        /// The rank that is gone.
+        peer: usize,
+        /// The operation that noticed.
+        op: OpId,
+        /// Last words of the peer, or how the loss was noticed.
+        reason: String,
+    },
+    /// A peer made no progress in time.
+    #[error(
+        "{op} waited {waited:.1?} for rank {peer} without progress, limit {limit:.1?} (retryable in a new generation)"
+    )]
+    Deadline {
+        /// The rank that was waited for.
+        peer: usize,
+        /// The operation that waited.
+        op: OpId,
+        /// Time since the last byte moved.
+        waited: Duration,
+        /// The configured limit.
+        limit: Duration,
+    },
+    /// Ranks issued different operations at the same position.
+    #[error(
+        "rank {rank} issued {ours}, but rank {peer} issued {theirs}; all ranks must issue the same operations in the same order (not retryable)"
+    )]
+    Mismatch {
+        /// This rank.
+        rank: usize,
+        /// The rank that disagrees.
+        peer: usize,
+        /// This rank's operation.
+        ours: String,
+        /// The peer's operation.
+        theirs: String,
+    },
+    /// A peer sent bytes that are not this protocol.
+    #[error("rank {peer} broke the protocol during {op}: {detail} (not retryable)")]
+    Protocol {
+        /// The offender.
+        peer: usize,
+        /// The operation that noticed.
+        op: OpId,
+        /// What was found.
+        detail: String,
+    },
+    /// An argument of a call makes no sense; nothing was sent.
+    #[error("{kind}: {detail} (not retryable)")]
+    Invalid {
+        /// The operation that was asked for.
+        kind: Kind,
+        /// The argument, expected and found.
+        detail: String,
+    },
+    /// The rendezvous description makes no sense.
+    #[error("rendezvous of rank {rank}: {detail} (not retryable)")]
+    Rendezvous {
+        /// This rank.
+        rank: usize,
+        /// The field, expected and found.
+        detail: String,
+    },
+    /// A peer answered, but does not want this rank.
+    #[error("rank {peer} at {addr} refused: {reason} (not retryable)")]
+    Refused {
+        /// The peer that refused.
+        peer: usize,
+        /// Where it listens.
+        addr: SocketAddr,
+        /// Its answer.
+        reason: String,
+    },
+    /// A peer did not join in time.
+    #[error("rank {peer} at {addr} did not join within {waited:.1?}: {reason} (retryable)")]
+    Unreachable {
+        /// The missing peer.
+        peer: usize,
+        /// Where it should listen.
+        addr: SocketAddr,
+        /// How long this rank waited.
+        waited: Duration,
+        /// The last thing that went wrong.
+        reason: String,
+    },
+    /// The operating system said no on this rank.
+    #[error("{what}: {reason} (retryable)")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The system's answer.
+        reason: String,
+    },
+    /// A fault plan asked for this failure.
+    #[error("injected fault at {what} (retryable)")]
+    Injected {
+        /// The operation chosen by the plan.
+        what: String,
+    },
+}
+
+impl Error {
+    /// True if a new communicator (a later generation) may succeed with the same program.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Error::Aborted { .. }
+            | Error::PeerLost { .. }
+            | Error::Deadline { .. }
+            | Error::Unreachable { .. }
+            | Error::System { .. }
+            | Error::Injected { .. } => true,
+            Error::Mismatch { .. }
+            | Error::Protocol { .. }
+            | Error::Invalid { .. }
+            | Error::Rendezvous { .. }
+            | Error::Refused { .. } => false,
+        }
+    }
+
+    /// The rank to blame, if it is another one.
+    pub fn peer(&self) -> Option<usize> {
+        match self {
+            Error::PeerLost { peer, .. }
+            | Error::Deadline { peer, .. }
+            | Error::Mismatch { peer, .. }
+            | Error::Protocol { peer, .. }
+            | Error::Refused { peer, .. }
+            | Error::Unreachable { peer, .. } => Some(*peer),
+            Error::Aborted { .. }
+            | Error::Invalid { .. }
+            | Error::Rendezvous { .. }
+            | Error::System { .. }
+            | Error::Injected { .. } => None,
+        }
+    }
+
+    pub(crate) fn system(what: impl Into<String>, reason: impl std::fmt::Display) -> Error {
+        Error::System {
+            what: what.into(),
+            reason: reason.to_string(),
+        }
+    }
+}

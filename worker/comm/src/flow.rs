@@ -1,0 +1,94 @@
+//! What goes out to and comes in from each peer in one phase of an operation.
+
+/// Bytes on their way to one peer: a small head and a payload.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing<'a> {
+    parts: [&'a [u8]; 2],
+    done: usize,
+}
+
+/// Takes the bytes that arrive. One value serves all peers, since the order in which peers are
+/// listened to can matter (sums are combined in rank order).
+pub(crate) trait Intake {
+    /// Bytes wanted from `peer` now; 0 when it is not its turn or nothing is left.
+    fn want(&self, peer: usize) -> usize;
+    /// Takes a prefix of `bytes` (at most `want`) and says how much. May leave a partial element.
+    fn put(&mut self, peer: usize, bytes: &[u8]) -> usize;
+    /// Where the next bytes of `peer` can be written directly; at most `want`, not empty if
+    /// `want > 0`.
+    fn space(&mut self, peer: usize) -> &mut [u8];
+    /// `n` bytes of `space` were written.
+    fn filled(&mut self, peer: usize, n: usize);
+    /// True once nothing is wanted from anybody any more.
+    fn done(&self) -> bool;
+}
+
+/// Puts each peer's bytes at a place of its own.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    slots: Vec<(&'a mut [u8], usize)>,
+    missing: usize,
+}
+
+impl<'a> Outgoing<'a> {
+    pub(crate) fn new(head: &'a [u8], payload: &'a [u8]) -> Self {
+        Outgoing {
+            parts: [head, payload],
+            done: 0,
+        }
+    }
+
+    pub(crate) fn left(&self) -> usize {
+        self.parts[0].len() + self.parts[1].len() - self.done
+    }
+
+    /// The unsent rest, in order; either part may be empty.
+    pub(crate) fn rest(&self) -> [&'a [u8]; 2] {
+        let [head, payload] = self.parts;
+        let of_head = self.done.min(head.len());
+        [&head[of_head..], &payload[self.done - of_head..]]
+    }
+
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.done += n;
+    }
+}
+
+impl<'a> Place<'a> {
+    /// One slot per rank; this rank's own is empty.
+    pub(crate) fn new(slots: impl IntoIterator<Item = &'a mut [u8]>) -> Self {
+        let slots: Vec<_> = slots.into_iter().map(|s| (s, 0)).collect();
+        let missing = slots.iter().map(|(s, _)| s.len()).sum();
+        Place { slots, missing }
+    }
+}
+
+impl Intake for Place<'_> {
+    fn want(&self, peer: usize) -> usize {
+        let (slot, done) = &self.slots[peer];
+        slot.len() - done
+    }
+
+    fn put(&mut self, peer: usize, bytes: &[u8]) -> usize {
+        let (slot, done) = &mut self.slots[peer];
+        let n = bytes.len().min(slot.len() - *done);
+        slot[*done..*done + n].copy_from_slice(&bytes[..n]);
+        *done += n;
+        self.missing -= n;
+        n
+    }
+
+    fn space(&mut self, peer: usize) -> &mut [u8] {
+        let (slot, done) = &mut self.slots[peer];
+        &mut slot[*done..]
+    }
+
+    fn filled(&mut self, peer: usize, n: usize) {
+        self.slots[peer].1 += n;
+        self.missing -= n;
+    }
+
+    fn done(&self) -> bool {
+        self.missing == 0
+    }
+}

@@ -1,0 +1,250 @@
+//! Plain memory that collectives read and write: typed on the outside, bytes inside.
+//!
+//! This file and `shm.rs` are the only ones of the crate with `unsafe` code.
+#![allow(unsafe_code)]
+
+use std::fmt;
+
+/// Element type of a [`Region`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DType {
+    /// Raw bytes; can be moved, not summed.
+    U8,
+    /// 32-bit IEEE float.
+    F32,
+    /// 64-bit IEEE float.
+    F64,
+}
+
+/// A type that a collective can move: plain old data, any bit pattern is valid.
+pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
+    /// The tag that travels in headers.
+    const DTYPE: DType;
+}
+
+/// An [`Element`] that can be summed.
+pub trait Number: Element {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for u8 {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}
+
+/// `len` elements at an address: what an operation works on.
+///
+/// A region does not own its memory. NCCL's regions will hold device addresses; nothing here
+/// reads through the pointer except the CPU communicator.
+pub struct Region {
+    ptr: *mut u8,
+    len: usize,
+    dtype: DType,
+}
+
+/// Memory that an asynchronous operation may keep using while the caller goes on.
+///
+/// # Safety
+///
+/// `region` must describe memory that is valid for reads and writes, that nobody else touches
+/// while the value is held by a [`Handle`](crate::Handle), and whose address does not change
+/// when the value is moved.
+pub unsafe trait Buffer: Send + 'static {
+    /// The memory behind this buffer.
+    fn region(&mut self) -> Region;
+}
+
+/// Memory owned by somebody else, such as a libtorch tensor, lent to an operation.
+///
+/// ```
+/// # use espalier_comm::RawBuffer;
+/// let mut owned_elsewhere = vec![0f32; 8];
+/// // SAFETY: the vector outlives the buffer and is not touched meanwhile.
+/// let buffer = unsafe { RawBuffer::new(owned_elsewhere.as_mut_ptr(), 8) };
+/// # drop(buffer);
+/// ```
+#[derive(Debug)]
+pub struct RawBuffer<T: Element> {
+    ptr: *mut T,
+    len: usize,
+}
+
+impl DType {
+    /// Bytes per element.
+    pub const fn width(self) -> usize {
+        match self {
+            DType::U8 => 1,
+            DType::F32 => 4,
+            DType::F64 => 8,
+        }
+    }
+
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            DType::U8 => 0,
+            DType::F32 => 1,
+            DType::F64 => 2,
+        }
+    }
+
+    pub(crate) const fn from_code(code: u8) -> Option<DType> {
+        match code {
+            0 => Some(DType::U8),
+            1 => Some(DType::F32),
+            2 => Some(DType::F64),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DType::U8 => "u8",
+            DType::F32 => "f32",
+            DType::F64 => "f64",
+        })
+    }
+}
+
+impl Element for u8 {
+    const DTYPE: DType = DType::U8;
+}
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+}
+impl Element for f64 {
+    const DTYPE: DType = DType::F64;
+}
+impl Number for f32 {}
+impl Number for f64 {}
+
+// SAFETY: a region is an address with a promise (see `Region::new`) that nobody else touches the
+// memory while the operation runs; elements are plain data without thread affinity.
+unsafe impl Send for Region {}
+
+impl Region {
+    /// Describes `len` elements at `ptr`.
+    ///
+    /// # Safety
+    ///
+    /// From the moment the region is handed to [`Communicator::issue`](crate::Communicator::issue)
+    /// until the returned [`Pending`](crate::Pending) is done (waited for, dropped, or seen to be
+    /// done), the memory must be valid for reads and writes and nobody else may access it. Where
+    /// an operation only reads (the `send` side of an all-to-all), others may read too. `ptr` must
+    /// be aligned for `T`, and non-null even when `len` is 0.
+    pub unsafe fn new<T: Element>(ptr: *mut T, len: usize) -> Region {
+        Region {
+            ptr: ptr.cast(),
+            len,
+            dtype: T::DTYPE,
+        }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True for no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Address of the first element.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `new` promises that the memory is readable while an operation runs, and the
+        // crate looks at a region only then; u8 has no alignment or validity demands.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.len * self.dtype.width()) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and `new` promises exclusive access; every bit pattern is valid
+        // for every element type.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len * self.dtype.width()) }
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} at {:p}", self.len, self.dtype, self.ptr)
+    }
+}
+
+// SAFETY: the heap block of a vector stays where it is when the vector is moved, and the handle
+// owns the vector, so nobody else can reach it.
+unsafe impl<T: Element> Buffer for Vec<T> {
+    fn region(&mut self) -> Region {
+        Region {
+            ptr: self.as_mut_ptr().cast(),
+            len: self.len(),
+            dtype: T::DTYPE,
+        }
+    }
+}
+
+// SAFETY: as for vectors.
+unsafe impl<T: Element> Buffer for Box<[T]> {
+    fn region(&mut self) -> Region {
+        Region {
+            ptr: self.as_mut_ptr().cast(),
+            len: self.len(),
+            dtype: T::DTYPE,
+        }
+    }
+}
+
+impl<T: Element> RawBuffer<T> {
+    /// Lends `len` elements at `ptr`.
+    ///
+    /// # Safety
+    ///
+    /// The memory must be valid for reads and writes, and nobody else may access it, until the
+    /// [`Handle`](crate::Handle) that takes the buffer has been waited for or dropped (dropping
+    /// waits too). If the handle is leaked, that means for ever.
+    pub unsafe fn new(ptr: *mut T, len: usize) -> Self {
+        RawBuffer { ptr, len }
+    }
+}
+
+// SAFETY: see `Region`; the promise is made in `RawBuffer::new`.
+unsafe impl<T: Element> Send for RawBuffer<T> {}
+
+// SAFETY: `RawBuffer::new` promises validity and exclusiveness; the address is a plain value.
+unsafe impl<T: Element> Buffer for RawBuffer<T> {
+    fn region(&mut self) -> Region {
+        Region {
+            ptr: self.ptr.cast(),
+            len: self.len,
+            dtype: T::DTYPE,
+        }
+    }
+}
+
+/// Region over a borrowed slice. The caller must keep the borrow until the operation is done;
+/// `ext.rs` does so by waiting before it returns.
+pub(crate) fn borrow_mut<T: Element>(slice: &mut [T]) -> Region {
+    Region {
+        ptr: slice.as_mut_ptr().cast(),
+        len: slice.len(),
+        dtype: T::DTYPE,
+    }
+}
+
+/// Region over a slice that the operation only reads; otherwise as [`borrow_mut`].
+pub(crate) fn borrow<T: Element>(slice: &[T]) -> Region {
+    Region {
+        ptr: slice.as_ptr().cast_mut().cast(),
+        len: slice.len(),
+        dtype: T::DTYPE,
+    }
+}

@@ -1,0 +1,290 @@
+//! All links of a rank and the loop that moves bytes on them: every peer, both directions, one
+//! thread, with deadline and abort.
+
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::abort::AbortHandle;
+use crate::call::OpId;
+use crate::control::{Control, Farewell};
+use crate::error::{Error, Result};
+use crate::flow::{Intake, Outgoing};
+use crate::shm::ShmLink;
+use crate::tcp::TcpLink;
+
+/// How often to look at the rings again before giving the CPU away, and how often to give it
+/// away before sleeping. A sleep costs about 10 microseconds on each side; ranks compute on the
+/// same cores, so neither number may be large. Looking at a socket is a system call already, so
+/// a rank that has no rings only yields.
+const SPINS: u32 = 64;
+const YIELDS: u32 = 8;
+
+/// How bytes travel to one peer.
+#[derive(Debug)]
+pub(crate) enum Lane {
+    Shm(ShmLink),
+    Tcp(TcpLink),
+}
+
+/// One peer: its lane and the control connection beside it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) lane: Lane,
+    pub(crate) control: Control,
+    /// Bytes moved since the beginning.
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+/// This rank's links, one per peer.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    pub(crate) rank: usize,
+    pub(crate) size: usize,
+    /// In rank order, None for this rank.
+    pub(crate) links: Vec<Option<Link>>,
+    pub(crate) abort: AbortHandle,
+    pub(crate) timeout: Duration,
+}
+
+/// When [`Mesh::drive`] is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Everything wanted has arrived; sending may go on in the next call.
+    Received,
+    /// And everything has been sent.
+    Finished,
+}
+
+impl Link {
+    pub(crate) fn new(lane: Lane, control: Control) -> Link {
+        Link {
+            lane,
+            control,
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    /// Moves what can be moved now, in both directions.
+    fn turn(&mut self, peer: usize, out: &mut Outgoing<'_>, intake: &mut dyn Intake) -> usize {
+        let Link {
+            lane,
+            control,
+            sent,
+            received,
+        } = self;
+        let mut moved = 0;
+        // Each direction on its own: a peer that closed can have left bytes to be read.
+        let done = match lane {
+            Lane::Shm(shm) => shm.send(out, control),
+            Lane::Tcp(tcp) if control.gone().is_none() => tcp.send(out),
+            Lane::Tcp(_) => Ok(0),
+        };
+        match done {
+            Ok(n) => {
+                *sent += n as u64;
+                moved += n;
+            }
+            Err(reason) => control.lost(&reason),
+        }
+        let done = match lane {
+            Lane::Shm(shm) => shm.recv(peer, intake, control),
+            Lane::Tcp(tcp) => tcp.recv(peer, intake),
+        };
+        match done {
+            Ok(n) => {
+                *received += n as u64;
+                moved += n;
+            }
+            Err(reason) => control.lost(&reason),
+        }
+        moved
+    }
+}
+
+impl Mesh {
+    /// Moves bytes until `until`. `out` has one entry per rank.
+    pub(crate) fn drive(
+        &mut self,
+        op: OpId,
+        out: &mut [Outgoing<'_>],
+        intake: &mut dyn Intake,
+        until: Until,
+    ) -> Result<()> {
+        let rings = self
+            .links
+            .iter()
+            .flatten()
+            .any(|l| matches!(l.lane, Lane::Shm(_)));
+        let spins = if rings { SPINS } else { 0 };
+        let mut idle = 0u32;
+        let mut stalled: Option<Instant> = None;
+        loop {
+            self.abort.check(op)?;
+            let mut moved = 0;
+            let mut unsent = 0;
+            for (peer, (link, out)) in self.links.iter_mut().zip(out.iter_mut()).enumerate() {
+                if let Some(link) = link {
+                    moved += link.turn(peer, out, intake);
+                    unsent += out.left();
+                }
+            }
+            if intake.done() && (until == Until::Received || unsent == 0) {
+                return Ok(());
+            }
+            if moved > 0 {
+                idle = 0;
+                stalled = None;
+                continue;
+            }
+            self.blame_the_gone(op, out, intake)?;
+            idle += 1;
+            if idle <= spins {
+                std::hint::spin_loop();
+            } else if idle <= spins + YIELDS {
+                std::thread::yield_now();
+            } else {
+                let since = *stalled.get_or_insert_with(Instant::now);
+                let waited = since.elapsed();
+                if waited >= self.timeout {
+                    let peer = self.waits_for(out, intake);
+                    return Err(Error::Deadline {
+                        peer,
+                        op,
+                        waited,
+                        limit: self.timeout,
+                    });
+                }
+                self.sleep(op, out, intake, self.timeout - waited)?;
+            }
+        }
+    }
+
+    /// Fails if a peer that something is still needed from (or for) is gone.
+    fn blame_the_gone(&self, op: OpId, out: &[Outgoing<'_>], intake: &dyn Intake) -> Result<()> {
+        let needed = |peer: usize| intake.want(peer) > 0 || out[peer].left() > 0;
+        let gone = || {
+            self.links.iter().enumerate().filter_map(|(peer, link)| {
+                let farewell = link.as_ref()?.control.gone()?;
+                needed(peer).then_some((peer, farewell))
+            })
+        };
+        // Who died without a word is the cause; who said goodbye may only pass on the news.
+        let first = gone()
+            .find(|(_, f)| f.culprit.is_none())
+            .or_else(|| gone().next());
+        match first {
+            None => Ok(()),
+            Some((peer, Farewell { culprit, reason })) => match *culprit {
+                Some(culprit) if culprit != self.rank => {
+                    let reason = format!("rank {peer} reports: {reason}");
+                    Err(Error::PeerLost {
+                        peer: culprit,
+                        op,
+                        reason,
+                    })
+                }
+                _ => Err(Error::PeerLost {
+                    peer,
+                    op,
+                    reason: reason.clone(),
+                }),
+            },
+        }
+    }
+
+    /// The first peer that something is expected from; else the first that does not take bytes.
+    fn waits_for(&self, out: &[Outgoing<'_>], intake: &dyn Intake) -> usize {
+        let peers = || (0..self.size).filter(|&p| p != self.rank);
+        peers()
+            .find(|&p| intake.want(p) > 0)
+            .or_else(|| peers().find(|&p| out[p].left() > 0))
+            .unwrap_or(self.rank)
+    }
+
+    /// Sleeps until a peer moves, goes, the handle is aborted, or `limit` is over.
+    fn sleep(
+        &mut self,
+        op: OpId,
+        out: &[Outgoing<'_>],
+        intake: &dyn Intake,
+        limit: Duration,
+    ) -> Result<()> {
+        let mut quiet = true;
+        for (peer, link) in self.links.iter_mut().enumerate() {
+            if let Some(Link {
+                lane: Lane::Shm(shm),
+                control,
+                ..
+            }) = link
+            {
+                match shm.doze(intake.want(peer) > 0, out[peer].left() > 0) {
+                    Ok(still) => quiet &= still,
+                    Err(reason) => {
+                        control.lost(&reason);
+                        quiet = false;
+                    }
+                }
+            }
+        }
+        if quiet {
+            let mut fds = vec![PollFd::from_borrowed_fd(self.abort.event(), PollFlags::IN)];
+            for (peer, link) in self.links.iter().enumerate() {
+                let Some(link) = link.as_ref().filter(|l| l.control.gone().is_none()) else {
+                    continue;
+                };
+                fds.push(PollFd::from_borrowed_fd(link.control.fd(), PollFlags::IN));
+                if let Lane::Tcp(tcp) = &link.lane {
+                    let mut flags = PollFlags::empty();
+                    flags.set(PollFlags::IN, intake.want(peer) > 0);
+                    flags.set(PollFlags::OUT, out[peer].left() > 0);
+                    if !flags.is_empty() {
+                        fds.push(PollFd::from_borrowed_fd(tcp.fd(), flags));
+                    }
+                }
+            }
+            wait(&mut fds, Some(limit))
+                .map_err(|e| Error::system(format!("poll for peers during {op}"), e))?;
+        }
+        for link in self.links.iter_mut().flatten() {
+            if let Lane::Shm(shm) = &mut link.lane {
+                shm.wake();
+            }
+            if quiet {
+                link.control.read();
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells all peers why this rank leaves, and closes all links.
+    pub(crate) fn close(&mut self, farewell: &Farewell) {
+        for link in self.links.iter_mut() {
+            if let Some(mut link) = link.take() {
+                link.control.say_goodbye(farewell);
+            }
+        }
+    }
+
+    /// Bytes (sent, received) on all links so far.
+    pub(crate) fn moved(&self) -> (u64, u64) {
+        self.links
+            .iter()
+            .flatten()
+            .fold((0, 0), |(s, r), l| (s + l.sent, r + l.received))
+    }
+}
+
+/// poll(2), with a limit rounded by the kernel's clock; interruptions count as "look again".
+pub(crate) fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> std::io::Result<()> {
+    let limit = limit.map(|d| Timespec {
+        tv_sec: d.as_secs().min(i64::MAX as u64) as i64,
+        tv_nsec: i64::from(d.subsec_nanos()),
+    });
+    match poll(fds, limit.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,109 @@
+//! How orders reach the ranks of a job.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+const GO_ON: u8 = 0;
+const CHECKPOINT: u8 = 1;
+const ABORT: u8 = 2;
+
+/// What the ranks of a job have been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Go on training.
+    GoOn,
+    /// Stop at the next step boundary, after a checkpoint.
+    Checkpoint,
+    /// Stop at once.
+    Abort,
+}
+
+type Abort = Box<dyn Fn() + Send>;
+
+/// Shared by the agent and the ranks of one generation of a job on one worker.
+#[derive(Default)]
+pub struct Control {
+    told: AtomicU8,
+    step: AtomicU64,
+    aborts: Mutex<Vec<Abort>>,
+}
+
+impl Control {
+    /// What the ranks have been told.
+    pub fn told(&self) -> Told {
+        match self.told.load(Ordering::Acquire) {
+            GO_ON => Told::GoOn,
+            CHECKPOINT => Told::Checkpoint,
+            _ => Told::Abort,
+        }
+    }
+
+    /// Asks for a stop at the next step boundary.
+    pub fn stop_at_boundary(&self) {
+        self.told.fetch_max(CHECKPOINT, Ordering::AcqRel);
+    }
+
+    /// Stops at once: pending communication is aborted.
+    pub fn abort(&self) {
+        self.told.fetch_max(ABORT, Ordering::AcqRel);
+        if let Ok(aborts) = self.aborts.lock() {
+            aborts.iter().for_each(|abort| abort());
+        }
+    }
+
+    /// Names what `abort` must call; called at once if the abort came before.
+    pub fn on_abort(&self, abort: impl Fn() + Send + 'static) {
+        if let Ok(mut aborts) = self.aborts.lock() {
+            if self.told() == Told::Abort {
+                abort();
+            }
+            aborts.push(Box::new(abort));
+        }
+    }
+
+    /// Steps done.
+    pub fn step(&self) -> u64 {
+        self.step.load(Ordering::Relaxed)
+    }
+
+    /// Says how many steps are done.
+    pub fn set_step(&self, step: u64) {
+        self.step.store(step, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Control {{ told: {:?}, step: {} }}",
+            self.told(),
+            self.step()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    // Promise: an abort reaches communicators made before and after it.
+    #[test]
+    fn abort_reaches_what_came_before_and_after() {
+        let control = Control::default();
+        let count = Arc::new(AtomicU8::new(0));
+        let bump = |count: &Arc<AtomicU8>| {
+            let count = Arc::clone(count);
+            move || {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        control.on_abort(bump(&count));
+        control.abort();
+        control.on_abort(bump(&count));
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+        control.stop_at_boundary();
+        assert_eq!(control.told(), Told::Abort, "an abort is never weakened");
+    }
+}

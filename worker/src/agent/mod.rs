@@ -1,0 +1,14 @@
+//! The agent: obeys the coordinator over one gRPC stream and hosts jobs in threads of this process.
+//!
+//! A lost stream stops nothing: jobs go on, what they report is kept, and the agent connects again
+//! and says what it runs.
+
+pub mod control;
+mod host;
+pub mod log;
+pub mod report;
+mod stream;
+mod wire;
+
+pub use host::{Assignment, Hosted, StartOrder};
+pub use stream::{Config, Error, run};

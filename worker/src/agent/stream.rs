@@ -1,0 +1,386 @@
+//! The stream to the coordinator: says hello, obeys orders, passes reports on, comes back when lost.
+
+use super::host::{Assignment, Hosted};
+use super::report::{Address, Content, Outcome, Report};
+use super::wire;
+use espalier_proto::v1;
+use espalier_proto::v1::coordinator_message::Message as Order;
+use espalier_proto::v1::worker_message::Message;
+use espalier_proto::v1::worker_service_client::WorkerServiceClient;
+use espalier_spec::Generation;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status, Streaming};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a leaving worker waits for its jobs to reach a step boundary.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(20);
+/// Reports kept while the coordinator is away; log lines beyond it are dropped, oldest first.
+const KEPT_LINES: usize = 10_000;
+
+/// What a worker is told on its command line.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address of the coordinator, such as `http://127.0.0.1:7443`.
+    pub coordinator: String,
+    /// Name of the worker.
+    pub name: String,
+    /// Host name.
+    pub host: String,
+    /// Names of its devices: one rank each.
+    pub devices: Vec<String>,
+    /// Compute threads of each rank.
+    pub threads: usize,
+    /// Where jobs keep their files; all workers of a job must see the same directory.
+    pub data_dir: PathBuf,
+    /// Address that ranks listen on for peers, with port 0.
+    pub listen: SocketAddr,
+}
+
+/// Why a worker ends by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The coordinator's address is none.
+    #[error("--coordinator {address}: {message}; expected something like http://127.0.0.1:7443")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The coordinator does not want this worker.
+    #[error("the coordinator refused this worker: {0}")]
+    Refused(String),
+}
+
+/// Works for the coordinator until `shutdown` completes or the coordinator refuses the worker.
+///
+/// # Errors
+/// [`Error`] if there is no sense in trying again.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let endpoint = Endpoint::from_shared(config.coordinator.clone())
+        .map_err(|e| Error::Address {
+            address: config.coordinator.clone(),
+            message: e.to_string(),
+        })?
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true);
+    let (reports, incoming) = mpsc::unbounded_channel();
+    let mut agent = Agent {
+        instance: uuid::Uuid::new_v4().to_string(),
+        config,
+        reports,
+        incoming,
+        jobs: BTreeMap::new(),
+        kept: VecDeque::new(),
+    };
+    let mut shutdown = pin!(shutdown);
+    let mut pause = FIRST_PAUSE;
+    let mut reachable = true;
+    loop {
+        let started = Instant::now();
+        let ended = tokio::select! {
+            ended = agent.serve(&endpoint, false) => ended,
+            () = &mut shutdown => break,
+        };
+        if let Err(status) = &ended
+            && matches!(
+                status.code(),
+                Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument
+            )
+        {
+            return Err(Error::Refused(status.message().to_owned()));
+        }
+        if started.elapsed() > Duration::from_secs(5) {
+            (pause, reachable) = (FIRST_PAUSE, true);
+        }
+        if reachable {
+            let reason = ended
+                .err()
+                .map_or("stream closed".to_owned(), |s| s.message().to_owned());
+            tracing::warn!(
+                coordinator = agent.config.coordinator,
+                reason,
+                "coordinator unreachable; jobs go on, trying again"
+            );
+            reachable = false;
+        }
+        tokio::select! {
+            () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            () = &mut shutdown => break,
+        }
+    }
+    agent.leave(&endpoint).await;
+    Ok(())
+}
+
+struct Agent {
+    config: Config,
+    instance: String,
+    reports: UnboundedSender<Report>,
+    incoming: UnboundedReceiver<Report>,
+    jobs: BTreeMap<String, Hosted>,
+    /// Messages that the coordinator has not been sent yet.
+    kept: VecDeque<v1::WorkerMessage>,
+}
+
+type Sender = mpsc::Sender<v1::WorkerMessage>;
+
+impl Agent {
+    /// One connection, from hello to its end. A leaving worker ends it, with a good-bye, as soon as
+    /// no job runs.
+    async fn serve(&mut self, endpoint: &Endpoint, leaving: bool) -> Result<(), Status> {
+        let (sender, mut orders, beat) = self.connect(endpoint).await?;
+        tracing::info!(coordinator = self.config.coordinator, leaving, "connected");
+        let mut heartbeat = interval(beat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            while let Some(message) = self.kept.pop_front() {
+                if let Err(error) = sender.send(message).await {
+                    self.kept.push_front(error.0);
+                    return Ok(());
+                }
+            }
+            if leaving && self.jobs.is_empty() {
+                let goodbye = Message::Goodbye(v1::Goodbye {
+                    reason: "told to stop".to_owned(),
+                });
+                // A full or closed channel means that the coordinator is gone itself.
+                let _ = sender.send(wire::message(goodbye)).await;
+                drop(sender);
+                while orders.message().await?.is_some() {}
+                return Ok(());
+            }
+            tokio::select! {
+                order = orders.message() => match order? {
+                    Some(order) => self.obey(order),
+                    None => return Ok(()),
+                },
+                Some(report) = self.incoming.recv() => self.keep(report),
+                _ = heartbeat.tick() => {
+                    let running = self.running();
+                    let message = Message::Heartbeat(v1::Heartbeat { running });
+                    self.kept.push_back(wire::message(message));
+                }
+            }
+        }
+    }
+
+    async fn connect(
+        &mut self,
+        endpoint: &Endpoint,
+    ) -> Result<(Sender, Streaming<v1::CoordinatorMessage>, Duration), Status> {
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|e| Status::unavailable(wire::chain(&e)))?;
+        let mut client = WorkerServiceClient::new(channel);
+        let (sender, receiver) = mpsc::channel(64);
+        let hello = Message::Hello(v1::Hello {
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: self.config.host.clone(),
+            devices: self.config.devices.clone(),
+            running: self.running(),
+            instance: self.instance.clone(),
+        });
+        // The channel is new and empty: there is room.
+        let _ = sender.try_send(wire::message(hello));
+        let mut orders = client
+            .connect(ReceiverStream::new(receiver))
+            .await?
+            .into_inner();
+        match orders.message().await?.and_then(|m| m.message) {
+            Some(Order::Welcome(welcome)) => {
+                let interval = welcome
+                    .heartbeat_interval
+                    .and_then(|d| Duration::try_from(d).ok());
+                let interval = interval.unwrap_or(Duration::from_secs(1));
+                Ok((sender, orders, interval.max(Duration::from_millis(10))))
+            }
+            _ => Err(Status::unavailable(
+                "the coordinator did not answer the hello",
+            )),
+        }
+    }
+
+    fn running(&self) -> Vec<v1::RunningJob> {
+        let running = |(job, hosted): (&String, &Hosted)| v1::RunningJob {
+            job: job.clone(),
+            job_uid: hosted.uid.clone(),
+            generation: hosted.generation.0,
+            step: hosted.control.step(),
+            ranks: hosted.ranks.iter().map(|rank| rank.0).collect(),
+        };
+        self.jobs.iter().map(running).collect()
+    }
+
+    fn obey(&mut self, order: v1::CoordinatorMessage) {
+        match order.message {
+            Some(Order::Prepare(prepare)) => self.prepare(prepare),
+            Some(Order::Start(start)) => self.start(start),
+            Some(Order::Stop(stop)) => {
+                let generation = Generation(stop.generation);
+                let mode = stop.mode();
+                tracing::info!(job = stop.job, %generation, ?mode, "told to stop");
+                match self.jobs.get(&stop.job) {
+                    Some(hosted) if hosted.generation <= generation => match mode {
+                        v1::stop::Mode::Checkpoint => hosted.control.stop_at_boundary(),
+                        _ => hosted.control.abort(),
+                    },
+                    Some(_) => {}
+                    // Nothing runs: say so, lest the coordinator waits.
+                    None => self.keep(Report {
+                        job: stop.job.as_str().into(),
+                        generation,
+                        content: Content::Stopped(Outcome::Ordered),
+                    }),
+                }
+            }
+            Some(Order::Welcome(_)) | None => {}
+        }
+    }
+
+    fn prepare(&mut self, prepare: v1::Prepare) {
+        let job = prepare.job.clone();
+        let generation = Generation(prepare.generation);
+        if let Some(hosted) = self.jobs.get(&job) {
+            if hosted.generation >= generation {
+                return;
+            }
+            hosted.control.abort();
+        }
+        let failed = |message: String| Report {
+            job: job.as_str().into(),
+            generation,
+            content: Content::Stopped(Outcome::Failed(wire::internal(message))),
+        };
+        let assignment = match self.assignment(prepare) {
+            Ok(assignment) => assignment,
+            Err(message) => return self.keep(failed(message)),
+        };
+        tracing::info!(job, %generation, ranks = assignment.seats.len(), "preparing");
+        // One job at a time touches its files: the generation before has ended when this one loads.
+        if let Some(old) = self.jobs.remove(&job) {
+            tokio::task::block_in_place(|| old.join());
+        }
+        match Hosted::new(assignment, self.reports.clone()) {
+            Ok(hosted) => {
+                self.jobs.insert(job, hosted);
+            }
+            Err(error) => self.keep(failed(format!("cannot start a thread: {error}"))),
+        }
+    }
+
+    fn assignment(&self, prepare: v1::Prepare) -> Result<Assignment, String> {
+        let spec = wire::spec(prepare.spec)?;
+        let seats = prepare
+            .seats
+            .into_iter()
+            .filter(|seat| seat.worker == self.config.name)
+            .map(wire::seat)
+            .collect();
+        let short: String = prepare.job_uid.chars().take(8).collect();
+        let dir = self
+            .config
+            .data_dir
+            .join("jobs")
+            .join(format!("{}-{short}", prepare.job));
+        Ok(Assignment {
+            spec,
+            uid: prepare.job_uid,
+            generation: Generation(prepare.generation),
+            seats,
+            dir,
+            listen: self.config.listen,
+            devices: self.config.devices.clone(),
+            threads: self.config.threads,
+        })
+    }
+
+    fn start(&mut self, start: v1::Start) {
+        let generation = Generation(start.generation);
+        let Some(hosted) = self
+            .jobs
+            .get(&start.job)
+            .filter(|h| h.generation == generation)
+        else {
+            return;
+        };
+        match wire::start(start) {
+            Ok(order) => hosted.start(order),
+            Err(message) => {
+                hosted.control.abort();
+                tracing::error!(message, "cannot read the order to start");
+            }
+        }
+    }
+
+    /// Keeps what a job says until it is sent. Of progress only the newest is kept.
+    fn keep(&mut self, report: Report) {
+        let job = report.job.as_str();
+        if matches!(report.content, Content::Stopped(_))
+            && self
+                .jobs
+                .get(job)
+                .is_some_and(|h| h.generation == report.generation)
+            && let Some(hosted) = self.jobs.remove(job)
+        {
+            // Its thread ends right after this report.
+            hosted.join();
+        }
+        let message = wire::report(report, &self.config.name);
+        let is_progress = |m: &v1::WorkerMessage| matches!(m.message, Some(Message::Progress(_)));
+        let is_log = |m: &v1::WorkerMessage| matches!(m.message, Some(Message::Logs(_)));
+        if is_progress(&message) {
+            self.kept
+                .retain(|kept| !is_progress(kept) || !wire::same_job(kept, &message));
+        }
+        if self.kept.len() > KEPT_LINES
+            && let Some(oldest) = self.kept.iter().position(is_log)
+        {
+            self.kept.remove(oldest);
+        }
+        self.kept.push_back(message);
+    }
+
+    /// Stops all jobs at a step boundary, passes on their last reports and says good-bye.
+    async fn leave(&mut self, endpoint: &Endpoint) {
+        for hosted in self.jobs.values() {
+            hosted.control.stop_at_boundary();
+        }
+        if tokio::time::timeout(LONGEST_FAREWELL, self.serve(endpoint, true))
+            .await
+            .is_err()
+        {
+            tracing::warn!("jobs did not stop in time; leaving without them");
+        }
+        for hosted in self.jobs.values() {
+            hosted.control.abort();
+        }
+    }
+}
+
+/// Where a rank listens, for the plan's peers.
+impl From<v1::PeerAddress> for Address {
+    fn from(peer: v1::PeerAddress) -> Self {
+        let rank = espalier_spec::Rank(peer.rank);
+        Self {
+            rank,
+            address: peer.address,
+            host_id: peer.host_id,
+        }
+    }
+}

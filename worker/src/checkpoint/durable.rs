@@ -1,0 +1,317 @@
+//! Checkpoints on disk: written under a temporary name, committed by manifest and rename.
+
+use super::files::entry;
+use super::{Error, FileEntry, read_tensors};
+use espalier_spec::{JobId, Step};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use tch::Tensor;
+
+const MANIFEST: &str = "manifest.json";
+const FORMAT: u32 = 1;
+
+/// What a run must remember besides tensors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Steps done.
+    pub step: Step,
+    /// Samples trained on.
+    pub samples: u64,
+    /// Real tokens trained on.
+    pub tokens: u64,
+    /// Selection figure and step of the best evaluation so far.
+    pub best: Option<(f64, Step)>,
+    /// Evaluations since the best one.
+    pub evaluations_without_gain: u32,
+}
+
+/// The last file of a checkpoint: without it the directory is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this layout.
+    pub format: u32,
+    /// The job.
+    pub job: JobId,
+    /// What the run must remember besides tensors.
+    pub state: RunState,
+    /// Every other file.
+    pub files: Vec<FileEntry>,
+}
+
+/// The checkpoints of one job.
+#[derive(Clone, Debug)]
+pub struct Store {
+    dir: PathBuf,
+}
+
+/// A checkpoint that is being written. Dropped without [`Writer::commit`], it is removed by the next
+/// one.
+#[derive(Debug)]
+pub struct Writer {
+    temporary: PathBuf,
+    target: PathBuf,
+}
+
+/// A verified checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+}
+
+impl Store {
+    /// The checkpoints under `dir`, which need not exist yet.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Where the checkpoint of `step` is or will be; `kind` is `step` or `best`.
+    #[must_use]
+    pub fn path(&self, kind: &str, step: Step) -> PathBuf {
+        self.dir.join(format!("{kind}-{:08}", step.0))
+    }
+
+    /// Makes the temporary directory that all ranks write their files into. Call it on one rank,
+    /// [`Store::join`] on the others after it.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::Io`].
+    pub fn begin(&self, kind: &str, step: Step) -> Result<Writer, Error> {
+        let writer = self.join(kind, step);
+        if writer.temporary.exists() {
+            fs::remove_dir_all(&writer.temporary)
+                .map_err(|e| Error::io("remove", &writer.temporary, e))?;
+        }
+        fs::create_dir_all(&writer.temporary)
+            .map_err(|e| Error::io("create", &writer.temporary, e))?;
+        Ok(writer)
+    }
+
+    /// The writer of a checkpoint that another rank began.
+    #[must_use]
+    pub fn join(&self, kind: &str, step: Step) -> Writer {
+        let target = self.path(kind, step);
+        let temporary = self.dir.join(format!(".{kind}-{:08}.tmp", step.0));
+        Writer { temporary, target }
+    }
+
+    /// Steps of all committed checkpoints of a kind, oldest first; not verified.
+    #[must_use]
+    pub fn steps(&self, kind: &str) -> Vec<Step> {
+        let Ok(entries) = fs::read_dir(&self.dir) else {
+            return Vec::new();
+        };
+        let prefix = format!("{kind}-");
+        let mut steps: Vec<Step> = entries
+            .filter_map(|e| e.ok()?.file_name().into_string().ok())
+            .filter_map(|name| name.strip_prefix(&prefix)?.parse().ok().map(Step))
+            .collect();
+        steps.sort_unstable();
+        steps
+    }
+
+    /// The newest checkpoint at or below `limit` that is whole. Damaged ones are passed over with a
+    /// warning.
+    #[must_use]
+    pub fn newest(&self, kind: &str, limit: Step) -> Option<Checkpoint> {
+        for step in self.steps(kind).into_iter().rev().filter(|&s| s <= limit) {
+            match Checkpoint::open(&self.path(kind, step)) {
+                Ok(checkpoint) => return Some(checkpoint),
+                Err(error) => {
+                    tracing::warn!(step = step.0, %error, "checkpoint is damaged, trying the one before");
+                }
+            }
+        }
+        None
+    }
+
+    /// Removes all but the newest `keep` checkpoints of a kind, and what was left unfinished.
+    pub fn retain(&self, kind: &str, keep: usize) {
+        let steps = self.steps(kind);
+        for step in steps.iter().rev().skip(keep.max(1)) {
+            let path = self.path(kind, *step);
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an old checkpoint");
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Path of a file to write.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.temporary.join(name)
+    }
+
+    /// Where the checkpoint will be once committed.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Writes the manifest and gives the checkpoint its name. `files` are those of all ranks.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::Io`]; then nothing is committed.
+    pub fn commit(
+        self,
+        job: &JobId,
+        state: RunState,
+        files: Vec<FileEntry>,
+    ) -> Result<PathBuf, Error> {
+        let manifest = Manifest {
+            format: FORMAT,
+            job: job.clone(),
+            state,
+            files,
+        };
+        let path = self.file(MANIFEST);
+        let text = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::Damaged {
+            path: path.clone(),
+            message: e.to_string(),
+        })?;
+        fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
+        sync(&path)?;
+        sync(&self.temporary)?;
+        if self.target.exists() {
+            fs::remove_dir_all(&self.target).map_err(|e| Error::io("replace", &self.target, e))?;
+        }
+        fs::rename(&self.temporary, &self.target)
+            .map_err(|e| Error::io("rename", &self.target, e))?;
+        if let Some(parent) = self.target.parent() {
+            sync(parent)?;
+        }
+        Ok(self.target)
+    }
+
+    /// Removes what was written; for a checkpoint that failed.
+    pub fn abandon(self) {
+        let _ = fs::remove_dir_all(&self.temporary);
+    }
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint and verifies length and hash of every file.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] names the file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let manifest_path = path.join(MANIFEST);
+        let damaged = |path: PathBuf, message: String| Error::Damaged { path, message };
+        let text = fs::read(&manifest_path).map_err(|e| Error::io("read", &manifest_path, e))?;
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|e| damaged(manifest_path.clone(), format!("not a manifest: {e}")))?;
+        if manifest.format != FORMAT {
+            let message = format!("layout {}, this program reads {FORMAT}", manifest.format);
+            return Err(damaged(manifest_path, message));
+        }
+        for wanted in &manifest.files {
+            let file = path.join(&wanted.name);
+            let found = entry(&file)?;
+            if found.bytes != wanted.bytes {
+                let message = format!("{} bytes, expected {}", found.bytes, wanted.bytes);
+                return Err(damaged(file, message));
+            }
+            if found.blake3 != wanted.blake3 {
+                return Err(damaged(
+                    file,
+                    "its content does not match its hash".to_owned(),
+                ));
+            }
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            manifest,
+        })
+    }
+
+    /// All tensors of all files whose name begins with `prefix`.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn tensors(&self, prefix: &str) -> Result<HashMap<String, Tensor>, Error> {
+        let mut all = HashMap::new();
+        for file in self
+            .manifest
+            .files
+            .iter()
+            .filter(|f| f.name.starts_with(prefix))
+        {
+            all.extend(read_tensors(&self.path.join(&file.name))?);
+        }
+        Ok(all)
+    }
+}
+
+fn sync(path: &Path) -> Result<(), Error> {
+    File::open(path)
+        .and_then(|f| f.sync_all())
+        .map_err(|e| Error::io("sync", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::write_tensors;
+
+    fn commit(store: &Store, step: u64) -> PathBuf {
+        let writer = store.begin("step", Step(step)).unwrap();
+        let tensor = Tensor::from_slice(&[step as f32; 64]);
+        let file = writer.file("model.safetensors");
+        let entry = write_tensors(&file, &[("w".to_owned(), tensor)], None).unwrap();
+        let state = RunState {
+            step: Step(step),
+            ..RunState::default()
+        };
+        writer
+            .commit(&JobId::from("job"), state, vec![entry])
+            .unwrap()
+    }
+
+    // Promise: a damaged checkpoint is noticed and the one before it is used.
+    #[test]
+    fn a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        commit(&store, 100);
+        let newest = commit(&store, 200);
+        let file = newest.join("model.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        assert!(matches!(
+            Checkpoint::open(&newest),
+            Err(Error::Damaged { .. })
+        ));
+        let used = store.newest("step", Step(u64::MAX)).unwrap();
+        assert_eq!(used.manifest.state.step, Step(100));
+    }
+
+    // Promise: what was not committed is no checkpoint.
+    #[test]
+    fn an_unfinished_checkpoint_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let writer = store.begin("step", Step(5)).unwrap();
+        fs::write(writer.file("model.safetensors"), b"half").unwrap();
+        assert!(store.newest("step", Step(u64::MAX)).is_none());
+        assert!(store.steps("step").is_empty());
+    }
+
+    #[test]
+    fn only_the_newest_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        for step in [1, 2, 3, 4] {
+            commit(&store, step);
+        }
+        store.retain("step", 2);
+        assert_eq!(store.steps("step"), [Step(3), Step(4)]);
+    }
+}

@@ -1,0 +1,57 @@
+//! What can go wrong with checkpoints and exports.
+
+use std::io;
+use std::path::PathBuf;
+
+/// What can go wrong with checkpoints and exports.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk is full; whatever was durable before still is.
+    #[error("the disk is full: cannot write {path}; older checkpoints are intact: free some space")]
+    DiskFull {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another failure to read or write.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file is not what its manifest says.
+    #[error("damaged checkpoint: {path}: {message}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found and expected.
+        message: String,
+    },
+    /// A tensor could not be made or copied.
+    #[error("cannot copy tensor {name}: {source}")]
+    Tensor {
+        /// Name of the tensor.
+        name: String,
+        /// Why it failed.
+        source: tch::TchError,
+    },
+}
+
+impl Error {
+    /// Sorts an IO error: a full disk is an error of its own.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::DiskFull { path: path.into() }
+            }
+            _ => Error::Io {
+                action,
+                path: path.into(),
+                source,
+            },
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Exports: a Hugging Face directory of the backbone, and one per classification task beside it.
+//!
+//! ```text
+//! export/
+//!   config.json model.safetensors tokenizer.json ...   the backbone: AutoModel loads it
+//!   espalier.json heads.safetensors                    tasks, labels, heads: `espalier predict`
+//!   tasks/<task>/                                      AutoModelForSequenceClassification loads it
+//! ```
+//!
+//! A task's directory holds only its head; the backbone in it is a hard link.
+
+use super::{Error, write_tensors};
+use espalier_spec::job::{HeadKind, Pooling};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tch::Tensor;
+
+/// Name of the file that describes an export.
+pub const META_FILE: &str = "espalier.json";
+/// Name of the file with all heads: `heads.<task>.weight` [C, H] and `heads.<task>.bias` [C].
+pub const HEADS_FILE: &str = "heads.safetensors";
+
+const MODELING: &str = include_str!("modeling_espalier.py");
+const BACKBONE_FILES: [&str; 10] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "added_tokens.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "preprocessor_config.json",
+];
+
+/// What an export says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Export {
+    /// Version of this layout.
+    pub format: u32,
+    /// Name of the job.
+    pub job: String,
+    /// Steps trained.
+    pub step: u64,
+    /// How token vectors become one vector.
+    pub pooling: Pooling,
+    /// Longest input in tokens.
+    pub max_tokens: u32,
+    /// Tasks in the order of the job.
+    pub tasks: Vec<ExportedTask>,
+}
+
+/// One task of an export.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExportedTask {
+    /// Name of the task.
+    pub name: String,
+    /// What its head predicts.
+    pub head: HeadKind,
+    /// Classes in order; empty for regression.
+    pub labels: Vec<String>,
+}
+
+/// Writes an export to `target`, replacing an older one only when the new one is whole.
+///
+/// `backbone` are the backbone's tensors with Hugging Face names (without model prefix), `heads` are
+/// `heads.<task>.{weight,bias}`, `source` is the directory that the backbone came from.
+///
+/// # Errors
+/// [`Error::DiskFull`], [`Error::Io`]; then `target` is as it was.
+pub fn write_export(
+    target: &Path,
+    source: &Path,
+    meta: &Export,
+    backbone: Vec<(String, Tensor)>,
+    heads: &[(String, Tensor)],
+) -> Result<(), Error> {
+    let parent = target.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = parent.join(format!(".{name}.tmp"));
+    remove(&temporary)?;
+    create(&temporary)?;
+
+    let config = read_json(&source.join("config.json"))?;
+    let is_bert = config.get("model_type") == Some(&json!("bert"));
+    let prefix = if is_bert { "bert." } else { "" };
+    let named: Vec<(String, Tensor)> = backbone
+        .into_iter()
+        .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
+        .collect();
+    let model = temporary.join("model.safetensors");
+    write_tensors(
+        &model,
+        &named,
+        Some([("format".to_owned(), "pt".to_owned())].into()),
+    )?;
+    write_json(
+        &temporary.join("config.json"),
+        &Value::Object(config.clone()),
+    )?;
+    copy_beside(source, &temporary)?;
+    write_tensors(&temporary.join(HEADS_FILE), heads, None)?;
+    let value = serde_json::to_value(meta).map_err(|e| Error::Damaged {
+        path: temporary.join(META_FILE),
+        message: e.to_string(),
+    })?;
+    write_json(&temporary.join(META_FILE), &value)?;
+
+    if is_bert {
+        let keys: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
+        for task in meta
+            .tasks
+            .iter()
+            .filter(|task| task.head != HeadKind::Regression)
+        {
+            let dir = temporary.join("tasks").join(&task.name);
+            write_task(&dir, (&temporary, meta), task, (&config, &keys), heads)?;
+        }
+    }
+
+    let old = parent.join(format!(".{name}.old"));
+    remove(&old)?;
+    if target.exists() {
+        fs::rename(target, &old).map_err(|e| Error::io("replace", target, e))?;
+    }
+    fs::rename(&temporary, target).map_err(|e| Error::io("rename", target, e))?;
+    remove(&old)
+}
+
+/// A directory that `AutoModelForSequenceClassification` loads.
+fn write_task(
+    dir: &Path,
+    (export, meta): (&Path, &Export),
+    task: &ExportedTask,
+    (config, backbone_keys): (&Map<String, Value>, &[String]),
+    heads: &[(String, Tensor)],
+) -> Result<(), Error> {
+    create(dir)?;
+    let shared = dir.join("backbone.safetensors");
+    let model = export.join("model.safetensors");
+    if fs::hard_link(&model, &shared).is_err() {
+        fs::copy(&model, &shared).map_err(|e| Error::io("copy", &shared, e))?;
+    }
+    let mut own = Vec::new();
+    let mut index = Map::new();
+    for key in backbone_keys {
+        index.insert(key.clone(), json!("backbone.safetensors"));
+    }
+    for part in ["weight", "bias"] {
+        let wanted = format!("heads.{}.{part}", task.name);
+        if let Some((_, tensor)) = heads.iter().find(|(name, _)| *name == wanted) {
+            own.push((format!("classifier.{part}"), tensor.shallow_clone()));
+            index.insert(format!("classifier.{part}"), json!("head.safetensors"));
+        }
+    }
+    let head_path = dir.join("head.safetensors");
+    write_tensors(
+        &head_path,
+        &own,
+        Some([("format".to_owned(), "pt".to_owned())].into()),
+    )?;
+    let total = fs::metadata(&shared).map(|m| m.len()).unwrap_or(0)
+        + fs::metadata(&head_path).map(|m| m.len()).unwrap_or(0);
+    let index = json!({"metadata": {"total_size": total}, "weight_map": index});
+    write_json(&dir.join("model.safetensors.index.json"), &index)?;
+
+    let mut config = config.clone();
+    let by_id: Map<String, Value> = task
+        .labels
+        .iter()
+        .enumerate()
+        .map(|(i, l)| (i.to_string(), json!(l)))
+        .collect();
+    let by_label: Map<String, Value> = task
+        .labels
+        .iter()
+        .enumerate()
+        .map(|(i, l)| (l.clone(), json!(i)))
+        .collect();
+    let problem = match task.head {
+        HeadKind::MultiLabel => "multi_label_classification",
+        _ => "single_label_classification",
+    };
+    config.insert("id2label".into(), Value::Object(by_id));
+    config.insert("label2id".into(), Value::Object(by_label));
+    config.insert("problem_type".into(), json!(problem));
+    if meta.pooling == Pooling::Pooler {
+        config.insert(
+            "architectures".into(),
+            json!(["BertForSequenceClassification"]),
+        );
+    } else {
+        // No stock class pools like this: the directory brings its own, loaded with
+        // `trust_remote_code=True`.
+        let class = "modeling_espalier.EspalierForSequenceClassification";
+        config.insert(
+            "architectures".into(),
+            json!(["EspalierForSequenceClassification"]),
+        );
+        config.insert(
+            "auto_map".into(),
+            json!({"AutoModelForSequenceClassification": class}),
+        );
+        config.insert("espalier_pooling".into(), json!(meta.pooling));
+        let path = dir.join("modeling_espalier.py");
+        fs::write(&path, MODELING).map_err(|e| Error::io("write", &path, e))?;
+    }
+    write_json(&dir.join("config.json"), &Value::Object(config))?;
+    for name in BACKBONE_FILES
+        .iter()
+        .filter(|name| name.starts_with("token") || name.contains("vocab"))
+    {
+        let from = export.join(name);
+        if from.exists() {
+            let to = dir.join(name);
+            fs::copy(&from, &to).map_err(|e| Error::io("copy", &to, e))?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_beside(source: &Path, target: &Path) -> Result<(), Error> {
+    for name in BACKBONE_FILES {
+        let from = source.join(name);
+        if !from.is_file() {
+            continue;
+        }
+        let to = target.join(name);
+        if let Some(parent) = to.parent() {
+            create(parent)?;
+        }
+        fs::copy(&from, &to).map_err(|e| Error::io("copy", &to, e))?;
+    }
+    Ok(())
+}
+
+fn read_json(path: &Path) -> Result<Map<String, Value>, Error> {
+    let text = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    serde_json::from_slice(&text).map_err(|e| Error::Damaged {
+        path: path.into(),
+        message: e.to_string(),
+    })
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), Error> {
+    fs::write(path, format!("{value:#}\n")).map_err(|e| Error::io("write", path, e))
+}
+
+fn create(dir: &Path) -> Result<(), Error> {
+    fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))
+}
+
+fn remove(dir: &PathBuf) -> Result<(), Error> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).map_err(|e| Error::io("remove", dir, e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! Data: from a task's files to the samples that each rank computes in each step.
+//!
+//! Reading: [`source`] reads Parquet, JSON Lines and CSV cell by cell, [`labels`] turns cells into
+//! targets, [`tokens`] turns text into token ids, [`dataset`] puts them together into a
+//! [`TaskData`].
+//!
+//! Serving: [`order`] says which samples are in which step, a pure function of (seed, step), and
+//! [`shard`] which shard computes which of them. [`loader`] prepares a rank's part ahead of time.
+//! Nothing here knows models, devices or the network, and nothing here depends on timing: the same
+//! job and seed give the same samples in the same order on any number of ranks.
+
+mod cell;
+pub mod dataset;
+mod error;
+pub mod inputs;
+pub mod labels;
+pub mod loader;
+mod mix;
+pub mod order;
+pub mod shard;
+pub mod source;
+pub mod tokens;
+
+pub use cell::Cell;
+pub use dataset::{Modality, Split, TaskData, load};
+pub use error::{Error, Place, Problem};
+pub use inputs::{Input, Inputs};
+pub use labels::{LabelSet, Labels};
+pub use loader::{Loader, LoaderOptions, RankStep, Sample, ShardBatch};
+pub use order::{Order, OrderTask, SampleRef, StepBatch, total_steps};
+pub use shard::Placement;
+pub use tokens::Tokenizer;

@@ -1,0 +1,264 @@
+//! Which samples are in which step: pure functions of the seed and the step.
+//!
+//! **How many of each task.** Let N = S·B be the samples drawn before step S. A binary tree splits
+//! N among the tasks: at each node, the left side gets N·w_left/w rounded to the nearest integer,
+//! the right side the rest. Rounding never makes a side fall as N grows, so the difference between
+//! two steps is a count for each task, and the counts of a step sum to B exactly. The tree is
+//! Huffman's over the weights, whose weights at least double every two levels; so a task's draws
+//! never differ from S·B·p_k by 2 or more (by more than one half, for two tasks). Nothing has to be
+//! walked: the state at any step costs one pass over the tree.
+//!
+//! **Which of them.** Draw c of a task with n samples is sample π(c mod n) of epoch c div n, where π
+//! is a permutation of 0..n keyed by (seed, task's name, epoch) and computed place by place. So an
+//! epoch holds every sample exactly once, the cursor is the number of samples drawn, and a task's
+//! order doesn't change with other tasks, batch size, ranks or shards.
+
+use super::mix::{Permutation, key, mix};
+use espalier_spec::job::{Sampler, TrainingSpec};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// One sample of one draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SampleRef {
+    /// Index of the task in the job.
+    pub task: u16,
+    /// Index of the sample in the task's training split.
+    pub sample: u32,
+    /// Passes over the task's samples that were complete before this draw.
+    pub epoch: u32,
+}
+
+/// All samples of one step, by task and then in order of draw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepBatch {
+    /// Steps done before it.
+    pub step: u64,
+    /// The samples; as many as the job's batch size.
+    pub samples: Vec<SampleRef>,
+}
+
+impl StepBatch {
+    /// Samples of each of `tasks` tasks in this step, over all shards.
+    #[must_use]
+    pub fn counts(&self, tasks: usize) -> Vec<u32> {
+        let mut counts = vec![0; tasks];
+        for sample in &self.samples {
+            if let Some(count) = counts.get_mut(usize::from(sample.task)) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+}
+
+/// The order of a job's samples.
+#[derive(Clone, Debug)]
+pub struct Order {
+    batch: u64,
+    tasks: Vec<TaskOrder>,
+    weight: u128,
+    root: Node,
+}
+
+#[derive(Clone, Debug)]
+struct TaskOrder {
+    samples: u64,
+    key: u64,
+    weight: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Node {
+    Task(usize),
+    Split {
+        left: Box<Node>,
+        left_weight: u128,
+        right: Box<Node>,
+        right_weight: u128,
+    },
+}
+
+/// A task as the order sees it.
+#[derive(Clone, Debug)]
+pub struct OrderTask<'a> {
+    /// Name of the task.
+    pub name: &'a str,
+    /// Training samples; at least 1.
+    pub samples: u64,
+}
+
+impl Order {
+    /// The order for `tasks` (at least one) with `batch` samples a step.
+    #[must_use]
+    pub fn new(seed: u64, batch: u32, tasks: &[OrderTask<'_>], sampler: Sampler) -> Self {
+        let tasks: Vec<TaskOrder> = tasks
+            .iter()
+            .map(|task| TaskOrder {
+                samples: task.samples.max(1),
+                key: key(seed, task.name),
+                weight: weight(task.samples.max(1), sampler),
+            })
+            .collect();
+        let root = tree(&tasks);
+        let weight = tasks.iter().map(|task| u128::from(task.weight)).sum();
+        Self {
+            batch: u64::from(batch),
+            tasks,
+            weight,
+            root,
+        }
+    }
+
+    /// p_k: the share of task `task` in the batches.
+    #[must_use]
+    pub fn share(&self, task: usize) -> f64 {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a share for people and for the planner"
+        )]
+        self.tasks
+            .get(task)
+            .map_or(0.0, |task| task.weight as f64 / self.weight as f64)
+    }
+
+    /// Samples of each task drawn before step `step`.
+    #[must_use]
+    pub fn cursors(&self, step: u64) -> Vec<u64> {
+        let mut drawn = vec![0; self.tasks.len()];
+        deal(
+            &self.root,
+            u128::from(step) * u128::from(self.batch),
+            &mut drawn,
+        );
+        drawn
+    }
+
+    /// The samples of step `step` (that is, with `step` steps done before it).
+    #[must_use]
+    pub fn batch(&self, step: u64) -> StepBatch {
+        let (from, to) = (self.cursors(step), self.cursors(step.saturating_add(1)));
+        let mut samples = Vec::with_capacity(usize::try_from(self.batch).unwrap_or(0));
+        for (index, task) in self.tasks.iter().enumerate() {
+            for draw in from[index]..to[index] {
+                samples.push(task.sample(index, draw));
+            }
+        }
+        StepBatch { step, samples }
+    }
+}
+
+impl TaskOrder {
+    fn sample(&self, index: usize, draw: u64) -> SampleRef {
+        let (epoch, place) = (draw / self.samples, draw % self.samples);
+        let permutation = Permutation::new(self.samples, mix(self.key ^ mix(epoch)));
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "tasks, samples fit: see dataset"
+        )]
+        SampleRef {
+            task: index as u16,
+            sample: permutation.at(place) as u32,
+            epoch: u32::try_from(epoch).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Steps that a job trains: `steps`, else as many as make `epochs` (default 1) passes over
+/// `samples`, the training samples of all tasks together; at least 1.
+#[must_use]
+pub fn total_steps(training: &TrainingSpec, samples: u64) -> u64 {
+    if let Some(steps) = training.steps {
+        return steps;
+    }
+    let batch = u64::from(training.batch_size.max(1));
+    let epochs = training.epochs.unwrap_or(1.0);
+    if epochs == epochs.trunc() && (0.0..1e9).contains(&epochs) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked"
+        )]
+        return samples.saturating_mul(epochs as u64).div_ceil(batch).max(1);
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "rounding is wanted, and casts of floats saturate"
+    )]
+    let steps = (samples as f64 * epochs / batch as f64).ceil() as u64;
+    steps.max(1)
+}
+
+/// A task's weight as an integer, so that every machine computes the same counts. Proportional and
+/// uniform ones are exact; with temperature they are rounded to 2^-20 of n^(1/T), far coarser than
+/// machines' floating point may differ.
+fn weight(samples: u64, sampler: Sampler) -> u64 {
+    match sampler {
+        Sampler::Proportional => samples,
+        Sampler::Uniform => 1,
+        Sampler::Temperature(temperature) => {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "positive, below 2^52 + 2^20: samples are below 2^32"
+            )]
+            let scaled =
+                ((samples as f64).powf(1.0 / temperature) * f64::from(1 << 20)).round() as u64;
+            scaled.clamp(1, 1 << 60)
+        }
+    }
+}
+
+/// Huffman's tree: the two lightest nodes are joined until one is left; ties by order of tasks.
+fn tree(tasks: &[TaskOrder]) -> Node {
+    let mut heap = BinaryHeap::new();
+    let mut nodes: Vec<Option<Node>> = Vec::new();
+    for (index, task) in tasks.iter().enumerate() {
+        heap.push(Reverse((u128::from(task.weight), index)));
+        nodes.push(Some(Node::Task(index)));
+    }
+    while let Some(Reverse((light, first))) = heap.pop() {
+        let left = nodes[first].take().unwrap_or(Node::Task(0));
+        let Some(Reverse((heavy, second))) = heap.pop() else {
+            return left;
+        };
+        let right = nodes[second].take().unwrap_or(Node::Task(0));
+        heap.push(Reverse((light + heavy, nodes.len())));
+        nodes.push(Some(Node::Split {
+            left: Box::new(left),
+            left_weight: light,
+            right: Box::new(right),
+            right_weight: heavy,
+        }));
+    }
+    Node::Task(0)
+}
+
+fn deal(node: &Node, count: u128, drawn: &mut [u64]) {
+    match node {
+        Node::Task(index) => {
+            if let Some(slot) = drawn.get_mut(*index) {
+                *slot = u64::try_from(count).unwrap_or(u64::MAX);
+            }
+        }
+        Node::Split {
+            left,
+            left_weight,
+            right,
+            right_weight,
+        } => {
+            let weight = left_weight + right_weight;
+            // Quotient and remainder apart: the product stays below 2^128 for any count.
+            let (whole, rest) = (count / weight, count % weight);
+            let to_left = whole * left_weight + (2 * rest * left_weight + weight) / (2 * weight);
+            deal(left, to_left, drawn);
+            deal(right, count - to_left, drawn);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Text to token ids, after the `tokenizer.json` of a Hugging Face directory.
+
+use super::{Error, Problem};
+use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+
+/// A backbone's tokenizer with the job's token limit. Threads may share it.
+///
+/// Padding and truncation settings inside `tokenizer.json` don't apply: samples are never padded,
+/// and the limit is the job's.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    file: PathBuf,
+    max_tokens: usize,
+    vocabulary: u32,
+}
+
+/// A tokenised text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids with the special tokens around them; at least one, at most the limit.
+    pub ids: Vec<u32>,
+    /// Whether the text was longer than the limit and was cut.
+    pub cut: bool,
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json` of the directory `dir`. Longer texts are cut at the end to
+    /// `max_tokens`, special tokens included.
+    ///
+    /// # Errors
+    /// The file is missing, unreadable or no tokenizer; the limit leaves no room for a token
+    /// besides the special ones.
+    pub fn load(dir: &Path, max_tokens: u32) -> Result<Self, Error> {
+        let file = dir.join("tokenizer.json");
+        let bytes = fs::read(&file).map_err(|cause| match cause.kind() {
+            ErrorKind::NotFound => Error::TokenizerMissing { file: file.clone() },
+            _ => Error::Read {
+                file: file.clone(),
+                cause,
+            },
+        })?;
+        let unusable = |message: String| Error::Tokenizer {
+            file: file.clone(),
+            message,
+        };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|error| unusable(error.to_string()))?;
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|error| unusable(error.to_string()))?;
+
+        let specials = inner
+            .encode_fast("", true)
+            .map_err(|error| unusable(format!("it cannot encode an empty text: {error}")))?
+            .len();
+        let max_tokens = max_tokens as usize;
+        if max_tokens <= specials {
+            let message = format!(
+                "max_tokens is {max_tokens}, but {specials} special tokens are added to every text; \
+                 expected a limit of at least {}",
+                specials + 1
+            );
+            return Err(unusable(message));
+        }
+        let truncation = TruncationParams {
+            direction: TruncationDirection::Right,
+            max_length: max_tokens,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        inner
+            .with_truncation(Some(truncation))
+            .map_err(|error| unusable(error.to_string()))?;
+        let vocabulary = inner
+            .get_vocab(true)
+            .values()
+            .max()
+            .map_or(0, |id| id.saturating_add(1));
+        Ok(Self {
+            inner,
+            file,
+            max_tokens,
+            vocabulary,
+        })
+    }
+
+    /// Token ids of `text`.
+    ///
+    /// # Errors
+    /// [`Problem::NoTokens`] if nothing is left of the text, [`Problem::Tokenise`] if the
+    /// tokenizer rejects it.
+    pub fn encode(&self, text: &str) -> Result<Encoded, Problem> {
+        let encoding = self
+            .inner
+            .encode_fast(text, true)
+            .map_err(|error| Problem::Tokenise {
+                message: error.to_string(),
+            })?;
+        if encoding.is_empty() {
+            return Err(Problem::NoTokens);
+        }
+        let cut = !encoding.get_overflowing().is_empty();
+        Ok(Encoded {
+            ids: encoding.get_ids().to_vec(),
+            cut,
+        })
+    }
+
+    /// One more than the largest token id: a model with fewer embedding rows can't be used with
+    /// this tokenizer.
+    #[must_use]
+    pub fn vocabulary(&self) -> u32 {
+        self.vocabulary
+    }
+
+    /// The limit in tokens, special tokens included.
+    #[must_use]
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// The `tokenizer.json` that this was loaded from.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("file", &self.file)
+            .field("max_tokens", &self.max_tokens)
+            .field("vocabulary", &self.vocabulary)
+            .finish_non_exhaustive()
+    }
+}

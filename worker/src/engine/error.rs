@@ -1,0 +1,103 @@
+//! What can go wrong while a job is prepared or trained, sorted for the person who must act.
+
+use crate::{checkpoint, data, heads, metrics, model};
+use espalier_spec::report::Failure;
+
+/// Code of the failure of a rank that was told to stop at once.
+pub const ABORTED: &str = "aborted";
+
+/// What can go wrong while a job is prepared or trained.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// The model directory, or an input that the model cannot take.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// A head's settings or targets.
+    #[error(transparent)]
+    Head(#[from] heads::Error),
+    /// Predictions that cannot be scored.
+    #[error(transparent)]
+    Metric(#[from] metrics::Error),
+    /// Communication with the other ranks.
+    #[error(transparent)]
+    Comm(#[from] espalier_comm::Error),
+    /// A checkpoint or the export.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// Writing failed on some rank; all ranks know.
+    #[error("{0}")]
+    Persist(String),
+    /// libtorch.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+    /// A task's loss is no number.
+    #[error(
+        "task {task}: the loss is not finite at step {step}; nothing of this step was applied and checkpoints are intact: lower the learning rate or look at the task's data"
+    )]
+    LossNotFinite {
+        /// The task.
+        task: String,
+        /// Steps done before.
+        step: u64,
+    },
+    /// The gradient is no number though all losses are.
+    #[error(
+        "the gradient is not finite at step {step}; nothing of this step was applied and checkpoints are intact: lower the learning rate"
+    )]
+    GradientNotFinite {
+        /// Steps done before.
+        step: u64,
+    },
+    /// A device that cannot be used.
+    #[error("device {device}: {message}")]
+    Device {
+        /// Its name.
+        device: String,
+        /// Why, and what to do.
+        message: String,
+    },
+    /// The plan does not fit what this rank found.
+    #[error("the plan does not fit this job: {0}")]
+    Plan(String),
+    /// The checkpoint to go on from is gone.
+    #[error(
+        "no whole checkpoint at or below step {step} in {dir}; do all workers see the same --data-dir?"
+    )]
+    NoCheckpoint {
+        /// The step asked for.
+        step: u64,
+        /// Where it was looked for.
+        dir: String,
+    },
+}
+
+impl Error {
+    /// As the coordinator and people are told.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let (code, retryable) = match self {
+            Error::Data(_) => ("bad_data", false),
+            Error::Model(model::Error::Torch(_)) | Error::Torch(_) => ("torch", false),
+            Error::Model(_) => ("bad_model", false),
+            Error::Head(_) => ("bad_spec", false),
+            Error::Metric(_) => ("bad_data", false),
+            Error::Comm(espalier_comm::Error::Aborted { .. }) => (ABORTED, true),
+            Error::Comm(error) if error.retryable() => ("peer_lost", true),
+            Error::Comm(_) => ("comm", false),
+            Error::Checkpoint(checkpoint::Error::DiskFull { .. }) => ("disk_full", false),
+            Error::Checkpoint(_) | Error::Persist(_) => ("checkpoint", false),
+            Error::LossNotFinite { .. } | Error::GradientNotFinite { .. } => ("nan_loss", false),
+            Error::Device { .. } => ("bad_device", false),
+            Error::Plan(_) => ("internal", false),
+            Error::NoCheckpoint { .. } => ("no_checkpoint", false),
+        };
+        Failure {
+            code: code.to_owned(),
+            message: self.to_string(),
+            retryable,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Evaluation of a split: samples are dealt to ranks, decisions gathered, scored by all alike.
+
+use super::Error;
+use super::trainer::Trainer;
+use crate::data::{Input, Split, TaskData};
+use crate::metrics::{self, Baseline, Values};
+use crate::model::{Context, Pass};
+use espalier_comm::CommunicatorExt;
+use espalier_spec::Step;
+use espalier_spec::report::{Evaluation, TaskScores};
+use std::collections::BTreeMap;
+
+/// Which samples are evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Validation files: during training.
+    Validation,
+    /// Test files: at the end.
+    Test,
+}
+
+impl Which {
+    /// The name in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Which::Validation => "validation",
+            Which::Test => "test",
+        }
+    }
+
+    fn of(self, task: &TaskData) -> Option<&Split> {
+        match self {
+            Which::Validation => task.validation.as_ref(),
+            Which::Test => task.test.as_ref(),
+        }
+    }
+}
+
+/// One sample's result on its way between ranks.
+struct Verdict {
+    sample: u32,
+    loss: f32,
+    decision: Vec<u8>,
+}
+
+impl Trainer {
+    /// Evaluates all tasks that have such a split; none if no task has. All ranks get the same
+    /// figures, bit by bit.
+    ///
+    /// # Errors
+    /// If a sample cannot be read or a peer is lost.
+    pub fn evaluate(&self, which: Which, step: Step) -> Result<Option<Evaluation>, Error> {
+        let mut scores = BTreeMap::new();
+        for (index, task) in self.tasks.iter().enumerate() {
+            if let Some(split) = which.of(task) {
+                scores.insert(task.name.clone(), self.evaluate_task(index, split)?);
+            }
+        }
+        if scores.is_empty() {
+            return Ok(None);
+        }
+        let mut figures = Vec::new();
+        for task in &self.spec.tasks {
+            let metric = task.metric.unwrap_or(task.head.default_metric());
+            if let Some(value) = scores.get(&task.name).and_then(|s| s.metrics.get(&metric)) {
+                figures.push(if metric.higher_is_better() {
+                    *value
+                } else {
+                    -value
+                });
+            }
+        }
+        let selection = figures.iter().sum::<f64>() / figures.len().max(1) as f64;
+        let split = which.as_str().to_owned();
+        Ok(Some(Evaluation {
+            step,
+            split,
+            tasks: scores,
+            selection,
+            best: false,
+        }))
+    }
+
+    fn evaluate_task(&self, index: usize, split: &Split) -> Result<TaskScores, Error> {
+        let task = &self.tasks[index];
+        let classes = task.labels.len();
+        let mut verdicts = Vec::new();
+        for batch in self.batches(split)? {
+            self.judge(index, split, &batch, &mut verdicts)?;
+        }
+        let bytes = encode(&verdicts);
+        let mut all = Vec::new();
+        for part in self.exchange.comm().all_gather_bytes(bytes)? {
+            decode(&part, &mut all)?;
+        }
+        all.sort_by_key(|verdict| verdict.sample);
+        let truth = split.labels.values(classes, 0..split.len());
+        let predicted = decisions(&truth, &all);
+        let loss = all.iter().map(|v| f64::from(v.loss)).sum::<f64>() / all.len().max(1) as f64;
+        let train = task.train.labels.values(classes, 0..task.train.len());
+        Ok(TaskScores {
+            samples: all.len() as u64,
+            loss,
+            metrics: metrics::scores(&truth, &predicted)?,
+            baseline: Baseline::fit(&train).scores(&truth)?,
+        })
+    }
+
+    /// This rank's batches: samples in order of length, dealt out one by one.
+    fn batches(&self, split: &Split) -> Result<Vec<Vec<(u32, Input)>>, Error> {
+        let comm = self.exchange.comm();
+        let mut costs = Vec::with_capacity(split.len());
+        for index in 0..split.len() {
+            costs.push((split.cost(index)?, index));
+        }
+        costs.sort_unstable();
+        let mine = costs.iter().skip(comm.rank()).step_by(comm.size());
+        let mut batches = vec![Vec::new()];
+        for &(_, index) in mine {
+            if batches.last().is_some_and(|b: &Vec<_>| {
+                b.len() >= self.spec.evaluation.batch_size.max(1) as usize
+            }) {
+                batches.push(Vec::new());
+            }
+            if let Some(batch) = batches.last_mut() {
+                batch.push((index as u32, split.input(index)?));
+            }
+        }
+        batches.retain(|batch| !batch.is_empty());
+        Ok(batches)
+    }
+
+    fn judge(
+        &self,
+        index: usize,
+        split: &Split,
+        batch: &[(u32, Input)],
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<(), Error> {
+        let inputs: Vec<&Input> = batch.iter().map(|(_, input)| input).collect();
+        let keys = vec![0; inputs.len()];
+        let pass = Pass::forward(
+            self.backbone.as_ref(),
+            &self.batch(&inputs, &keys)?,
+            &Context::eval(),
+        )?;
+        let (losses, decided) = tch::no_grad(|| {
+            let outputs = self.heads.outputs(index, &pass.features()?)?;
+            let which = batch.iter().map(|(sample, _)| *sample as usize);
+            let targets = split.labels.values(self.tasks[index].labels.len(), which);
+            let head = self.heads.head(index);
+            let losses = Vec::<f32>::try_from(&head.loss(&outputs, &targets)?.f_contiguous()?)?;
+            Ok::<_, Error>((losses, head.decide(&outputs)?))
+        })?;
+        for (place, (sample, _)) in batch.iter().enumerate() {
+            let decision = match &decided {
+                Values::Single { values, .. } => values[place].to_le_bytes().to_vec(),
+                Values::Multi { classes, values } => values[place * classes..(place + 1) * classes]
+                    .iter()
+                    .map(|&v| u8::from(v))
+                    .collect(),
+                Values::Numbers(values) => values[place].to_le_bytes().to_vec(),
+            };
+            verdicts.push(Verdict {
+                sample: *sample,
+                loss: losses[place],
+                decision,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Each verdict: sample, loss, length of the decision, decision.
+fn encode(verdicts: &[Verdict]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for verdict in verdicts {
+        bytes.extend(verdict.sample.to_le_bytes());
+        bytes.extend(verdict.loss.to_le_bytes());
+        bytes.extend((verdict.decision.len() as u32).to_le_bytes());
+        bytes.extend(&verdict.decision);
+    }
+    bytes
+}
+
+fn decode(mut bytes: &[u8], all: &mut Vec<Verdict>) -> Result<(), Error> {
+    let broken = || Error::Plan("a peer sent a broken evaluation".to_owned());
+    while !bytes.is_empty() {
+        let (sample, rest) = bytes.split_first_chunk().ok_or_else(broken)?;
+        let (loss, rest) = rest.split_first_chunk().ok_or_else(broken)?;
+        let (length, rest) = rest.split_first_chunk().ok_or_else(broken)?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let (decision, rest) = rest.split_at_checked(length).ok_or_else(broken)?;
+        bytes = rest;
+        all.push(Verdict {
+            sample: u32::from_le_bytes(*sample),
+            loss: f32::from_le_bytes(*loss),
+            decision: decision.to_vec(),
+        });
+    }
+    Ok(())
+}
+
+/// Decisions of the kind of `truth`, in order of samples.
+fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
+    let word = |verdict: &Verdict| verdict.decision.first_chunk().copied().unwrap_or_default();
+    let long = |verdict: &Verdict| verdict.decision.first_chunk().copied().unwrap_or_default();
+    match truth {
+        Values::Single { classes, .. } => Values::Single {
+            classes: *classes,
+            values: verdicts
+                .iter()
+                .map(|v| u32::from_le_bytes(word(v)))
+                .collect(),
+        },
+        Values::Multi { classes, .. } => Values::Multi {
+            classes: *classes,
+            values: verdicts
+                .iter()
+                .flat_map(|v| v.decision.iter().map(|&byte| byte != 0))
+                .collect(),
+        },
+        Values::Numbers(_) => Values::Numbers(
+            verdicts
+                .iter()
+                .map(|v| f64::from_le_bytes(long(v)))
+                .collect(),
+        ),
+    }
+}

@@ -1,0 +1,300 @@
+//! The optimizer of a row-sparse table (word embeddings): exact AdamW over the rows that ever got a
+//! gradient, and nothing for the others.
+//!
+//! A batch touches a few hundred of a vocabulary's rows. A row that no token ever touched has zero
+//! moments, so AdamW leaves it as it is (weight decay aside, which is not applied to it: it stays
+//! as pretrained). Once touched, a row is updated in every step, since its momentum goes on. State
+//! is kept only for such rows, in the order in which they were first touched.
+
+use super::adamw::AdamW;
+use std::ops::Range;
+
+const NONE: u32 = u32::MAX;
+
+/// Gradient of some rows of a table: `rows` ascending and distinct, `values` [rows, width].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RowGradient {
+    /// Row numbers.
+    pub rows: Vec<u32>,
+    /// Their gradients, row after row.
+    pub values: Vec<f32>,
+}
+
+impl RowGradient {
+    /// From one gradient per token: `ids[t]` is the row that token t read, `values` [T, width] its
+    /// gradient. Gradients of one row are added in order of tokens.
+    #[must_use]
+    pub fn collect(ids: &[u32], values: &[f32], width: usize) -> Self {
+        let mut order: Vec<u32> = (0..ids.len() as u32).collect();
+        order.sort_by_key(|&token| (ids[token as usize], token));
+        let mut gradient = Self::default();
+        for token in order {
+            let row = ids[token as usize];
+            let value = &values[token as usize * width..(token as usize + 1) * width];
+            if gradient.rows.last() == Some(&row) {
+                let start = gradient.values.len() - width;
+                let sums = gradient.values[start..].iter_mut();
+                sums.zip(value).for_each(|(sum, value)| *sum += value);
+            } else {
+                gradient.rows.push(row);
+                gradient.values.extend_from_slice(value);
+            }
+        }
+        gradient
+    }
+
+    /// The part for the owner of some rows.
+    #[must_use]
+    pub fn part(&self, owned: &Range<u32>, width: usize) -> Self {
+        let start = self.rows.partition_point(|&row| row < owned.start);
+        let end = self.rows.partition_point(|&row| row < owned.end);
+        let values = self.values[start * width..end * width].to_vec();
+        Self {
+            rows: self.rows[start..end].to_vec(),
+            values,
+        }
+    }
+
+    /// As bytes, for other ranks: count, rows, values, little-endian.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(4 * (1 + self.rows.len() + self.values.len()));
+        bytes.extend((self.rows.len() as u32).to_le_bytes());
+        self.rows
+            .iter()
+            .for_each(|row| bytes.extend(row.to_le_bytes()));
+        self.values
+            .iter()
+            .for_each(|value| bytes.extend(value.to_le_bytes()));
+        bytes
+    }
+
+    /// Back from bytes; none if they are not such a gradient.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8], width: usize) -> Option<Self> {
+        let (count, rest) = bytes.split_first_chunk::<4>()?;
+        let count = u32::from_le_bytes(*count) as usize;
+        if rest.len() != 4 * count * (1 + width) {
+            return None;
+        }
+        let (rows, values) = rest.split_at(4 * count);
+        let (rows, _) = rows.as_chunks::<4>();
+        let (values, _) = values.as_chunks::<4>();
+        Some(Self {
+            rows: rows.iter().map(|&row| u32::from_le_bytes(row)).collect(),
+            values: values
+                .iter()
+                .map(|&value| f32::from_le_bytes(value))
+                .collect(),
+        })
+    }
+}
+
+/// AdamW state of the rows in `owned` that ever got a gradient.
+#[derive(Debug)]
+pub struct RowOptimizer {
+    owned: Range<u32>,
+    width: usize,
+    /// Slot of each owned row, `NONE` before its first gradient.
+    slots: Vec<u32>,
+    /// Row of each slot.
+    rows: Vec<u32>,
+    first: Vec<f32>,
+    second: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
+impl RowOptimizer {
+    /// State for rows `owned` of a table with `width` numbers a row.
+    #[must_use]
+    pub fn new(owned: Range<u32>, width: usize) -> Self {
+        let slots = vec![NONE; owned.len()];
+        let (rows, first, second, gradient) = Default::default();
+        Self {
+            owned,
+            width,
+            slots,
+            rows,
+            first,
+            second,
+            gradient,
+        }
+    }
+
+    /// Rows that ever got a gradient, in the order of their first one.
+    #[must_use]
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    /// Forgets the gradients of the step before.
+    pub fn clear(&mut self) {
+        self.gradient.fill(0.0);
+    }
+
+    /// Adds gradients; rows outside `owned` are ignored. Call it for every rank in order of rank, so
+    /// that sums do not depend on arrival.
+    pub fn add(&mut self, gradient: &RowGradient) {
+        let width = self.width;
+        for (&row, values) in gradient
+            .rows
+            .iter()
+            .zip(gradient.values.chunks_exact(width))
+        {
+            if !self.owned.contains(&row) {
+                continue;
+            }
+            let slot = self.slot(row);
+            let sums = &mut self.gradient[slot * width..(slot + 1) * width];
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += value;
+            }
+        }
+    }
+
+    fn slot(&mut self, row: u32) -> usize {
+        let index = (row - self.owned.start) as usize;
+        if self.slots[index] == NONE {
+            self.slots[index] = self.rows.len() as u32;
+            self.rows.push(row);
+            let length = self.rows.len() * self.width;
+            for buffer in [&mut self.first, &mut self.second, &mut self.gradient] {
+                buffer.resize(length, 0.0);
+            }
+        }
+        self.slots[index] as usize
+    }
+
+    /// Sum of squares of the gradient.
+    #[must_use]
+    pub fn sum_of_squares(&self) -> f64 {
+        let squares = |row: &[f32]| f64::from(row.iter().map(|g| g * g).sum::<f32>());
+        self.gradient.chunks(self.width.max(1)).map(squares).sum()
+    }
+
+    /// Steps every row that ever got a gradient. `table` is the whole table, row after row; `scale`
+    /// multiplies the gradient (clipping).
+    pub fn step(&mut self, table: &mut [f32], adamw: &AdamW, rate: f64, step: u64, scale: f32) {
+        let coefficients = adamw.coefficients(rate, step, true);
+        let width = self.width;
+        for (slot, &row) in self.rows.iter().enumerate() {
+            let at = slot * width..(slot + 1) * width;
+            let start = row as usize * width;
+            let parameters = &mut table[start..start + width];
+            let (first, second) = (&mut self.first[at.clone()], &mut self.second[at.clone()]);
+            coefficients.apply(parameters, &self.gradient[at], first, second, scale);
+        }
+    }
+
+    /// Moments of all rows in [`RowOptimizer::rows`], row after row: for checkpoints.
+    #[must_use]
+    pub fn moments(&self) -> (&[f32], &[f32]) {
+        (&self.first, &self.second)
+    }
+
+    /// Takes up moments from a checkpoint; rows outside `owned` are ignored.
+    pub fn restore(&mut self, rows: &[u32], first: &[f32], second: &[f32]) {
+        let width = self.width;
+        for (index, &row) in rows.iter().enumerate() {
+            if !self.owned.contains(&row) {
+                continue;
+            }
+            let from = index * width..(index + 1) * width;
+            let slot = self.slot(row);
+            let to = slot * width..(slot + 1) * width;
+            self.first[to.clone()].copy_from_slice(&first[from.clone()]);
+            self.second[to].copy_from_slice(&second[from]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adamw() -> AdamW {
+        AdamW {
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+        }
+    }
+
+    // Promise: with any pattern of touched rows the result is that of dense AdamW, bit for bit.
+    #[test]
+    fn equals_dense_adamw() {
+        let (rows, width) = (6usize, 4usize);
+        let start: Vec<f32> = (0..rows * width).map(|i| (i as f32 * 0.37).sin()).collect();
+        let touched: [&[u32]; 4] = [&[1, 4], &[4], &[0, 1], &[]];
+        let gradient = |step: usize, row: u32| {
+            (0..width).map(move |j| ((step * 31 + row as usize * 7 + j) as f32).cos() * 0.1)
+        };
+
+        let mut sparse = start.clone();
+        let mut optimizer = RowOptimizer::new(0..rows as u32, width);
+        let mut dense = start.clone();
+        let (mut first, mut second) = (vec![0f32; rows * width], vec![0f32; rows * width]);
+        for (step, touched) in touched.iter().enumerate() {
+            let number = step as u64 + 1;
+            optimizer.clear();
+            let values = touched
+                .iter()
+                .flat_map(|&row| gradient(step, row))
+                .collect();
+            optimizer.add(&RowGradient {
+                rows: touched.to_vec(),
+                values,
+            });
+            optimizer.step(&mut sparse, &adamw(), 1e-3, number, 0.5);
+
+            let mut whole = vec![0f32; rows * width];
+            for &row in *touched {
+                for (j, g) in gradient(step, row).enumerate() {
+                    whole[row as usize * width + j] = g;
+                }
+            }
+            let coefficients = adamw().coefficients(1e-3, number, true);
+            coefficients.apply(&mut dense, &whole, &mut first, &mut second, 0.5);
+        }
+        assert_eq!(sparse, dense);
+        assert_eq!(optimizer.rows(), [1, 4, 0]);
+    }
+
+    // Promise: a row's gradient is the sum over its tokens, and survives the way to another rank.
+    #[test]
+    fn gradients_of_tokens_become_gradients_of_rows() {
+        let gradient = RowGradient::collect(&[7, 2, 7], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2);
+        assert_eq!(gradient.rows, [2, 7]);
+        assert_eq!(gradient.values, [3.0, 4.0, 6.0, 8.0]);
+        let part = gradient.part(&(3..9), 2);
+        assert_eq!(part.rows, [7]);
+        assert_eq!(
+            RowGradient::from_bytes(&part.to_bytes(), 2),
+            Some(part.clone())
+        );
+        assert_eq!(RowGradient::from_bytes(&part.to_bytes()[1..], 2), None);
+    }
+
+    // Promise: owners of parts of the table do together what one owner does.
+    #[test]
+    fn owners_of_parts_do_what_one_owner_does() {
+        let gradient = RowGradient {
+            rows: vec![0, 3],
+            values: vec![1.0, 2.0, 3.0, 4.0],
+        };
+        let mut whole = vec![0.5f32; 8];
+        let mut one = RowOptimizer::new(0..4, 2);
+        one.add(&gradient);
+        one.step(&mut whole, &adamw(), 0.1, 1, 1.0);
+        let mut parts = vec![0.5f32; 8];
+        let mut squares = 0.0;
+        for owned in [0..2, 2..4] {
+            let mut part = RowOptimizer::new(owned, 2);
+            part.add(&gradient);
+            squares += part.sum_of_squares();
+            part.step(&mut parts, &adamw(), 0.1, 1, 1.0);
+        }
+        assert_eq!(whole, parts);
+        assert_eq!(squares, one.sum_of_squares());
+    }
+}

@@ -1,0 +1,149 @@
+//! What a worker loads once for all its ranks of a job: data, tokenizer, model configuration.
+
+use super::Error;
+use super::headset::HeadSet;
+use crate::data::{self, Order, TaskData, Tokenizer};
+use crate::model::{self, Backbone, Modality, Options, Source};
+use espalier_spec::JobSpec;
+use espalier_spec::plan::{BlockProfile, Profile, TaskProfile};
+use std::path::Path;
+use std::sync::Arc;
+use tch::Device;
+
+/// What all ranks of a job on one worker share.
+#[derive(Debug)]
+pub struct Sources {
+    /// The model directory.
+    pub model: Source,
+    /// What the model reads.
+    pub modality: Modality,
+    /// The tasks' data, in the order of the job spec.
+    pub tasks: Arc<Vec<Arc<TaskData>>>,
+    /// Which samples each step takes.
+    pub order: Arc<Order>,
+}
+
+impl Sources {
+    /// Reads configuration, tokenizer and data.
+    ///
+    /// # Errors
+    /// What is wrong with them, with file, row and column.
+    pub fn load(spec: &JobSpec) -> Result<Self, Error> {
+        let model = Source::open(&spec.backbone.path)?;
+        let modality = model.modality()?;
+        let inputs = inputs(&model, modality, spec.backbone.max_tokens)?;
+        let mut tasks = Vec::with_capacity(spec.tasks.len());
+        for task in &spec.tasks {
+            let data = data::load(task, &inputs)?;
+            tracing::info!(
+                task = task.name,
+                train = data.train.len(),
+                validation = data.validation.as_ref().map_or(0, data::Split::len),
+                test = data.test.as_ref().map_or(0, data::Split::len),
+                classes = data.labels.len(),
+                "loaded"
+            );
+            tasks.push(Arc::new(data));
+        }
+        let names: Vec<data::OrderTask<'_>> = tasks
+            .iter()
+            .map(|task| data::OrderTask {
+                name: &task.name,
+                samples: task.train.len() as u64,
+            })
+            .collect();
+        let order = Order::new(spec.seed, spec.training.batch_size, &names, spec.sampler);
+        drop(names);
+        Ok(Self {
+            model,
+            modality,
+            tasks: Arc::new(tasks),
+            order: Arc::new(order),
+        })
+    }
+
+    /// Steps of the whole run.
+    #[must_use]
+    pub fn total_steps(&self, spec: &JobSpec) -> u64 {
+        let samples = self.tasks.iter().map(|task| task.train.len() as u64).sum();
+        data::total_steps(&spec.training, samples)
+    }
+
+    /// Builds the backbone.
+    ///
+    /// # Errors
+    /// What is wrong with the model directory.
+    pub fn backbone(&self, spec: &JobSpec, device: Device) -> Result<Box<dyn Backbone>, Error> {
+        let options = Options {
+            init: spec.backbone.init,
+            seed: spec.seed,
+            tuning: spec.tuning,
+            pooling: spec.backbone.pooling,
+            dropout: spec.backbone.dropout,
+            device,
+        };
+        Ok(model::build(&self.model, &options)?)
+    }
+
+    /// What the coordinator must know to plan; the same on all workers.
+    ///
+    /// # Errors
+    /// What is wrong with the model directory or the heads.
+    pub fn profile(&self, spec: &JobSpec, backbone: &dyn Backbone) -> Result<Profile, Error> {
+        let heads = HeadSet::new(spec, &self.tasks, backbone.width(), Device::Cpu)?;
+        let mut blocks = Vec::new();
+        if let Some(table) = backbone.table() {
+            let total = (table.rows() * table.width()) as u64;
+            let trainable = if table.trainable() { total } else { 0 };
+            blocks.push(BlockProfile {
+                name: table.name().to_owned(),
+                trainable,
+                total,
+            });
+        }
+        for block in backbone.blocks().iter().chain([heads.block()]) {
+            let total = block.len() as u64;
+            let trainable = if block.trainable() { total } else { 0 };
+            blocks.push(BlockProfile {
+                name: block.name().to_owned(),
+                trainable,
+                total,
+            });
+        }
+        let tasks = self
+            .tasks
+            .iter()
+            .enumerate()
+            .map(|(index, task)| TaskProfile {
+                name: task.name.clone(),
+                train_samples: task.train.len() as u64,
+                share: self.order.share(index),
+                sample_cost: task.sample_cost,
+            });
+        Ok(Profile {
+            blocks,
+            tasks: tasks.collect(),
+        })
+    }
+}
+
+/// How the data side must read inputs for a model.
+///
+/// # Errors
+/// If the tokenizer is missing or unusable.
+pub fn inputs(
+    model: &Source,
+    modality: Modality,
+    max_tokens: u32,
+) -> Result<data::Modality, Error> {
+    Ok(match modality {
+        Modality::Text => {
+            let limit = model.max_positions().unwrap_or(u64::from(max_tokens));
+            let limit = u32::try_from(limit).unwrap_or(u32::MAX).min(max_tokens);
+            data::Modality::Text(Arc::new(Tokenizer::load(Path::new(model.dir()), limit)?))
+        }
+        Modality::Image(shape) => data::Modality::Image {
+            numbers: shape.iter().product::<i64>().unsigned_abs() as usize,
+        },
+    })
+}

@@ -1,0 +1,66 @@
+//! Names, shapes and first values of a head's parameters.
+
+use std::f64::consts::TAU;
+
+/// Standard deviation of the first weights, as in BERT.
+const STD: f64 = 0.02;
+
+/// One parameter of a head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Its name in the block of heads, such as `heads.tone.weight`.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<i64>,
+    /// Its first values, row-major.
+    pub values: Vec<f32>,
+}
+
+/// The parameters of the head of `task`, in the order in which they lie in the block of heads:
+/// weight `[outputs, hidden]` (normal with standard deviation 0.02) and bias `[outputs]` (0). The
+/// values are a function of the arguments, whatever other tasks the job has.
+#[must_use]
+pub fn parameters(seed: u64, task: &str, outputs: usize, hidden: usize) -> [Parameter; 2] {
+    let name = |part: &str| format!("heads.{task}.{part}");
+    let shape = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
+    [
+        Parameter {
+            name: name("weight"),
+            shape: vec![shape(outputs), shape(hidden)],
+            values: normal(seed, &name("weight"), outputs * hidden),
+        },
+        Parameter {
+            name: name("bias"),
+            shape: vec![shape(outputs)],
+            values: vec![0.0; outputs],
+        },
+    ]
+}
+
+/// `count` normally distributed numbers from the stream of (seed, name), by Box and Muller.
+fn normal(seed: u64, name: &str, count: usize) -> Vec<f32> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
+    let mut stream = hasher.finalize_xof();
+    let mut values = Vec::with_capacity(count + 1);
+    while values.len() < count {
+        let mut bytes = [0; 16];
+        stream.fill(&mut bytes);
+        // Two numbers in (0, 1), 53 bits each; never 0, whose logarithm is infinite.
+        let unit = |half: &[u8]| {
+            let bits = half
+                .iter()
+                .fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte))
+                >> 11;
+            #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+            let unit = (bits as f64 + 0.5) / (1_u64 << 53) as f64;
+            unit
+        };
+        let radius = STD * (-2.0 * unit(&bytes[..8]).ln()).sqrt();
+        let angle = TAU * unit(&bytes[8..]);
+        #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
+        values.extend([(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]);
+    }
+    values.truncate(count);
+    values
+}

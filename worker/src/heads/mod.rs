@@ -1,0 +1,258 @@
+//! Heads: the task-specific part of the model, what it learns from, and what it answers.
+//!
+//! A head is one linear layer, `[C, H]` and `[C]`, on top of the backbone's pooled features
+//! `[B, H]`. It owns no tensors: its parameters are views of the flat block that holds all heads of
+//! a job, named `heads.<task>.weight` and `heads.<task>.bias`, and are passed in. One file per kind:
+//! another kind is one more file, and one more line in [`build`].
+//!
+//! Shapes: B samples, H hidden size, C outputs (classes, or 1 for regression). All tensors are
+//! 32-bit floats.
+//!
+//! **Losses are per sample**, not reduced: the caller sums them over ranks and divides by the number
+//! of the task's samples in the whole step. That is `mean` of PyTorch, except with class weights:
+//! there `torch.nn.CrossEntropyLoss` divides by the sum of the weights of the batch's targets, which
+//! makes a sample's gradient depend on its neighbours. Here a sample weighs the same in any batch;
+//! balanced weights have mean 1 over the training samples, so both agree over an epoch.
+
+mod init;
+mod multi_label;
+mod regression;
+mod single_label;
+mod weights;
+
+pub use init::{Parameter, parameters};
+pub use multi_label::MultiLabel;
+pub use regression::Regression;
+pub use single_label::SingleLabel;
+pub use weights::class_weights;
+
+use crate::metrics::Values;
+use espalier_spec::job::{ClassWeights, HeadKind, TaskSpec};
+use serde_json::{Map, Value};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// One task's head.
+pub trait Head: Send + Sync {
+    /// What it predicts.
+    fn kind(&self) -> HeadKind;
+
+    /// Number of outputs C.
+    fn outputs(&self) -> usize;
+
+    /// Loss of each sample `[B]`, differentiable in `outputs` `[B, C]`.
+    ///
+    /// # Errors
+    /// Targets of another kind or number; errors of torch.
+    fn loss(&self, outputs: &Tensor, targets: &Values) -> Result<Tensor, Error>;
+
+    /// The decision for each sample, as metrics take it, from `outputs` `[B, C]`.
+    ///
+    /// # Errors
+    /// Outputs of another shape; errors of torch.
+    fn decide(&self, outputs: &Tensor) -> Result<Values, Error>;
+
+    /// What a person is shown for each sample, `[B, C]` row-major: probabilities of classes, or the
+    /// number itself.
+    ///
+    /// # Errors
+    /// Outputs of another shape; errors of torch.
+    fn scores(&self, outputs: &Tensor) -> Result<Vec<f32>, Error>;
+
+    /// The fields of a Hugging Face `config.json` that describe this head: `problem_type`,
+    /// `num_labels`, `id2label`, `label2id`.
+    fn config(&self) -> Map<String, Value>;
+}
+
+/// A head's parameters: views of the flat block of all heads.
+#[derive(Debug)]
+pub struct Linear<'a> {
+    /// Weights `[C, H]`.
+    pub weight: &'a Tensor,
+    /// Biases `[C]`.
+    pub bias: &'a Tensor,
+}
+
+impl Linear<'_> {
+    /// Outputs `[B, C]` from pooled `features` `[B, H]`. With `mask` `[B, H]` (0 for what is dropped,
+    /// 1 / (1 - rate) for what is kept), the features are multiplied by it first; the caller makes it
+    /// from its counters, so that dropout doesn't depend on ranks.
+    ///
+    /// # Errors
+    /// Shapes that don't fit; errors of torch.
+    pub fn forward(&self, features: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, Error> {
+        let dropped = mask.map(|mask| features.f_mul(mask)).transpose()?;
+        let features = dropped.as_ref().unwrap_or(features);
+        Ok(features.f_linear(self.weight, Some(self.bias))?)
+    }
+}
+
+/// Errors of heads.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A class weight for a class that isn't one.
+    #[error("task {task}: loss.class_weights names `{class}`, which is not in the label set{}", suggestion.as_deref().map(|s| format!(" (did you mean `{s}`?)")).unwrap_or_default())]
+    UnknownClass {
+        /// Name of the task.
+        task: String,
+        /// The class.
+        class: String,
+        /// The nearest class.
+        suggestion: Option<String>,
+    },
+    /// A class weight that can't be one.
+    #[error(
+        "task {task}: loss.class_weights gives `{class}` the weight {weight}; expected a finite number of at least 0"
+    )]
+    ClassWeight {
+        /// Name of the task.
+        task: String,
+        /// The class.
+        class: String,
+        /// The weight.
+        weight: f64,
+    },
+    /// A loss setting that the kind of head doesn't have.
+    #[error(
+        "task {task}: {setting} applies to {applies} heads, but this is a {kind} head; remove it"
+    )]
+    Setting {
+        /// Name of the task.
+        task: String,
+        /// The field.
+        setting: &'static str,
+        /// The kinds that have it.
+        applies: &'static str,
+        /// The task's kind.
+        kind: &'static str,
+    },
+    /// Label smoothing out of range.
+    #[error("task {task}: loss.label_smoothing is {found}; expected at least 0 and below 1")]
+    Smoothing {
+        /// Name of the task.
+        task: String,
+        /// What was given.
+        found: f64,
+    },
+    /// Targets that don't fit the outputs.
+    #[error("targets don't fit the head: expected {expected}, found {found}")]
+    Targets {
+        /// What the head takes.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// Outputs of another shape.
+    #[error("outputs don't fit the head: expected shape [samples, {expected}], found {found:?}")]
+    Outputs {
+        /// Number of outputs.
+        expected: usize,
+        /// Shape that was given.
+        found: Vec<i64>,
+    },
+    /// torch failed.
+    #[error("torch: {0}")]
+    Torch(#[from] TchError),
+}
+
+/// Makes the head of a task. `classes` are the names of its classes (empty for regression), and
+/// `counts` how many training samples have each of them.
+///
+/// # Errors
+/// Settings of the loss that are out of range, name unknown classes or belong to another kind.
+pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<dyn Head>, Error> {
+    let smoothing = task.loss.label_smoothing;
+    if !(0.0..1.0).contains(&smoothing) {
+        return Err(Error::Smoothing {
+            task: task.name.clone(),
+            found: smoothing,
+        });
+    }
+    let refuse = |setting: &'static str, applies: &'static str, kind: &'static str| {
+        Err(Error::Setting {
+            task: task.name.clone(),
+            setting,
+            applies,
+            kind,
+        })
+    };
+    let classes = classes.to_vec();
+    match task.head {
+        HeadKind::SingleLabel => {
+            let weights = class_weights(task, &classes, counts)?;
+            Ok(Box::new(SingleLabel::new(classes, weights, smoothing)))
+        }
+        HeadKind::MultiLabel if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "multi_label")
+        }
+        HeadKind::MultiLabel => {
+            let weights = class_weights(task, &classes, counts)?;
+            Ok(Box::new(MultiLabel::new(classes, weights)))
+        }
+        HeadKind::Regression if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "regression")
+        }
+        HeadKind::Regression if task.loss.class_weights != ClassWeights::None => refuse(
+            "loss.class_weights",
+            "single_label and multi_label",
+            "regression",
+        ),
+        HeadKind::Regression => Ok(Box::new(Regression)),
+    }
+}
+
+/// Checks that `outputs` is `[B, width]` and returns B.
+fn samples(outputs: &Tensor, width: usize) -> Result<usize, Error> {
+    match outputs.size().as_slice() {
+        [rows, columns] if usize::try_from(*columns) == Ok(width) => {
+            Ok(usize::try_from(*rows).unwrap_or(0))
+        }
+        shape => Err(Error::Outputs {
+            expected: width,
+            found: shape.to_vec(),
+        }),
+    }
+}
+
+/// The numbers of a tensor, row-major, on the host.
+fn numbers(tensor: &Tensor) -> Result<Vec<f32>, Error> {
+    let host = tensor
+        .f_detach()?
+        .f_to_device(Device::Cpu)?
+        .f_to_kind(Kind::Float)?;
+    Ok(Vec::<f32>::try_from(
+        &host.f_contiguous()?.f_flatten(0, -1)?,
+    )?)
+}
+
+/// A small table of numbers as a tensor beside `outputs`.
+fn beside(outputs: &Tensor, values: &[f32]) -> Result<Tensor, Error> {
+    Ok(Tensor::f_from_slice(values)?.f_to_device(outputs.device())?)
+}
+
+fn targets_error(expected: String, found: &Values) -> Error {
+    Error::Targets {
+        expected,
+        found: found.describe(),
+    }
+}
+
+/// `id2label`, `label2id` and `num_labels`.
+fn label_fields(problem_type: &str, names: &[String]) -> Map<String, Value> {
+    let by_id = names
+        .iter()
+        .enumerate()
+        .map(|(id, name)| (id.to_string(), Value::from(name.as_str())));
+    let by_name = names
+        .iter()
+        .enumerate()
+        .map(|(id, name)| (name.clone(), Value::from(id)));
+    Map::from_iter([
+        ("problem_type".to_owned(), Value::from(problem_type)),
+        ("num_labels".to_owned(), Value::from(names.len())),
+        ("id2label".to_owned(), Value::Object(by_id.collect())),
+        ("label2id".to_owned(), Value::Object(by_name.collect())),
+    ])
+}
+
+#[cfg(test)]
+mod tests;

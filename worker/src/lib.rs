@@ -1,0 +1,11 @@
+//! Espalier's worker: data, model, heads, engine, checkpoints and the agent.
+
+pub mod agent;
+pub mod checkpoint;
+pub mod data;
+pub mod engine;
+pub mod heads;
+pub mod metrics;
+pub mod model;
+pub mod predict;
+pub mod torch;

@@ -1,0 +1,84 @@
+//! What a predictor that ignores its input would reach: the floor that a model must rise above.
+
+use super::{Error, Values, scores};
+use espalier_spec::job::Metric;
+use std::collections::BTreeMap;
+
+/// A constant prediction, learned from training targets.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Baseline {
+    /// The most frequent class; of equally frequent ones the lowest.
+    Class {
+        /// Number of classes.
+        classes: usize,
+        /// The class.
+        class: u32,
+    },
+    /// The most frequent set of classes (maybe the empty one); of equally frequent ones the one
+    /// whose indicators come first in order, absent before present. It is the best constant for
+    /// accuracy, which asks for every label of a sample.
+    Set(Vec<bool>),
+    /// The mean, which is the best constant for the squared error.
+    Mean(f64),
+}
+
+impl Baseline {
+    /// The best constant for `train`.
+    #[must_use]
+    pub fn fit(train: &Values) -> Self {
+        match train {
+            Values::Single { classes, values } => {
+                let class = most_frequent(values.iter().copied()).unwrap_or(0);
+                Baseline::Class {
+                    classes: *classes,
+                    class,
+                }
+            }
+            Values::Multi { classes, values } => {
+                let rows = values.chunks_exact((*classes).max(1));
+                let set = most_frequent(rows).map(<[bool]>::to_vec);
+                Baseline::Set(set.unwrap_or_else(|| vec![false; *classes]))
+            }
+            #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
+            Values::Numbers(values) => {
+                Baseline::Mean(values.iter().sum::<f64>() / values.len().max(1) as f64)
+            }
+        }
+    }
+
+    /// This prediction for `samples` samples.
+    #[must_use]
+    pub fn predict(&self, samples: usize) -> Values {
+        match self {
+            Baseline::Class { classes, class } => Values::Single {
+                classes: *classes,
+                values: vec![*class; samples],
+            },
+            Baseline::Set(set) => Values::Multi {
+                classes: set.len(),
+                values: set.repeat(samples),
+            },
+            Baseline::Mean(mean) => Values::Numbers(vec![*mean; samples]),
+        }
+    }
+
+    /// Every metric of this prediction on `truth`; correlations are 0.
+    ///
+    /// # Errors
+    /// `truth` is of another kind than the training targets, or holds no samples.
+    pub fn scores(&self, truth: &Values) -> Result<BTreeMap<Metric, f64>, Error> {
+        scores(truth, &self.predict(truth.len()))
+    }
+}
+
+/// The most frequent value; of equally frequent ones the least.
+fn most_frequent<T: Ord>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut counts = BTreeMap::new();
+    for value in values {
+        *counts.entry(value).or_insert(0_u64) += 1;
+    }
+    let best = counts
+        .into_iter()
+        .reduce(|best, next| if next.1 > best.1 { next } else { best });
+    best.map(|(value, _)| value)
+}

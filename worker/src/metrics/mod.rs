@@ -1,0 +1,138 @@
+//! Metrics: how good predictions are, as plain numbers, with the conventions of scikit-learn and
+//! SciPy.
+//!
+//! [`scores`] computes every metric that fits the kind of prediction; [`Baseline`] is what the same
+//! metrics are worth for a predictor that ignores its input.
+
+mod baseline;
+mod classes;
+mod numbers;
+
+pub use baseline::Baseline;
+pub use classes::{accuracy, macro_f1, multi_accuracy, multi_macro_f1};
+pub use numbers::{mse, pearson, spearman};
+
+use espalier_spec::job::Metric;
+use std::collections::BTreeMap;
+
+/// Targets or predictions of some samples.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// One class a sample.
+    Single {
+        /// Number of classes.
+        classes: usize,
+        /// Class of each sample, below `classes`.
+        values: Vec<u32>,
+    },
+    /// Any number of classes a sample.
+    Multi {
+        /// Number of classes.
+        classes: usize,
+        /// Whether sample i has class c: `values[i * classes + c]`.
+        values: Vec<bool>,
+    },
+    /// One number a sample.
+    Numbers(Vec<f64>),
+}
+
+impl Values {
+    /// Samples held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Values::Single { values, .. } => values.len(),
+            Values::Multi { classes, values } => values.len() / (*classes).max(1),
+            Values::Numbers(values) => values.len(),
+        }
+    }
+
+    /// Whether there is no sample.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What these are, in words for an error message.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Values::Single { classes, .. } => format!("{} of one in {classes} classes", self.len()),
+            Values::Multi { classes, .. } => format!("{} of any of {classes} classes", self.len()),
+            Values::Numbers(_) => format!("{} numbers", self.len()),
+        }
+    }
+}
+
+/// Errors of comparing predictions with targets.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Two sides that can't be compared.
+    #[error("predictions don't fit the targets: expected {expected}, found {found}")]
+    Mismatch {
+        /// What the targets are.
+        expected: String,
+        /// What the predictions are.
+        found: String,
+    },
+    /// Nothing to compare.
+    #[error("no samples to score")]
+    NoSamples,
+}
+
+/// Every metric that fits: accuracy and macro F1 for classes; mean squared error, Pearson and
+/// Spearman for numbers.
+///
+/// # Errors
+/// The two sides differ in kind, number of classes or number of samples, or there are no samples.
+pub fn scores(truth: &Values, predicted: &Values) -> Result<BTreeMap<Metric, f64>, Error> {
+    let mismatch = || {
+        Err(Error::Mismatch {
+            expected: truth.describe(),
+            found: predicted.describe(),
+        })
+    };
+    if truth.len() != predicted.len() {
+        return mismatch();
+    }
+    if truth.is_empty() {
+        return Err(Error::NoSamples);
+    }
+    match (truth, predicted) {
+        (
+            Values::Single {
+                classes: c,
+                values: t,
+            },
+            Values::Single {
+                classes: d,
+                values: p,
+            },
+        ) if c == d => Ok(BTreeMap::from([
+            (Metric::Accuracy, accuracy(t, p)),
+            (Metric::MacroF1, macro_f1(*c, t, p)),
+        ])),
+        (
+            Values::Multi {
+                classes: c,
+                values: t,
+            },
+            Values::Multi {
+                classes: d,
+                values: p,
+            },
+        ) if c == d => Ok(BTreeMap::from([
+            (Metric::Accuracy, multi_accuracy(*c, t, p)),
+            (Metric::MacroF1, multi_macro_f1(*c, t, p)),
+        ])),
+        (Values::Numbers(t), Values::Numbers(p)) => Ok(BTreeMap::from([
+            (Metric::Mse, mse(t, p)),
+            (Metric::Pearson, pearson(t, p)),
+            (Metric::Spearman, spearman(t, p)),
+        ])),
+        _ => mismatch(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! A small convolutional network for small images, trained from scratch: to show that nothing here
+//! is text-only.
+//!
+//! Each block is a 3x3 convolution, group norm with one group (Wu and He 2018) and GELU; every block
+//! after the first halves the image. Features are the mean over positions.
+//!
+//! Shapes: b samples, c channels, y and x places.
+
+use super::hf::{self, Source};
+use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table, is_trained};
+use serde::Deserialize;
+use tch::{Kind, Tensor};
+
+pub(super) const MODEL_TYPE: &str = "espalier-convnet";
+
+/// `config.json` of this model.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Config {
+    /// Channels of the image.
+    pub num_channels: i64,
+    /// Height and width of the image.
+    pub image_size: i64,
+    /// Channels of each block's output.
+    pub hidden_sizes: Vec<i64>,
+}
+
+#[derive(Debug)]
+pub(super) struct ConvNet {
+    config: Config,
+    blocks: Vec<Block>,
+    extra: Vec<(String, Tensor)>,
+}
+
+impl ConvNet {
+    pub(super) fn load(source: &Source, options: &Options) -> Result<Self, Error> {
+        let config: Config = source.config()?;
+        let positive = |n: &i64| *n > 0;
+        if config.hidden_sizes.is_empty() || !config.hidden_sizes.iter().all(positive) {
+            let message = "hidden_sizes must name the channels of one block or more".to_owned();
+            return Err(source.wrong("config.json", message));
+        }
+        if config.num_channels <= 0 || config.image_size <= 0 {
+            let message = "num_channels and image_size must be above 0".to_owned();
+            return Err(source.wrong("config.json", message));
+        }
+        let count = config.hidden_sizes.len();
+        let mut blocks = Vec::with_capacity(count);
+        let mut before = config.num_channels;
+        for (index, &channels) in config.hidden_sizes.iter().enumerate() {
+            let name = format!("stage.{index}");
+            let params = vec![
+                ParamSpec::weight(format!("{name}.conv.weight"), &[channels, before, 3, 3]),
+                ParamSpec::bias(format!("{name}.conv.bias"), &[channels]),
+                ParamSpec::bias(format!("{name}.norm.weight"), &[channels]),
+                ParamSpec::bias(format!("{name}.norm.bias"), &[channels]),
+            ];
+            let trained = is_trained(options.tuning, index, count);
+            blocks.push(Block::new(name, params, trained, options.device)?);
+            before = channels;
+        }
+        let start = (options.init, options.seed, 0.1);
+        let extra = hf::start(source, start, "", None, &mut blocks)?;
+        Ok(Self {
+            config,
+            blocks,
+            extra,
+        })
+    }
+}
+
+impl Backbone for ConvNet {
+    fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+    fn blocks_mut(&mut self) -> &mut [Block] {
+        &mut self.blocks
+    }
+    fn table(&self) -> Option<&Table> {
+        None
+    }
+    fn table_mut(&mut self) -> Option<&mut Table> {
+        None
+    }
+    fn width(&self) -> usize {
+        self.config.hidden_sizes.last().copied().unwrap_or(0) as usize
+    }
+    fn extra(&self) -> &[(String, Tensor)] {
+        &self.extra
+    }
+
+    fn input(&self, batch: &Batch) -> Result<Tensor, Error> {
+        let Batch::Images(images) = batch else {
+            return Err(Error::Input("an image model was given texts".into()));
+        };
+        let Config {
+            num_channels: c,
+            image_size: s,
+            ..
+        } = self.config;
+        if images.size()[1..] != [c, s, s] {
+            let found = &images.size()[1..];
+            return Err(Error::Input(format!(
+                "images are {found:?}, the model takes [{c}, {s}, {s}]"
+            )));
+        }
+        Ok(images.shallow_clone())
+    }
+
+    fn forward(&self, block: usize, x: &Tensor, _: &Batch, _: &Context) -> Result<Tensor, Error> {
+        let p = |place: usize| self.blocks[block].param(place);
+        let stride = if block == 0 { 1i64 } else { 2 };
+        let y_bcyx = x.f_conv2d(p(0), Some(p(1)), [stride, stride], [1, 1], [1, 1], 1)?;
+        let y_bcyx = y_bcyx.f_group_norm(1, Some(p(2)), Some(p(3)), 1e-5, false)?;
+        Ok(y_bcyx.f_gelu("none")?)
+    }
+
+    fn pool(&self, x: &Tensor, _: &Batch) -> Result<Tensor, Error> {
+        Ok(x.f_mean_dim(&[2i64, 3][..], false, Kind::Float)?)
+    }
+}

@@ -1,0 +1,63 @@
+//! What can be wrong with a model.
+
+use std::path::PathBuf;
+use tch::TchError;
+
+/// What can be wrong with a model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file of a model directory cannot be read.
+    #[error("model directory {dir}: cannot read {file}: {source}")]
+    File {
+        /// The directory.
+        dir: PathBuf,
+        /// The file in it.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of a model directory is not what it should be.
+    #[error("model directory {dir}: {file}: {message}")]
+    Content {
+        /// The directory.
+        dir: PathBuf,
+        /// The file in it.
+        file: String,
+        /// What was found and expected.
+        message: String,
+    },
+    /// Nobody here knows this kind of model.
+    #[error(
+        "model directory {dir}: unsupported architecture {found:?} (model_type in config.json); supported: {supported}"
+    )]
+    Architecture {
+        /// The directory.
+        dir: PathBuf,
+        /// Its `model_type`.
+        found: String,
+        /// What could be used instead.
+        supported: &'static str,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("tensor {name} has shape {found:?}, expected {expected:?} by config.json")]
+    Shape {
+        /// Name of the tensor.
+        name: String,
+        /// Shape by the configuration.
+        expected: Vec<i64>,
+        /// Shape in the file.
+        found: Vec<i64>,
+    },
+    /// A parameter of this name does not exist.
+    #[error("there is no parameter {name}")]
+    UnknownParameter {
+        /// The name asked for.
+        name: String,
+    },
+    /// An input that the model cannot take.
+    #[error("{0}")]
+    Input(String),
+    /// libtorch refused.
+    #[error("libtorch: {0}")]
+    Torch(#[from] TchError),
+}

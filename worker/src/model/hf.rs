@@ -1,0 +1,228 @@
+//! Hugging Face directories: `config.json` and `model.safetensors`.
+
+use super::init::{key, normal};
+use super::{Block, Error, Table};
+use espalier_spec::job::Init;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tch::{Kind, Tensor};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+
+/// What a backbone reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modality {
+    /// Token ids of a text.
+    Text,
+    /// Numbers of an image, [channels, height, width].
+    Image([i64; 3]),
+}
+
+/// A model directory whose configuration has been read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    dir: PathBuf,
+    config: Value,
+    model_type: String,
+}
+
+/// Named tensors of a weights file, taken out one by one.
+pub(super) struct Weights<'a> {
+    source: &'a Source,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Source {
+    /// Reads a directory's configuration.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Content`].
+    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Error> {
+        let dir = dir.into();
+        let text = std::fs::read(dir.join(CONFIG)).map_err(|source| Error::File {
+            dir: dir.clone(),
+            file: CONFIG.to_owned(),
+            source,
+        })?;
+        let content = |message: String| Error::Content {
+            dir: dir.clone(),
+            file: CONFIG.to_owned(),
+            message,
+        };
+        let config: Value = serde_json::from_slice(&text).map_err(|e| content(e.to_string()))?;
+        let model_type = config.get("model_type").and_then(Value::as_str);
+        let model_type = model_type
+            .ok_or_else(|| content("field model_type is missing: is this a model?".to_owned()))?
+            .to_owned();
+        Ok(Self {
+            dir,
+            config,
+            model_type,
+        })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its kind of model.
+    #[must_use]
+    pub fn model_type(&self) -> &str {
+        &self.model_type
+    }
+
+    /// What it reads.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if an image model does not say its image's shape.
+    pub fn modality(&self) -> Result<Modality, Error> {
+        if self.model_type != super::convnet::MODEL_TYPE {
+            return Ok(Modality::Text);
+        }
+        let config: super::convnet::Config = self.config()?;
+        let size = config.image_size;
+        Ok(Modality::Image([config.num_channels, size, size]))
+    }
+
+    /// Longest input by the configuration, in tokens.
+    #[must_use]
+    pub fn max_positions(&self) -> Option<u64> {
+        self.config
+            .get("max_position_embeddings")
+            .and_then(Value::as_u64)
+    }
+
+    /// Parameters of a part of the model whose size is all that matters.
+    ///
+    /// # Errors
+    /// [`Error::Content`] naming the field that is missing or wrong.
+    pub(super) fn config<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_value(self.config.clone()).map_err(|e| self.wrong(CONFIG, e.to_string()))
+    }
+
+    pub(super) fn wrong(&self, file: &str, message: String) -> Error {
+        Error::Content {
+            dir: self.dir.clone(),
+            file: file.to_owned(),
+            message,
+        }
+    }
+
+    /// Reads the weights; `prefix` (such as `bert.`) is taken off names that have it.
+    pub(super) fn weights(&self, prefix: &str) -> Result<Weights<'_>, Error> {
+        let path = self.dir.join(WEIGHTS);
+        if let Err(source) = std::fs::File::open(&path) {
+            return Err(Error::File {
+                dir: self.dir.clone(),
+                file: WEIGHTS.to_owned(),
+                source,
+            });
+        }
+        let tensors = Tensor::read_safetensors(&path)
+            .map_err(|e| self.wrong(WEIGHTS, format!("not a whole safetensors file: {e}")))?;
+        let short = |name: String| name.strip_prefix(prefix).map(str::to_owned).unwrap_or(name);
+        let tensors = tensors
+            .into_iter()
+            .map(|(name, tensor)| (short(name), tensor))
+            .collect();
+        Ok(Weights {
+            source: self,
+            tensors,
+        })
+    }
+}
+
+impl Weights<'_> {
+    /// Fills a block; every parameter must be there in its shape.
+    pub(super) fn fill(&mut self, block: &mut Block) -> Result<(), Error> {
+        for (name, shape) in block.names() {
+            let values = self.take(&name, &shape)?;
+            block.load(&name, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Fills a table.
+    pub(super) fn fill_table(&mut self, table: &mut Table) -> Result<(), Error> {
+        let name = table.name().to_owned();
+        let values = self.take(&name, &table.weight().size())?;
+        table.load(&values)
+    }
+
+    fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, Error> {
+        let Some(values) = self.tensors.remove(name) else {
+            let message = format!("tensor {name} {shape:?} is missing");
+            return Err(self.source.wrong(WEIGHTS, message));
+        };
+        if values.size() != shape {
+            let found = values.size();
+            let message =
+                format!("tensor {name} has shape {found:?}, expected {shape:?} by {CONFIG}");
+            return Err(self.source.wrong(WEIGHTS, message));
+        }
+        Ok(values.f_to_kind(Kind::Float)?)
+    }
+
+    /// What nobody took, as it came.
+    pub(super) fn rest(self) -> Vec<(String, Tensor)> {
+        self.tensors.into_iter().collect()
+    }
+}
+
+/// Random start of a block: weights normal, biases 0, weights of norms 1.
+pub(super) fn randomize(block: &mut Block, seed: u64, std: f64) -> Result<(), Error> {
+    for (name, shape) in block.names() {
+        let count = shape.iter().product::<i64>() as usize;
+        let is_norm = name.to_ascii_lowercase().contains("norm");
+        let values = match (name.ends_with("bias"), is_norm) {
+            (true, _) => vec![0.0; count],
+            (false, true) => vec![1.0; count],
+            (false, false) => normal(count, key(seed, &name), std),
+        };
+        block.load(&name, &Tensor::f_from_slice(&values)?.f_view(&shape[..])?)?;
+    }
+    Ok(())
+}
+
+/// Random start of a table.
+pub(super) fn randomize_table(table: &mut Table, seed: u64, std: f64) -> Result<(), Error> {
+    let size = table.weight().size();
+    let values = normal(table.rows() * table.width(), key(seed, table.name()), std);
+    table.load(&Tensor::f_from_slice(&values)?.f_view(&size[..])?)
+}
+
+/// Fills blocks and table by the job's choice, and returns the tensors left over.
+pub(super) fn start(
+    source: &Source,
+    (init, seed, std): (Init, u64, f64),
+    prefix: &str,
+    table: Option<&mut Table>,
+    blocks: &mut [Block],
+) -> Result<Vec<(String, Tensor)>, Error> {
+    match init {
+        Init::Pretrained => {
+            let mut weights = source.weights(prefix)?;
+            if let Some(table) = table {
+                weights.fill_table(table)?;
+            }
+            for block in blocks {
+                weights.fill(block)?;
+            }
+            Ok(weights.rest())
+        }
+        Init::Random => {
+            if let Some(table) = table {
+                randomize_table(table, seed, std)?;
+            }
+            for block in blocks {
+                randomize(block, seed, std)?;
+            }
+            Ok(Vec::new())
+        }
+    }
+}

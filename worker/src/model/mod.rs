@@ -1,0 +1,131 @@
+//! Backbones: pretrained models cut into blocks.
+//!
+//! A backbone is `input → block 0 → block 1 → … → pool`. Each block keeps its parameters in one flat
+//! buffer and its gradients in a second one; the autograd graph is cut between blocks, so backward
+//! runs block by block and whatever follows a block's gradient (its exchange) can start early.
+//! Nothing here knows ranks.
+//!
+//! Shapes in names: t tokens of the packed batch, b samples, h hidden width, n heads, l length,
+//! d width of a head.
+
+mod batch;
+mod bert;
+mod block;
+mod context;
+mod convnet;
+mod error;
+mod hf;
+pub mod init;
+mod pass;
+mod table;
+
+pub use batch::{Batch, Group, TokenBatch, images};
+pub use block::{Block, Param, ParamSpec};
+pub use context::{Context, mix};
+pub use error::Error;
+pub use hf::{Modality, Source};
+pub use pass::Pass;
+pub use table::Table;
+
+use espalier_spec::job::{Init, Pooling, Tuning};
+use tch::{Device, Tensor};
+
+/// How a backbone is to be built.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Where the weights start.
+    pub init: Init,
+    /// Seed of random weights.
+    pub seed: u64,
+    /// Which blocks are trained.
+    pub tuning: Tuning,
+    /// How token vectors become one vector.
+    pub pooling: Pooling,
+    /// Dropout rate in place of the configuration's.
+    pub dropout: Option<f64>,
+    /// Where it computes.
+    pub device: Device,
+}
+
+/// A shared model in blocks.
+pub trait Backbone: std::fmt::Debug + Send {
+    /// The blocks, first to last.
+    fn blocks(&self) -> &[Block];
+    /// The blocks, first to last.
+    fn blocks_mut(&mut self) -> &mut [Block];
+    /// The row-sparse table in front of block 0, if there is one.
+    fn table(&self) -> Option<&Table>;
+    /// The row-sparse table in front of block 0, if there is one.
+    fn table_mut(&mut self) -> Option<&mut Table>;
+    /// Width h of the features.
+    fn width(&self) -> usize;
+    /// The input of block 0 for a batch.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the batch is none for this backbone.
+    fn input(&self, batch: &Batch) -> Result<Tensor, Error>;
+    /// Runs one block.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    fn forward(
+        &self,
+        block: usize,
+        x: &Tensor,
+        batch: &Batch,
+        ctx: &Context,
+    ) -> Result<Tensor, Error>;
+    /// Features of the last block's output, f32 [b, h], in the order the samples were given in.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    fn pool(&self, x: &Tensor, batch: &Batch) -> Result<Tensor, Error>;
+    /// Tensors of the model's file that are no parameters here; exported as they came.
+    fn extra(&self) -> &[(String, Tensor)];
+
+    /// All tensors with their Hugging Face names.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    fn export(&self) -> Result<Vec<(String, Tensor)>, Error> {
+        let mut all = Vec::new();
+        if let Some(table) = self.table() {
+            all.push((table.name().to_owned(), table.weight().shallow_clone()));
+        }
+        for block in self.blocks() {
+            all.extend(block.export()?);
+        }
+        all.extend(
+            self.extra()
+                .iter()
+                .map(|(name, t)| (name.clone(), t.shallow_clone())),
+        );
+        Ok(all)
+    }
+}
+
+/// Whether block `index` of `count` is trained; the table and embeddings count as block 0.
+#[must_use]
+pub fn is_trained(tuning: Tuning, index: usize, count: usize) -> bool {
+    match tuning {
+        Tuning::All => true,
+        Tuning::Heads => false,
+        Tuning::LastBlocks(last) => index + last as usize >= count,
+    }
+}
+
+/// Builds the backbone of a directory.
+///
+/// # Errors
+/// [`Error::Architecture`] for one that nobody here knows; else what is wrong with its files.
+pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Error> {
+    match source.model_type() {
+        bert::MODEL_TYPE => Ok(Box::new(bert::Bert::load(source, options)?)),
+        convnet::MODEL_TYPE => Ok(Box::new(convnet::ConvNet::load(source, options)?)),
+        found => Err(Error::Architecture {
+            dir: source.dir().to_owned(),
+            found: found.to_owned(),
+            supported: "bert, espalier-convnet",
+        }),
+    }
+}

@@ -1,0 +1,290 @@
+//! Answers from an exported model.
+
+use crate::checkpoint::{Export, HEADS_FILE, META_FILE, read_tensors};
+use crate::data::{self, Input, Tokenizer};
+use crate::engine::{self, inputs};
+use crate::heads::Linear;
+use crate::model::{self, Backbone, Context, Modality, Options, Pass, Source, mix};
+use espalier_spec::job::{HeadKind, Init, Tuning};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use tch::{Device, Kind, Tensor};
+
+/// Classes of a multi-label head are named from this probability on.
+const THRESHOLD: f64 = 0.5;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory is no export.
+    #[error(
+        "{dir} is no exported model: {message}; expected the directory that `espalier export` names"
+    )]
+    NoExport {
+        /// The directory.
+        dir: String,
+        /// What is missing or wrong.
+        message: String,
+    },
+    /// A task that the export does not have.
+    #[error("no task {found:?}; this model has {known}")]
+    UnknownTask {
+        /// What was asked for.
+        found: String,
+        /// What there is.
+        known: String,
+    },
+    /// The model or an input.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The heads' file.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::Error),
+}
+
+impl From<model::Error> for Error {
+    fn from(error: model::Error) -> Self {
+        Error::Engine(error.into())
+    }
+}
+impl From<data::Error> for Error {
+    fn from(error: data::Error) -> Self {
+        Error::Engine(error.into())
+    }
+}
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Self {
+        Error::Engine(error.into())
+    }
+}
+
+/// What one head says of one input.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// One class.
+    Single {
+        /// The most probable class.
+        label: String,
+        /// Its probability.
+        score: f64,
+        /// Probability of every class.
+        scores: BTreeMap<String, f64>,
+    },
+    /// Any number of classes.
+    Multi {
+        /// Classes with probability 0.5 or more, most probable first.
+        labels: Vec<Scored>,
+        /// Probability of every class.
+        scores: BTreeMap<String, f64>,
+    },
+    /// A number.
+    Number {
+        /// The number.
+        value: f64,
+    },
+}
+
+/// A class with its probability.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scored {
+    /// The class.
+    pub label: String,
+    /// Its probability.
+    pub score: f64,
+}
+
+/// An exported model, loaded.
+#[derive(Debug)]
+pub struct Predictor {
+    meta: Export,
+    backbone: Box<dyn Backbone>,
+    heads: HashMap<String, Tensor>,
+    modality: Modality,
+    tokenizer: Option<Arc<Tokenizer>>,
+}
+
+impl Predictor {
+    /// Loads an export.
+    ///
+    /// # Errors
+    /// [`Error::NoExport`], or what is wrong with its files.
+    pub fn load(dir: &Path) -> Result<Self, Error> {
+        let wrong = |message: String| Error::NoExport {
+            dir: dir.display().to_string(),
+            message,
+        };
+        let text =
+            std::fs::read(dir.join(META_FILE)).map_err(|e| wrong(format!("{META_FILE}: {e}")))?;
+        let meta: Export =
+            serde_json::from_slice(&text).map_err(|e| wrong(format!("{META_FILE}: {e}")))?;
+        let source = Source::open(dir)?;
+        let options = Options {
+            init: Init::Pretrained,
+            seed: 0,
+            tuning: Tuning::Heads,
+            pooling: meta.pooling,
+            dropout: None,
+            device: Device::Cpu,
+        };
+        let modality = source.modality()?;
+        let tokenizer = match inputs(&source, modality, meta.max_tokens)? {
+            data::Modality::Text(tokenizer) => Some(tokenizer),
+            data::Modality::Image { .. } => None,
+        };
+        let backbone = model::build(&source, &options)?;
+        let heads = read_tensors(&dir.join(HEADS_FILE))?;
+        Ok(Self {
+            meta,
+            backbone,
+            heads,
+            modality,
+            tokenizer,
+        })
+    }
+
+    /// What the model reads.
+    #[must_use]
+    pub fn modality(&self) -> Modality {
+        self.modality
+    }
+
+    /// Names of the tasks.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<&str> {
+        self.meta
+            .tasks
+            .iter()
+            .map(|task| task.name.as_str())
+            .collect()
+    }
+
+    /// Checks names of tasks.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTask`].
+    pub fn check_tasks(&self, wanted: &[String]) -> Result<(), Error> {
+        let known = self.tasks();
+        match wanted.iter().find(|name| !known.contains(&name.as_str())) {
+            Some(found) => Err(Error::UnknownTask {
+                found: found.clone(),
+                known: known.join(", "),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Tokenises a text.
+    ///
+    /// # Errors
+    /// If the model reads images, or the text cannot be tokenised.
+    pub fn text(&self, text: &str) -> Result<Input, Error> {
+        let no_text = || model::Error::Input("this model reads images, not texts".to_owned());
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(no_text)?;
+        let encoded = tokenizer
+            .encode(text)
+            .map_err(|e| model::Error::Input(format!("cannot tokenise {text:?}: {e}")))?;
+        Ok(Input::Tokens(encoded.ids.into()))
+    }
+
+    /// Features [b, h] of some inputs, in order.
+    ///
+    /// # Errors
+    /// If an input does not fit the model.
+    pub fn features(&self, inputs: &[Input]) -> Result<Tensor, Error> {
+        let all: Vec<&Input> = inputs.iter().collect();
+        let keys: Vec<u64> = (0..inputs.len() as u64).map(mix).collect();
+        let batch = engine::pack(&all, &keys, self.modality, Device::Cpu)?;
+        let pass = Pass::forward(self.backbone.as_ref(), &batch, &Context::eval())?;
+        Ok(pass.features()?)
+    }
+
+    /// Outputs [b, C] of a task's head before softmax or sigmoid.
+    ///
+    /// # Errors
+    /// [`Error::NoExport`] if the head is missing.
+    pub fn outputs(&self, task: &str, features: &Tensor) -> Result<Tensor, Error> {
+        let part = |name: &str| {
+            let name = format!("heads.{task}.{name}");
+            self.heads.get(&name).ok_or_else(|| Error::NoExport {
+                dir: HEADS_FILE.to_owned(),
+                message: format!("tensor {name} is missing"),
+            })
+        };
+        let linear = Linear {
+            weight: part("weight")?,
+            bias: part("bias")?,
+        };
+        tch::no_grad(|| linear.forward(features, None)).map_err(|e| Error::Engine(e.into()))
+    }
+
+    /// Answers of the named tasks (all, if none is named) for each input.
+    ///
+    /// # Errors
+    /// If an input does not fit the model.
+    pub fn predict(
+        &self,
+        inputs: &[Input],
+        wanted: &[String],
+    ) -> Result<Vec<BTreeMap<String, Answer>>, Error> {
+        let features = self.features(inputs)?;
+        let mut answers = vec![BTreeMap::new(); inputs.len()];
+        for task in &self.meta.tasks {
+            if !wanted.is_empty() && !wanted.contains(&task.name) {
+                continue;
+            }
+            let outputs = self.outputs(&task.name, &features)?;
+            let scores = match task.head {
+                HeadKind::SingleLabel => outputs.f_softmax(-1, Kind::Float)?,
+                HeadKind::MultiLabel => outputs.f_sigmoid()?,
+                HeadKind::Regression => outputs,
+            };
+            let width = scores
+                .size()
+                .last()
+                .map_or(1, |&n| n.unsigned_abs() as usize)
+                .max(1);
+            let flat = Vec::<f32>::try_from(&scores.f_contiguous()?.f_flatten(0, -1)?)?;
+            for (answer, row) in answers.iter_mut().zip(flat.chunks_exact(width)) {
+                answer.insert(task.name.clone(), shape(task.head, &task.labels, row));
+            }
+        }
+        Ok(answers)
+    }
+}
+
+fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
+    let scored = |(label, &score): (&String, &f32)| (label.clone(), f64::from(score));
+    let scores: BTreeMap<String, f64> = labels.iter().zip(row).map(scored).collect();
+    let mut ranked: Vec<Scored> = scores
+        .iter()
+        .map(|(label, &score)| Scored {
+            label: label.clone(),
+            score,
+        })
+        .collect();
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+    match head {
+        HeadKind::Regression => Answer::Number {
+            value: row.first().map_or(0.0, |&v| f64::from(v)),
+        },
+        HeadKind::MultiLabel => {
+            ranked.retain(|class| class.score >= THRESHOLD);
+            Answer::Multi {
+                labels: ranked,
+                scores,
+            }
+        }
+        HeadKind::SingleLabel => {
+            let best = ranked.into_iter().next();
+            let (label, score) = best.map_or_else(Default::default, |b| (b.label, b.score));
+            Answer::Single {
+                label,
+                score,
+                scores,
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+// What the Rust bindings of libtorch lack. Every function returns null, or an error text that the
+// caller frees with espalier_free.
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <vector>
+
+namespace {
+
+char* text(const char* what) {
+  return strdup(what);
+}
+
+template <typename F>
+char* guarded(F&& f) {
+  try {
+    f();
+    return nullptr;
+  } catch (const std::exception& e) {
+    return text(e.what());
+  } catch (...) {
+    return text("unknown C++ exception");
+  }
+}
+
+// The finalizer of splitmix64: every bit of the input reaches every bit of the output.
+inline uint64_t mix(uint64_t x) {
+  x ^= x >> 30;
+  x *= 0xbf58476d1ce4e5b9ull;
+  x ^= x >> 27;
+  x *= 0x94d049bb133111ebull;
+  x ^= x >> 31;
+  return x;
+}
+
+// 32-bit mixing (lowbias32) that vectorizes well.
+inline uint32_t mix32(uint32_t x) {
+  x ^= x >> 16;
+  x *= 0x7feb352du;
+  x ^= x >> 15;
+  x *= 0x846ca68bu;
+  x ^= x >> 16;
+  return x;
+}
+
+}  // namespace
+
+extern "C" {
+
+void espalier_free(char* p) {
+  free(p);
+}
+
+char* espalier_set_grad(at::Tensor* parameter, at::Tensor* gradient) {
+  return guarded([&] { parameter->mutable_grad() = gradient->defined() ? *gradient : at::Tensor(); });
+}
+
+char* espalier_backward(at::Tensor** outputs, at::Tensor** gradients, size_t n) {
+  return guarded([&] {
+    std::vector<at::Tensor> roots, grads;
+    for (size_t i = 0; i < n; i++) {
+      roots.push_back(*outputs[i]);
+      grads.push_back(*gradients[i]);
+    }
+    torch::autograd::backward(roots, grads);
+  });
+}
+
+char* espalier_adamw(
+    at::Tensor* parameter, at::Tensor* gradient, at::Tensor* first, at::Tensor* second,
+    double step, double rate, double beta1, double beta2, double weight_decay, double eps) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    auto count = at::scalar_tensor(step, parameter->options().dtype(at::kFloat));
+    at::_fused_adamw_(
+        {*parameter}, {*gradient}, {*first}, {*second}, {}, {count}, rate, beta1, beta2,
+        weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{},
+        /*found_inf=*/{});
+  });
+}
+
+// Writes keep masks for `rows` rows: out[r][j] = 1/(1-p) with probability 1-p, else 0. The value
+// depends on (key, rows_key[r], j) only.
+void espalier_dropout(
+    float* out, const uint64_t* row_keys, size_t rows, size_t width, uint64_t key, double p) {
+  const float keep = static_cast<float>(1.0 / (1.0 - p));
+  const uint32_t threshold = static_cast<uint32_t>(std::min(p * 4294967296.0, 4294967295.0));
+  for (size_t r = 0; r < rows; r++) {
+    const uint64_t row = mix(key ^ mix(row_keys[r] + 0x9e3779b97f4a7c15ull));
+    const uint32_t low = static_cast<uint32_t>(row), high = static_cast<uint32_t>(row >> 32);
+    float* at = out + r * width;
+    for (size_t j = 0; j < width; j++) {
+      const uint32_t h = mix32(mix32(static_cast<uint32_t>(j) + low) ^ high);
+      at[j] = h >= threshold ? keep : 0.0f;
+    }
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,223 @@
+//! What `tch` lacks: a safe face on a few functions of libtorch's C++ API.
+//!
+//! With `worker/comm`'s memory files, the only place of `unsafe`.
+#![allow(unsafe_code)]
+
+use espalier_comm::{Buffer, RawBuffer, Region};
+use std::ffi::{CStr, c_char};
+use tch::{Kind, TchError, Tensor};
+
+#[repr(C)]
+struct Opaque {
+    _private: [u8; 0],
+}
+
+unsafe extern "C" {
+    fn espalier_free(text: *mut c_char);
+    fn espalier_set_grad(parameter: *mut Opaque, gradient: *mut Opaque) -> *mut c_char;
+    fn espalier_backward(
+        outputs: *const *mut Opaque,
+        gradients: *const *mut Opaque,
+        n: usize,
+    ) -> *mut c_char;
+    fn espalier_adamw(
+        parameter: *mut Opaque,
+        gradient: *mut Opaque,
+        first: *mut Opaque,
+        second: *mut Opaque,
+        step: f64,
+        rate: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+    ) -> *mut c_char;
+    fn espalier_dropout(
+        out: *mut f32,
+        row_keys: *const u64,
+        rows: usize,
+        width: usize,
+        key: u64,
+        p: f64,
+    );
+}
+
+fn raw(tensor: &Tensor) -> *mut Opaque {
+    tensor.as_ptr() as *mut Opaque
+}
+
+fn check(error: *mut c_char) -> Result<(), TchError> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null answer is a NUL-terminated string from strdup that is ours to free.
+    let text = unsafe {
+        let text = CStr::from_ptr(error).to_string_lossy().into_owned();
+        espalier_free(error);
+        text
+    };
+    Err(TchError::Torch(text))
+}
+
+/// Makes `gradient` (same shape as `parameter`) the place that autograd accumulates into.
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn set_grad(parameter: &Tensor, gradient: &Tensor) -> Result<(), TchError> {
+    // SAFETY: both point to live at::Tensor objects for the call.
+    check(unsafe { espalier_set_grad(raw(parameter), raw(gradient)) })
+}
+
+/// Runs the backward pass from `outputs`, each with the gradient of the final scalar with respect to
+/// it; leaves accumulate into their `.grad`.
+///
+/// # Errors
+/// If shapes differ or the graph was freed.
+pub fn backward(outputs: &[&Tensor], gradients: &[&Tensor]) -> Result<(), TchError> {
+    if outputs.len() != gradients.len() {
+        let text = format!(
+            "{} outputs but {} gradients",
+            outputs.len(),
+            gradients.len()
+        );
+        return Err(TchError::Torch(text));
+    }
+    let outputs: Vec<*mut Opaque> = outputs.iter().map(|t| raw(t)).collect();
+    let gradients: Vec<*mut Opaque> = gradients.iter().map(|t| raw(t)).collect();
+    // SAFETY: both arrays hold `len` pointers to live at::Tensor objects.
+    check(unsafe { espalier_backward(outputs.as_ptr(), gradients.as_ptr(), outputs.len()) })
+}
+
+/// Hyper-parameters of one AdamW step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWStep {
+    /// Number of this step, from 1.
+    pub step: u64,
+    /// Learning rate.
+    pub rate: f64,
+    /// Decay of the first and second moment.
+    pub betas: [f64; 2],
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Added to the denominator.
+    pub eps: f64,
+}
+
+/// One AdamW step in place, in one pass over memory. All tensors are f32 [n] on one device.
+///
+/// # Errors
+/// If shapes or devices differ.
+pub fn adamw(
+    parameter: &Tensor,
+    gradient: &Tensor,
+    moments: (&Tensor, &Tensor),
+    how: &AdamWStep,
+) -> Result<(), TchError> {
+    // SAFETY: all pointers are to live at::Tensor objects for the call.
+    check(unsafe {
+        espalier_adamw(
+            raw(parameter),
+            raw(gradient),
+            raw(moments.0),
+            raw(moments.1),
+            how.step as f64,
+            how.rate,
+            how.betas[0],
+            how.betas[1],
+            how.weight_decay,
+            how.eps,
+        )
+    })
+}
+
+/// A dropout mask, f32 [rows, width]: 1/(1-p) with probability 1-p, else 0. Each value is a function
+/// of (key, its row's key, its column) alone.
+///
+/// # Errors
+/// If the tensor cannot be made.
+pub fn dropout_mask(row_keys: &[u64], width: usize, key: u64, p: f64) -> Result<Tensor, TchError> {
+    let size = [row_keys.len() as i64, width as i64];
+    let mask = Tensor::f_empty(size, (Kind::Float, tch::Device::Cpu))?;
+    // SAFETY: the tensor is fresh, contiguous and has rows * width elements of f32.
+    unsafe {
+        let out = mask.data_ptr().cast::<f32>();
+        espalier_dropout(out, row_keys.as_ptr(), row_keys.len(), width, key, p);
+    }
+    Ok(mask)
+}
+
+/// The memory of a contiguous CPU f32 tensor.
+///
+/// # Errors
+/// If the tensor is of another kind, device or layout.
+pub fn data(tensor: &Tensor) -> Result<&[f32], TchError> {
+    let (pointer, length) = memory(tensor)?;
+    // SAFETY: `memory` checked kind, device and contiguity; the borrow keeps the tensor alive.
+    Ok(unsafe { std::slice::from_raw_parts(pointer, length) })
+}
+
+/// The memory of a contiguous CPU f32 tensor, for writing. Views of the same storage must not be
+/// used while the slice lives.
+///
+/// # Errors
+/// If the tensor is of another kind, device or layout.
+pub fn data_mut(tensor: &mut Tensor) -> Result<&mut [f32], TchError> {
+    let (pointer, length) = memory(tensor)?;
+    // SAFETY: as in `data`; the exclusive borrow keeps other safe access through this handle away,
+    // and callers keep views of the same storage idle.
+    Ok(unsafe { std::slice::from_raw_parts_mut(pointer, length) })
+}
+
+/// Address and length of a contiguous CPU f32 tensor, for communicators.
+///
+/// # Errors
+/// If the tensor is of another kind, device or layout.
+pub fn memory(tensor: &Tensor) -> Result<(*mut f32, usize), TchError> {
+    let wrong = |what: &str| {
+        Err(TchError::Torch(format!(
+            "not a contiguous CPU f32 tensor: {what}"
+        )))
+    };
+    if tensor.f_kind()? != Kind::Float {
+        return wrong("kind");
+    }
+    if tensor.device() != tch::Device::Cpu {
+        return wrong("device");
+    }
+    if !tensor.is_contiguous() {
+        return wrong("layout");
+    }
+    Ok((tensor.data_ptr().cast::<f32>(), tensor.numel()))
+}
+
+/// A tensor's memory lent to a communicator, kept alive while the operation runs. Until the handle
+/// gives it back, nothing else may use that memory.
+#[derive(Debug)]
+pub struct Lent {
+    buffer: RawBuffer<f32>,
+    _tensor: Tensor,
+}
+
+impl Lent {
+    /// Lends the memory of a contiguous CPU f32 tensor.
+    ///
+    /// # Errors
+    /// If the tensor is of another kind, device or layout.
+    pub fn new(tensor: &Tensor) -> Result<Self, TchError> {
+        let (pointer, length) = memory(tensor)?;
+        // SAFETY: the shallow clone keeps the storage alive as long as this buffer; the engine, the
+        // only caller, leaves a block's buffer alone while its exchange is under way.
+        let buffer = unsafe { RawBuffer::new(pointer, length) };
+        Ok(Self {
+            buffer,
+            _tensor: tensor.shallow_clone(),
+        })
+    }
+}
+
+// SAFETY: the memory is the tensor's own, which does not move; see `Lent::new`.
+unsafe impl Buffer for Lent {
+    fn region(&mut self) -> Region {
+        self.buffer.region()
+    }
+}
