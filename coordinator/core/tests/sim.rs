@@ -204,7 +204,6 @@ fn story(seed: u64) -> Story {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods)] // The seed to repeat comes from whoever runs the test.
 fn every_job_ends_or_waits_for_a_stated_reason() {
     // Promise: whatever fails and whenever, the invariants hold after every step, the store gives
     // the same state back, no device is given twice, and once the cluster is healthy every job
