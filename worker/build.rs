@@ -21,6 +21,8 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .warnings(false)
+        // The masks of dropout are made in an inner loop here.
+        .opt_level(3)
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .file("src/torch.cpp")

@@ -52,6 +52,18 @@ inline uint32_t mix32(uint32_t x) {
   return x;
 }
 
+// One row of a mask. Integers up to the comparison, so every instruction set gives the same bits.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+__attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+void fill_mask(
+    float* out, uint32_t width, uint32_t low, uint32_t high, uint32_t threshold, float keep) {
+  for (uint32_t j = 0; j < width; j++) {
+    const uint32_t h = mix32(mix32(j + low) ^ high);
+    out[j] = h >= threshold ? keep : 0.0f;
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -97,11 +109,7 @@ void espalier_dropout(
   for (size_t r = 0; r < rows; r++) {
     const uint64_t row = mix(key ^ mix(row_keys[r] + 0x9e3779b97f4a7c15ull));
     const uint32_t low = static_cast<uint32_t>(row), high = static_cast<uint32_t>(row >> 32);
-    float* at = out + r * width;
-    for (size_t j = 0; j < width; j++) {
-      const uint32_t h = mix32(mix32(static_cast<uint32_t>(j) + low) ^ high);
-      at[j] = h >= threshold ? keep : 0.0f;
-    }
+    fill_mask(out + r * width, static_cast<uint32_t>(width), low, high, threshold, keep);
   }
 }
 

@@ -136,11 +136,7 @@ impl Host {
             });
             listeners.push(listener);
         }
-        // Ranks build backbones of their own; this one shows that the model is whole, and its sizes.
-        let backbone = sources.backbone(&assignment.spec, tch::Device::Cpu);
-        let profile = backbone
-            .and_then(|backbone| sources.profile(&assignment.spec, backbone.as_ref()))
-            .map_err(|e| e.failure())?;
+        let profile = sources.profile(&assignment.spec).map_err(|e| e.failure())?;
         self.report(Content::Prepared { addresses, profile });
         let Some(order) = self.wait(started) else {
             return Ok(Outcome::Ordered);

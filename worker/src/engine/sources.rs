@@ -7,7 +7,7 @@ use crate::model::{self, Backbone, Modality, Options, Source};
 use espalier_spec::JobSpec;
 use espalier_spec::plan::{BlockProfile, Profile, TaskProfile};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tch::Device;
 
 /// What all ranks of a job on one worker share.
@@ -21,6 +21,8 @@ pub struct Sources {
     pub tasks: Arc<Vec<Arc<TaskData>>>,
     /// Which samples each step takes.
     pub order: Arc<Order>,
+    /// A backbone that was built to see that the model is whole; the first rank takes it.
+    spare: Mutex<Option<Box<dyn Backbone>>>,
 }
 
 impl Sources {
@@ -59,6 +61,7 @@ impl Sources {
             modality,
             tasks: Arc::new(tasks),
             order: Arc::new(order),
+            spare: Mutex::default(),
         })
     }
 
@@ -69,11 +72,15 @@ impl Sources {
         data::total_steps(&spec.training, samples)
     }
 
-    /// Builds the backbone.
+    /// A backbone for one rank.
     ///
     /// # Errors
     /// What is wrong with the model directory.
     pub fn backbone(&self, spec: &JobSpec, device: Device) -> Result<Box<dyn Backbone>, Error> {
+        let spare = self.spare.lock().ok().and_then(|mut spare| spare.take());
+        if let Some(backbone) = spare {
+            return Ok(backbone);
+        }
         let options = Options {
             init: spec.backbone.init,
             seed: spec.seed,
@@ -89,7 +96,8 @@ impl Sources {
     ///
     /// # Errors
     /// What is wrong with the model directory or the heads.
-    pub fn profile(&self, spec: &JobSpec, backbone: &dyn Backbone) -> Result<Profile, Error> {
+    pub fn profile(&self, spec: &JobSpec) -> Result<Profile, Error> {
+        let backbone = self.backbone(spec, Device::Cpu)?;
         let heads = HeadSet::new(spec, &self.tasks, backbone.width(), Device::Cpu)?;
         let mut blocks = Vec::new();
         if let Some(table) = backbone.table() {
@@ -120,6 +128,9 @@ impl Sources {
                 share: self.order.share(index),
                 sample_cost: task.sample_cost,
             });
+        if let Ok(mut spare) = self.spare.lock() {
+            *spare = Some(backbone);
+        }
         Ok(Profile {
             blocks,
             tasks: tasks.collect(),

@@ -322,6 +322,20 @@ fn check(source: &Source, config: &Config) -> Result<Activation, Error> {
     if config.type_vocab_size <= 0 {
         return wrong("type_vocab_size must be above 0".into());
     }
+    for (name, rate) in [
+        ("hidden_dropout_prob", config.hidden_dropout_prob),
+        (
+            "attention_probs_dropout_prob",
+            config.attention_probs_dropout_prob,
+        ),
+    ] {
+        if !(0.0..1.0).contains(&rate) {
+            return wrong(format!("{name} is {rate}, expected at least 0 and below 1"));
+        }
+    }
+    if config.num_hidden_layers == 0 {
+        return wrong("num_hidden_layers must be above 0".into());
+    }
     if config.position_embedding_type != "absolute" {
         let found = &config.position_embedding_type;
         return wrong(format!(

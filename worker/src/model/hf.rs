@@ -1,16 +1,15 @@
 //! Hugging Face directories: `config.json` and `model.safetensors`.
 
 use super::init::{key, normal};
+use super::weights::Weights;
 use super::{Block, Error, Table};
 use espalier_spec::job::Init;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
 
 /// What a backbone reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +26,6 @@ pub struct Source {
     dir: PathBuf,
     config: Value,
     model_type: String,
-}
-
-/// Named tensors of a weights file, taken out one by one.
-pub(super) struct Weights<'a> {
-    source: &'a Source,
-    tensors: BTreeMap<String, Tensor>,
 }
 
 impl Source {
@@ -112,66 +105,15 @@ impl Source {
             message,
         }
     }
-
-    /// Reads the weights; `prefix` (such as `bert.`) is taken off names that have it.
-    pub(super) fn weights(&self, prefix: &str) -> Result<Weights<'_>, Error> {
-        let path = self.dir.join(WEIGHTS);
-        if let Err(source) = std::fs::File::open(&path) {
-            return Err(Error::File {
-                dir: self.dir.clone(),
-                file: WEIGHTS.to_owned(),
-                source,
-            });
-        }
-        let tensors = Tensor::read_safetensors(&path)
-            .map_err(|e| self.wrong(WEIGHTS, format!("not a whole safetensors file: {e}")))?;
-        let short = |name: String| name.strip_prefix(prefix).map(str::to_owned).unwrap_or(name);
-        let tensors = tensors
-            .into_iter()
-            .map(|(name, tensor)| (short(name), tensor))
-            .collect();
-        Ok(Weights {
-            source: self,
-            tensors,
-        })
-    }
 }
 
-impl Weights<'_> {
-    /// Fills a block; every parameter must be there in its shape.
-    pub(super) fn fill(&mut self, block: &mut Block) -> Result<(), Error> {
-        for (name, shape) in block.names() {
-            let values = self.take(&name, &shape)?;
-            block.load(&name, &values)?;
-        }
-        Ok(())
+/// Fills a block; every parameter must be there in its shape.
+fn fill(weights: &mut Weights<'_>, block: &mut Block) -> Result<(), Error> {
+    for (name, shape) in block.names() {
+        let values = weights.take(&name, &shape)?;
+        block.load(&name, &values)?;
     }
-
-    /// Fills a table.
-    pub(super) fn fill_table(&mut self, table: &mut Table) -> Result<(), Error> {
-        let name = table.name().to_owned();
-        let values = self.take(&name, &table.weight().size())?;
-        table.load(&values)
-    }
-
-    fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, Error> {
-        let Some(values) = self.tensors.remove(name) else {
-            let message = format!("tensor {name} {shape:?} is missing");
-            return Err(self.source.wrong(WEIGHTS, message));
-        };
-        if values.size() != shape {
-            let found = values.size();
-            let message =
-                format!("tensor {name} has shape {found:?}, expected {shape:?} by {CONFIG}");
-            return Err(self.source.wrong(WEIGHTS, message));
-        }
-        Ok(values.f_to_kind(Kind::Float)?)
-    }
-
-    /// What nobody took, as it came.
-    pub(super) fn rest(self) -> Vec<(String, Tensor)> {
-        self.tensors.into_iter().collect()
-    }
+    Ok(())
 }
 
 /// Random start of a block: weights normal, biases 0, weights of norms 1.
@@ -206,14 +148,15 @@ pub(super) fn start(
 ) -> Result<Vec<(String, Tensor)>, Error> {
     match init {
         Init::Pretrained => {
-            let mut weights = source.weights(prefix)?;
+            let mut weights = Weights::open(source, prefix)?;
             if let Some(table) = table {
-                weights.fill_table(table)?;
+                let values = weights.take(table.name(), &table.weight().size())?;
+                table.load(&values)?;
             }
             for block in blocks {
-                weights.fill(block)?;
+                fill(&mut weights, block)?;
             }
-            Ok(weights.rest())
+            weights.rest()
         }
         Init::Random => {
             if let Some(table) = table {

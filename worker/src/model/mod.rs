@@ -18,6 +18,7 @@ mod hf;
 pub mod init;
 mod pass;
 mod table;
+mod weights;
 
 pub use batch::{Batch, Group, TokenBatch, images};
 pub use block::{Block, Param, ParamSpec};

@@ -30,7 +30,8 @@ impl Pass {
         };
         let mut x = backbone.input(batch)?;
         for index in 0..first {
-            x = tch::no_grad(|| backbone.forward(index, &x, batch, ctx))?;
+            // Frozen blocks give the same features in every epoch: nothing is dropped there.
+            x = tch::no_grad(|| backbone.forward(index, &x, batch, &Context::eval()))?;
         }
         let mut inputs = Vec::new();
         let mut outputs = Vec::new();
