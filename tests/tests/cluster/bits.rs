@@ -1,0 +1,127 @@
+//! The same job ends with the same bytes, whatever happens on the way.
+
+use espalier_proto::v1::job::State;
+use espalier_tests::{Cluster, job};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+
+/// What a job leaves that must not depend on timing, topology or accidents.
+#[derive(Debug, PartialEq)]
+struct Model {
+    backbone: Vec<u8>,
+    heads: Vec<u8>,
+}
+
+impl Model {
+    fn read(export: &str) -> Self {
+        let read = |name: &str| fs::read(Path::new(export).join(name)).unwrap();
+        Self {
+            backbone: read("model.safetensors"),
+            heads: read("heads.safetensors"),
+        }
+    }
+
+    /// Fails with the name of what differs, not with megabytes.
+    fn same(&self, other: &Self, what: &str) {
+        assert!(
+            self.backbone == other.backbone,
+            "{what}: model.safetensors differs"
+        );
+        assert!(
+            self.heads == other.heads,
+            "{what}: heads.safetensors differs"
+        );
+    }
+}
+
+const STEPS: u64 = 400;
+
+fn spec(cluster: &Cluster, name: &str) -> Value {
+    let mut spec = job(name, cluster.toy(), STEPS);
+    spec["resources"] = json!({"ranks": 2, "shards": 2});
+    spec
+}
+
+async fn finish(cluster: &Cluster, name: &str) -> Model {
+    let done = cluster.wait_for(name, State::Succeeded).await.unwrap();
+    Model::read(&done.export_path)
+}
+
+async fn undisturbed(cluster: &Cluster) -> Model {
+    cluster.submit(&spec(cluster, "calm")).unwrap();
+    finish(cluster, "calm").await
+}
+
+async fn two_workers() -> Cluster {
+    let mut cluster = Cluster::start().unwrap();
+    cluster.worker("a", 1).await.unwrap();
+    cluster.worker("b", 1).await.unwrap();
+    cluster
+}
+
+// Promise: a job run twice gives the same bytes; so does one rank that computes both shards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twice_and_on_one_rank() {
+    let cluster = two_workers().await;
+    let first = undisturbed(&cluster).await;
+    cluster.submit(&spec(&cluster, "again")).unwrap();
+    finish(&cluster, "again").await.same(&first, "a second run");
+    let mut alone = spec(&cluster, "alone");
+    alone["resources"] = json!({"ranks": 1, "shards": 2});
+    cluster.submit(&alone).unwrap();
+    finish(&cluster, "alone")
+        .await
+        .same(&first, "one rank with two shards");
+}
+
+// Promise: a paused job holds no ranks and a checkpoint; resumed, it ends with the same bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pause_and_resume() {
+    let cluster = two_workers().await;
+    let calm = undisturbed(&cluster).await;
+    cluster.submit(&spec(&cluster, "paused")).unwrap();
+    cluster.checkpoint("paused", 0).await.unwrap();
+    assert_eq!(cluster.cli(&["pause", "paused"]).unwrap().code, 0);
+    let paused = cluster.wait_for("paused", State::Paused).await.unwrap();
+    let step = paused.checkpoint.unwrap().step;
+    assert!(step > 0 && step < STEPS, "paused at step {step}");
+    assert_eq!(cluster.cli(&["resume", "paused"]).unwrap().code, 0);
+    finish(&cluster, "paused")
+        .await
+        .same(&calm, "after a pause");
+}
+
+// Promise: kill -9 of the coordinator stops no training; restarted, it takes the job up again in
+// the same generation, and the job ends with the same bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_coordinator_dies() {
+    let mut cluster = two_workers().await;
+    let calm = undisturbed(&cluster).await;
+    cluster.submit(&spec(&cluster, "orphan")).unwrap();
+    cluster.checkpoint("orphan", 0).await.unwrap();
+    cluster.kill_coordinator();
+    cluster.start_coordinator().unwrap();
+    finish(&cluster, "orphan")
+        .await
+        .same(&calm, "after the coordinator's death");
+    let job = cluster.job("orphan").await.unwrap();
+    assert_eq!(job.generation, 1, "the job was adopted, not started again");
+}
+
+// Promise: kill -9 of a worker costs at most the steps since the checkpoint: when a worker of its
+// name is back, the job goes on in generation 2 and ends with the same bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_dies() {
+    let mut cluster = two_workers().await;
+    let calm = undisturbed(&cluster).await;
+    cluster.submit(&spec(&cluster, "robbed")).unwrap();
+    cluster.checkpoint("robbed", 0).await.unwrap();
+    cluster.kill_worker("b");
+    cluster.worker("b", 1).await.unwrap();
+    finish(&cluster, "robbed")
+        .await
+        .same(&calm, "after a worker's death");
+    let job = cluster.job("robbed").await.unwrap();
+    assert_eq!(job.generation, 2);
+}

@@ -1,0 +1,8 @@
+//! Whole clusters of real processes.
+#![allow(clippy::unwrap_used)] // a test that can't go on fails here
+
+mod bits;
+mod input;
+mod job;
+mod refuse;
+mod steer;
