@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
+use espalier_spec::job::Pooling;
 use espalier_worker::agent::{self, Config, log::JobLog};
 use espalier_worker::checkpoint::write_tensors;
 use espalier_worker::data::Input;
@@ -10,7 +11,7 @@ use espalier_worker::predict::Predictor;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::prelude::*;
@@ -49,7 +50,7 @@ enum Command {
     /// Write features [n, h] of texts, one per line, and outputs of all heads of an export to a
     /// safetensors file: for comparing with other implementations.
     Forward {
-        /// Directory of an exported model.
+        /// Directory of an exported model; with --pooling, any Hugging Face directory.
         #[arg(long)]
         model: PathBuf,
         /// File with one text per line.
@@ -58,6 +59,16 @@ enum Command {
         /// File to write.
         #[arg(long)]
         out: PathBuf,
+        /// Take the directory as one that was not exported here, and pool so: mean, cls, max or
+        /// pooler.
+        #[arg(long)]
+        pooling: Option<String>,
+        /// Longest text in tokens; an export knows its own.
+        #[arg(long, default_value_t = 128, requires = "pooling")]
+        max_tokens: u32,
+        /// Write the vectors of all tokens before pooling, too: `hidden` [T, h].
+        #[arg(long)]
+        hidden: bool,
     },
 }
 
@@ -95,7 +106,15 @@ fn main() -> ExitCode {
             format: _,
             threads,
         } => predict(&model, &tasks, threads),
-        Command::Forward { model, texts, out } => forward(&model, &texts, &out),
+        Command::Forward {
+            model,
+            texts,
+            out,
+            pooling,
+            max_tokens,
+            hidden,
+        } => load(&model, pooling.as_deref(), max_tokens)
+            .and_then(|predictor| forward(&predictor, &texts, &out, hidden)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -186,11 +205,7 @@ struct Reply<'a, T: Serialize> {
     predictions: T,
 }
 
-fn predict(
-    model: &std::path::Path,
-    tasks: &[String],
-    threads: Option<usize>,
-) -> anyhow::Result<()> {
+fn predict(model: &Path, tasks: &[String], threads: Option<usize>) -> anyhow::Result<()> {
     if let Some(threads) = threads {
         tch::set_num_threads(i32::try_from(threads.max(1))?);
     }
@@ -236,21 +251,28 @@ fn predict(
     }
 }
 
-fn forward(
-    model: &std::path::Path,
-    texts: &std::path::Path,
-    out: &std::path::Path,
-) -> anyhow::Result<()> {
-    let predictor = Predictor::load(model)?;
+/// An export, or any model directory if a pooling is named.
+fn load(model: &Path, pooling: Option<&str>, max_tokens: u32) -> anyhow::Result<Predictor> {
+    let Some(name) = pooling else {
+        return Ok(Predictor::load(model)?);
+    };
+    let pooling: Pooling = serde_json::from_value(name.into())
+        .with_context(|| format!("--pooling {name}: expected mean, cls, max or pooler"))?;
+    Ok(Predictor::load_plain(model, pooling, max_tokens)?)
+}
+
+fn forward(predictor: &Predictor, texts: &Path, out: &Path, hidden: bool) -> anyhow::Result<()> {
     let content = std::fs::read_to_string(texts).with_context(|| texts.display().to_string())?;
     let inputs: Result<Vec<Input>, _> = content.lines().map(|line| predictor.text(line)).collect();
-    let features = predictor.features(&inputs?)?;
+    let inputs = inputs?;
+    let features = predictor.features(&inputs)?;
     let mut tensors = vec![("features".to_owned(), features.shallow_clone())];
     for task in predictor.tasks() {
-        tensors.push((
-            format!("outputs.{task}"),
-            predictor.outputs(task, &features)?,
-        ));
+        let name = format!("outputs.{task}");
+        tensors.push((name, predictor.outputs(task, &features)?));
+    }
+    if hidden {
+        tensors.push(("hidden".to_owned(), predictor.hidden(&inputs)?));
     }
     write_tensors(out, &tensors, None)?;
     Ok(())

@@ -4,8 +4,8 @@ use crate::checkpoint::{Export, HEADS_FILE, META_FILE, read_tensors};
 use crate::data::{self, Input, Tokenizer};
 use crate::engine::{self, inputs};
 use crate::heads::Linear;
-use crate::model::{self, Backbone, Context, Modality, Options, Pass, Source, mix};
-use espalier_spec::job::{HeadKind, Init, Tuning};
+use crate::model::{self, Backbone, Batch, Context, Modality, Options, Pass, Source, mix};
+use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -120,6 +120,27 @@ impl Predictor {
             std::fs::read(dir.join(META_FILE)).map_err(|e| wrong(format!("{META_FILE}: {e}")))?;
         let meta: Export =
             serde_json::from_slice(&text).map_err(|e| wrong(format!("{META_FILE}: {e}")))?;
+        let heads = read_tensors(&dir.join(HEADS_FILE))?;
+        Self::build(dir, meta, heads)
+    }
+
+    /// Loads a Hugging Face directory that was not exported here: features only, no tasks.
+    ///
+    /// # Errors
+    /// What is wrong with its files.
+    pub fn load_plain(dir: &Path, pooling: Pooling, max_tokens: u32) -> Result<Self, Error> {
+        let meta = Export {
+            format: 1,
+            job: String::new(),
+            step: 0,
+            pooling,
+            max_tokens,
+            tasks: Vec::new(),
+        };
+        Self::build(dir, meta, HashMap::new())
+    }
+
+    fn build(dir: &Path, meta: Export, heads: HashMap<String, Tensor>) -> Result<Self, Error> {
         let source = Source::open(dir)?;
         let options = Options {
             init: Init::Pretrained,
@@ -135,7 +156,6 @@ impl Predictor {
             data::Modality::Image { .. } => None,
         };
         let backbone = model::build(&source, &options)?;
-        let heads = read_tensors(&dir.join(HEADS_FILE))?;
         Ok(Self {
             meta,
             backbone,
@@ -199,6 +219,35 @@ impl Predictor {
         let batch = engine::pack(&all, &keys, self.modality, Device::Cpu)?;
         let pass = Pass::forward(self.backbone.as_ref(), &batch, &Context::eval())?;
         Ok(pass.features()?)
+    }
+
+    /// What the last block gives before pooling: for texts the vectors of all tokens, [T, h], texts
+    /// in order one after another.
+    ///
+    /// # Errors
+    /// If an input does not fit the model.
+    pub fn hidden(&self, inputs: &[Input]) -> Result<Tensor, Error> {
+        let all: Vec<&Input> = inputs.iter().collect();
+        let keys: Vec<u64> = (0..inputs.len() as u64).map(mix).collect();
+        let batch = engine::pack(&all, &keys, self.modality, Device::Cpu)?;
+        let last = || -> Result<Tensor, Error> {
+            let mut x = self.backbone.input(&batch)?;
+            for block in 0..self.backbone.blocks().len() {
+                x = self.backbone.forward(block, &x, &batch, &Context::eval())?;
+            }
+            let Batch::Tokens(tokens) = &batch else {
+                return Ok(x);
+            };
+            let lengths = tokens.groups.iter();
+            let lengths: Vec<i64> = lengths
+                .flat_map(|group| std::iter::repeat_n(group.length, group.samples as usize))
+                .collect();
+            let parts = x.f_split_with_sizes(&lengths[..], 0)?;
+            let packed = Vec::<i64>::try_from(&tokens.inverse)?;
+            let given: Vec<&Tensor> = packed.iter().map(|&at| &parts[at as usize]).collect();
+            Ok(Tensor::f_cat(&given, 0)?)
+        };
+        tch::no_grad(last)
     }
 
     /// Outputs [b, C] of a task's head before softmax or sigmoid.

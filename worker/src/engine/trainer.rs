@@ -110,6 +110,12 @@ impl Trainer {
         })
     }
 
+    /// The heads, for giving them weights of one's own before the first step: the same ones on all
+    /// ranks, since nothing sends them round.
+    pub fn heads_mut(&mut self) -> &mut HeadSet {
+        &mut self.heads
+    }
+
     /// The block of an index; the heads' block is the last one.
     pub(super) fn block(&self, index: usize) -> &Block {
         self.backbone
