@@ -222,7 +222,7 @@ impl Predictor {
     }
 
     /// What the last block gives before pooling: for texts the vectors of all tokens, [T, h], texts
-    /// in order one after another.
+    /// in order one after another. BERT's own pooler is a block, and then these are the features.
     ///
     /// # Errors
     /// If an input does not fit the model.
@@ -242,6 +242,9 @@ impl Predictor {
             let lengths: Vec<i64> = lengths
                 .flat_map(|group| std::iter::repeat_n(group.length, group.samples as usize))
                 .collect();
+            if x.size().first() != Some(&(tokens.host_ids.len() as i64)) {
+                return Ok(x.f_index_select(0, &tokens.inverse)?);
+            }
             let parts = x.f_split_with_sizes(&lengths[..], 0)?;
             let packed = Vec::<i64>::try_from(&tokens.inverse)?;
             let given: Vec<&Tensor> = packed.iter().map(|&at| &parts[at as usize]).collect();
