@@ -26,8 +26,10 @@ digits: setup ## Image recipe: train from nothing on one task, transfer to anoth
 	@$(ENV); $(PYTHON) recipes/digits/demo.py
 
 test: setup ## All tests
-	@$(PYTHON) deploy/setup/setup.py etcd
+	@$(PYTHON) deploy/setup/setup.py grpc
+	@$(ENV); cargo build --workspace --bins
 	@$(ENV); cargo test --workspace --doc
+	@$(ENV); PYTHONPATH=.espalier/pygrpc $(PYTHON) tests/python/client.py
 	@$(ENV); if cargo nextest --version >/dev/null 2>&1; \
 	then cargo nextest run --workspace --no-fail-fast; \
 	else cargo test --workspace --bins --lib --tests --no-fail-fast; fi
@@ -48,7 +50,7 @@ fix: setup ## Format and apply what clippy can fix
 
 bench: setup ## Side by side with PyTorch DDP; appends to tests/bench/RESULTS.md
 	@$(PYTHON) deploy/setup/setup.py python
-	@$(ENV); cargo build --release --workspace --bins; $(PEER) tests/bench/run.py
+	@$(ENV); cargo build --workspace --bins; cargo build -p espalier-comm --example bench_allreduce; $(PEER) tests/bench/run.py
 
 parity: setup ## Forward, export and 20 training steps against PyTorch and transformers
 	@$(PYTHON) deploy/setup/setup.py python

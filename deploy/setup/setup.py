@@ -67,6 +67,12 @@ def etcd():
     return debian.unpacked("etcd-server", "usr/bin/etcd", HOME / "etcd")
 
 
+def grpc():
+    import pysite
+
+    pysite.setup_grpc()
+
+
 def python():
     """Python packages for `make parity` and `make bench`."""
     import pysite
@@ -95,7 +101,7 @@ def write_env(torch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["toolchain", "libtorch", "minilm", "etcd", "python", "all"]
+    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "python", "all"]
     parser.add_argument("parts", nargs="*", help=f"any of {', '.join(names)}; without: toolchain libtorch minilm")
     parser.add_argument("--cuda", choices=["auto", "yes", "no"], default="auto", help="fetch the CUDA libraries too")
     args = parser.parse_args()
@@ -122,6 +128,8 @@ def run(parts, cuda):
         minilm()
     if "etcd" in parts:
         etcd()
+    if "grpc" in parts:
+        grpc()
     if "python" in parts:
         python()
     write_env(libtorch.folder())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPO / "target"))
-BIN = Path(os.environ.get("ESPALIER_BIN_DIR") or TARGET / "release")
-ALL_REDUCE = Path(os.environ.get("ESPALIER_BENCH_ALLREDUCE") or TARGET / "release/examples/bench_allreduce")
+BIN = Path(os.environ.get("ESPALIER_BIN_DIR") or TARGET / "debug")
+ALL_REDUCE = Path(os.environ.get("ESPALIER_BENCH_ALLREDUCE") or TARGET / "debug/examples/bench_allreduce")
 JOB = REPO / "tests/bench/job.yaml"
 BATCH = 32
 

@@ -103,7 +103,7 @@ pub struct AdamWStep {
     pub eps: f64,
 }
 
-/// One AdamW step in place, in one pass over memory. All tensors are f32 [n] on one device.
+/// One AdamW step in place, in one pass over memory. All tensors are f32 `[n]` on one device.
 ///
 /// # Errors
 /// If shapes or devices differ.

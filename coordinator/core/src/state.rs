@@ -1,4 +1,4 @@
-//! The durable state and the one way it changes: [`State::apply`].
+//! The durable state and the one way it changes: `State::apply`.
 
 use crate::command::StopMode;
 use crate::event::{PeerAddress, Time};

@@ -6,7 +6,7 @@
 //! | `ClusterService` | `cluster.rs` |
 //! | `WorkerService` | `workers.rs` |
 //!
-//! [`routes`] assembles them with health checks and reflection.
+//! `routes` assembles them with health checks and reflection.
 
 mod cluster;
 mod follow;

@@ -19,7 +19,7 @@ use tch::Tensor;
 
 /// Name of the file that describes an export.
 pub const META_FILE: &str = "espalier.json";
-/// Name of the file with all heads: `heads.<task>.weight` [C, H] and `heads.<task>.bias` [C].
+/// Name of the file with all heads: `heads.<task>.weight` [C, H] and `heads.<task>.bias` `[C]`.
 pub const HEADS_FILE: &str = "heads.safetensors";
 
 const MODELING: &str = include_str!("modeling_espalier.py");

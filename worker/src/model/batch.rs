@@ -45,15 +45,15 @@ pub struct Group {
 /// Token sequences, one after another, shorter ones first, without padding: T tokens in all.
 #[derive(Debug)]
 pub struct TokenBatch {
-    /// Token ids, i64 [T].
+    /// Token ids, i64 `[T]`.
     pub ids: Tensor,
-    /// Place of each token in its sample, i64 [T].
+    /// Place of each token in its sample, i64 `[T]`.
     pub positions: Tensor,
     /// Runs of equal length, in order.
     pub groups: Vec<Group>,
     /// `order[i]`: which of the samples given is the i-th packed one.
     pub order: Vec<usize>,
-    /// The way back: features in packed order, taken at `inverse`, are in the order given. i64 [B].
+    /// The way back: features in packed order, taken at `inverse`, are in the order given. i64 `[B]`.
     pub inverse: Tensor,
     /// Identity of each token (sample and position) for dropout.
     pub row_keys: Vec<u64>,

@@ -163,13 +163,13 @@ impl Block {
         &self.params[index].tensor
     }
 
-    /// All parameters, f32 [n].
+    /// All parameters, f32 `[n]`.
     #[must_use]
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }
 
-    /// All gradients, f32 [n]; none if the block is frozen.
+    /// All gradients, f32 `[n]`; none if the block is frozen.
     #[must_use]
     pub fn grad(&self) -> Option<&Tensor> {
         self.grad.as_ref()
