@@ -210,7 +210,7 @@ impl Host {
         for ending in endings {
             match ending {
                 Ok(Ok(Ending::Exported(path))) => outcome = Outcome::Exported(path),
-                Ok(Ok(Ending::Done | Ending::Stopped)) => {}
+                Ok(Ok(Ending::Stopped)) => {}
                 Ok(Err(failure)) => failures.push(failure),
                 Err(panic) => failures.push(internal(panic_text(panic.as_ref()))),
             }

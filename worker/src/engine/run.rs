@@ -40,10 +40,8 @@ pub struct RankContext {
 /// How a rank ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// All steps done, and this rank exported the model to this directory.
+    /// All steps done, and rank 0 has exported the model to this directory.
     Exported(String),
-    /// All steps done; rank 0 exported the model.
-    Done,
     /// Stopped as ordered.
     Stopped,
 }
@@ -289,10 +287,9 @@ impl Run<'_> {
         let target = self.context.spec.output.as_ref().map(PathBuf::from);
         let target = target.unwrap_or_else(|| self.context.dir.join("export"));
         self.trainer.export(&target, step)?;
-        if self.context.rank != Rank(0) {
-            return Ok(Ending::Done);
+        if self.context.rank == Rank(0) {
+            tracing::info!(step = step.0, path = %target.display(), "exported");
         }
-        tracing::info!(step = step.0, path = %target.display(), "exported");
         Ok(Ending::Exported(absolute(&target)))
     }
 }
