@@ -35,6 +35,8 @@ impl Drop for Process {
 /// A cluster of real processes in a directory of its own.
 #[derive(Debug)]
 pub struct Cluster {
+    /// How long it waits for anything; [`PATIENCE`] at first.
+    pub patience: Duration,
     dir: tempfile::TempDir,
     toy: Toy,
     address: String,
@@ -52,6 +54,7 @@ impl Cluster {
         let dir = tempfile::tempdir()?;
         let toy = Toy::write(&dir.path().join("toy"))?;
         let mut cluster = Self {
+            patience: PATIENCE,
             dir,
             toy,
             address: "127.0.0.1:0".to_owned(),
@@ -88,7 +91,10 @@ impl Cluster {
             if let Some(status) = process.0.try_wait()? {
                 bail!("the coordinator ended with {status}");
             }
-            ensure!(start.elapsed() < PATIENCE, "the coordinator is not ready");
+            ensure!(
+                start.elapsed() < self.patience,
+                "the coordinator is not ready"
+            );
         };
         self.address = address.trim().to_owned();
         self.coordinator = Some(process);
@@ -374,8 +380,8 @@ impl Cluster {
         what: &str,
         future: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
-        let waited = tokio::time::timeout(PATIENCE, future).await;
-        waited.with_context(|| format!("{what}: nothing within {PATIENCE:?}"))?
+        let waited = tokio::time::timeout(self.patience, future).await;
+        waited.with_context(|| format!("{what}: nothing within {:?}", self.patience))?
     }
 }
 
