@@ -35,6 +35,8 @@ impl Drop for Process {
 /// A cluster of real processes in a directory of its own.
 #[derive(Debug)]
 pub struct Cluster {
+    /// How long it waits for anything; [`PATIENCE`] at first.
+    pub patience: Duration,
     dir: tempfile::TempDir,
     toy: Toy,
     address: String,
@@ -52,6 +54,7 @@ impl Cluster {
         let dir = tempfile::tempdir()?;
         let toy = Toy::write(&dir.path().join("toy"))?;
         let mut cluster = Self {
+            patience: PATIENCE,
             dir,
             toy,
             address: "127.0.0.1:0".to_owned(),
@@ -88,7 +91,10 @@ impl Cluster {
             if let Some(status) = process.0.try_wait()? {
                 bail!("the coordinator ended with {status}");
             }
-            ensure!(start.elapsed() < PATIENCE, "the coordinator is not ready");
+            ensure!(
+                start.elapsed() < self.patience,
+                "the coordinator is not ready"
+            );
         };
         self.address = address.trim().to_owned();
         self.coordinator = Some(process);
@@ -105,38 +111,36 @@ impl Cluster {
     /// # Errors
     /// If it does not become ready.
     pub async fn worker(&mut self, name: &str, ranks: u32) -> anyhow::Result<()> {
-        self.spawn_worker(name, ranks, None)?;
+        self.spawn_worker(name, ranks)?;
         self.ready(name).await
     }
 
-    /// Starts a worker; `file_limit`: the largest file it may write, in bytes.
-    ///
-    /// # Errors
-    /// If it cannot be started.
-    pub fn spawn_worker(
-        &mut self,
-        name: &str,
-        ranks: u32,
-        file_limit: Option<u64>,
-    ) -> anyhow::Result<()> {
-        let program = binary("espalier-worker")?;
-        let mut command = match file_limit {
-            None => Command::new(program),
-            Some(limit) => {
-                // SIGXFSZ ignored: a write beyond the limit fails with EFBIG instead of killing.
-                let mut shell = Command::new("bash");
-                let script = "trap '' XFSZ; exec prlimit --fsize=\"$0\" -- \"$@\"";
-                shell.args(["-c", script, &limit.to_string()]).arg(program);
-                shell
-            }
-        };
+    fn spawn_worker(&mut self, name: &str, ranks: u32) -> anyhow::Result<()> {
+        // SIGXFSZ ignored: a write beyond a limit set later fails with EFBIG instead of killing.
+        let mut command = Command::new("bash");
         command
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .arg(binary("espalier-worker")?)
             .args(["run", "--coordinator", &self.url(), "--name", name])
             .args(["--ranks", &ranks.to_string(), "--threads", "1"])
             .arg("--data-dir")
             .arg(self.dir.path().join("data"));
         let process = self.spawn(name, command)?;
         self.workers.insert(name.to_owned(), process);
+        Ok(())
+    }
+
+    /// From now on a worker can write no file longer than so many bytes, as on a full disk.
+    ///
+    /// # Errors
+    /// If the limit cannot be set.
+    pub fn limit_files(&self, name: &str, bytes: u64) -> anyhow::Result<()> {
+        let worker = self.workers.get(name).context("no such worker")?;
+        let status = Command::new("prlimit")
+            .args(["--pid", &worker.0.id().to_string()])
+            .arg(format!("--fsize={bytes}"))
+            .status()?;
+        ensure!(status.success(), "prlimit ended with {status}");
         Ok(())
     }
 
@@ -340,13 +344,44 @@ impl Cluster {
         }
     }
 
+    /// Waits for a line of a job's log.
+    ///
+    /// # Errors
+    /// If none comes.
+    pub async fn log_line(
+        &self,
+        job: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> anyhow::Result<String> {
+        self.within("a log line", async {
+            let request = v1::TailJobLogsRequest {
+                name: job.to_owned(),
+                tail: 0,
+                follow: true,
+            };
+            let mut lines = self
+                .jobs()
+                .await?
+                .tail_job_logs(request)
+                .await?
+                .into_inner();
+            while let Some(line) = lines.message().await? {
+                if wanted(&line.text) {
+                    return Ok(line.text);
+                }
+            }
+            bail!("the log of job {job} ended")
+        })
+        .await
+    }
+
     async fn within<T>(
         &self,
         what: &str,
         future: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
-        let waited = tokio::time::timeout(PATIENCE, future).await;
-        waited.with_context(|| format!("{what}: nothing within {PATIENCE:?}"))?
+        let waited = tokio::time::timeout(self.patience, future).await;
+        waited.with_context(|| format!("{what}: nothing within {:?}", self.patience))?
     }
 }
 

@@ -13,6 +13,18 @@ async fn failure(cluster: &Cluster, spec: &Value) -> (v1::Failure, v1::Job) {
     (job.failure.clone().unwrap(), job)
 }
 
+/// A checkpoint has all its files at their full length.
+fn whole(checkpoint: &str) {
+    let dir = std::path::Path::new(checkpoint);
+    let manifest = fs::read_to_string(dir.join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    for file in manifest["files"].as_array().unwrap() {
+        let path = dir.join(file["name"].as_str().unwrap());
+        let bytes = fs::metadata(&path).unwrap().len();
+        assert_eq!(bytes, file["bytes"].as_u64().unwrap(), "{}", path.display());
+    }
+}
+
 /// A job fails with `code`, its message names all of `words`, and it would fail again.
 async fn fails(cluster: &Cluster, spec: &Value, code: &str, words: &[&str]) {
     let (failure, _) = failure(cluster, spec).await;
@@ -163,13 +175,28 @@ async fn loss_is_no_number() {
     );
     let checkpoint = job.checkpoint.unwrap();
     assert!(checkpoint.step >= 1);
-    let manifest = std::path::Path::new(&checkpoint.path).join("manifest.json");
-    let manifest: Value = serde_json::from_str(&fs::read_to_string(manifest).unwrap()).unwrap();
-    for file in manifest["files"].as_array().unwrap() {
-        let path = std::path::Path::new(&checkpoint.path).join(file["name"].as_str().unwrap());
-        assert_eq!(
-            fs::metadata(path).unwrap().len(),
-            file["bytes"].as_u64().unwrap()
-        );
-    }
+    whole(&checkpoint.path);
+}
+
+// Promise: when a checkpoint cannot be written the older one stays whole, training goes on, and the
+// job's logs say which file could not be written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_room_for_a_checkpoint() {
+    let mut cluster = Cluster::start().unwrap();
+    cluster.worker("a", 1).await.unwrap();
+    cluster
+        .submit(&job("full", cluster.toy(), 1_000_000))
+        .unwrap();
+    cluster.checkpoint("full", 0).await.unwrap();
+    cluster.limit_files("a", 30_000).unwrap();
+    let line = cluster
+        .log_line("full", |text| text.contains("checkpoint failed"))
+        .await
+        .unwrap();
+    assert!(line.contains("safetensors"), "{line}");
+    let job = cluster.job("full").await.unwrap();
+    assert_eq!(job.state(), State::Running, "{}", job.state_reason);
+    let checkpoint = job.checkpoint.unwrap();
+    whole(&checkpoint.path);
+    assert_eq!(cluster.cli(&["cancel", "full"]).unwrap().code, 0);
 }
