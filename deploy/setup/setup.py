@@ -73,6 +73,12 @@ def python():
     return pysite.setup()
 
 
+def grpc():
+    """Python packages for `make test-python`."""
+    import pysite
+    return pysite.setup_grpc()
+
+
 def write_env(torch):
     """.espalier/env.sh, which the Makefile and a person's shell can source."""
     lines = [
@@ -95,7 +101,7 @@ def write_env(torch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["toolchain", "libtorch", "minilm", "etcd", "python", "all"]
+    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "python", "all"]
     parser.add_argument("parts", nargs="*", help=f"any of {', '.join(names)}; without: toolchain libtorch minilm")
     parser.add_argument("--cuda", choices=["auto", "yes", "no"], default="auto", help="fetch the CUDA libraries too")
     args = parser.parse_args()
@@ -122,6 +128,8 @@ def run(parts, cuda):
         minilm()
     if "etcd" in parts:
         etcd()
+    if "grpc" in parts:
+        grpc()
     if "python" in parts:
         python()
     write_env(libtorch.folder())
