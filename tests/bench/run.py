@@ -44,8 +44,8 @@ def contestants(args, folder):
         "espalier": lambda turn: ours.train(folder / f"espalier-{turn}", args.steps, args.warmup),
         "DDP": lambda turn: peer("ddp_peer.py", *ddp),
         "DDP, length grouping": lambda turn: peer("ddp_peer.py", *ddp, "--group-by-length"),
-        "espalier, all-reduce": lambda turn: ours.all_reduce(BYTES),
-        "Gloo": lambda turn: {"tcp": peer("gloo_allreduce.py", "--bytes", BYTES)},
+        "all-reduce of espalier": lambda turn: ours.all_reduce(BYTES),
+        "all-reduce of Gloo": lambda turn: {"tcp": peer("gloo_allreduce.py", "--bytes", BYTES)},
     }
 
 
@@ -73,7 +73,7 @@ def table(found):
         if name != "espalier" and "espalier" in training:
             ratios = [middle(training["espalier"], field) / middle(results, field) for field in fields[:3]]
             lines.append(f"| **espalier / {name}** | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " | | |")
-    gloo = statistics.median(result["tcp"]["median_ms"] for result in found["Gloo"]) if "Gloo" in found else None
+    gloo = statistics.median(result["tcp"]["median_ms"] for result in found["all-reduce of Gloo"]) if "all-reduce of Gloo" in found else None
     reduces = {name: results for name, results in found.items() if "padding" not in results[0]}
     if reduces:
         lines += ["", f"| all-reduce of {BYTES / 1e6:.0f} MB, 2 processes | median ms | Gloo over this |", "| --- | --- | --- |"]
@@ -98,7 +98,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60, help="measured steps")
     parser.add_argument("--warmup", type=int, default=10, help="steps before them")
-    parser.add_argument("--only", help="contestants to run, by a part of their name, comma-separated")
+    parser.add_argument("--only", help="contestants to run, by how their names begin, comma-separated")
     parser.add_argument("--dry", action="store_true", help="print only, leave RESULTS.md as it is")
     args = parser.parse_args()
     if not DATA.is_file():
@@ -106,7 +106,7 @@ def main():
     found = {}
     with tempfile.TemporaryDirectory() as name:
         runs = contestants(args, Path(name))
-        chosen = [run for run in runs if not args.only or any(part in run for part in args.only.split(","))]
+        chosen = [run for run in runs if not args.only or any(run.startswith(part) for part in args.only.split(","))]
         for turn in range(args.rounds):
             for run in chosen:
                 print(f"round {turn + 1} of {args.rounds}: {run}", flush=True)
