@@ -8,7 +8,7 @@ ENV := . .espalier/env.sh
 PEER := PYTHONPATH=.espalier/pysite $(PYTHON)
 ESPALIER_DATA ?= ../shared/data
 
-.PHONY: help setup build demo digits test test-data check fix bench parity clean distclean
+.PHONY: help setup build demo digits test test-python test-data check fix bench parity clean distclean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,13 +26,16 @@ digits: setup ## Image recipe: train from nothing on one task, transfer to anoth
 	@$(ENV); $(PYTHON) recipes/digits/demo.py
 
 test: setup ## All tests
-	@$(PYTHON) deploy/setup/setup.py grpc
 	@$(ENV); cargo build --workspace --bins
+	@$(MAKE) --no-print-directory test-python
 	@$(ENV); cargo test --workspace --doc
-	@$(ENV); PYTHONPATH=.espalier/pygrpc $(PYTHON) tests/python/client.py
 	@$(ENV); if cargo nextest --version >/dev/null 2>&1; \
 	then cargo nextest run --workspace --no-fail-fast; \
 	else cargo test --workspace --bins --lib --tests --no-fail-fast; fi
+
+test-python: setup ## A stock gRPC client in Python, without generated code, runs a job
+	@$(PYTHON) deploy/setup/setup.py grpc
+	@$(ENV); cargo build --workspace --bins; PYTHONPATH=.espalier/pygrpc $(PYTHON) tests/python/client.py
 
 test-data: setup ## Tests on the real data sets in ESPALIER_DATA (default ../shared/data)
 	@test -d "$(ESPALIER_DATA)" || { echo "no data folder at $(ESPALIER_DATA): set ESPALIER_DATA to it" >&2; exit 1; }
@@ -50,7 +53,8 @@ fix: setup ## Format and apply what clippy can fix
 
 bench: setup ## Side by side with PyTorch DDP; appends to tests/bench/RESULTS.md
 	@$(PYTHON) deploy/setup/setup.py python
-	@$(ENV); cargo build --workspace --bins; cargo build -p espalier-comm --example bench_allreduce; $(PEER) tests/bench/run.py
+	@$(ENV); cargo build --workspace --bins; \
+	cargo build -p espalier-comm --example bench_allreduce; $(PEER) tests/bench/run.py
 
 parity: setup ## Forward, export and 20 training steps against PyTorch and transformers
 	@$(PYTHON) deploy/setup/setup.py python

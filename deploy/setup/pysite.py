@@ -40,7 +40,8 @@ def setup():
     need_disk(HOME, 1_500_000_000, "the Python packages")
     aside = HOME / "pysite.new"
     shutil.rmtree(aside, ignore_errors=True)
-    _pip_install(aside)
+    say(f"installing {REQUIREMENTS.relative_to(REPO)}")
+    _pip_install(aside, ["-r", str(REQUIREMENTS)])
     _torch(aside)
     _try(aside)
     (aside / STAMP).write_text(stamp)
@@ -50,29 +51,29 @@ def setup():
 
 
 def setup_grpc():
-    """Only what the stock gRPC client needs: small, and for any Python that has wheels of it."""
-    target, requirements = HOME / "pygrpc", REPO / "tests/python/requirements.txt"
-    stamp = f"{sys.version_info[:2]}\n{requirements.read_text()}"
+    """Only what the stock gRPC client needs, in .espalier/pygrpc: the versions of the requirements."""
+    lines = [line for line in REQUIREMENTS.read_text().splitlines() if re.match(r"(grpcio|grpcio-reflection|protobuf|typing-extensions)==", line)]
+    target, aside = HOME / "pygrpc", HOME / "pygrpc.new"
+    stamp = f"{sys.version_info[:2]}\n" + "\n".join(lines)
     if (target / STAMP).is_file() and (target / STAMP).read_text() == stamp:
-        say(f"Python packages: {target}")
+        say(f"gRPC for Python: {target}")
         return
-    aside = HOME / "pygrpc.new"
     shutil.rmtree(aside, ignore_errors=True)
-    _pip_install(aside, requirements)
+    say("installing " + ", ".join(lines))
+    _pip_install(aside, lines)
     (aside / STAMP).write_text(stamp)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
-    say(f"Python packages: installed into {target}")
+    say(f"gRPC for Python: installed into {target}")
 
 
-def _pip_install(aside, requirements=REQUIREMENTS):
-    say(f"installing {requirements.relative_to(REPO)}")
+def _pip_install(aside, packages):
     command = [sys.executable, "-m", "pip"]
     if subprocess.run(command + ["--version"], capture_output=True).returncode != 0:
         # A wheel is a zip file that Python can run from.
         command = [sys.executable, str(fetch.wheel("pip") / "pip")]
     command += ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-    command += ["--cache-dir", str(HOME / "downloads/pip"), "--target", str(aside), "-r", str(requirements)]
+    command += ["--cache-dir", str(HOME / "downloads/pip"), "--target", str(aside), *packages]
     # Otherwise Debian's pip refuses --target inside of a managed environment.
     env = {**os.environ, "PIP_BREAK_SYSTEM_PACKAGES": "1", "PIP_USER": "0", "PIP_ROOT_USER_ACTION": "ignore"}
     if subprocess.run(command, env=env).returncode != 0:

@@ -67,16 +67,16 @@ def etcd():
     return debian.unpacked("etcd-server", "usr/bin/etcd", HOME / "etcd")
 
 
-def grpc():
-    import pysite
-
-    pysite.setup_grpc()
-
-
 def python():
     """Python packages for `make parity` and `make bench`."""
     import pysite
     return pysite.setup()
+
+
+def grpc():
+    """Python packages for `make test-python`."""
+    import pysite
+    return pysite.setup_grpc()
 
 
 def write_env(torch):

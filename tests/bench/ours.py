@@ -2,9 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
 import time
-from datetime import datetime
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
@@ -12,7 +12,6 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPO / "target"))
 BIN = Path(os.environ.get("ESPALIER_BIN_DIR") or TARGET / "debug")
 ALL_REDUCE = Path(os.environ.get("ESPALIER_BENCH_ALLREDUCE") or TARGET / "debug/examples/bench_allreduce")
 JOB = REPO / "tests/bench/job.yaml"
-BATCH = 32
 
 
 class Cluster:
@@ -88,7 +87,6 @@ def train(folder, steps, warmup, ranks=2, pooling="pooler"):
 def logged_threads(folder):
     """Compute threads per rank, as the workers said when they started."""
     text = "".join(path.read_text(errors="replace") for path in sorted((folder / "logs").glob("worker*")))
-    import re
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     return sorted({int(number) for number in re.findall(r"threads_per_rank=(\d+)", plain)})
 

@@ -44,35 +44,43 @@ def contestants(args, folder):
         "espalier": lambda turn: ours.train(folder / f"espalier-{turn}", args.steps, args.warmup),
         "DDP": lambda turn: peer("ddp_peer.py", *ddp),
         "DDP, length grouping": lambda turn: peer("ddp_peer.py", *ddp, "--group-by-length"),
-        "espalier, shared memory": lambda turn: ours.all_reduce("shm", BYTES),
-        "espalier, TCP": lambda turn: ours.all_reduce("tcp", BYTES),
-        "Gloo": lambda turn: peer("gloo_allreduce.py", "--bytes", BYTES),
+        "all-reduce of espalier": lambda turn: ours.all_reduce(BYTES),
+        "all-reduce of Gloo": lambda turn: {"tcp": peer("gloo_allreduce.py", "--bytes", BYTES)},
     }
 
 
 def middle(results, field):
-    values = [result[field] for result in results]
-    return statistics.median(max(value) if isinstance(value, list) else value for value in values)
+    values = [result[field] for result in results if field in result]
+    return statistics.median(max(value) if isinstance(value, list) else value for value in values) if values else None
+
+
+def cell(value):
+    return "" if value is None else f"{value:.2f}"
 
 
 def table(found):
     """Markdown lines: training first, then the all-reduce; ratios are espalier over the peer."""
-    lines = ["| training, global batch 32, 2 ranks x 1 thread | samples/s | peak memory per rank, MB | command to first step, s | padding |",
-             "| --- | --- | --- | --- | --- |"]
-    fields = ["samples_per_second", "peak_rss_mb", "seconds_to_first_step", "padding"]
+    fields = ["samples_per_second", "peak_rss_mb", "seconds_to_first_step", "seconds_to_first_step_warm", "padding"]
+    lines = []
     training = {name: results for name, results in found.items() if "padding" in results[0]}
+    if training:
+        lines += ["| training, global batch 32, 2 ranks x 1 thread | samples/s | peak memory per rank, MB "
+                  "| command to first step, s | the same on a cluster that is up | padding |",
+                  "| --- | --- | --- | --- | --- | --- |"]
     for name, results in training.items():
-        lines.append(f"| {name} | " + " | ".join(f"{middle(results, field):.2f}" for field in fields) + " |")
+        lines.append(f"| {name} | " + " | ".join(cell(middle(results, field)) for field in fields) + " |")
     for name, results in training.items():
         if name != "espalier" and "espalier" in training:
             ratios = [middle(training["espalier"], field) / middle(results, field) for field in fields[:3]]
-            lines.append(f"| **espalier / {name}** | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " | |")
-    reduces = {name: results for name, results in found.items() if "median_ms" in results[0]}
+            lines.append(f"| **espalier / {name}** | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " | | |")
+    gloo = statistics.median(result["tcp"]["median_ms"] for result in found["all-reduce of Gloo"]) if "all-reduce of Gloo" in found else None
+    reduces = {name: results for name, results in found.items() if "padding" not in results[0]}
     if reduces:
         lines += ["", f"| all-reduce of {BYTES / 1e6:.0f} MB, 2 processes | median ms | Gloo over this |", "| --- | --- | --- |"]
-        for name, results in reduces.items():
-            ratio = middle(reduces["Gloo"], "median_ms") / middle(results, "median_ms") if "Gloo" in reduces else float("nan")
-            lines.append(f"| {name} | {middle(results, 'median_ms'):.1f} | {ratio:.2f} |")
+    for name, results in reduces.items():
+        for transport in (way for way in ("shm", "tcp") if way in results[0]):
+            median = statistics.median(result[transport]["median_ms"] for result in results)
+            lines.append(f"| {name}, {transport} | {median:.1f} | {cell(gloo / median if gloo else None)} |")
     return lines
 
 
@@ -90,7 +98,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60, help="measured steps")
     parser.add_argument("--warmup", type=int, default=10, help="steps before them")
-    parser.add_argument("--only", help="contestants to run, by a part of their name, comma-separated")
+    parser.add_argument("--only", help="contestants to run, by how their names begin, comma-separated")
     parser.add_argument("--dry", action="store_true", help="print only, leave RESULTS.md as it is")
     args = parser.parse_args()
     if not DATA.is_file():
@@ -98,7 +106,7 @@ def main():
     found = {}
     with tempfile.TemporaryDirectory() as name:
         runs = contestants(args, Path(name))
-        chosen = [run for run in runs if not args.only or any(part in run for part in args.only.split(","))]
+        chosen = [run for run in runs if not args.only or any(run.startswith(part) for part in args.only.split(","))]
         for turn in range(args.rounds):
             for run in chosen:
                 print(f"round {turn + 1} of {args.rounds}: {run}", flush=True)

@@ -135,7 +135,7 @@ fn train(golden: &Golden, model: &Path, pooling: &str, share: &[Vec<usize>]) -> 
     }
     let profile = {
         let backbone = sources.backbone(&spec, Device::Cpu).unwrap();
-        sources.profile(&spec, backbone.as_ref()).unwrap()
+        sources.profile(&spec).unwrap()
     };
     let plan = plan(&profile, share.len() as u32);
 

@@ -7,6 +7,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class EspalierForSequenceClassification(BertPreTrainedModel):
+    # The encoder's file may hold BERT's own pooler, which nothing reads here.
+    _keys_to_ignore_on_load_unexpected = [r"^bert\.pooler\."]
+
     def __init__(self, config):
         super().__init__(config)
         self.bert = BertModel(config, add_pooling_layer=False)
