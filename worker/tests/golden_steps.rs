@@ -1,7 +1,7 @@
 //! The training step against PyTorch: 20 AdamW steps on one batch, whose losses and gradient norms
 //! `tests/parity/make_golden.py` computed and committed.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::print_stderr)]
+#![allow(clippy::print_stderr, clippy::print_stdout)]
 
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous, connect, host_id};
 use espalier_spec::plan::{BlockPlacement, Profile, Seat, TaskPlacement};

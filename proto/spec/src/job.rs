@@ -3,6 +3,7 @@
 //! Every optional field has its default here and nowhere else. `check` holds the rules that
 //! connect fields.
 
+pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -309,119 +310,6 @@ pub enum Sampler {
     Uniform,
     /// p_k ∝ n_k^(1/T); T = 1 is proportional, T → ∞ uniform (Raffel et al. 2020, section 3.5.2).
     Temperature(f64),
-}
-
-/// Length, batch and optimizer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainingSpec {
-    /// Optimizer steps; wins over `epochs`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub steps: Option<u64>,
-    /// Passes over the training samples of all tasks together. Default 1 if `steps` is not given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub epochs: Option<f64>,
-    /// Samples per optimizer step, over all tasks and ranks.
-    pub batch_size: u32,
-    /// Parts that a step's batch is computed in, one after another, to save memory.
-    pub accumulation: u32,
-    /// The optimizer (AdamW; Loshchilov and Hutter 2019).
-    pub optimizer: OptimizerSpec,
-    /// The learning rate over time.
-    pub schedule: ScheduleSpec,
-    /// Largest global L2 norm of the gradient; larger ones are scaled down to it. 0 turns it off.
-    pub clip_norm: f64,
-}
-
-impl Default for TrainingSpec {
-    fn default() -> Self {
-        Self {
-            steps: None,
-            epochs: None,
-            batch_size: 32,
-            accumulation: 1,
-            optimizer: OptimizerSpec::default(),
-            schedule: ScheduleSpec::default(),
-            clip_norm: 1.0,
-        }
-    }
-}
-
-/// AdamW.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerSpec {
-    /// Peak learning rate of the backbone.
-    pub learning_rate: f64,
-    /// Peak learning rate of the heads; default: ten times `learning_rate`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub head_learning_rate: Option<f64>,
-    /// Decay of the first and second moment.
-    pub betas: [f64; 2],
-    /// Added to the denominator.
-    pub eps: f64,
-    /// Decoupled weight decay; not applied to biases and norms.
-    pub weight_decay: f64,
-}
-
-impl OptimizerSpec {
-    /// Peak learning rate of the heads.
-    #[must_use]
-    pub fn head_rate(&self) -> f64 {
-        self.head_learning_rate.unwrap_or(self.learning_rate * 10.0)
-    }
-}
-
-impl Default for OptimizerSpec {
-    fn default() -> Self {
-        Self {
-            learning_rate: 5e-5,
-            head_learning_rate: None,
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 0.01,
-        }
-    }
-}
-
-/// The learning rate over time: linear warm-up, then `kind`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct ScheduleSpec {
-    /// Shape after the warm-up.
-    pub kind: ScheduleKind,
-    /// Share of all steps spent on the warm-up, 0 to 1.
-    pub warmup_ratio: f64,
-    /// Steps of warm-up; wins over `warmup_ratio`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup_steps: Option<u64>,
-}
-
-impl Default for ScheduleSpec {
-    fn default() -> Self {
-        Self {
-            kind: ScheduleKind::Linear,
-            warmup_ratio: 0.06,
-            warmup_steps: None,
-        }
-    }
-}
-
-/// Shape of the learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum ScheduleKind {
-    /// Falls in a straight line to 0 at the last step.
-    #[default]
-    Linear,
-    /// Falls along half a cosine to 0 at the last step.
-    Cosine,
-    /// Stays.
-    Constant,
 }
 
 /// When tasks are evaluated and what follows from it.

@@ -8,6 +8,7 @@ pub mod id;
 pub mod job;
 pub mod plan;
 pub mod report;
+mod training;
 
 pub use check::{Violation, check};
 pub use id::{Generation, JobId, Rank, Shard, Step, WorkerId};
