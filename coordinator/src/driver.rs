@@ -177,6 +177,8 @@ pub(crate) fn refusal(error: espalier_core::Error) -> ApiError {
 enum Action {
     Command(Command),
     Read(Read),
+    /// A worker's stream has ended on its side.
+    Forget(ConnId),
 }
 
 #[derive(Default)]
@@ -294,6 +296,7 @@ impl Driver {
                 match action {
                     Action::Command(command) => self.run_command(command),
                     Action::Read(read) => read(&self.machine),
+                    Action::Forget(conn) => drop(self.streams.remove(&conn)),
                 }
             }
         }
@@ -316,10 +319,14 @@ impl Driver {
                 self.step(Event::WorkerConnected { conn, hello }, batch);
             }
             Message::Report(event) => {
-                if let Event::WorkerDisconnected { conn } = &event {
-                    self.streams.remove(conn);
-                }
+                let gone = match &event {
+                    Event::WorkerDisconnected { conn } => Some(*conn),
+                    _ => None,
+                };
                 self.step(event, batch);
+                // After what was decided before it: a refused worker that has said all it wanted
+                // to say still reads the reason.
+                batch.actions.extend(gone.map(Action::Forget));
             }
             Message::Read(read) => batch.actions.push(Action::Read(read)),
         }
