@@ -40,9 +40,8 @@
 //! [`Communicator`] has one entrance, [`issue`](Communicator::issue), that takes a [`Call`] over
 //! [`Region`]s: plain addresses. Typed calls on slices and owned buffers are in
 //! [`CommunicatorExt`], once for all communicators. Memory that belongs to libtorch is lent with
-//! [`RawBuffer`]. A backend over device memory implements the same trait: its regions hold device
-//! addresses, [`Pending`] completes when the stream's event has passed, the owner-combine of
-//! gradients uses [`Call::AllToAll`] (grouped send/recv) and sums on the device in the same order.
+//! [`RawBuffer`]. A region says which [`Memory`] it is in; a communicator refuses one that it can't
+//! reach before anything is sent.
 //!
 //! # Who shares memory
 //!
@@ -91,6 +90,7 @@
 //! ```
 
 mod abort;
+mod bf16;
 mod bootstrap;
 mod call;
 mod collective;
@@ -113,13 +113,14 @@ mod tcp;
 mod traffic;
 
 pub use abort::AbortHandle;
+pub use bf16::Bf16;
 pub use bootstrap::{Listener, PeerAddr, Rendezvous, connect};
 pub use call::{Call, Kind, OpId};
 pub use cpu::CpuCommunicator;
 pub use error::{Error, Result};
 pub use ext::CommunicatorExt;
 pub use host::host_id;
-pub use memory::{Buffer, DType, Element, Number, RawBuffer, Region};
+pub use memory::{Buffer, DType, Element, Memory, Number, RawBuffer, Region};
 pub use pending::{Handle, Outcome, Pending};
 pub use traffic::{Moved, Traffic};
 
