@@ -173,6 +173,19 @@ impl Call {
         }
     }
 
+    /// All memory that it works on.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn regions(&self) -> Vec<&Region> {
+        match self {
+            Call::AllReduce { buf }
+            | Call::ReduceScatter { buf, .. }
+            | Call::AllGather { buf, .. }
+            | Call::Broadcast { buf, .. } => vec![buf],
+            Call::AllToAll { send, recv, .. } => vec![send, recv],
+            Call::Barrier | Call::AllGatherBytes { .. } | Call::AllToAllBytes { .. } => Vec::new(),
+        }
+    }
+
     /// Checks the arguments for rank `rank` in a world of `size`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Plain memory that collectives read and write: typed on the outside, bytes inside.
 //!
-//! With `shm.rs`, the only one of the crate with `unsafe` code.
+//! With `shm.rs` and the files named in `nccl/mod.rs`, the only one of the crate with `unsafe` code.
 #![allow(unsafe_code)]
 
 use std::fmt;
