@@ -350,7 +350,11 @@ fn play(stage: Stage) -> (State, Vec<crate::error::Result<crate::pending::Outcom
     });
     drop(jobs);
     let machine = watch::run(stage.machine, &inbox, &ready);
-    assert_eq!(is_ready.try_iter().count(), 1, "told once how the set-up went");
+    assert_eq!(
+        is_ready.try_iter().count(),
+        1,
+        "told once how the set-up went"
+    );
     let results = pending.into_iter().map(|p| p.wait()).collect();
     (machine.state(), results)
 }
