@@ -1,6 +1,10 @@
 //! Times an all-reduce of 88 MB of f32 between two processes of this host, over shared memory and
 //! over TCP: `cargo run -p espalier-comm --example bench_allreduce -- [--json] [--bytes N]
-//! [--rounds N]`. Both processes start each round together, after a barrier.
+//! [--rounds N] [--mode MODE]`. Both processes start each round together, after a barrier.
+//!
+//! Modes: `all_reduce`; `scatter`: a reduce-scatter and an all-gather; `exchange`: an all-to-all, the
+//! owner's sum in rank order, and an all-gather; `lean`: the same, but an owner adds its own part from
+//! where it is instead of sending it to itself; `move`: `lean` without the sum.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -10,7 +14,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use espalier_comm::{
-    Communicator, CommunicatorExt, Kind, Listener, PeerAddr, Rendezvous, connect, host_id,
+    Communicator, CommunicatorExt, CpuCommunicator, Listener, PeerAddr, Rendezvous, connect,
+    host_id,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -19,6 +24,7 @@ struct Args {
     json: bool,
     bytes: usize,
     rounds: usize,
+    mode: String,
     /// Set in the processes that this one starts: rank, and TCP or not.
     child: Option<(usize, bool)>,
 }
@@ -36,6 +42,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
         json: false,
         bytes: 88_000_000,
         rounds: 30,
+        mode: "all_reduce".into(),
         child: None,
     };
     while let Some(word) = words.next() {
@@ -44,6 +51,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
             "--json" => args.json = true,
             "--bytes" => args.bytes = value()?.parse()?,
             "--rounds" => args.rounds = value()?.parse::<usize>()?.max(1),
+            "--mode" => args.mode = value()?,
             "--rank" => args.child = Some((value()?.parse()?, value()? == "tcp")),
             other => return Err(format!("unknown argument {other}").into()),
         }
@@ -64,6 +72,7 @@ fn parent(args: &Args) -> Result<()> {
                 .args(["--rank", &rank.to_string(), transport])
                 .args(["--bytes", &args.bytes.to_string()])
                 .args(["--rounds", &args.rounds.to_string()])
+                .args(["--mode", &args.mode])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()?;
@@ -101,7 +110,8 @@ fn parent(args: &Args) -> Result<()> {
         };
         if !args.json {
             println!(
-                "{transport}: all-reduce of {:.4} MB: median {median:.3} ms (min {min:.3}, max {max:.3}, {} rounds), {:.4} MB sent per rank and round",
+                "{transport}: {} of {:.4} MB: median {median:.3} ms (min {min:.3}, max {max:.3}, {} rounds), {:.4} MB sent per rank and round",
+                args.mode,
                 args.bytes as f64 / 1e6,
                 args.rounds,
                 moved / 1e6,
@@ -137,14 +147,18 @@ fn rank_main(rank: usize, tcp: bool, args: &Args) -> Result<()> {
     rendezvous.shared_memory = !tcp;
     let comm = connect(&listener, rendezvous)?;
     let mut data = vec![1f32; args.bytes / 4];
+    let mut scratch = vec![0f32; data.len() + 2];
     let mut times = Vec::new();
+    let mut moved = 0;
     for round in 0..args.rounds + 3 {
         data.fill(rank as f32 + 1.0);
         comm.barrier()?;
+        let before = comm.traffic().total().sent;
         let began = Instant::now();
-        comm.all_reduce(&mut data)?;
+        once(&comm, &args.mode, &mut data, &mut scratch)?;
         let ms = began.elapsed().as_secs_f64() * 1e3;
-        if data.iter().any(|&x| x != 3.0) {
+        moved = comm.traffic().total().sent - before;
+        if args.mode != "move" && data.iter().any(|&x| x != 3.0) {
             return Err("wrong sum".into());
         }
         // The first rounds touch fresh pages and grow socket buffers.
@@ -153,15 +167,51 @@ fn rank_main(rank: usize, tcp: bool, args: &Args) -> Result<()> {
         }
     }
     times.sort_by(f64::total_cmp);
-    let moved = comm.traffic().of(Kind::AllReduce);
     if rank == 0 {
         println!(
             "{} {} {} {}",
             times[times.len() / 2],
             times[0],
             times[times.len() - 1],
-            moved.sent / moved.calls
+            moved
         );
+    }
+    Ok(())
+}
+
+fn once(comm: &CpuCommunicator, mode: &str, data: &mut [f32], scratch: &mut [f32]) -> Result<()> {
+    let half = data.len() / 2;
+    let owners = [0..half, half..data.len()];
+    let own = owners[comm.rank()].clone();
+    match mode {
+        "all_reduce" => comm.all_reduce(data)?,
+        "scatter" => {
+            comm.reduce_scatter(data, &owners)?;
+            comm.all_gather(data, &owners)?;
+        }
+        "exchange" => {
+            let len = own.len();
+            let room = &mut scratch[..2 * len];
+            comm.all_to_all(data, &owners, room, &[0..len, len..2 * len])?;
+            let (first, second) = room.split_at(len);
+            for ((sum, a), b) in data[own].iter_mut().zip(first).zip(second) {
+                *sum = a + b;
+            }
+            comm.all_gather(data, &owners)?;
+        }
+        "lean" | "move" => {
+            let len = own.len();
+            let (mut out, mut back) = (owners.clone(), [0..len, 0..len]);
+            (out[comm.rank()], back[comm.rank()]) = (0..0, 0..0);
+            comm.all_to_all(data, &out, &mut scratch[..len], &back)?;
+            if mode == "lean" {
+                for (sum, theirs) in data[own].iter_mut().zip(&scratch[..len]) {
+                    *sum += theirs;
+                }
+            }
+            comm.all_gather(data, &owners)?;
+        }
+        other => return Err(format!("no mode {other}").into()),
     }
     Ok(())
 }

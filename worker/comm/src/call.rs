@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::memory::{DType, Region};
+use crate::memory::{DType, Memory, Region};
 
 /// Which collective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,6 +147,45 @@ impl Call {
         }
     }
 
+    /// The memory that this operation works on, None if it needs none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if `send` and `recv` are in different memories.
+    pub fn memory(&self) -> Result<Option<Memory>> {
+        match self {
+            Call::AllReduce { buf }
+            | Call::ReduceScatter { buf, .. }
+            | Call::AllGather { buf, .. }
+            | Call::Broadcast { buf, .. } => Ok(Some(buf.memory())),
+            Call::AllToAll { send, recv, .. } if send.memory() != recv.memory() => {
+                Err(Error::Invalid {
+                    kind: self.kind(),
+                    detail: format!(
+                        "send is in {}, recv in {}; both must be in the same",
+                        send.memory(),
+                        recv.memory()
+                    ),
+                })
+            }
+            Call::AllToAll { send, .. } => Ok(Some(send.memory())),
+            Call::Barrier | Call::AllGatherBytes { .. } | Call::AllToAllBytes { .. } => Ok(None),
+        }
+    }
+
+    /// All memory that it works on.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn regions(&self) -> Vec<&Region> {
+        match self {
+            Call::AllReduce { buf }
+            | Call::ReduceScatter { buf, .. }
+            | Call::AllGather { buf, .. }
+            | Call::Broadcast { buf, .. } => vec![buf],
+            Call::AllToAll { send, recv, .. } => vec![send, recv],
+            Call::Barrier | Call::AllGatherBytes { .. } | Call::AllToAllBytes { .. } => Vec::new(),
+        }
+    }
+
     /// Checks the arguments for rank `rank` in a world of `size`.
     ///
     /// # Errors
@@ -209,9 +248,9 @@ impl Call {
 fn summable(kind: Kind, buf: &Region) -> Result<()> {
     match buf.dtype() {
         DType::F32 | DType::F64 => Ok(()),
-        DType::U8 => Err(Error::Invalid {
+        other @ (DType::U8 | DType::BF16) => Err(Error::Invalid {
             kind,
-            detail: "cannot sum u8, expected f32 or f64".into(),
+            detail: format!("cannot sum {other}, expected f32 or f64"),
         }),
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 
@@ -12,6 +12,7 @@ use crate::call::{Call, OpId};
 use crate::collective;
 use crate::control::Farewell;
 use crate::error::{Error, Result};
+use crate::memory::Memory;
 use crate::mesh::{Lane, Mesh, wait};
 use crate::pending::{Completer, Pending, pair};
 use crate::traffic::{Meter, Traffic};
@@ -35,6 +36,8 @@ struct Shared {
     /// that it sees aborts and dying peers as well.
     bell: OwnedFd,
     meter: Meter,
+    /// The first peer whose link ended, or that an operation blames for its failure.
+    lost: OnceLock<(usize, String)>,
 }
 
 struct Queue {
@@ -56,6 +59,7 @@ impl CpuCommunicator {
         let shared = Arc::new(Shared {
             bell,
             meter: Meter::default(),
+            lost: OnceLock::new(),
         });
         let (jobs, inbox) = channel();
         let communicator = CpuCommunicator {
@@ -85,6 +89,13 @@ impl CpuCommunicator {
         Ok(communicator)
     }
 
+    /// The first peer whose link ended, with its last words or how that was noticed, even while no
+    /// operation runs; or the one that a failed operation blames. A peer that only closed its
+    /// communicator counts as well.
+    pub fn lost(&self) -> Option<(usize, &str)> {
+        self.shared.lost.get().map(|(p, why)| (*p, why.as_str()))
+    }
+
     /// How bytes travel to `peer`; None for this rank itself and for ranks that don't exist.
     pub fn transport(&self, peer: usize) -> Option<Transport> {
         self.transports.get(peer).copied().flatten()
@@ -103,7 +114,10 @@ impl Communicator for CpuCommunicator {
     }
 
     fn issue(&self, call: Call) -> Pending {
-        if let Err(e) = call.check(self.rank, self.size) {
+        if let Err(e) = call
+            .check(self.rank, self.size)
+            .and_then(|()| on_host(&call))
+        {
             return Pending::failed(e);
         }
         let (completer, pending) = pair();
@@ -153,6 +167,19 @@ impl fmt::Debug for CpuCommunicator {
     }
 }
 
+/// This communicator moves only what this process can read and write itself.
+fn on_host(call: &Call) -> Result<()> {
+    match call.memory()? {
+        None | Some(Memory::Host) => Ok(()),
+        Some(memory) => Err(Error::Invalid {
+            kind: call.kind(),
+            detail: format!(
+                "the argument is in {memory}, the CPU communicator works in host memory: use an NCCL communicator, or copy it to the host"
+            ),
+        }),
+    }
+}
+
 fn ring(bell: &OwnedFd) {
     // Can only fail when the counter is full, and then the bell is ringing anyway.
     let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
@@ -184,6 +211,9 @@ fn progress(mut mesh: Mesh, inbox: &Receiver<Job>, shared: &Shared) {
                     }
                 };
                 if let (Err(e), None) = (&result, &broken) {
+                    if let Some(peer) = e.peer() {
+                        let _ = shared.lost.set((peer, e.to_string()));
+                    }
                     give_up(&mut mesh, e);
                     broken = Some(e.clone());
                 }
@@ -193,7 +223,7 @@ fn progress(mut mesh: Mesh, inbox: &Receiver<Job>, shared: &Shared) {
             }
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
-                idle(&mut mesh, &shared.bell, broken.is_some());
+                idle(&mut mesh, shared, broken.is_some());
                 if broken.is_none()
                     && let Err(e) = mesh.abort.check("communicator")
                 {
@@ -228,8 +258,8 @@ fn give_up(mesh: &mut Mesh, error: &Error) {
 }
 
 /// Sleeps until there is a job or something happens to the links.
-fn idle(mesh: &mut Mesh, bell: &OwnedFd, broken: bool) {
-    let mut fds = vec![PollFd::from_borrowed_fd(bell.as_fd(), PollFlags::IN)];
+fn idle(mesh: &mut Mesh, shared: &Shared, broken: bool) {
+    let mut fds = vec![PollFd::from_borrowed_fd(shared.bell.as_fd(), PollFlags::IN)];
     if !broken {
         fds.push(PollFd::from_borrowed_fd(mesh.abort.event(), PollFlags::IN));
         for link in mesh
@@ -245,8 +275,11 @@ fn idle(mesh: &mut Mesh, bell: &OwnedFd, broken: bool) {
         tracing::warn!(rank = mesh.rank, %error, "poll for work failed");
         std::thread::yield_now();
     }
-    let _ = rustix::io::read(bell, &mut [0u8; 8]);
+    let _ = rustix::io::read(&shared.bell, &mut [0u8; 8]);
     for link in mesh.links.iter_mut().flatten() {
         link.control.read();
+    }
+    if let Some((peer, reason)) = mesh.first_gone() {
+        let _ = shared.lost.set((peer, reason));
     }
 }

@@ -118,6 +118,66 @@ pub enum Error {
         /// The system's answer.
         reason: String,
     },
+    /// A library or device that a communicator needs is not there on this rank.
+    #[error("{library} cannot be used: {reason}. {remedy} (not retryable)")]
+    Unavailable {
+        /// File name of the library.
+        library: String,
+        /// What was tried, where, and the answer.
+        reason: String,
+        /// What to install or set.
+        remedy: String,
+    },
+    /// A peer cannot take part in this kind of communicator.
+    #[error("rank {peer} cannot take part: {reason} (not retryable)")]
+    Unfit {
+        /// The rank that said so.
+        peer: usize,
+        /// Its reason.
+        reason: String,
+    },
+    /// NCCL or the device failed.
+    #[error("NCCL of generation {generation}, {what}: {reason} (retryable in a new generation)")]
+    Nccl {
+        /// The generation of the communicator.
+        generation: u64,
+        /// The operation, or `set-up` or `closing`.
+        what: String,
+        /// The rank to blame, where it is known.
+        peer: Option<usize>,
+        /// The library's or the peer's words.
+        reason: String,
+    },
+    /// Device work did not end in time, and nobody is known to be gone.
+    #[error(
+        "NCCL of generation {generation}, {what} waited {waited:.1?} for {awaited}, limit {limit:.1?} (retryable in a new generation)"
+    )]
+    Stalled {
+        /// The generation of the communicator.
+        generation: u64,
+        /// The operation, or `set-up` or `closing`.
+        what: String,
+        /// What did not come.
+        awaited: &'static str,
+        /// Time since it began.
+        waited: Duration,
+        /// The configured limit.
+        limit: Duration,
+    },
+    /// A failed operation was aborted, but the device has not stopped: its memory stays lent.
+    #[error(
+        "NCCL of generation {generation}, {what}: {cause}; {waited:.1?} after the abort the device still works on it, so its memory is never given back: restart this worker process (not retryable)"
+    )]
+    Stuck {
+        /// The generation of the communicator.
+        generation: u64,
+        /// The operation.
+        what: String,
+        /// The failure that led to the abort.
+        cause: String,
+        /// Time since the abort.
+        waited: Duration,
+    },
     /// A fault plan asked for this failure.
     #[error("injected fault at {what} (retryable)")]
     Injected {
@@ -135,13 +195,23 @@ impl Error {
             | Error::Deadline { .. }
             | Error::Unreachable { .. }
             | Error::System { .. }
+            | Error::Nccl { .. }
+            | Error::Stalled { .. }
             | Error::Injected { .. } => true,
             Error::Mismatch { .. }
             | Error::Protocol { .. }
             | Error::Invalid { .. }
             | Error::Rendezvous { .. }
+            | Error::Unavailable { .. }
+            | Error::Unfit { .. }
+            | Error::Stuck { .. }
             | Error::Refused { .. } => false,
         }
+    }
+
+    /// True if the operation's memory may still be read or written: it must never be used again.
+    pub fn keeps_memory(&self) -> bool {
+        matches!(self, Error::Stuck { .. })
     }
 
     /// The rank to blame, if it is another one.
@@ -152,11 +222,16 @@ impl Error {
             | Error::Mismatch { peer, .. }
             | Error::Protocol { peer, .. }
             | Error::Refused { peer, .. }
+            | Error::Unfit { peer, .. }
             | Error::Unreachable { peer, .. } => Some(*peer),
+            Error::Nccl { peer, .. } => *peer,
             Error::Aborted { .. }
             | Error::Invalid { .. }
             | Error::Rendezvous { .. }
             | Error::System { .. }
+            | Error::Unavailable { .. }
+            | Error::Stalled { .. }
+            | Error::Stuck { .. }
             | Error::Injected { .. } => None,
         }
     }

@@ -98,7 +98,7 @@ impl<'a> Fold<'a> {
             (Step::Add, DType::F32) => add_f32(own, theirs),
             (Step::Add, DType::F64) => add_f64(own, theirs),
             // `Call::check` lets no bytes come here.
-            (_, DType::U8) => {}
+            (_, DType::U8 | DType::BF16) => {}
         }
         self.at += theirs.len();
         if self.at == self.len {

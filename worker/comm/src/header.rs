@@ -138,3 +138,31 @@ fn hash(ranges: &[Range<usize>]) -> u64 {
             (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_on_the_wire_never_change() {
+        // Promise: an element type keeps its code, so that builds that differ by a new one still
+        // understand each other about the old ones.
+        for (code, dtype) in [DType::U8, DType::F32, DType::F64, DType::BF16]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(usize::from(dtype.code()), code);
+            let header = Header {
+                op: OpId {
+                    seq: 7,
+                    kind: Kind::AllToAll,
+                },
+                dtype,
+                total: 1,
+                detail: 2,
+                payload: 3,
+            };
+            assert_eq!(Header::decode(&header.encode()), Some(header));
+        }
+    }
+}

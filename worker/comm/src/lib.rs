@@ -1,4 +1,4 @@
-//! Espalier's communicators: collectives between ranks over shared memory and TCP.
+//! Espalier's communicators: collectives between ranks over shared memory, TCP and NCCL.
 //!
 //! A *rank* is one thread of some worker process. All ranks of a job in one *generation* of its
 //! membership are joined by [`connect`] into a [`Communicator`]; when membership changes, the old
@@ -40,9 +40,16 @@
 //! [`Communicator`] has one entrance, [`issue`](Communicator::issue), that takes a [`Call`] over
 //! [`Region`]s: plain addresses. Typed calls on slices and owned buffers are in
 //! [`CommunicatorExt`], once for all communicators. Memory that belongs to libtorch is lent with
-//! [`RawBuffer`]. A backend over device memory implements the same trait: its regions hold device
-//! addresses, [`Pending`] completes when the stream's event has passed, the owner-combine of
-//! gradients uses [`Call::AllToAll`] (grouped send/recv) and sums on the device in the same order.
+//! [`RawBuffer`]. A region says which [`Memory`] it is in; a communicator refuses one that it can't
+//! reach before anything is sent.
+//!
+//! # Devices
+//!
+//! `NcclCommunicator` (feature `nccl`, on by default) takes regions in a CUDA device's memory too, and
+//! gives host memory to the [`CpuCommunicator`] that it was built from. Its [`Pending`] completes when
+//! the device has passed the end of the operation. Moving bytes is exact; sums of device memory are
+//! NCCL's and not bit-identical across topologies: combining gradients in rank order takes
+//! [`Call::AllToAll`] and the caller's own sum. It has **not yet been run on a GPU**.
 //!
 //! # Who shares memory
 //!
@@ -91,6 +98,7 @@
 //! ```
 
 mod abort;
+mod bf16;
 mod bootstrap;
 mod call;
 mod collective;
@@ -107,19 +115,24 @@ mod header;
 mod host;
 mod memory;
 mod mesh;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod pending;
 mod shm;
 mod tcp;
 mod traffic;
 
 pub use abort::AbortHandle;
+pub use bf16::Bf16;
 pub use bootstrap::{Listener, PeerAddr, Rendezvous, connect};
 pub use call::{Call, Kind, OpId};
 pub use cpu::CpuCommunicator;
 pub use error::{Error, Result};
 pub use ext::CommunicatorExt;
 pub use host::host_id;
-pub use memory::{Buffer, DType, Element, Number, RawBuffer, Region};
+pub use memory::{Buffer, DType, Element, Memory, Number, RawBuffer, Region};
+#[cfg(feature = "nccl")]
+pub use nccl::{DeviceBuffer, NcclCommunicator, NcclOptions, nccl_report};
 pub use pending::{Handle, Outcome, Pending};
 pub use traffic::{Moved, Traffic};
 

@@ -1,9 +1,11 @@
 //! Plain memory that collectives read and write: typed on the outside, bytes inside.
 //!
-//! This file and `shm.rs` are the only ones of the crate with `unsafe` code.
+//! With `shm.rs` and the files named in `nccl/mod.rs`, the only one of the crate with `unsafe` code.
 #![allow(unsafe_code)]
 
 use std::fmt;
+
+use crate::bf16::Bf16;
 
 /// Element type of a [`Region`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +16,17 @@ pub enum DType {
     F32,
     /// 64-bit IEEE float.
     F64,
+    /// The upper half of a 32-bit IEEE float; can be moved, not summed.
+    BF16,
+}
+
+/// Which memory a [`Region`] is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Memory {
+    /// The host's: what this process can read and write itself.
+    Host,
+    /// A CUDA device's, by its ordinal in this process.
+    Device(usize),
 }
 
 /// A type that a collective can move: plain old data, any bit pattern is valid.
@@ -30,16 +43,18 @@ mod sealed {
     impl Sealed for u8 {}
     impl Sealed for f32 {}
     impl Sealed for f64 {}
+    impl Sealed for crate::bf16::Bf16 {}
 }
 
 /// `len` elements at an address: what an operation works on.
 ///
-/// A region does not own its memory. NCCL's regions will hold device addresses; nothing here
-/// reads through the pointer except the CPU communicator.
+/// A region does not own its memory. Nothing here reads through the address of one in a device's
+/// memory; the CPU communicator refuses it.
 pub struct Region {
     ptr: *mut u8,
     len: usize,
     dtype: DType,
+    memory: Memory,
 }
 
 /// Memory that an asynchronous operation may keep using while the caller goes on.
@@ -67,6 +82,7 @@ pub unsafe trait Buffer: Send + 'static {
 pub struct RawBuffer<T: Element> {
     ptr: *mut T,
     len: usize,
+    memory: Memory,
 }
 
 impl DType {
@@ -74,6 +90,7 @@ impl DType {
     pub const fn width(self) -> usize {
         match self {
             DType::U8 => 1,
+            DType::BF16 => 2,
             DType::F32 => 4,
             DType::F64 => 8,
         }
@@ -84,6 +101,7 @@ impl DType {
             DType::U8 => 0,
             DType::F32 => 1,
             DType::F64 => 2,
+            DType::BF16 => 3,
         }
     }
 
@@ -92,6 +110,7 @@ impl DType {
             0 => Some(DType::U8),
             1 => Some(DType::F32),
             2 => Some(DType::F64),
+            3 => Some(DType::BF16),
             _ => None,
         }
     }
@@ -103,7 +122,17 @@ impl fmt::Display for DType {
             DType::U8 => "u8",
             DType::F32 => "f32",
             DType::F64 => "f64",
+            DType::BF16 => "bf16",
         })
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Memory::Host => f.write_str("host memory"),
+            Memory::Device(ordinal) => write!(f, "memory of cuda:{ordinal}"),
+        }
     }
 }
 
@@ -116,6 +145,9 @@ impl Element for f32 {
 impl Element for f64 {
     const DTYPE: DType = DType::F64;
 }
+impl Element for Bf16 {
+    const DTYPE: DType = DType::BF16;
+}
 impl Number for f32 {}
 impl Number for f64 {}
 
@@ -124,13 +156,13 @@ impl Number for f64 {}
 unsafe impl Send for Region {}
 
 impl Region {
-    /// Describes `len` elements at `ptr`.
+    /// Describes `len` elements at `ptr` in the host's memory.
     ///
     /// # Safety
     ///
     /// From the moment the region is handed to [`Communicator::issue`](crate::Communicator::issue)
     /// until the returned [`Pending`](crate::Pending) is done (waited for, dropped, or seen to be
-    /// done), the memory must be valid for reads and writes and nobody else may access it. Where
+    /// done; for ever, if it failed with [`Error::Stuck`](crate::Error::Stuck)), the memory must be valid for reads and writes and nobody else may access it. Where
     /// an operation only reads (the `send` side of an all-to-all), others may read too. `ptr` must
     /// be aligned for `T`, and non-null even when `len` is 0.
     pub unsafe fn new<T: Element>(ptr: *mut T, len: usize) -> Region {
@@ -138,6 +170,23 @@ impl Region {
             ptr: ptr.cast(),
             len,
             dtype: T::DTYPE,
+            memory: Memory::Host,
+        }
+    }
+
+    /// Describes `len` elements at `ptr` in the memory of CUDA device `ordinal`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`new`](Region::new), with reads and writes of the device instead of this process.
+    /// Work that was put on the caller's current stream before the call may still write: the
+    /// operation begins after it.
+    pub unsafe fn on_device<T: Element>(ptr: *mut T, len: usize, ordinal: usize) -> Region {
+        Region {
+            ptr: ptr.cast(),
+            len,
+            dtype: T::DTYPE,
+            memory: Memory::Device(ordinal),
         }
     }
 
@@ -156,18 +205,29 @@ impl Region {
         self.dtype
     }
 
+    /// Which memory it is in.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
     /// Address of the first element.
     pub fn as_ptr(&self) -> *mut u8 {
         self.ptr
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
+        assert_eq!(self.memory, Memory::Host, "only the host's memory is read");
         // SAFETY: `new` promises that the memory is readable while an operation runs, and the
         // crate looks at a region only then; u8 has no alignment or validity demands.
         unsafe { std::slice::from_raw_parts(self.ptr, self.len * self.dtype.width()) }
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        assert_eq!(
+            self.memory,
+            Memory::Host,
+            "only the host's memory is written"
+        );
         // SAFETY: as in `bytes`, and `new` promises exclusive access; every bit pattern is valid
         // for every element type.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len * self.dtype.width()) }
@@ -176,7 +236,13 @@ impl Region {
 
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} at {:p}", self.len, self.dtype, self.ptr)
+        let Region {
+            ptr,
+            len,
+            dtype,
+            memory,
+        } = self;
+        write!(f, "{len} {dtype} at {ptr:p} in {memory}")
     }
 }
 
@@ -188,6 +254,7 @@ unsafe impl<T: Element> Buffer for Vec<T> {
             ptr: self.as_mut_ptr().cast(),
             len: self.len(),
             dtype: T::DTYPE,
+            memory: Memory::Host,
         }
     }
 }
@@ -199,12 +266,13 @@ unsafe impl<T: Element> Buffer for Box<[T]> {
             ptr: self.as_mut_ptr().cast(),
             len: self.len(),
             dtype: T::DTYPE,
+            memory: Memory::Host,
         }
     }
 }
 
 impl<T: Element> RawBuffer<T> {
-    /// Lends `len` elements at `ptr`.
+    /// Lends `len` elements at `ptr` in the host's memory.
     ///
     /// # Safety
     ///
@@ -212,7 +280,25 @@ impl<T: Element> RawBuffer<T> {
     /// [`Handle`](crate::Handle) that takes the buffer has been waited for or dropped (dropping
     /// waits too). If the handle is leaked, that means for ever.
     pub unsafe fn new(ptr: *mut T, len: usize) -> Self {
-        RawBuffer { ptr, len }
+        RawBuffer {
+            ptr,
+            len,
+            memory: Memory::Host,
+        }
+    }
+
+    /// Lends `len` elements at `ptr` in the memory of CUDA device `ordinal`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`new`](RawBuffer::new), with reads and writes of the device; work on the caller's
+    /// current stream before the call may still write.
+    pub unsafe fn on_device(ptr: *mut T, len: usize, ordinal: usize) -> Self {
+        RawBuffer {
+            ptr,
+            len,
+            memory: Memory::Device(ordinal),
+        }
     }
 }
 
@@ -226,6 +312,7 @@ unsafe impl<T: Element> Buffer for RawBuffer<T> {
             ptr: self.ptr.cast(),
             len: self.len,
             dtype: T::DTYPE,
+            memory: self.memory,
         }
     }
 }
@@ -237,6 +324,7 @@ pub(crate) fn borrow_mut<T: Element>(slice: &mut [T]) -> Region {
         ptr: slice.as_mut_ptr().cast(),
         len: slice.len(),
         dtype: T::DTYPE,
+        memory: Memory::Host,
     }
 }
 
@@ -246,5 +334,6 @@ pub(crate) fn borrow<T: Element>(slice: &[T]) -> Region {
         ptr: slice.as_ptr().cast_mut().cast(),
         len: slice.len(),
         dtype: T::DTYPE,
+        memory: Memory::Host,
     }
 }

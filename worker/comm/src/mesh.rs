@@ -165,34 +165,34 @@ impl Mesh {
     /// Fails if a peer that something is still needed from (or for) is gone.
     fn blame_the_gone(&self, op: OpId, out: &[Outgoing<'_>], intake: &dyn Intake) -> Result<()> {
         let needed = |peer: usize| intake.want(peer) > 0 || out[peer].left() > 0;
+        match self.gone(needed) {
+            None => Ok(()),
+            Some((peer, reason)) => Err(Error::PeerLost { peer, op, reason }),
+        }
+    }
+
+    /// The rank to blame if any peer is gone, and why.
+    pub(crate) fn first_gone(&self) -> Option<(usize, String)> {
+        self.gone(|_| true)
+    }
+
+    fn gone(&self, counts: impl Fn(usize) -> bool) -> Option<(usize, String)> {
         let gone = || {
             self.links.iter().enumerate().filter_map(|(peer, link)| {
                 let farewell = link.as_ref()?.control.gone()?;
-                needed(peer).then_some((peer, farewell))
+                counts(peer).then_some((peer, farewell))
             })
         };
         // Who died without a word is the cause; who said goodbye may only pass on the news.
-        let first = gone()
+        let (peer, Farewell { culprit, reason }) = gone()
             .find(|(_, f)| f.culprit.is_none())
-            .or_else(|| gone().next());
-        match first {
-            None => Ok(()),
-            Some((peer, Farewell { culprit, reason })) => match *culprit {
-                Some(culprit) if culprit != self.rank => {
-                    let reason = format!("rank {peer} reports: {reason}");
-                    Err(Error::PeerLost {
-                        peer: culprit,
-                        op,
-                        reason,
-                    })
-                }
-                _ => Err(Error::PeerLost {
-                    peer,
-                    op,
-                    reason: reason.clone(),
-                }),
-            },
-        }
+            .or_else(|| gone().next())?;
+        Some(match *culprit {
+            Some(culprit) if culprit != self.rank => {
+                (culprit, format!("rank {peer} reports: {reason}"))
+            }
+            _ => (peer, reason.clone()),
+        })
     }
 
     /// The first peer that something is expected from; else the first that does not take bytes.

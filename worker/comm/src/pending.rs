@@ -22,10 +22,9 @@ pub struct Pending {
 /// An operation in flight together with the buffer it works on.
 #[must_use = "an operation that nobody waits for hides its errors"]
 pub struct Handle<B> {
-    // Declared before `buffer`: dropped first, so the operation has let go of the memory by the
-    // time the buffer is freed.
     pending: Pending,
-    buffer: B,
+    // None once it was given back. Freed by `Drop` below, after the operation has let go of it.
+    buffer: Option<B>,
 }
 
 /// The progress thread's end of a [`Pending`]. Dropped without a result, it reports that.
@@ -123,6 +122,13 @@ impl Pending {
     }
 }
 
+impl Pending {
+    /// Waits, and says whether the memory may be used again.
+    fn lets_go(&self) -> bool {
+        self.cell.get().err().is_none_or(|e| !e.keeps_memory())
+    }
+}
+
 impl Drop for Pending {
     fn drop(&mut self) {
         // The memory may be freed after this: wait until the operation has let go of it. The
@@ -133,18 +139,24 @@ impl Drop for Pending {
 
 impl<B> Handle<B> {
     pub(crate) fn new(pending: Pending, buffer: B) -> Self {
-        Handle { pending, buffer }
+        Handle {
+            pending,
+            buffer: Some(buffer),
+        }
     }
 
     /// Waits and gives the buffer back.
     ///
     /// # Errors
     ///
-    /// As [`Pending::wait`]; the buffer is dropped then, its content is undefined.
-    pub fn wait(self) -> Result<B> {
-        let Handle { pending, buffer } = self;
-        pending.wait()?;
-        Ok(buffer)
+    /// As [`Pending::wait`]; the buffer is dropped then (leaked after [`Error::Stuck`]), its
+    /// content is undefined.
+    pub fn wait(mut self) -> Result<B> {
+        self.pending.cell.get()?;
+        // Only this method takes the buffer, and it takes the handle too.
+        self.buffer
+            .take()
+            .ok_or_else(|| Error::system("give a buffer back", "it is gone"))
     }
 
     /// True once the operation has finished or failed.
@@ -153,10 +165,65 @@ impl<B> Handle<B> {
     }
 }
 
+impl<B> Drop for Handle<B> {
+    fn drop(&mut self) {
+        let Some(buffer) = self.buffer.take() else {
+            return;
+        };
+        if self.pending.lets_go() {
+            drop(buffer);
+        } else {
+            // A device still works on it: leaking is the only safe thing left.
+            std::mem::forget(buffer);
+        }
+    }
+}
+
 impl<B> fmt::Debug for Handle<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle")
             .field("pending", &self.pending)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    struct Flag(Arc<Mutex<bool>>);
+
+    impl Drop for Flag {
+        fn drop(&mut self) {
+            *self.0.lock().expect("flag") = true;
+        }
+    }
+
+    #[test]
+    fn memory_that_a_device_still_uses_is_never_freed() {
+        // Promise: a failed operation frees its buffer, except when the device did not stop.
+        let stuck = Error::Stuck {
+            generation: 3,
+            what: "all_gather #1".into(),
+            cause: "lost rank 1".into(),
+            waited: Duration::from_secs(10),
+        };
+        let lost = Error::system("test", "failed");
+        for (error, freed, waits) in [
+            (stuck.clone(), false, true),
+            (stuck, false, false),
+            (lost.clone(), true, true),
+            (lost, true, false),
+        ] {
+            let dropped = Arc::new(Mutex::new(false));
+            let handle = Handle::new(Pending::failed(error), Flag(dropped.clone()));
+            if waits {
+                assert!(handle.wait().is_err());
+            } else {
+                drop(handle);
+            }
+            assert_eq!(*dropped.lock().expect("flag"), freed);
+        }
     }
 }

@@ -33,6 +33,17 @@ impl Traffic {
         self.per_kind[usize::from(kind.code())]
     }
 
+    /// These and those of another communicator, kind by kind.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn plus(mut self, other: &Traffic) -> Traffic {
+        for (mine, theirs) in self.per_kind.iter_mut().zip(&other.per_kind) {
+            mine.calls += theirs.calls;
+            mine.sent += theirs.sent;
+            mine.received += theirs.received;
+        }
+        self
+    }
+
     /// Sum over all kinds.
     pub fn total(&self) -> Moved {
         self.per_kind.iter().fold(Moved::default(), |sum, m| Moved {

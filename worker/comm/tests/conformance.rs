@@ -6,8 +6,10 @@ mod common;
 use std::ops::Range;
 use std::time::Duration;
 
-use common::{ALL, Via, all, bits, rank_order_sum, values, world};
-use espalier_comm::{Communicator, CommunicatorExt, Kind, RawBuffer, Result, Transport};
+use common::{ALL, Via, all, bits, rank_order_sum, suite, values, world};
+use espalier_comm::{
+    Bf16, Call, Communicator, CommunicatorExt, Error, Kind, RawBuffer, Result, Transport,
+};
 use proptest::prelude::*;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,6 +99,80 @@ fn owners_combine_and_give_back() {
             }
         }
     }
+}
+
+#[test]
+fn every_case_of_the_suite_has_the_bytes_of_a_loop() {
+    // Promise: every operation, on every element type, leaves exactly the expected bytes; the same
+    // cases are run over NCCL where there is a GPU.
+    for size in [1, 2, 4] {
+        for via in ALL {
+            all(world(size, via, TIMEOUT, |comm| {
+                for case in suite::cases(size) {
+                    let got = suite::run(&comm, &case, &suite::Host)?;
+                    let expected = suite::expected(&case, comm.rank(), size);
+                    assert!(got == expected, "{case}, {}/{size}, {via:?}", comm.rank());
+                }
+                Ok(())
+            }));
+        }
+    }
+}
+
+#[test]
+fn memory_of_a_device_is_refused_before_anything_is_sent() {
+    // Promise: the CPU communicator says which memory it was given and what to do, and goes on.
+    all(world(2, Via::Shm, TIMEOUT, |comm| {
+        // SAFETY: refused before anybody looks at the address.
+        #[allow(unsafe_code)]
+        let buffer = unsafe { RawBuffer::on_device(std::ptr::dangling_mut::<f32>(), 1 << 40, 3) };
+        let error = comm.start_all_reduce(buffer).wait().expect_err("refused");
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("cuda:3") && text.contains("NCCL"), "{text}");
+        let error = comm
+            .start_all_to_all(
+                vec![Bf16::default(); 2],
+                &[0..1, 1..2],
+                // SAFETY: as above.
+                #[allow(unsafe_code)]
+                unsafe {
+                    RawBuffer::on_device(std::ptr::dangling_mut::<Bf16>(), 2, 0)
+                },
+                &[0..1, 1..2],
+            )
+            .wait()
+            .expect_err("refused");
+        assert!(
+            error.to_string().contains("recv in memory of cuda:0"),
+            "{error}"
+        );
+        comm.barrier()
+    }));
+}
+
+#[test]
+fn bf16_moves_and_does_not_sum() {
+    // Promise: gradients can be exchanged in 16 bits; a sum of them is refused, not rounded.
+    all(world(2, Via::Shm, TIMEOUT, |comm| {
+        let rank = comm.rank();
+        let mine: Vec<Bf16> = (0..10)
+            .map(|i| Bf16::from_f32((10 * rank + i) as f32))
+            .collect();
+        let mut theirs = vec![Bf16::default(); 10];
+        comm.all_to_all(&mine, &[0..5, 5..10], &mut theirs, &[0..5, 5..10])?;
+        let value = |i: usize| (10 * (i / 5) + 5 * rank + i % 5) as f32;
+        assert!((0..10).all(|i| theirs[i].to_f32() == value(i)));
+        let mut region = mine.clone();
+        let error = comm
+            .issue(Call::AllReduce {
+                buf: espalier_comm::Buffer::region(&mut region),
+            })
+            .wait()
+            .expect_err("no sums");
+        assert!(error.to_string().contains("cannot sum bf16"), "{error}");
+        comm.barrier()
+    }));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Worlds of ranks as threads, and data whose sum depends on the order of summation.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod suite;
+
 use std::time::Duration;
 
 use espalier_comm::{CpuCommunicator, Listener, PeerAddr, Rendezvous, Result, connect, host_id};
