@@ -1,4 +1,4 @@
-//! Promise: what the vocabulary can say survives the wire unchanged, bytes included.
+//! Promise: what is asked for and planned survives the wire unchanged, bytes included.
 
 use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_proto::{Wire, v1};
@@ -10,8 +10,7 @@ use espalier_spec::job::{
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, Profile, Seat, TaskPlacement, TaskProfile,
 };
-use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress, TaskScores};
-use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard, Step, WorkerId};
+use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard, WorkerId};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -285,56 +284,6 @@ fn profile() -> impl Strategy<Value = Profile> {
     (vec(block, 0..3), vec(task, 0..3)).prop_map(|(blocks, tasks)| Profile { blocks, tasks })
 }
 
-fn progress() -> impl Strategy<Value = Progress> {
-    // Quarters of a second are exact both as nanoseconds and as f64.
-    let eta = option::of((0u32..1_000_000).prop_map(|quarters| f64::from(quarters) / 4.0));
-    (
-        (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>()),
-        (number(), number(), eta, number(), number()),
-        btree_map(word(), number(), 0..3),
-    )
-        .prop_map(
-            |((step, total_steps, samples, tokens), rates, losses)| Progress {
-                step: Step(step),
-                total_steps,
-                samples,
-                tokens,
-                samples_per_second: rates.0,
-                tokens_per_second: rates.1,
-                eta_seconds: rates.2,
-                learning_rate: rates.3,
-                gradient_norm: rates.4,
-                losses,
-            },
-        )
-}
-
-fn evaluation() -> impl Strategy<Value = Evaluation> {
-    let figures = || btree_map(metric(), number(), 0..3);
-    let scores = (any::<u64>(), number(), figures(), figures()).prop_map(
-        |(samples, loss, metrics, baseline)| TaskScores {
-            samples,
-            loss,
-            metrics,
-            baseline,
-        },
-    );
-    (
-        any::<u64>(),
-        word(),
-        btree_map(word(), scores, 0..3),
-        number(),
-        any::<bool>(),
-    )
-        .prop_map(|(step, split, tasks, selection, best)| Evaluation {
-            step: Step(step),
-            split,
-            tasks,
-            selection,
-            best,
-        })
-}
-
 fn returns<T>(value: T) -> Result<(), TestCaseError>
 where
     T: Wire + PartialEq + std::fmt::Debug,
@@ -353,21 +302,9 @@ proptest! {
     fn profiles_return(profile in profile()) { returns(profile)?; }
 
     #[test]
-    fn progress_returns(progress in progress()) { returns(progress)?; }
-
-    #[test]
-    fn evaluations_return(evaluation in evaluation()) { returns(evaluation)?; }
-
-    #[test]
     fn plans_return(plan in plan()) {
         let job = plan.job.clone();
         prop_assert_eq!(plan_from_wire(&job, plan_to_wire(&plan)), Ok(plan));
-    }
-
-    #[test]
-    fn checkpoints_and_failures_return(step: u64, path in word(), flag: bool) {
-        returns(Checkpoint { step: Step(step), path: path.clone(), best: flag })?;
-        returns(Failure { code: path.clone(), message: path, retryable: flag })?;
     }
 }
 
