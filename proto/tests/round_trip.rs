@@ -2,10 +2,12 @@
 
 use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_proto::{Wire, v1};
+use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
-    BackboneSpec, CheckpointSpec, ClassWeights, Columns, DataSpec, Device, EvaluationSpec, Files,
-    HeadKind, Init, LossSpec, Metric, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind,
-    ScheduleSpec, TaskSpec, TrainingSpec, Tuning,
+    Affinity, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns, DataSpec, Device,
+    EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind, Init, LossSpec, Metric, Normalize,
+    OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding,
+    SyncKind, TaskSpec, TrainingSpec, Tuning,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, Profile, Seat, TaskPlacement, TaskProfile,
@@ -158,6 +160,66 @@ fn training() -> impl Strategy<Value = TrainingSpec> {
     )
 }
 
+fn balancer() -> impl Strategy<Value = BalancerSpec> {
+    let normalize = select(vec![
+        Normalize::None,
+        Normalize::L2,
+        Normalize::Loss,
+        Normalize::LossL2,
+    ]);
+    let non_finite = select(vec![OnNonFinite::Fail, OnNonFinite::SkipTaskStep]);
+    (
+        (
+            0..METHODS.len(),
+            btree_map(word(), number(), 0..3),
+            normalize,
+            non_finite,
+        ),
+        (number(), number(), 1u64..),
+        (any::<bool>(), any::<bool>()),
+    )
+        .prop_map(
+            |(
+                (method, params, normalize, on_non_finite),
+                (scale, smoothing, update_every),
+                (log_losses, balance_heads),
+            )| BalancerSpec {
+                method: METHODS[method].method,
+                params,
+                scale,
+                log_losses,
+                normalize,
+                smoothing,
+                update_every,
+                balance_heads,
+                on_non_finite,
+            },
+        )
+}
+
+fn exchange() -> impl Strategy<Value = ExchangeSpec> {
+    (
+        select(vec![
+            SyncKind::Auto,
+            SyncKind::OwnerCombine,
+            SyncKind::AllReduce,
+        ]),
+        select(vec![Sharding::None, Sharding::Optimizer, Sharding::Full]),
+        select(vec![ExchangeType::F32, ExchangeType::Bf16]),
+        any::<bool>(),
+        select(vec![Affinity::Auto, Affinity::On, Affinity::Off]),
+    )
+        .prop_map(
+            |(sync, sharding, dtype, recompute, affinity)| ExchangeSpec {
+                sync,
+                sharding,
+                dtype,
+                recompute,
+                affinity,
+            },
+        )
+}
+
 fn job() -> impl Strategy<Value = JobSpec> {
     let tuning = prop_oneof![
         Just(Tuning::All),
@@ -195,13 +257,19 @@ fn job() -> impl Strategy<Value = JobSpec> {
     );
     (
         (word(), any::<u64>(), any::<i32>(), backbone(), tuning),
-        (vec(task(), 0..3), sampler, training()),
+        (
+            vec(task(), 0..3),
+            sampler,
+            balancer(),
+            training(),
+            exchange(),
+        ),
         (evaluation, checkpoint, resources, option::of(word())),
     )
         .prop_map(
             |(
                 (name, seed, priority, backbone, tuning),
-                (tasks, sampler, training),
+                (tasks, sampler, balancer, training, exchange),
                 (evaluation, checkpoint, resources, output),
             )| JobSpec {
                 name,
@@ -211,7 +279,9 @@ fn job() -> impl Strategy<Value = JobSpec> {
                 tuning,
                 tasks,
                 sampler,
+                balancer,
                 training,
+                exchange,
                 evaluation,
                 checkpoint,
                 resources,

@@ -4,7 +4,9 @@
 //! crate may import it. Formats (YAML, protobuf) are turned into these types at the edges.
 
 mod affinity;
+pub mod balancer;
 pub mod check;
+pub mod exchange;
 pub mod id;
 pub mod job;
 pub mod plan;

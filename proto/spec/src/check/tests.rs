@@ -2,6 +2,7 @@
 
 use super::check;
 use crate::JobSpec;
+use crate::job::{Method, Sharding, SyncKind};
 use serde_json::{Value, json};
 
 pub(super) fn valid() -> Value {
@@ -214,6 +215,96 @@ fn every_rule_names_its_field() {
             "sampler.temperature",
             "above 0",
         ),
+        (
+            "/balancer",
+            json!({"method": "cagrad", "params": {"cc": 0.5}}),
+            "balancer.params.cc",
+            "it has c, rescale",
+        ),
+        (
+            "/balancer",
+            json!({"method": "dwa", "params": {"temprature": 2.0}}),
+            "balancer.params.temprature",
+            "did you mean `temperature`?",
+        ),
+        (
+            "/balancer",
+            json!({"method": "pcgrad", "params": {"c": 2.0}}),
+            "balancer.params.c",
+            "it has none",
+        ),
+        (
+            "/balancer",
+            json!({"method": "cagrad", "params": {"c": -0.5}}),
+            "balancer.params.c",
+            "a number of at least 0 and at most 10, such as 0.5",
+        ),
+        (
+            "/balancer",
+            json!({"method": "cagrad", "params": {"rescale": 0.5}}),
+            "balancer.params.rescale",
+            "a whole number from 0 to 2",
+        ),
+        (
+            "/balancer",
+            json!({"method": "equal", "scale": 0.0}),
+            "balancer.scale",
+            "above 0",
+        ),
+        (
+            "/balancer",
+            json!({"scale": 2.0}),
+            "balancer.scale",
+            "learning_rate",
+        ),
+        (
+            "/balancer",
+            json!({"method": "gls", "log_losses": true}),
+            "balancer.log_losses",
+            "does not fit `gls`",
+        ),
+        (
+            "/balancer",
+            json!({"method": "uw", "normalize": "l2"}),
+            "balancer.normalize",
+            "class losses",
+        ),
+        (
+            "/balancer",
+            json!({"method": "mgda", "normalize": "loss", "log_losses": true}),
+            "balancer.normalize",
+            "use one of the two",
+        ),
+        (
+            "/balancer",
+            json!({"method": "mgda", "smoothing": 1.0}),
+            "balancer.smoothing",
+            "below 1",
+        ),
+        (
+            "/balancer",
+            json!({"method": "grad_drop", "smoothing": 0.5}),
+            "balancer.smoothing",
+            "has none",
+        ),
+        (
+            "/balancer",
+            json!({"method": "mgda", "update_every": 0}),
+            "balancer.update_every",
+            "at least 1",
+        ),
+        (
+            "/balancer",
+            json!({"method": "moco", "update_every": 2}),
+            "balancer.update_every",
+            "has to see every step",
+        ),
+        (
+            "/exchange",
+            json!({"sync": "all_reduce"}),
+            "exchange.sharding",
+            "sharding: none",
+        ),
         ("/training/steps", json!(0), "training.steps", "at least 1"),
         ("/training/epochs", json!(0.0), "training.epochs", "above 0"),
         (
@@ -343,6 +434,34 @@ fn every_rule_names_its_field() {
             violations[0]
         );
     }
+}
+
+#[test]
+fn a_balancer_fits_the_job() {
+    // Methods that compare tasks need two, find the weights themselves, and see gradients apart.
+    let mut spec = with("/balancer", json!("upgrad"));
+    assert_eq!(check(&spec), Ok(()));
+    assert_eq!(spec, with("/balancer", json!({"method": "upgrad"})));
+    spec.tasks[1].weight = 2.0;
+    spec.exchange.sync = SyncKind::AllReduce;
+    spec.exchange.sharding = Sharding::None;
+    let violations = check(&spec).expect_err("weight and exchange");
+    let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+    assert_eq!(fields, ["tasks[1].weight", "exchange.sync"]);
+    assert!(violations[0].message.contains("balancer `fixed`"));
+    assert!(violations[1].message.contains("owner_combine"));
+    spec.balancer.method = Method::Fixed;
+    assert_eq!(check(&spec), Ok(()));
+    spec.balancer.method = Method::Upgrad;
+    spec.exchange.sync = SyncKind::Auto;
+    spec.tasks.truncate(1);
+    let violations = check(&spec).expect_err("one task");
+    assert_eq!(violations[0].field, "balancer");
+    assert!(
+        violations[0]
+            .message
+            .contains("at least 2 tasks, the job has 1 task")
+    );
 }
 
 #[test]
