@@ -10,7 +10,7 @@ use espalier_spec::job::{
     SyncKind, TaskSpec, TrainingSpec, Tuning,
 };
 use espalier_spec::plan::{
-    BlockPlacement, BlockProfile, Profile, Seat, TaskPlacement, TaskProfile,
+    BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
 };
 use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard, WorkerId};
 use proptest::collection::{btree_map, vec};
@@ -316,9 +316,10 @@ fn plan() -> impl Strategy<Value = Plan> {
             any::<u64>(),
             vec(task, 0..3),
             vec(block, 0..3),
+            exchange_plan(),
             vec(word(), 0..3),
         )
-            .prop_map(move |(generation, tasks, blocks, reasons)| Plan {
+            .prop_map(move |(generation, tasks, blocks, exchange, reasons)| Plan {
                 job: JobId::from("job"),
                 generation: Generation(generation),
                 seats: (0u32..)
@@ -332,9 +333,25 @@ fn plan() -> impl Strategy<Value = Plan> {
                 shards: seats.iter().map(|(_, _, shards)| shards.clone()).collect(),
                 tasks,
                 blocks,
+                exchange,
                 reasons,
             })
     })
+}
+
+fn exchange_plan() -> impl Strategy<Value = ExchangePlan> {
+    (
+        select(vec![SyncPath::OwnerCombine, SyncPath::AllReduce]),
+        select(vec![Sharding::None, Sharding::Optimizer, Sharding::Full]),
+        any::<bool>(),
+        select(vec![ExchangeType::F32, ExchangeType::Bf16]),
+    )
+        .prop_map(|(sync, sharding, apart, dtype)| ExchangePlan {
+            sync,
+            sharding,
+            apart,
+            dtype,
+        })
 }
 
 fn profile() -> impl Strategy<Value = Profile> {
@@ -410,6 +427,11 @@ fn broken_plans_are_refused() {
             },
         ],
         reasons: vec![],
+        exchange: Some(v1::ExchangePlan {
+            sync: v1::exchange::Sync::Auto.into(),
+            dtype: 9,
+            ..Default::default()
+        }),
     };
     let bad = plan_from_wire(&JobId::from("job"), message).unwrap_err();
     let fields: Vec<_> = bad.0.iter().map(|v| v.field.as_str()).collect();
@@ -419,7 +441,22 @@ fn broken_plans_are_refused() {
             "seats[1].rank",
             "tasks[0].load",
             "blocks[0].ends",
-            "blocks[1].ends"
+            "blocks[1].ends",
+            "exchange.sync",
+            "exchange.dtype",
         ]
     );
+}
+
+// Promise: a plan of before there was a choice is obeyed as it was: owners combine sums.
+#[test]
+fn older_plans_are_read() {
+    let message = v1::Plan {
+        generation: 1,
+        ..Default::default()
+    };
+    let plan = plan_from_wire(&JobId::from("job"), message).unwrap();
+    assert_eq!(plan.exchange, ExchangePlan::default());
+    assert_eq!(plan.exchange.sync, SyncPath::OwnerCombine);
+    assert!(!plan.exchange.apart);
 }
