@@ -29,7 +29,7 @@ fn spec(tasks: usize, method: Method) -> JobSpec {
         "backbone": { "path": "m" },
         "tasks": (0..tasks).map(task).collect::<Vec<_>>(),
     }))
-    .unwrap();
+    .expect("a job");
     spec.balancer = BalancerSpec::of(method);
     spec
 }
