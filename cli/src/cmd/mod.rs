@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+mod affinity;
 mod cancel;
 mod completions;
 mod delete;
@@ -34,6 +35,7 @@ pub(crate) enum Verb {
     Submit(submit::Args),
     Get(get::Args),
     Describe(describe::Args),
+    Affinity(affinity::Args),
     Watch(watch::Args),
     Logs(logs::Args),
     Cancel(cancel::Args),
@@ -62,6 +64,7 @@ pub(crate) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Submit(args) => submit::run(&args, context).await,
         Verb::Get(args) => get::run(&args, context).await,
         Verb::Describe(args) => describe::run(&args, context).await,
+        Verb::Affinity(args) => affinity::run(&args, context).await,
         Verb::Watch(args) => watch::run(&args, context).await,
         Verb::Logs(args) => logs::run(&args, context).await,
         Verb::Cancel(args) => cancel::run(&args, context).await,

@@ -1,5 +1,7 @@
 //! The built `espalier` command, run as a person runs it.
 
+mod affinity;
+mod fake;
 mod help;
 mod local;
 mod predict;
