@@ -45,3 +45,6 @@ pub use face::{
 pub use gram::Gram;
 pub use methods::excess_mtl::accumulate;
 pub use state::State;
+
+#[cfg(test)]
+mod golden;
