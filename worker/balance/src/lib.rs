@@ -48,3 +48,7 @@ pub use state::State;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod promises;
+#[cfg(test)]
+mod properties;
