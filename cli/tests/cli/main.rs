@@ -1,5 +1,6 @@
 //! The built `espalier` command, run as a person runs it.
 
+mod balance;
 mod help;
 mod local;
 mod predict;
