@@ -44,7 +44,7 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
 fn number_of_tasks(spec: &BalancerSpec, tasks: usize, found: &mut Findings) {
     let method = spec.method;
     let least = match (method, spec.param("trim")) {
-        (Method::TrimmedMean, Some(trim)) if trim >= 0.0 && trim < 1e6 => 1 + 2 * trim as usize,
+        (Method::TrimmedMean, Some(trim)) if (0.0..1e6).contains(&trim) => 1 + 2 * trim as usize,
         _ => method.info().min_tasks,
     };
     // A job without tasks is the complaint of another rule.
