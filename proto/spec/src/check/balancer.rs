@@ -143,7 +143,11 @@ fn options(spec: &BalancerSpec, found: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::balancer;
+    use crate::JobSpec;
     use crate::balancer::{BalancerSpec, METHODS, Method};
+    use crate::check::{check, tests::valid};
+    use crate::exchange::{Sharding, SyncKind};
+    use serde_json::{Value, json};
 
     #[test]
     fn every_method_is_valid_as_it_is() {
@@ -191,5 +195,39 @@ mod tests {
                 .contains("at least 5 tasks")
         );
         assert_eq!(balancer(&spec, Some(5)), []);
+    }
+
+    fn job(balancer: Value) -> JobSpec {
+        let mut spec = valid();
+        spec["balancer"] = balancer;
+        serde_json::from_value(spec).expect("right types")
+    }
+
+    #[test]
+    fn a_balancer_fits_the_job() {
+        // Methods that compare tasks need two, find the weights themselves, and see gradients apart.
+        let mut spec = job(json!("upgrad"));
+        assert_eq!(check(&spec), Ok(()));
+        assert_eq!(spec, job(json!({"method": "upgrad"})));
+        spec.tasks[1].weight = 2.0;
+        spec.exchange.sync = SyncKind::AllReduce;
+        spec.exchange.sharding = Sharding::None;
+        let violations = check(&spec).expect_err("weight and exchange");
+        let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["tasks[1].weight", "exchange.sync"]);
+        assert!(violations[0].message.contains("balancer `fixed`"));
+        assert!(violations[1].message.contains("owner_combine"));
+        spec.balancer.method = Method::Fixed;
+        assert_eq!(check(&spec), Ok(()));
+        spec.balancer.method = Method::Upgrad;
+        spec.exchange.sync = SyncKind::Auto;
+        spec.tasks.truncate(1);
+        let violations = check(&spec).expect_err("one task");
+        assert_eq!(violations[0].field, "balancer");
+        assert!(
+            violations[0]
+                .message
+                .contains("at least 2 tasks, the job has 1 task")
+        );
     }
 }
