@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 mod affinity;
+mod balance;
 mod cancel;
 mod completions;
 mod delete;
@@ -47,6 +48,7 @@ pub(crate) enum Verb {
     Undrain(undrain::Args),
     Export(export::Args),
     Predict(predict::Args),
+    Balance(balance::Args),
     Validate(validate::Args),
     Schema(schema::Args),
     Completions(completions::Args),
@@ -76,6 +78,7 @@ pub(crate) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Undrain(args) => undrain::run(&args, context).await,
         Verb::Export(args) => export::run(&args, context).await,
         Verb::Predict(args) => predict::run(&args, context).await,
+        Verb::Balance(args) => balance::run(&args, context),
         Verb::Validate(args) => validate::run(&args, context),
         Verb::Schema(args) => schema::run(&args, context),
         Verb::Completions(args) => completions::run(&args, context),

@@ -98,7 +98,7 @@ hint: did you mean `single_label`? Known values here: `single_label`, `multi_lab
 fn a_slip_in_a_balancer_is_located() {
     // Both forms of a balancer, and its parameters, are answered with line and suggestion.
     for (yaml, column, field) in [
-        ("balancer: upgrd", 11, "balancer"),
+        ("balancer: upgrd", 1, "balancer"),
         ("balancer: {method: upgrd}", 20, "balancer.method"),
     ] {
         let run = validate(&format!("{GOOD}{yaml}\n"), &[]);

@@ -8,6 +8,7 @@
 mod balancer;
 mod exchange;
 mod job;
+mod nearest;
 mod task;
 mod training;
 
@@ -16,7 +17,8 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-pub use balancer::{balancer, nearest};
+pub use balancer::balancer;
+pub use nearest::nearest;
 
 use crate::JobSpec;
 use serde::{Deserialize, Serialize};

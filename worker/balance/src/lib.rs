@@ -45,3 +45,10 @@ pub use face::{
 pub use gram::Gram;
 pub use methods::excess_mtl::accumulate;
 pub use state::State;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod promises;
+#[cfg(test)]
+mod properties;

@@ -29,8 +29,19 @@ pub(crate) fn bits(numbers: &[u64]) -> u64 {
 
 /// A uniform number in [0, 1).
 pub(crate) fn uniform(numbers: &[u64]) -> f64 {
+    unit(bits(numbers))
+}
+
+/// The number at `index` of the stream of uniform numbers that `bits` begins (SplitMix64): cheap
+/// where there is one per coordinate.
+pub(crate) fn in_stream(bits: u64, index: u64) -> f64 {
+    let at = index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    unit(mixed(bits.wrapping_add(at)))
+}
+
+fn unit(bits: u64) -> f64 {
     // 53 bits are exact in an f64.
-    (bits(numbers) >> 11) as f64 / (1_u64 << 53) as f64
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// A standard normal number (Box and Muller).

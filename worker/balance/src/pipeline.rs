@@ -204,7 +204,7 @@ impl Pipeline {
         facts: &Facts<'_>,
     ) -> Result<(Vec<f64>, Option<Fallback>), Error> {
         let held = part.tasks.iter().all(|&task| self.holds[task] == 1.0);
-        if facts.step % self.spec.update_every != 0 && held {
+        if !facts.step.is_multiple_of(self.spec.update_every) && held {
             let kept = part.tasks.iter().map(|&task| self.held[task]).collect();
             return Ok((kept, None));
         }

@@ -1,6 +1,6 @@
 //! Rules of the balancer: options that fit the method, parameters that it has, in their ranges.
 
-use super::{Findings, Violation};
+use super::{Findings, Violation, nearest};
 use crate::JobSpec;
 use crate::balancer::{BalancerSpec, Class, Method, Normalize};
 
@@ -44,7 +44,7 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
 fn number_of_tasks(spec: &BalancerSpec, tasks: usize, found: &mut Findings) {
     let method = spec.method;
     let least = match (method, spec.param("trim")) {
-        (Method::TrimmedMean, Some(trim)) if trim >= 0.0 && trim < 1e6 => 1 + 2 * trim as usize,
+        (Method::TrimmedMean, Some(trim)) if (0.0..1e6).contains(&trim) => 1 + 2 * trim as usize,
         _ => method.info().min_tasks,
     };
     // A job without tasks is the complaint of another rule.
@@ -140,59 +140,14 @@ fn options(spec: &BalancerSpec, found: &mut Findings) {
     );
 }
 
-/// The candidate nearest to `word`, if it is near enough to be meant: at most two slips in five
-/// letters, a slip being a letter too many, too few, wrong, or two swapped.
-#[must_use]
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word: Vec<char> = word.to_lowercase().chars().collect();
-    candidates
-        .into_iter()
-        .filter_map(|candidate| {
-            let letters: Vec<char> = candidate.to_lowercase().chars().collect();
-            let longest = word.len().max(letters.len());
-            let slips = slips(&word, &letters);
-            (slips * 5 <= longest * 2).then_some((slips, candidate))
-        })
-        .min_by_key(|(slips, _)| *slips)
-        .map(|(_, candidate)| candidate)
-}
-
-/// Optimal string alignment distance.
-fn slips(a: &[char], b: &[char]) -> usize {
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let wrong = usize::from(a[i - 1] != b[j - 1]);
-                let mut least = (rows[i - 1][j] + 1)
-                    .min(rows[i][j - 1] + 1)
-                    .min(rows[i - 1][j - 1] + wrong);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    least = least.min(rows[i - 2][j - 2] + 1);
-                }
-                least
-            };
-        }
-    }
-    rows[a.len()][b.len()]
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{balancer, nearest};
+    use super::balancer;
+    use crate::JobSpec;
     use crate::balancer::{BalancerSpec, METHODS, Method};
-
-    #[test]
-    fn slips_are_recognised() {
-        // A slip of the fingers finds its word, a stranger none.
-        let names = || METHODS.iter().map(|info| info.name);
-        assert_eq!(nearest("upgrd", names()), Some("upgrad"));
-        assert_eq!(nearest("PCgrad", names()), Some("pcgrad"));
-        assert_eq!(nearest("imtlg", names()), Some("imtl_g"));
-        assert_eq!(nearest("banana", names()), None);
-    }
+    use crate::check::{check, tests::valid};
+    use crate::exchange::{Sharding, SyncKind};
+    use serde_json::{Value, json};
 
     #[test]
     fn every_method_is_valid_as_it_is() {
@@ -240,5 +195,39 @@ mod tests {
                 .contains("at least 5 tasks")
         );
         assert_eq!(balancer(&spec, Some(5)), []);
+    }
+
+    fn job(balancer: Value) -> JobSpec {
+        let mut spec = valid();
+        spec["balancer"] = balancer;
+        serde_json::from_value(spec).expect("right types")
+    }
+
+    #[test]
+    fn a_balancer_fits_the_job() {
+        // Methods that compare tasks need two, find the weights themselves, and see gradients apart.
+        let mut spec = job(json!("upgrad"));
+        assert_eq!(check(&spec), Ok(()));
+        assert_eq!(spec, job(json!({"method": "upgrad"})));
+        spec.tasks[1].weight = 2.0;
+        spec.exchange.sync = SyncKind::AllReduce;
+        spec.exchange.sharding = Sharding::None;
+        let violations = check(&spec).expect_err("weight and exchange");
+        let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["tasks[1].weight", "exchange.sync"]);
+        assert!(violations[0].message.contains("balancer `fixed`"));
+        assert!(violations[1].message.contains("owner_combine"));
+        spec.balancer.method = Method::Fixed;
+        assert_eq!(check(&spec), Ok(()));
+        spec.balancer.method = Method::Upgrad;
+        spec.exchange.sync = SyncKind::Auto;
+        spec.tasks.truncate(1);
+        let violations = check(&spec).expect_err("one task");
+        assert_eq!(violations[0].field, "balancer");
+        assert!(
+            violations[0]
+                .message
+                .contains("at least 2 tasks, the job has 1 task")
+        );
     }
 }

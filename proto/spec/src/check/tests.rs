@@ -2,7 +2,6 @@
 
 use super::check;
 use crate::JobSpec;
-use crate::job::{Method, Sharding, SyncKind};
 use serde_json::{Value, json};
 
 pub(super) fn valid() -> Value {
@@ -434,34 +433,6 @@ fn every_rule_names_its_field() {
             violations[0]
         );
     }
-}
-
-#[test]
-fn a_balancer_fits_the_job() {
-    // Methods that compare tasks need two, find the weights themselves, and see gradients apart.
-    let mut spec = with("/balancer", json!("upgrad"));
-    assert_eq!(check(&spec), Ok(()));
-    assert_eq!(spec, with("/balancer", json!({"method": "upgrad"})));
-    spec.tasks[1].weight = 2.0;
-    spec.exchange.sync = SyncKind::AllReduce;
-    spec.exchange.sharding = Sharding::None;
-    let violations = check(&spec).expect_err("weight and exchange");
-    let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
-    assert_eq!(fields, ["tasks[1].weight", "exchange.sync"]);
-    assert!(violations[0].message.contains("balancer `fixed`"));
-    assert!(violations[1].message.contains("owner_combine"));
-    spec.balancer.method = Method::Fixed;
-    assert_eq!(check(&spec), Ok(()));
-    spec.balancer.method = Method::Upgrad;
-    spec.exchange.sync = SyncKind::Auto;
-    spec.tasks.truncate(1);
-    let violations = check(&spec).expect_err("one task");
-    assert_eq!(violations[0].field, "balancer");
-    assert!(
-        violations[0]
-            .message
-            .contains("at least 2 tasks, the job has 1 task")
-    );
 }
 
 #[test]

@@ -92,7 +92,13 @@ fn worst(gram: &Gram, b: &[f64], r: f64) -> Result<Vec<f64>, Fallback> {
         }
         let set: Vec<usize> = (0..k).filter(|&i| z[i] > 0.0).collect();
         if known.as_ref() == Some(&set) || high - low <= 1e-16 * high.abs().max(r) {
-            return Ok(z);
+            // Less than 1 at the highest ν: the best combination is 0.
+            let square = gram.quadratic(&z);
+            return if (square - 1.0).abs() < 1e-6 {
+                Ok(z)
+            } else {
+                Err(Fallback::Stationary)
+            };
         }
         if gram.quadratic(&z) < 1.0 {
             low = nu;

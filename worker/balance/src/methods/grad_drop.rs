@@ -2,7 +2,7 @@
 
 use super::{Rule, Trouble};
 use crate::face::{Elementwise, Facts, SliceAt};
-use crate::math::uniform;
+use crate::math::{bits, in_stream};
 
 /// GradDrop (Chen et al. 2020, arXiv 2010.06808), on parameters as TorchJD: per coordinate the
 /// purity P = (1 + Σg/Σ|g|)/2 is the chance that positive parts stay, else the negative ones do;
@@ -35,6 +35,7 @@ impl Rule for GradDrop {
 
 impl Elementwise for GradDrop {
     fn combine(&self, at: &SliceAt, gradients: &[&[f32]], out: &mut [f32]) {
+        let stream = bits(&[at.seed, at.step, at.block]);
         for (i, out) in out.iter_mut().enumerate() {
             let (mut sum, mut size) = (0.0_f32, 0.0_f32);
             for gradient in gradients {
@@ -46,7 +47,7 @@ impl Elementwise for GradDrop {
                 continue;
             }
             let purity = f64::from(0.5 * (1.0 + sum / size));
-            let draw = uniform(&[at.seed, at.step, at.block, at.offset + i as u64]);
+            let draw = in_stream(stream, at.offset + i as u64);
             let positive = purity > draw;
             *out = 0.0;
             for gradient in gradients {

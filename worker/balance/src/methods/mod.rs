@@ -18,7 +18,7 @@ mod moco;
 mod nash;
 mod scales;
 mod stch;
-mod surgery;
+pub(crate) mod surgery;
 mod trimmed_mean;
 mod two_batch;
 

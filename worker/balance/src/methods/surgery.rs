@@ -14,33 +14,42 @@ pub(crate) struct PcGrad;
 
 impl Rule for PcGrad {
     fn weights(&mut self, facts: &Facts<'_>) -> Result<Vec<f64>, Trouble> {
-        let gram = gram(facts)?;
-        let mut weights = vec![0.0; gram.k()];
-        for (i, order) in orders(facts).enumerate() {
-            let c = projected(gram, i, &order);
-            weights.iter_mut().zip(&c).for_each(|(w, c)| *w += c);
-        }
-        Ok(weights)
+        Ok(projected_all(gram(facts)?, &orders(facts)))
     }
 }
 
 /// The order in which each present task meets the others.
-fn orders(facts: &Facts<'_>) -> impl Iterator<Item = Vec<usize>> {
+fn orders(facts: &Facts<'_>) -> Vec<Vec<usize>> {
     let (k, seed, step) = (facts.tasks.len(), facts.seed, facts.step);
-    let tasks = facts.tasks.to_vec();
-    tasks
-        .into_iter()
-        .map(move |task| shuffled(k, seed, step, task as u64))
+    facts
+        .tasks
+        .iter()
+        .map(|&task| shuffled(k, seed, step, task as u64))
+        .collect()
+}
+
+/// The sum of all gradients' coefficients, each projected in its order.
+pub(crate) fn projected_all(gram: &Gram, orders: &[Vec<usize>]) -> Vec<f64> {
+    let mut weights = vec![0.0; gram.k()];
+    for (i, order) in orders.iter().enumerate() {
+        let c = projected(gram, i, order);
+        weights.iter_mut().zip(&c).for_each(|(w, c)| *w += c);
+    }
+    weights
 }
 
 /// Coefficients of g_i projected off the others in `order`.
-pub(crate) fn projected(gram: &Gram, i: usize, order: &[usize]) -> Vec<f64> {
+fn projected(gram: &Gram, i: usize, order: &[usize]) -> Vec<f64> {
     let mut c = vec![0.0; gram.k()];
     c[i] = 1.0;
+    let mut products = gram.row(i).to_vec();
     for &j in order {
-        let product = dot(gram.row(j), &c);
-        if j != i && product < 0.0 {
-            c[j] -= product / gram.get(j, j);
+        if j != i && products[j] < 0.0 {
+            let less = products[j] / gram.get(j, j);
+            c[j] -= less;
+            for (product, g) in products.iter_mut().zip(gram.row(j)) {
+                *product -= less * g;
+            }
         }
     }
     c
@@ -65,32 +74,50 @@ impl GradVac {
             target: vec![0.0; tasks * tasks],
         }
     }
-}
 
-impl Rule for GradVac {
-    fn weights(&mut self, facts: &Facts<'_>) -> Result<Vec<f64>, Trouble> {
-        let gram = gram(facts)?;
+    /// The sum of all gradients' coefficients, each changed in its order.
+    pub(crate) fn vaccinated(
+        &mut self,
+        gram: &Gram,
+        tasks: &[usize],
+        orders: &[Vec<usize>],
+    ) -> Vec<f64> {
         let norms = gram.norms();
         let mut weights = vec![0.0; gram.k()];
-        for (i, order) in orders(facts).enumerate() {
+        for (i, order) in orders.iter().enumerate() {
             let mut c = vec![0.0; gram.k()];
             c[i] = 1.0;
-            for j in order {
-                let norm = gram.quadratic(&c).sqrt();
+            // G c and cᵀGc as c changes.
+            let mut products = gram.row(i).to_vec();
+            let mut square = gram.get(i, i);
+            for &j in order {
+                let norm = square.max(0.0).sqrt();
                 if j == i || norms[j] == 0.0 || norm == 0.0 {
                     continue;
                 }
-                let phi = (dot(gram.row(j), &c) / (norm * norms[j])).clamp(-1.0, 1.0);
-                let target = &mut self.target[facts.tasks[i] * self.tasks + facts.tasks[j]];
+                let phi = (products[j] / (norm * norms[j])).clamp(-1.0, 1.0);
+                let target = &mut self.target[tasks[i] * self.tasks + tasks[j]];
                 let (rest, target_rest) = (other_leg(phi), other_leg(*target));
                 if phi < *target && target_rest > 1e-8 {
-                    c[j] += norm * (*target * rest - phi * target_rest) / (norms[j] * target_rest);
+                    let more =
+                        norm * (*target * rest - phi * target_rest) / (norms[j] * target_rest);
+                    c[j] += more;
+                    for (product, g) in products.iter_mut().zip(gram.row(j)) {
+                        *product += more * g;
+                    }
+                    square = dot(&products, &c);
                 }
                 *target = (1.0 - self.beta) * *target + self.beta * phi;
             }
             weights.iter_mut().zip(&c).for_each(|(w, c)| *w += c);
         }
-        Ok(weights)
+        weights
+    }
+}
+
+impl Rule for GradVac {
+    fn weights(&mut self, facts: &Facts<'_>) -> Result<Vec<f64>, Trouble> {
+        Ok(self.vaccinated(gram(facts)?, facts.tasks, &orders(facts)))
     }
 
     keeps!("target": target);

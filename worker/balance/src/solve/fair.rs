@@ -32,19 +32,16 @@ pub(crate) fn fair(gram: &Gram, beta: f64) -> Result<Vec<f64>, Fallback> {
             libm::pow(y, -beta)
         }
     };
-    let primitive = |y: f64| match beta {
-        1.0 => libm::log(y),
-        _ => libm::pow(y, 1.0 - beta) / (1.0 - beta),
-    };
-    let objective = |y: &[f64]| -> f64 {
-        let potential: f64 = y.iter().zip(&r).map(|(y, r)| r * primitive(*y)).sum();
-        0.5 * dot(&c.times(y), y) - potential
+    // The gradient of the objective, and what pulls each weight up in it.
+    let slopes = |y: &[f64]| -> (Vec<f64>, Vec<f64>) {
+        let pull: Vec<f64> = y.iter().zip(&r).map(|(y, r)| r * raised(*y)).collect();
+        let slope = c.times(y).iter().zip(&pull).map(|(a, b)| a - b).collect();
+        (slope, pull)
     };
     let mut y = vec![1.0; k];
     let mut best = (f64::INFINITY, y.clone());
     for _ in 0..200 {
-        let pull: Vec<f64> = y.iter().zip(&r).map(|(y, r)| r * raised(*y)).collect();
-        let slope: Vec<f64> = c.times(&y).iter().zip(&pull).map(|(a, b)| a - b).collect();
+        let (slope, pull) = slopes(&y);
         let residual = (0..k)
             .map(|i| {
                 // Where large terms cancel, no more than their rounding can be asked for.
@@ -78,8 +75,9 @@ pub(crate) fn fair(gram: &Gram, beta: f64) -> Result<Vec<f64>, Fallback> {
         let moved = |t: f64| -> Vec<f64> { y.iter().zip(&step).map(|(y, s)| y + t * s).collect() };
         let mut t = room;
         if residual > 1e-5 {
-            let (start, fall) = (objective(&y), dot(&slope, &step));
-            while t > 1e-10 && objective(&moved(t)) > start + 1e-4 * t * fall {
+            // By the slope along the way: the objective itself loses small tasks in rounding.
+            let fall = -dot(&slope, &step);
+            while t > 1e-10 && dot(&slopes(&moved(t)).0, &step) > 0.1 * fall {
                 t *= 0.5;
             }
         }
