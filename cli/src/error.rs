@@ -1,5 +1,6 @@
 //! What a command ends with when it can't do what was asked: message, hint, exit code.
 
+pub(crate) use espalier_spec::check::nearest;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -84,28 +85,6 @@ impl fmt::Display for Error {
             None => Ok(()),
         }
     }
-}
-
-/// The candidate nearest to `word`, if it is near enough to be meant.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let word = word.to_lowercase();
-    candidates
-        .into_iter()
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(&word, &candidate.to_lowercase()),
-                candidate,
-            )
-        })
-        .filter(|(distance, candidate)| {
-            let longest = word.chars().count().max(candidate.chars().count());
-            *distance * 5 <= longest * 2
-        })
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

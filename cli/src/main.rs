@@ -10,6 +10,7 @@ mod error;
 mod jobfile;
 mod local;
 mod output;
+mod picture;
 mod view;
 
 use clap::Parser;

@@ -19,6 +19,7 @@ from fetch import HOME, REPO, SetupError, need_disk, say
 
 TARGET = HOME / "pysite"
 REQUIREMENTS = REPO / "tests/requirements.txt"
+GOLDEN = REPO / "tests/golden/requirements.txt"
 STAMP = "espalier-setup.txt"
 # What the CUDA half defines as data; everything else that is missing is a function and returns 0 ...
 CUDA_DATA = ["_ZN3c104cuda20CUDACachingAllocator9allocatorE"]
@@ -65,6 +66,24 @@ def setup_grpc():
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     say(f"gRPC for Python: installed into {target}")
+
+
+def setup_golden():
+    """What tests/golden/balance.py compares with, in .espalier/pygolden, PyTorch among it."""
+    target, aside = HOME / "pygolden", HOME / "pygolden.new"
+    stamp = f"{sys.version_info[:2]} torch {libtorch.VERSION}\n{GOLDEN.read_text()}"
+    if (target / STAMP).is_file() and (target / STAMP).read_text() == stamp:
+        say(f"libraries for golden numbers: {target}")
+        return
+    need_disk(HOME, 1_500_000_000, "the libraries for golden numbers")
+    shutil.rmtree(aside, ignore_errors=True)
+    say(f"installing {GOLDEN.relative_to(REPO)}")
+    _pip_install(aside, ["-r", str(GOLDEN)])
+    _torch(aside)
+    (aside / STAMP).write_text(stamp)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    say(f"libraries for golden numbers: installed into {target}")
 
 
 def _pip_install(aside, packages):

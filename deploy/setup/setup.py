@@ -79,6 +79,12 @@ def grpc():
     return pysite.setup_grpc()
 
 
+def golden():
+    """Python packages for tests/golden/balance.py."""
+    import pysite
+    return pysite.setup_golden()
+
+
 def write_env(torch):
     """.espalier/env.sh, which the Makefile and a person's shell can source."""
     lines = [
@@ -101,7 +107,7 @@ def write_env(torch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "python", "all"]
+    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "python", "golden", "all"]
     parser.add_argument("parts", nargs="*", help=f"any of {', '.join(names)}; without: toolchain libtorch minilm")
     parser.add_argument("--cuda", choices=["auto", "yes", "no"], default="auto", help="fetch the CUDA libraries too")
     args = parser.parse_args()
@@ -132,6 +138,8 @@ def run(parts, cuda):
         grpc()
     if "python" in parts:
         python()
+    if "golden" in parts:
+        golden()
     write_env(libtorch.folder())
 
 

@@ -1,17 +1,18 @@
-//! Promise: what the vocabulary can say survives the wire unchanged, bytes included.
+//! Promise: what is asked for and planned survives the wire unchanged, bytes included.
 
 use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_proto::{Wire, v1};
+use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
-    BackboneSpec, CheckpointSpec, ClassWeights, Columns, DataSpec, Device, EvaluationSpec, Files,
-    HeadKind, Init, LossSpec, Metric, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind,
-    ScheduleSpec, TaskSpec, TrainingSpec, Tuning,
+    Affinity, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns, DataSpec, Device,
+    EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind, Init, LossSpec, Metric, Normalize,
+    OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding,
+    SyncKind, TaskSpec, TrainingSpec, Tuning,
 };
 use espalier_spec::plan::{
-    BlockPlacement, BlockProfile, Profile, Seat, TaskPlacement, TaskProfile,
+    BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
 };
-use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress, TaskScores};
-use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard, Step, WorkerId};
+use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard, WorkerId};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -159,6 +160,66 @@ fn training() -> impl Strategy<Value = TrainingSpec> {
     )
 }
 
+fn balancer() -> impl Strategy<Value = BalancerSpec> {
+    let normalize = select(vec![
+        Normalize::None,
+        Normalize::L2,
+        Normalize::Loss,
+        Normalize::LossL2,
+    ]);
+    let non_finite = select(vec![OnNonFinite::Fail, OnNonFinite::SkipTaskStep]);
+    (
+        (
+            0..METHODS.len(),
+            btree_map(word(), number(), 0..3),
+            normalize,
+            non_finite,
+        ),
+        (number(), number(), 1u64..),
+        (any::<bool>(), any::<bool>()),
+    )
+        .prop_map(
+            |(
+                (method, params, normalize, on_non_finite),
+                (scale, smoothing, update_every),
+                (log_losses, balance_heads),
+            )| BalancerSpec {
+                method: METHODS[method].method,
+                params,
+                scale,
+                log_losses,
+                normalize,
+                smoothing,
+                update_every,
+                balance_heads,
+                on_non_finite,
+            },
+        )
+}
+
+fn exchange() -> impl Strategy<Value = ExchangeSpec> {
+    (
+        select(vec![
+            SyncKind::Auto,
+            SyncKind::OwnerCombine,
+            SyncKind::AllReduce,
+        ]),
+        select(vec![Sharding::None, Sharding::Optimizer, Sharding::Full]),
+        select(vec![ExchangeType::F32, ExchangeType::Bf16]),
+        any::<bool>(),
+        select(vec![Affinity::Auto, Affinity::On, Affinity::Off]),
+    )
+        .prop_map(
+            |(sync, sharding, dtype, recompute, affinity)| ExchangeSpec {
+                sync,
+                sharding,
+                dtype,
+                recompute,
+                affinity,
+            },
+        )
+}
+
 fn job() -> impl Strategy<Value = JobSpec> {
     let tuning = prop_oneof![
         Just(Tuning::All),
@@ -196,13 +257,19 @@ fn job() -> impl Strategy<Value = JobSpec> {
     );
     (
         (word(), any::<u64>(), any::<i32>(), backbone(), tuning),
-        (vec(task(), 0..3), sampler, training()),
+        (
+            vec(task(), 0..3),
+            sampler,
+            balancer(),
+            training(),
+            exchange(),
+        ),
         (evaluation, checkpoint, resources, option::of(word())),
     )
         .prop_map(
             |(
                 (name, seed, priority, backbone, tuning),
-                (tasks, sampler, training),
+                (tasks, sampler, balancer, training, exchange),
                 (evaluation, checkpoint, resources, output),
             )| JobSpec {
                 name,
@@ -212,7 +279,9 @@ fn job() -> impl Strategy<Value = JobSpec> {
                 tuning,
                 tasks,
                 sampler,
+                balancer,
                 training,
+                exchange,
                 evaluation,
                 checkpoint,
                 resources,
@@ -247,9 +316,10 @@ fn plan() -> impl Strategy<Value = Plan> {
             any::<u64>(),
             vec(task, 0..3),
             vec(block, 0..3),
+            exchange_plan(),
             vec(word(), 0..3),
         )
-            .prop_map(move |(generation, tasks, blocks, reasons)| Plan {
+            .prop_map(move |(generation, tasks, blocks, exchange, reasons)| Plan {
                 job: JobId::from("job"),
                 generation: Generation(generation),
                 seats: (0u32..)
@@ -263,9 +333,25 @@ fn plan() -> impl Strategy<Value = Plan> {
                 shards: seats.iter().map(|(_, _, shards)| shards.clone()).collect(),
                 tasks,
                 blocks,
+                exchange,
                 reasons,
             })
     })
+}
+
+fn exchange_plan() -> impl Strategy<Value = ExchangePlan> {
+    (
+        select(vec![SyncPath::OwnerCombine, SyncPath::AllReduce]),
+        select(vec![Sharding::None, Sharding::Optimizer, Sharding::Full]),
+        any::<bool>(),
+        select(vec![ExchangeType::F32, ExchangeType::Bf16]),
+    )
+        .prop_map(|(sync, sharding, apart, dtype)| ExchangePlan {
+            sync,
+            sharding,
+            apart,
+            dtype,
+        })
 }
 
 fn profile() -> impl Strategy<Value = Profile> {
@@ -283,56 +369,6 @@ fn profile() -> impl Strategy<Value = Profile> {
         },
     );
     (vec(block, 0..3), vec(task, 0..3)).prop_map(|(blocks, tasks)| Profile { blocks, tasks })
-}
-
-fn progress() -> impl Strategy<Value = Progress> {
-    // Quarters of a second are exact both as nanoseconds and as f64.
-    let eta = option::of((0u32..1_000_000).prop_map(|quarters| f64::from(quarters) / 4.0));
-    (
-        (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>()),
-        (number(), number(), eta, number(), number()),
-        btree_map(word(), number(), 0..3),
-    )
-        .prop_map(
-            |((step, total_steps, samples, tokens), rates, losses)| Progress {
-                step: Step(step),
-                total_steps,
-                samples,
-                tokens,
-                samples_per_second: rates.0,
-                tokens_per_second: rates.1,
-                eta_seconds: rates.2,
-                learning_rate: rates.3,
-                gradient_norm: rates.4,
-                losses,
-            },
-        )
-}
-
-fn evaluation() -> impl Strategy<Value = Evaluation> {
-    let figures = || btree_map(metric(), number(), 0..3);
-    let scores = (any::<u64>(), number(), figures(), figures()).prop_map(
-        |(samples, loss, metrics, baseline)| TaskScores {
-            samples,
-            loss,
-            metrics,
-            baseline,
-        },
-    );
-    (
-        any::<u64>(),
-        word(),
-        btree_map(word(), scores, 0..3),
-        number(),
-        any::<bool>(),
-    )
-        .prop_map(|(step, split, tasks, selection, best)| Evaluation {
-            step: Step(step),
-            split,
-            tasks,
-            selection,
-            best,
-        })
 }
 
 fn returns<T>(value: T) -> Result<(), TestCaseError>
@@ -353,21 +389,9 @@ proptest! {
     fn profiles_return(profile in profile()) { returns(profile)?; }
 
     #[test]
-    fn progress_returns(progress in progress()) { returns(progress)?; }
-
-    #[test]
-    fn evaluations_return(evaluation in evaluation()) { returns(evaluation)?; }
-
-    #[test]
     fn plans_return(plan in plan()) {
         let job = plan.job.clone();
         prop_assert_eq!(plan_from_wire(&job, plan_to_wire(&plan)), Ok(plan));
-    }
-
-    #[test]
-    fn checkpoints_and_failures_return(step: u64, path in word(), flag: bool) {
-        returns(Checkpoint { step: Step(step), path: path.clone(), best: flag })?;
-        returns(Failure { code: path.clone(), message: path, retryable: flag })?;
     }
 }
 
@@ -403,6 +427,11 @@ fn broken_plans_are_refused() {
             },
         ],
         reasons: vec![],
+        exchange: Some(v1::ExchangePlan {
+            sync: v1::exchange::Sync::Auto.into(),
+            dtype: 9,
+            ..Default::default()
+        }),
     };
     let bad = plan_from_wire(&JobId::from("job"), message).unwrap_err();
     let fields: Vec<_> = bad.0.iter().map(|v| v.field.as_str()).collect();
@@ -412,7 +441,22 @@ fn broken_plans_are_refused() {
             "seats[1].rank",
             "tasks[0].load",
             "blocks[0].ends",
-            "blocks[1].ends"
+            "blocks[1].ends",
+            "exchange.sync",
+            "exchange.dtype",
         ]
     );
+}
+
+// Promise: a plan of before there was a choice is obeyed as it was: owners combine sums.
+#[test]
+fn older_plans_are_read() {
+    let message = v1::Plan {
+        generation: 1,
+        ..Default::default()
+    };
+    let plan = plan_from_wire(&JobId::from("job"), message).unwrap();
+    assert_eq!(plan.exchange, ExchangePlan::default());
+    assert_eq!(plan.exchange.sync, SyncPath::OwnerCombine);
+    assert!(!plan.exchange.apart);
 }

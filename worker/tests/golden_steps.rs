@@ -4,7 +4,7 @@
 #![allow(clippy::print_stderr, clippy::print_stdout)]
 
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous, connect, host_id};
-use espalier_spec::plan::{BlockPlacement, Profile, Seat, TaskPlacement};
+use espalier_spec::plan::{BlockPlacement, ExchangePlan, Profile, Seat, TaskPlacement};
 use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard};
 use espalier_worker::data::{Input, RankStep, Sample, SampleRef, ShardBatch};
 use espalier_worker::engine::{Sources, StepReport, Trainer};
@@ -109,6 +109,7 @@ fn plan(profile: &Profile, ranks: u32) -> Plan {
                 ends: cut(block.trainable),
             })
             .collect(),
+        exchange: ExchangePlan::default(),
         reasons: Vec::new(),
     }
 }

@@ -1,11 +1,13 @@
 //! `espalier describe`: everything about one job, to read.
 
+use super::affinity::why_absent;
 use super::get::state_style;
 use crate::Outcome;
 use crate::client::Client;
 use crate::error::{Code, Result};
 use crate::output::{Cell, Context, Format, Screen, Table, text};
-use crate::view::{Event, Job, state_name};
+use crate::view::affinity::{advice, findings};
+use crate::view::{Event, Job, cost, state_name};
 use espalier_proto::v1::{self, watch_job_response::Update};
 use espalier_spec::plan::Plan;
 use espalier_spec::report::Evaluation;
@@ -98,6 +100,8 @@ fn describe(description: &Description, screen: &Screen) -> String {
         heading(&title, screen, &mut out);
         out.push_str(&evaluation_table(job, evaluation).render(screen, 2));
     }
+    affinity(job, screen, &mut out);
+    costs(job, screen, &mut out);
     if let Some(plan) = &job.plan {
         heading(
             &format!("Plan of generation {}", job.generation),
@@ -206,6 +210,52 @@ fn progress(job: &Job, screen: &Screen, out: &mut String) {
         .collect();
     if !losses.is_empty() {
         let _ = writeln!(out, "  loss: {}", losses.join(", "));
+    }
+}
+
+/// Which tasks help or hurt which, and what to try; or why nobody knows. Nothing of a job that
+/// never ran.
+fn affinity(job: &Job, screen: &Screen, out: &mut String) {
+    let Some(progress) = &job.progress else {
+        return;
+    };
+    if job.spec.as_ref().is_none_or(|spec| spec.tasks.len() < 2) {
+        return;
+    }
+    heading("Affinity of tasks", screen, out);
+    let Some(affinity) = &progress.affinity else {
+        let (why, hint) = why_absent(job);
+        let _ = writeln!(out, "  unknown: {why}");
+        if let Some(hint) = hint {
+            let _ = writeln!(out, "  to try: {hint}");
+        }
+        return;
+    };
+    for sentence in findings(affinity) {
+        let _ = writeln!(out, "  - {sentence}");
+    }
+    for sentence in advice(affinity, job.is_balanced()) {
+        let _ = writeln!(out, "  to try: {sentence}");
+    }
+}
+
+/// What exchange and memory cost.
+fn costs(job: &Job, screen: &Screen, out: &mut String) {
+    let progress = job.progress.as_ref();
+    let plan = job.plan.as_ref().map(|plan| &plan.exchange);
+    let exchange = cost::exchange(plan, progress.and_then(|p| p.exchange.as_ref()));
+    let memory = progress.and_then(|p| p.memory.as_ref()).map(cost::memory);
+    for (title, lines) in [
+        ("Exchange", exchange),
+        ("Memory", memory.unwrap_or_default()),
+    ] {
+        if lines.is_empty() {
+            continue;
+        }
+        heading(title, screen, out);
+        for line in lines {
+            let _ = writeln!(out, "  {line}");
+        }
     }
 }
 

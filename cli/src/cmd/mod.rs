@@ -1,5 +1,7 @@
 //! The verbs, one file each.
 
+mod affinity;
+mod balance;
 mod cancel;
 mod completions;
 mod delete;
@@ -34,6 +36,7 @@ pub(crate) enum Verb {
     Submit(submit::Args),
     Get(get::Args),
     Describe(describe::Args),
+    Affinity(affinity::Args),
     Watch(watch::Args),
     Logs(logs::Args),
     Cancel(cancel::Args),
@@ -45,6 +48,7 @@ pub(crate) enum Verb {
     Undrain(undrain::Args),
     Export(export::Args),
     Predict(predict::Args),
+    Balance(balance::Args),
     Validate(validate::Args),
     Schema(schema::Args),
     Completions(completions::Args),
@@ -62,6 +66,7 @@ pub(crate) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Submit(args) => submit::run(&args, context).await,
         Verb::Get(args) => get::run(&args, context).await,
         Verb::Describe(args) => describe::run(&args, context).await,
+        Verb::Affinity(args) => affinity::run(&args, context).await,
         Verb::Watch(args) => watch::run(&args, context).await,
         Verb::Logs(args) => logs::run(&args, context).await,
         Verb::Cancel(args) => cancel::run(&args, context).await,
@@ -73,6 +78,7 @@ pub(crate) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Undrain(args) => undrain::run(&args, context).await,
         Verb::Export(args) => export::run(&args, context).await,
         Verb::Predict(args) => predict::run(&args, context).await,
+        Verb::Balance(args) => balance::run(&args, context),
         Verb::Validate(args) => validate::run(&args, context),
         Verb::Schema(args) => schema::run(&args, context),
         Verb::Completions(args) => completions::run(&args, context),

@@ -1,5 +1,6 @@
 //! How answers look: data to standard output as table, JSON or YAML; the rest to standard error.
 
+pub(crate) mod heat;
 mod table;
 pub(crate) mod text;
 
@@ -90,6 +91,20 @@ impl Context {
             Format::Yaml => yaml(value)?,
         };
         self.print(&text)
+    }
+
+    /// Columns of a page on standard output. A file or a program gets lines as long as they are.
+    pub(crate) fn width(&self) -> usize {
+        let given = std::env::var("COLUMNS").ok();
+        let given = given.and_then(|columns| columns.parse().ok());
+        let found = || {
+            let size = terminal_size::terminal_size_of(std::io::stdout());
+            size.map(|(width, _)| usize::from(width.0))
+        };
+        match self.stdout.terminal {
+            true => found().or(given).filter(|width| *width > 0).unwrap_or(80),
+            false => given.unwrap_or(usize::MAX),
+        }
     }
 
     /// Tells the person at the terminal something that is not data.

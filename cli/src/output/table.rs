@@ -20,6 +20,14 @@ impl Cell {
         }
     }
 
+    /// The same text in a style.
+    pub(crate) fn painted(self, style: Style) -> Self {
+        Self {
+            style: Some(style),
+            ..self
+        }
+    }
+
     /// A number: at the right edge of its column.
     pub(crate) fn right(text: impl Into<String>) -> Self {
         Self {

@@ -40,6 +40,26 @@ pub(crate) fn rate(number: f64) -> String {
     }
 }
 
+/// A size in memory: `512 B`, `4.1 kB`, `12.3 MB`.
+pub(crate) fn bytes(number: u64) -> String {
+    let units = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    let exact = number as f64;
+    match units.into_iter().find(|(size, _)| exact >= *size) {
+        Some((size, unit)) => format!("{:.1} {unit}", exact / size),
+        None => format!("{number} B"),
+    }
+}
+
+/// A short length of time: `1.2 ms`, `350 ms`, `2.1 s`.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if !s.is_finite() || s < 0.0 => "-".to_owned(),
+        s if s >= 1.0 => format!("{s:.1} s"),
+        s if s >= 0.1 || s == 0.0 => format!("{:.0} ms", s * 1e3),
+        s => format!("{:.1} ms", s * 1e3),
+    }
+}
+
 /// A length of time in at most two units, as kubectl shows ages: `45s`, `3m12s`, `5h3m`, `2d4h`.
 pub(crate) fn span(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
@@ -133,6 +153,14 @@ mod tests {
         assert_eq!(
             [1.25, 932.4, 12_345.0, 1.25e6, -1.0].map(rate),
             ["1.2", "932", "12.3k", "1.2M", "-"]
+        );
+        assert_eq!(
+            [0, 999, 4_096, 12_345_678, 5_000_000_000_000].map(bytes),
+            ["0 B", "999 B", "4.1 kB", "12.3 MB", "5.0 TB"]
+        );
+        assert_eq!(
+            [0.0, 0.0012, 0.35, 2.14, f64::NAN].map(duration),
+            ["0 ms", "1.2 ms", "350 ms", "2.1 s", "-"]
         );
         let spans = [0.2, 45.0, 192.0, 3600.0, 18_180.0, 187_200.0, f64::NAN].map(span);
         assert_eq!(spans, ["0s", "45s", "3m12s", "1h", "5h3m", "2d4h", "-"]);

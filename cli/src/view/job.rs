@@ -5,8 +5,9 @@ use crate::error::Result;
 use espalier_proto::convert::plan_from_wire;
 use espalier_proto::v1::{self, job::State, job_event::Detail};
 use espalier_proto::{Wire, time};
+use espalier_spec::balancer::Class;
 use espalier_spec::plan::Plan;
-use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
+use espalier_spec::report::{Affinity, Checkpoint, Evaluation, Failure, Progress};
 use espalier_spec::{JobId, JobSpec};
 use serde::Serialize;
 
@@ -110,6 +111,18 @@ impl Job {
             spec: part(job.spec, &what)?,
             plan,
         })
+    }
+
+    /// How its tasks' gradients relate, if that was reported.
+    pub(crate) fn affinity(&self) -> Option<&Affinity> {
+        self.progress.as_ref()?.affinity.as_ref()
+    }
+
+    /// Whether its balancer looks at the tasks' gradients, not at losses alone.
+    pub(crate) fn is_balanced(&self) -> bool {
+        self.spec
+            .as_ref()
+            .is_some_and(|spec| spec.balancer.method.info().class != Class::Losses)
     }
 
     /// Ranks of the current plan.

@@ -1,5 +1,7 @@
 //! Answers of the coordinator as data with stable names: what `-o json` and `-o yaml` print.
 
+pub(crate) mod affinity;
+pub(crate) mod cost;
 mod job;
 mod worker;
 

@@ -1,5 +1,8 @@
 //! The built `espalier` command, run as a person runs it.
 
+mod affinity;
+mod balance;
+mod fake;
 mod help;
 mod local;
 mod predict;

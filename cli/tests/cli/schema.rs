@@ -17,14 +17,14 @@ fn full() -> Value {
         "backbone": { "path": "m", "init": "random", "max_tokens": 64, "pooling": "cls", "dropout": 0.1 },
         "tuning": { "last_blocks": 2 },
         "tasks": [{
-            "name": "section", "head": "single_label", "weight": 2.0, "metric": "macro_f1",
+            "name": "section", "head": "single_label", "weight": 1.0, "metric": "macro_f1",
             "data": {
                 "train": ["a.parquet", "b.jsonl"], "validation": "c.csv", "test": ["d.csv"],
                 "columns": { "input": "text", "label": "section" }, "labels": ["web", "games"],
                 "max_train_samples": 100
             },
             "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1 }
-        }],
+        }, { "name": "size", "head": "regression", "data": { "train": "e.csv" } }],
         "sampler": { "temperature": 2.0 },
         "training": {
             "steps": 100, "epochs": 1.5, "batch_size": 16, "accumulation": 2, "clip_norm": 0.5,
@@ -32,6 +32,11 @@ fn full() -> Value {
                            "eps": 1e-8, "weight_decay": 0.0 },
             "schedule": { "kind": "cosine", "warmup_ratio": 0.1, "warmup_steps": 10 }
         },
+        "balancer": { "method": "cagrad", "params": { "c": 0.4 }, "scale": 0.5, "log_losses": true,
+                      "normalize": "l2", "smoothing": 0.9, "update_every": 2, "balance_heads": true,
+                      "on_non_finite": "skip_task_step" },
+        "exchange": { "sync": "owner_combine", "sharding": "full", "dtype": "bf16",
+                      "recompute": true, "affinity": "on" },
         "evaluation": { "every_steps": 10, "batch_size": 8, "select_best": false,
                         "early_stopping_patience": 3 },
         "checkpoint": { "every_steps": 50, "keep": 1 },
@@ -61,6 +66,10 @@ fn the_schema_accepts_what_the_command_accepts() {
     let printed: Value = serde_json::from_str(&run.stdout).expect("JSON");
     assert!(validator.is_valid(&printed));
     assert_eq!(printed["training"], full["training"]);
+    assert_eq!(printed["balancer"], full["balancer"]);
+    let mut short = full;
+    short["balancer"] = json!("upgrad");
+    assert!(validator.is_valid(&short));
 }
 
 #[test]
@@ -70,6 +79,10 @@ fn the_schema_refuses_what_the_command_refuses() {
     for (pointer, value) in [
         ("/trainin", json!({})),
         ("/tuning", json!("none")),
+        ("/balancer", json!("upgrd")),
+        ("/balancer", json!({ "methd": "upgrad" })),
+        ("/balancer/method", json!("upgrd")),
+        ("/exchange/sync", json!("ring")),
         ("/training/batch_size", json!("many")),
         ("/tasks/0/head", json!("single-label")),
         ("/tasks/0/data", json!({ "validation": "x.csv" })),

@@ -27,6 +27,7 @@ fn an_absent_coordinator_is_told_with_its_address() {
         &["drain", "w"],
         &["undrain", "w"],
         &["export", "a"],
+        &["affinity", "a"],
     ] {
         let args: Vec<&str> = args.iter().copied().chain(["--server", &server]).collect();
         let run = run(folder.path(), &args);

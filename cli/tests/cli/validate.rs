@@ -95,6 +95,56 @@ hint: did you mean `single_label`? Known values here: `single_label`, `multi_lab
 }
 
 #[test]
+fn a_slip_in_a_balancer_is_located() {
+    // Both forms of a balancer, and its parameters, are answered with line and suggestion.
+    for (yaml, column, field) in [
+        ("balancer: upgrd", 1, "balancer"),
+        ("balancer: {method: upgrd}", 20, "balancer.method"),
+    ] {
+        let run = validate(&format!("{GOOD}{yaml}\n"), &[]);
+        let head = format!("error: job.yaml:11:{column}: {field}: unknown value `upgrd`\n");
+        assert!(run.stderr.starts_with(&head), "{}", run.stderr);
+        assert!(
+            run.stderr.contains("did you mean `upgrad`?"),
+            "{}",
+            run.stderr
+        );
+        assert_eq!(run.code, 1);
+    }
+    let two = GOOD.replace(
+        "sampler:",
+        "  - {name: size, head: regression, data: {train: s.csv}}\nsampler:",
+    );
+    refused(
+        &format!("{two}balancer: {{method: dwa, params: {{temprature: 2}}}}\n"),
+        "error: job.yaml:12:34: balancer.params.temprature: `dwa` has no such parameter; did you mean `temperature`? It has temperature, window
+  12 | balancer: {method: dwa, params: {temprature: 2}}
+     |                                  ^
+",
+    );
+    refused(
+        &format!("{two}balancer: {{metod: dwa}}\n"),
+        "error: job.yaml:12:12: balancer: unknown field `metod`
+  12 | balancer: {metod: dwa}
+     |            ^
+
+hint: did you mean `method`? Known fields here: `method`, `params`, `scale`, `log_losses`, `normalize`, `smoothing`, `update_every`, `balance_heads`, `on_non_finite`
+",
+    );
+    let run = validate(
+        &format!("{two}balancer: upgrad\n"),
+        &["--set", "balancer.scale=0.5"],
+    );
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let run = validate(&two, &["--set", "balancer=upgrd"]);
+    assert!(
+        run.stderr.contains("did you mean `upgrad`?"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
 fn a_wrong_type_names_what_was_found() {
     // A value of the wrong type is quoted, with what was expected.
     refused(

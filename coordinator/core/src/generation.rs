@@ -142,8 +142,12 @@ impl Machine {
             generation: job.generation,
             seats: job.seats.clone(),
             shards: size.shards,
+            spec: &job.spec,
             profile,
             previous: job.plan.as_ref(),
+            measured: self
+                .newest_progress(number)
+                .map(|progress| &progress.task_milliseconds),
         });
         let mut addresses: Vec<PeerAddress> = live.acks.values().flatten().cloned().collect();
         addresses.sort();

@@ -33,6 +33,7 @@
 pub mod command;
 pub mod config;
 pub mod event;
+pub mod exchange;
 mod generation;
 pub mod invariants;
 mod job;

@@ -264,6 +264,9 @@ impl Machine {
 
     /// Decides a job's next event.
     pub(crate) fn tell(&mut self, number: u64, message: impl Into<String>, kind: Kind) {
+        if kind.ends_generation() {
+            self.keep_progress(number);
+        }
         let Some(job) = self.state.jobs.get(&number) else {
             return;
         };

@@ -4,7 +4,10 @@
 //! times mean cost of a sample), and the line is cut into equal pieces, one per shard (the
 //! wrap-around rule of McNaughton 1959). So every shard gets the same work, and at most one task
 //! per cut is split. A cut that falls within [`SNAP`] of a piece from a boundary between tasks is
-//! moved to it: a hardly better balance is not worth a split task.
+//! moved to it: a hardly better balance is not worth a split task. Where task gradients travel
+//! apart, a split task is a gradient more on the wire: there [`SNAP_APART`] is the limit, and if
+//! tasks are split still, but whole ones can be dealt to the shards within [`EVEN`] of even (longest
+//! first, each to the shard with least work), they are dealt.
 //!
 //! **Shards** go to ranks in order, evenly.
 //!
@@ -13,10 +16,12 @@
 //!
 //! Costs are counted in integers, so that the same problem has the same plan on every machine.
 
+use crate::exchange::{choose, needs_apart};
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, Plan, Profile, Seat, TaskPlacement, TaskProfile,
 };
-use espalier_spec::{Generation, JobId, Rank, Shard};
+use espalier_spec::{Generation, JobId, JobSpec, Rank, Shard};
+use std::collections::BTreeMap;
 
 /// Slices of blocks begin at multiples of so many numbers (64 bytes of f32).
 pub const GRAIN: u64 = 16;
@@ -26,6 +31,12 @@ pub const TINY: u64 = 64;
 
 /// Part of a shard's work (1/100) by which a cut may move to a boundary between tasks.
 pub const SNAP: u64 = 100;
+
+/// The same where task gradients travel apart (1/20).
+pub const SNAP_APART: u64 = 20;
+
+/// Part of a shard's work (1/20) by which whole tasks may miss it.
+pub const EVEN: u64 = 20;
 
 /// Length of the line that tasks are laid along.
 const LINE: f64 = (1_u64 << 50) as f64;
@@ -41,19 +52,27 @@ pub struct Problem<'a> {
     pub seats: Vec<Seat>,
     /// Shards; at least 1.
     pub shards: u32,
+    /// What the job asks for.
+    pub spec: &'a JobSpec,
     /// Blocks and tasks; shares and costs are finite and not negative.
     pub profile: &'a Profile,
     /// The plan of the job's generation before, to tell what changed.
     pub previous: Option<&'a Plan>,
+    /// Milliseconds that a sample of each task took in generations before. Only told, never
+    /// planned by: times differ from run to run, and the result must not.
+    pub measured: Option<&'a BTreeMap<String, f64>>,
 }
 
 /// Places a job. The same problem has the same plan.
 #[must_use]
 pub fn place(problem: &Problem<'_>) -> Plan {
     let world = problem.seats.len().max(1);
-    let shards = deal(problem.shards.max(1), world);
-    let tasks = lay(&problem.profile.tasks, problem.shards.max(1));
+    let count = problem.shards.max(1);
+    let shards = deal(count, world);
+    let (tasks, whole) = lay(&problem.profile.tasks, count, needs_apart(problem.spec));
     let blocks = slice(&problem.profile.blocks, world);
+    let served: Vec<usize> = shards.iter().map(|shards| served(&tasks, shards)).collect();
+    let choice = choose(problem.spec, &served);
     let mut plan = Plan {
         job: problem.job.clone(),
         generation: problem.generation,
@@ -61,10 +80,17 @@ pub fn place(problem: &Problem<'_>) -> Plan {
         shards,
         tasks,
         blocks,
+        exchange: choice.plan,
         reasons: Vec::new(),
     };
-    plan.reasons = crate::reason::reasons(&plan, problem);
+    plan.reasons = crate::reason::reasons(&plan, problem, whole, choice.reasons);
     plan
+}
+
+/// Tasks that a rank with these shards serves.
+fn served(tasks: &[TaskPlacement], shards: &[Shard]) -> usize {
+    let serves = |task: &&TaskPlacement| task.shards.iter().any(|s| shards.contains(s));
+    tasks.iter().filter(serves).count()
 }
 
 /// Deals shards to ranks in order: rank r gets those from r·S/N to (r+1)·S/N.
@@ -75,14 +101,29 @@ fn deal(shards: u32, world: usize) -> Vec<Vec<Shard>> {
         .collect()
 }
 
-/// Lays tasks along a line and cuts it into one piece per shard.
-fn lay(tasks: &[TaskProfile], shards: u32) -> Vec<TaskPlacement> {
+/// Which shards compute which task, and whether whole tasks were dealt rather than cut.
+fn lay(tasks: &[TaskProfile], shards: u32, apart: bool) -> (Vec<TaskPlacement>, bool) {
     let ends = boundaries(tasks);
+    if !apart {
+        return (cut(tasks, &ends, shards, SNAP), false);
+    }
+    let cut = cut(tasks, &ends, shards, SNAP_APART);
+    if cut.iter().all(|task| task.shards.len() == 1) {
+        return (cut, false);
+    }
+    match whole(tasks, &ends, shards) {
+        Some(whole) => (whole, true),
+        None => (cut, false),
+    }
+}
+
+/// Cuts the line into one piece per shard.
+fn cut(tasks: &[TaskProfile], ends: &[u64], shards: u32, snap: u64) -> Vec<TaskPlacement> {
     let total = ends.last().copied().unwrap_or(0);
-    let cuts = cuts(&ends, total, shards);
+    let cuts = cuts(ends, total, shards, snap);
     let mut start = 0;
     let mut placements = Vec::with_capacity(tasks.len());
-    for (task, end) in tasks.iter().zip(&ends) {
+    for (task, end) in tasks.iter().zip(ends) {
         let mut placement = TaskPlacement {
             task: task.name.clone(),
             shards: Vec::new(),
@@ -100,6 +141,38 @@ fn lay(tasks: &[TaskProfile], shards: u32) -> Vec<TaskPlacement> {
         placements.push(placement);
     }
     placements
+}
+
+/// Deals whole tasks to shards, the longest first, each to the shard that has least; none if that
+/// leaves a shard more than [`EVEN`] from even.
+fn whole(tasks: &[TaskProfile], ends: &[u64], shards: u32) -> Option<Vec<TaskPlacement>> {
+    let total = ends.last().copied()?;
+    let mut lengths: Vec<(u64, usize)> = Vec::with_capacity(ends.len());
+    let mut start = 0;
+    for (index, end) in ends.iter().enumerate() {
+        lengths.push((end - start, index));
+        start = *end;
+    }
+    // Equal ones in the order of the job file.
+    lengths.sort_by_key(|(length, index)| (std::cmp::Reverse(*length), *index));
+    let mut work = vec![0_u64; shards as usize];
+    let mut dealt: Vec<(u64, u32)> = vec![(0, 0); tasks.len()];
+    for (length, index) in lengths {
+        let (_, shard) = work.iter().copied().zip(0..shards).min()?;
+        work[shard as usize] += length;
+        dealt[index] = (length, shard);
+    }
+    let even = total / u64::from(shards);
+    if work.iter().any(|work| work.abs_diff(even) > even / EVEN) {
+        return None;
+    }
+    let placed = tasks.iter().zip(dealt);
+    let placed = placed.map(|(task, (length, shard))| TaskPlacement {
+        task: task.name.clone(),
+        shards: vec![Shard(shard)],
+        load: vec![length as f64 / total as f64],
+    });
+    Some(placed.collect())
 }
 
 /// Where each task ends on the line. Every task has a length, be it the smallest.
@@ -131,11 +204,11 @@ fn boundaries(tasks: &[TaskProfile]) -> Vec<u64> {
 }
 
 /// The pieces' bounds: 0, the cuts, the end of the line.
-fn cuts(ends: &[u64], total: u64, shards: u32) -> Vec<u64> {
+fn cuts(ends: &[u64], total: u64, shards: u32, snap: u64) -> Vec<u64> {
     let at = |cut: u32| {
         (u128::from(total) * u128::from(cut) / u128::from(shards)).min(u128::from(total)) as u64
     };
-    let reach = total / u64::from(shards) / SNAP;
+    let reach = total / u64::from(shards) / snap;
     let snapped = |cut: u32| {
         let exact = at(cut);
         let nearest = ends.iter().copied().min_by_key(|end| end.abs_diff(exact));

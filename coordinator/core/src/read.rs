@@ -50,7 +50,15 @@ impl Machine {
     /// How far the job is: its newest report.
     #[must_use]
     pub fn progress(&self, job: &JobId) -> Option<&Progress> {
-        self.live.get(self.state.names.get(job)?)?.progress.as_ref()
+        let number = self.state.names.get(job)?;
+        self.newest_progress(*number)
+    }
+
+    /// The newest report of a job: of this coordinator process, else the one that was kept.
+    pub(crate) fn newest_progress(&self, number: u64) -> Option<&Progress> {
+        let live = self.live.get(&number);
+        let kept = || self.state.jobs.get(&number)?.progress.as_ref();
+        live.and_then(|live| live.progress.as_ref()).or_else(kept)
     }
 
     /// All workers of the cluster and the last ones that are gone, in order of name.
@@ -115,10 +123,7 @@ impl Machine {
             end_time: job.end_time,
             generation: job.generation,
             plan: job.plan.clone(),
-            progress: self
-                .live
-                .get(&number)
-                .and_then(|live| live.progress.clone()),
+            progress: self.newest_progress(number).cloned(),
             evaluations: job.evaluations.values().cloned().collect(),
             checkpoint: job.checkpoint.clone(),
             export_path: match &job.phase {

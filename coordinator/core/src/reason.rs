@@ -8,11 +8,27 @@ use std::collections::BTreeSet;
 /// Tasks that are named one by one.
 const NAMED: usize = 12;
 
+/// Difference between the ranks' shares of the measured work that is worth a sentence.
+const UNEVEN: f64 = 0.05;
+
 /// The reasons of a plan, in order of weight.
-pub(crate) fn reasons(plan: &Plan, problem: &Problem<'_>) -> Vec<String> {
+///
+/// `whole`: whole tasks were dealt rather than cut; `exchange`: why gradients travel as they do.
+pub(crate) fn reasons(
+    plan: &Plan,
+    problem: &Problem<'_>,
+    whole: bool,
+    exchange: Vec<String>,
+) -> Vec<String> {
     let mut reasons = Vec::new();
     reasons.extend(tasks(plan));
+    if whole && plan.seats.len() > 1 {
+        let why = "tasks stay whole, since a split one would send a gradient more";
+        reasons.push(why.to_owned());
+    }
     reasons.push(balance(plan));
+    reasons.extend(measured(plan, problem));
+    reasons.extend(exchange);
     reasons.extend(ownership(plan, problem));
     reasons.extend(moved(plan, problem));
     reasons
@@ -113,6 +129,39 @@ fn balance(plan: &Plan) -> String {
         format!(", as {} don't divide evenly", count(shards, "shard"))
     };
     format!("the ranks do between {least} % and {most} % of it all{why}")
+}
+
+/// How even the work was by measured cost, where that differs.
+fn measured(plan: &Plan, problem: &Problem<'_>) -> Option<String> {
+    let milliseconds = problem.measured?;
+    let mut costs = Vec::with_capacity(plan.tasks.len());
+    for task in &problem.profile.tasks {
+        let cost = task.share * milliseconds.get(&task.name)?;
+        costs.push(cost);
+    }
+    let all: f64 = costs.iter().sum();
+    let known = all.is_finite() && all > 0.0 && costs.iter().all(|cost| *cost >= 0.0);
+    let shares = plan.shards.iter().map(|shards| {
+        let tasks = plan.tasks.iter().zip(&costs);
+        let shares = tasks.map(|(task, cost)| {
+            let whole: f64 = task.load.iter().sum();
+            let mine = task.shards.iter().zip(&task.load);
+            let mine = mine.filter(|(shard, _)| shards.contains(shard));
+            mine.map(|(_, load)| load).sum::<f64>() / whole * cost / all
+        });
+        shares.sum::<f64>()
+    });
+    let shares: Vec<f64> = shares.collect();
+    let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = shares.iter().copied().fold(0.0, f64::max);
+    (known && most - least > UNEVEN).then(|| {
+        format!(
+            "by measured cost the ranks did between {:.1} % and {:.1} %; tasks stay where they \
+             are, so that the result keeps its bits",
+            least * 100.0,
+            most * 100.0
+        )
+    })
 }
 
 /// Who owns how much.

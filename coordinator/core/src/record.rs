@@ -8,7 +8,7 @@ use crate::command::StopMode;
 use crate::event::{PeerAddress, Time};
 use crate::state::{Size, State, Then, WorkerInfo};
 use espalier_spec::plan::{Plan, Seat};
-use espalier_spec::report::{Checkpoint, Evaluation, Failure};
+use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use espalier_spec::{Generation, JobSpec, Step, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,13 @@ pub enum Change {
         generation: Generation,
         /// The worker.
         worker: WorkerId,
+    },
+    /// How far a job was when its generation ended, with what it had measured by then.
+    JobReported {
+        /// The job.
+        number: u64,
+        /// The newest report, all its numbers finite.
+        progress: Box<Progress>,
     },
     /// An ended job was forgotten.
     JobDeleted {
@@ -140,6 +147,26 @@ pub enum Kind {
     Failed(Failure),
     /// Ended by a request.
     Cancelled,
+}
+
+impl Kind {
+    /// Whether the job has no ranks that train from then on.
+    pub(crate) fn ends_generation(&self) -> bool {
+        match self {
+            Kind::Requeued { .. }
+            | Kind::Paused
+            | Kind::Succeeded { .. }
+            | Kind::Failed(_)
+            | Kind::Cancelled => true,
+            Kind::Waits(_)
+            | Kind::Placed { .. }
+            | Kind::Started { .. }
+            | Kind::Evaluated(_)
+            | Kind::Checkpointed(_)
+            | Kind::Stopping { .. }
+            | Kind::Resumed => false,
+        }
+    }
 }
 
 /// Why a job waits, as far as it is worth an event.

@@ -54,6 +54,23 @@ impl Machine {
         self.touch_job(number);
     }
 
+    /// Makes the newest report of a job durable, so that it outlives this process.
+    pub(crate) fn keep_progress(&mut self, number: u64) {
+        let newest = self
+            .live
+            .get(&number)
+            .and_then(|live| live.progress.clone());
+        let Some(newest) = newest.map(finite_progress) else {
+            return;
+        };
+        let job = self.state.jobs.get(&number);
+        if job.is_some_and(|job| !job.state().is_final() && job.progress.as_ref() != Some(&newest))
+        {
+            let progress = Box::new(newest);
+            self.record(Change::JobReported { number, progress });
+        }
+    }
+
     pub(crate) fn evaluated(&mut self, conn: ConnId, key: &Key, evaluation: Evaluation) {
         let Some(number) = self.head_report(conn, key) else {
             return;
@@ -216,4 +233,38 @@ fn finite(mut evaluation: Evaluation) -> Evaluation {
         scores.baseline.retain(|_, value| value.is_finite());
     }
     evaluation
+}
+
+/// The same report without NaN and infinity, which the store can't hold: figures of one task or
+/// pair of tasks are left out, others become 0.
+fn finite_progress(mut progress: Progress) -> Progress {
+    let zero = |value: &mut f64| {
+        if !value.is_finite() {
+            *value = 0.0;
+        }
+    };
+    zero(&mut progress.samples_per_second);
+    zero(&mut progress.tokens_per_second);
+    zero(&mut progress.learning_rate);
+    zero(&mut progress.gradient_norm);
+    progress.eta_seconds = progress.eta_seconds.filter(|eta| eta.is_finite());
+    progress.losses.retain(|_, loss| loss.is_finite());
+    let milliseconds = &mut progress.task_milliseconds;
+    milliseconds.retain(|_, milliseconds| milliseconds.is_finite());
+    if let Some(affinity) = &mut progress.affinity {
+        for task in &mut affinity.tasks {
+            zero(&mut task.norm);
+            zero(&mut task.weight);
+        }
+        affinity.pairs.retain(|pair| {
+            let figures = [pair.cosine, pair.deviation, pair.conflicts];
+            figures.iter().all(|figure| figure.is_finite())
+        });
+    }
+    if let Some(exchange) = &mut progress.exchange {
+        zero(&mut exchange.seconds_per_step);
+        zero(&mut exchange.exposed_seconds_per_step);
+        zero(&mut exchange.balance_seconds_per_step);
+    }
+    progress
 }

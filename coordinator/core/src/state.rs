@@ -6,7 +6,7 @@ use crate::record::{Change, Kind, Waiting};
 use crate::view::{Detail, JobEvent, JobState};
 use espalier_spec::job::Device;
 use espalier_spec::plan::{Plan, Seat};
-use espalier_spec::report::{Checkpoint, Evaluation, Failure};
+use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use espalier_spec::{Generation, JobId, JobSpec, Step, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,6 +78,9 @@ pub(crate) struct Job {
     pub(crate) evaluations: BTreeMap<String, Evaluation>,
     /// Newest checkpoint.
     pub(crate) checkpoint: Option<Checkpoint>,
+    /// How far it was when its last generation ended.
+    #[serde(default)]
+    pub(crate) progress: Option<Progress>,
     /// Generations in a row that ended early without progress.
     pub(crate) restarts: u32,
     /// Most steps that any generation but the present one has reached.
@@ -316,6 +319,7 @@ impl State {
                     plan: None,
                     evaluations: BTreeMap::new(),
                     checkpoint: None,
+                    progress: None,
                     restarts: 0,
                     reached: Step(0),
                     waiting: None,
@@ -363,6 +367,9 @@ impl State {
                         ));
                     }
                 }
+            }
+            Change::JobReported { number, progress } => {
+                self.known(*number)?.progress = Some((**progress).clone());
             }
             Change::JobDeleted { number } => {
                 let job = self.known(*number)?;

@@ -3,6 +3,8 @@
 mod kit;
 
 use espalier_core::{Command, ErrorKind, Event, JobState, Outcome, WorkerState};
+use espalier_spec::report::{Affinity, Progress, TaskPair};
+use espalier_spec::{Generation, Step};
 use kit::{Bench, failure, orders, ranks, running, spec, worker};
 
 /// Two workers of one rank each run a job of two ranks in generation 1.
@@ -56,6 +58,45 @@ fn a_job_runs_to_its_end() {
         .map(|event| event.sequence)
         .collect();
     assert_eq!(sequences, (1..=job.last_sequence).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_last_report_outlives_the_coordinator() {
+    // Promise: what a job had measured when its ranks stopped is there after a restart, finite or
+    // left out, and is not written at every report.
+    let (mut bench, a, b) = two_ranks();
+    let pair = |cosine| TaskPair {
+        a: "section".to_owned(),
+        b: "topic".to_owned(),
+        cosine,
+        steps: 9,
+        ..TaskPair::default()
+    };
+    let progress = Progress {
+        step: Step(9),
+        gradient_norm: f64::INFINITY,
+        losses: [("section".to_owned(), f64::NAN), ("topic".to_owned(), 0.5)].into(),
+        affinity: Some(Affinity {
+            tasks: Vec::new(),
+            pairs: vec![pair(0.25), pair(f64::NAN)],
+        }),
+        ..Progress::default()
+    };
+    let before = bench.log.len();
+    bench.step(Event::Progress {
+        conn: a,
+        job: "x".into(),
+        generation: Generation(1),
+        progress,
+    });
+    assert_eq!(bench.log.len(), before, "reports are not kept one by one");
+    bench.stopped(b, "x", 1, Outcome::Exported(String::new()));
+    bench.stopped(a, "x", 1, Outcome::Exported("/out".to_owned()));
+    bench.restart();
+    let kept = bench.job("x").progress.unwrap();
+    assert_eq!((kept.step, kept.gradient_norm), (Step(9), 0.0));
+    assert_eq!(kept.losses, [("topic".to_owned(), 0.5)].into());
+    assert_eq!(kept.affinity.unwrap().pairs, [pair(0.25)]);
 }
 
 #[test]

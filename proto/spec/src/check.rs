@@ -2,9 +2,13 @@
 //!
 //! Types are checked by serde while a job file is read; here are the rules that a type cannot
 //! hold: ranges, names and what one field demands of another. `job` has the rules of the job as a
-//! whole, `task` those of one task, `training` those of length, optimizer and evaluation.
+//! whole, `task` those of one task, `training` those of length, optimizer and evaluation,
+//! `balancer` and `exchange` those of the fields of these names.
 
+mod balancer;
+mod exchange;
 mod job;
+mod nearest;
 mod task;
 mod training;
 
@@ -12,6 +16,9 @@ mod training;
 mod properties;
 #[cfg(test)]
 mod tests;
+
+pub use balancer::balancer;
+pub use nearest::nearest;
 
 use crate::JobSpec;
 use serde::{Deserialize, Serialize};
@@ -39,7 +46,9 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
         task::task(task, &format!("tasks[{index}]"), &mut found);
     }
     job::sampler(spec.sampler, &mut found);
+    balancer::rules(spec, &mut found);
     training::training(&spec.training, &mut found);
+    exchange::rules(spec, &mut found);
     training::evaluation(spec, &mut found);
     training::checkpoint(&spec.checkpoint, &mut found);
     job::resources(&spec.resources, spec.training.batch_size, &mut found);

@@ -3,6 +3,8 @@
 //! Every optional field has its default here and nowhere else. `check` holds the rules that
 //! connect fields.
 
+pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
+pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,9 +34,17 @@ pub struct JobSpec {
     /// How often each task's samples are drawn.
     #[serde(default)]
     pub sampler: Sampler,
+    /// How the gradients of the tasks become one update: the name of a method, or a mapping with
+    /// `method` and what is done around it. Default: the plain mean over the batch.
+    #[serde(default, deserialize_with = "crate::balancer::short_or_long")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::balancer::Form"))]
+    pub balancer: BalancerSpec,
     /// Length, batch and optimizer.
     #[serde(default)]
     pub training: TrainingSpec,
+    /// How gradients reach the owners of the slices, and what is kept where.
+    #[serde(default)]
+    pub exchange: ExchangeSpec,
     /// When tasks are evaluated, which checkpoint is best, when to stop early.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
@@ -127,7 +137,8 @@ pub struct TaskSpec {
     pub head: HeadKind,
     /// Where the samples are.
     pub data: DataSpec,
-    /// Factor on the task's loss.
+    /// Factor on the task's loss, with the balancers `mean` and `fixed`; all others find their
+    /// weights themselves.
     #[serde(default = "one")]
     pub weight: f64,
     /// Details of the loss.

@@ -3,7 +3,10 @@
 //! Everything here is plain data. Nothing here reads a file, the clock or the network, so every
 //! crate may import it. Formats (YAML, protobuf) are turned into these types at the edges.
 
+mod affinity;
+pub mod balancer;
 pub mod check;
+pub mod exchange;
 pub mod id;
 pub mod job;
 pub mod plan;

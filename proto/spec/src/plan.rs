@@ -1,5 +1,6 @@
 //! The plan: what the coordinator decides and the ranks of one generation obey.
 
+use crate::exchange::{ExchangeType, Sharding};
 use crate::{Generation, JobId, Rank, Shard, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -62,8 +63,36 @@ pub struct Plan {
     pub tasks: Vec<TaskPlacement>,
     /// Blocks in order; each block's slices tile it.
     pub blocks: Vec<BlockPlacement>,
+    /// How gradients travel.
+    #[serde(default)]
+    pub exchange: ExchangePlan,
     /// Why the plan is so, in sentences for people.
     pub reasons: Vec<String>,
+}
+
+/// How gradients travel: what was decided where the job spec may leave it open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExchangePlan {
+    /// The way of the gradients.
+    pub sync: SyncPath,
+    /// What each rank keeps only its own slices of.
+    pub sharding: Sharding,
+    /// Whether a rank sends one gradient for each of its tasks, else one for all of them.
+    pub apart: bool,
+    /// Type of the numbers that travel.
+    pub dtype: ExchangeType,
+}
+
+/// The way of the gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncPath {
+    /// To the owners of the slices, who combine them.
+    #[default]
+    OwnerCombine,
+    /// Summed over all ranks.
+    AllReduce,
 }
 
 /// Which shards serve a task.

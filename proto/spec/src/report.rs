@@ -1,5 +1,7 @@
 //! What ranks report while a job runs: progress, evaluations, checkpoints, results.
 
+pub use crate::affinity::{AFFINITY_MEMORY, Affinity, TaskGradient, TaskPair};
+
 use crate::Step;
 use crate::job::Metric;
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,58 @@ pub struct Progress {
     /// Loss per task: mean over the samples of the last steps, in order of the job spec. A task
     /// that was in none of them is absent.
     pub losses: BTreeMap<String, f64>,
+    /// Milliseconds that a sample of each task takes, measured over the last steps; a task not
+    /// measured yet is absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub task_milliseconds: BTreeMap<String, f64>,
+    /// How the tasks' gradients relate; only where they reach the owners apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// What the exchange costs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<ExchangeStats>,
+    /// What the reporting rank keeps in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryStats>,
+}
+
+/// What the exchange costs the reporting rank: means over the last steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExchangeStats {
+    /// Bytes that it sends to other ranks in a step.
+    pub bytes_sent_per_step: u64,
+    /// Seconds that the exchange of a step takes from its first operation to its last, hidden
+    /// behind computing or not.
+    pub seconds_per_step: f64,
+    /// Seconds of these in which it waited for other ranks with nothing to compute.
+    pub exposed_seconds_per_step: f64,
+    /// Seconds of a step spent on the balancer: Gram matrix, weights, combination.
+    pub balance_seconds_per_step: f64,
+    /// Steps since the job began in which the balancer found no weights and all tasks weighed the
+    /// same.
+    pub fallbacks: u64,
+    /// Gradients of single tasks left out since the job began, since they were not finite.
+    pub skipped_tasks: u64,
+    /// Why the balancer last found no weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_fallback: Option<String>,
+}
+
+/// What the reporting rank keeps in memory, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryStats {
+    /// Parameters.
+    pub parameter_bytes: u64,
+    /// Gradients.
+    pub gradient_bytes: u64,
+    /// State of the optimizer.
+    pub optimizer_bytes: u64,
+    /// Buffers of the exchange.
+    pub buffer_bytes: u64,
+    /// Most bytes of parameters that were there at once.
+    pub peak_parameter_bytes: u64,
+    /// Most memory that its process ever had, all of the process's ranks together.
+    pub peak_resident_bytes: u64,
 }
 
 /// Figures of one evaluation.

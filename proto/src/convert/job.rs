@@ -3,8 +3,8 @@
 use super::{Bad, Violations, Wire, at, item, or_default, text};
 use crate::v1;
 use espalier_spec::job::{
-    BackboneSpec, CheckpointSpec, Device, EvaluationSpec, Init, OptimizerSpec, Pooling, Resources,
-    Sampler, ScheduleKind, ScheduleSpec, TrainingSpec, Tuning,
+    BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec, ExchangeSpec, Init,
+    OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, TrainingSpec, Tuning,
 };
 use espalier_spec::{JobSpec, Violation, check};
 
@@ -59,6 +59,8 @@ impl Wire for JobSpec {
             checkpoint: Some(self.checkpoint.to_wire()),
             resources: Some(self.resources.to_wire()),
             output: self.output.clone().unwrap_or_default(),
+            balancer: Some(self.balancer.to_wire()),
+            exchange: Some(self.exchange.to_wire()),
         }
     }
 
@@ -81,7 +83,9 @@ impl Wire for JobSpec {
                 .map(|(i, task)| Wire::read(task, bad, &item(path, "tasks", i)))
                 .collect(),
             sampler: Sampler::read(m.sampler.unwrap_or_default(), bad, &part("sampler")),
+            balancer: BalancerSpec::read(m.balancer.unwrap_or_default(), bad, &part("balancer")),
             training: TrainingSpec::read(m.training.unwrap_or_default(), bad, &part("training")),
+            exchange: ExchangeSpec::read(m.exchange.unwrap_or_default(), bad, &part("exchange")),
             evaluation: EvaluationSpec::read(
                 m.evaluation.unwrap_or_default(),
                 bad,

@@ -4,8 +4,9 @@
 
 use super::{Bad, Violations, Wire, at, item};
 use crate::v1;
+use espalier_spec::exchange::{ExchangeSpec, SyncKind};
 use espalier_spec::plan::{
-    BlockPlacement, BlockProfile, Profile, Seat, TaskPlacement, TaskProfile,
+    BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
 };
 use espalier_spec::{Generation, JobId, Plan, Rank, Shard, WorkerId};
 
@@ -47,6 +48,7 @@ pub fn plan_to_wire(plan: &Plan) -> v1::Plan {
             })
             .collect(),
         reasons: plan.reasons.clone(),
+        exchange: Some(plan.exchange.to_wire()),
     }
 }
 
@@ -112,6 +114,11 @@ pub fn plan_from_wire(job: &JobId, message: v1::Plan) -> Result<Plan, Violations
         shards,
         tasks,
         blocks,
+        exchange: Wire::read(
+            message.exchange.unwrap_or_default(),
+            &mut bad,
+            &at("", "exchange"),
+        ),
         reasons: message.reasons,
     };
     if bad.0.is_empty() {
@@ -123,6 +130,55 @@ pub fn plan_from_wire(job: &JobId, message: v1::Plan) -> Result<Plan, Violations
 
 fn numbers(shards: &[Shard]) -> Vec<u32> {
     shards.iter().map(|shard| shard.0).collect()
+}
+
+impl Wire for ExchangePlan {
+    type Message = v1::ExchangePlan;
+
+    fn to_wire(&self) -> v1::ExchangePlan {
+        let sync = match self.sync {
+            SyncPath::OwnerCombine => SyncKind::OwnerCombine,
+            SyncPath::AllReduce => SyncKind::AllReduce,
+        };
+        let spec = ExchangeSpec {
+            sync,
+            sharding: self.sharding,
+            dtype: self.dtype,
+            ..ExchangeSpec::default()
+        };
+        let wire = spec.to_wire();
+        v1::ExchangePlan {
+            sync: wire.sync,
+            sharding: wire.sharding,
+            apart: self.apart,
+            dtype: wire.dtype,
+        }
+    }
+
+    fn read(m: v1::ExchangePlan, bad: &mut Bad, path: &str) -> Self {
+        if m.sync == i32::from(v1::exchange::Sync::Auto) {
+            bad.add(
+                at(path, "sync"),
+                "is auto, expected a decision: owner_combine or all_reduce",
+            );
+        }
+        let wire = v1::Exchange {
+            sync: m.sync,
+            sharding: m.sharding,
+            dtype: m.dtype,
+            ..v1::Exchange::default()
+        };
+        let spec = ExchangeSpec::read(wire, bad, path);
+        ExchangePlan {
+            sync: match spec.sync {
+                SyncKind::AllReduce => SyncPath::AllReduce,
+                SyncKind::OwnerCombine | SyncKind::Auto => SyncPath::OwnerCombine,
+            },
+            sharding: spec.sharding,
+            apart: m.apart,
+            dtype: spec.dtype,
+        }
+    }
 }
 
 impl Wire for Seat {

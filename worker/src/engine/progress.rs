@@ -89,6 +89,7 @@ impl Meter {
             learning_rate: rate,
             gradient_norm: report.gradient_norm,
             losses: tasks.iter().zip(&self.losses).filter_map(mean).collect(),
+            ..Progress::default()
         };
         self.losses.fill(LossSum::default());
         Some(progress)

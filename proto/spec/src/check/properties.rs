@@ -3,6 +3,7 @@
 use super::check;
 use super::tests::valid;
 use crate::JobSpec;
+use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     ClassWeights, Columns, DataSpec, Files, HeadKind, LossSpec, Metric, Sampler, TaskSpec, Tuning,
 };
@@ -93,6 +94,7 @@ proptest! {
         counts in prop::collection::vec(prop_oneof![0..3_u32, any::<u32>()], 8),
         steps in prop::option::of(any::<u64>()),
         output in prop::option::of(".{0,3}"),
+        (method, options) in (0..METHODS.len(), prop::collection::vec(number(), 4)),
     ) {
         let mut spec: JobSpec = serde_json::from_value(valid()).expect("right types");
         spec.name = name;
@@ -118,6 +120,12 @@ proptest! {
         spec.resources.ranks = Some(counts[5]);
         spec.resources.shards = Some(counts[6]);
         spec.output = output;
+        spec.balancer = BalancerSpec::of(METHODS[method].method);
+        spec.balancer.scale = options[0];
+        spec.balancer.smoothing = options[1];
+        for (param, value) in METHODS[method].params.iter().zip(&options[2..]) {
+            spec.balancer.params.insert(param.name.to_owned(), *value);
+        }
         let answer = check(&spec);
         prop_assert_eq!(&answer, &check(&spec));
         if let Err(violations) = answer {
