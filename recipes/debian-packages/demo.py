@@ -18,7 +18,7 @@ from cluster import FAST, REPO, Cluster, build, run, test_scores
 
 DATA = REPO / ".espalier/data/debian-packages"
 DEMO = REPO / ".espalier/demo/debian-packages"
-STEPS = {"heads": 100 if FAST else 600, "all": 80 if FAST else 700}
+STEPS = {"heads": 80 if FAST else 300, "all": 60 if FAST else 400}
 METRICS = {"single_label": "accuracy", "multi_label": "macro_f1"}
 
 

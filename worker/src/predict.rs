@@ -217,7 +217,9 @@ impl Predictor {
         let all: Vec<&Input> = inputs.iter().collect();
         let keys: Vec<u64> = (0..inputs.len() as u64).map(mix).collect();
         let batch = engine::pack(&all, &keys, self.modality, Device::Cpu)?;
-        let pass = Pass::forward(self.backbone.as_ref(), &batch, &Context::eval())?;
+        let pass = Pass::forward(self.backbone.as_ref(), &batch, &Context::eval(), |_| {
+            Ok::<(), model::Error>(())
+        })?;
         Ok(pass.features()?)
     }
 

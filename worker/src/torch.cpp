@@ -100,6 +100,21 @@ char* espalier_adamw(
   });
 }
 
+// Sets the bytes that a tensor's storage holds; views keep pointing to it. Memory that is given up is
+// given back at once, memory that is had again is not initialised.
+char* espalier_resize_storage(at::Tensor* tensor, size_t bytes) {
+  return guarded([&] {
+    auto* storage = tensor->storage().unsafeGetStorageImpl();
+    if (bytes == 0) {
+      storage->set_data_ptr_noswap(storage->allocator()->allocate(0));
+      storage->set_nbytes(0);
+    } else if (storage->nbytes() < bytes) {
+      storage->set_data_ptr_noswap(storage->allocator()->allocate(bytes));
+      storage->set_nbytes(bytes);
+    }
+  });
+}
+
 // Writes keep masks for `rows` rows: out[r][j] = 1/(1-p) with probability 1-p, else 0. The value
 // depends on (key, rows_key[r], j) only.
 void espalier_dropout(

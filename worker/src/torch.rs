@@ -32,6 +32,7 @@ unsafe extern "C" {
         weight_decay: f64,
         eps: f64,
     ) -> *mut c_char;
+    fn espalier_resize_storage(tensor: *mut Opaque, bytes: usize) -> *mut c_char;
     fn espalier_dropout(
         out: *mut f32,
         row_keys: *const u64,
@@ -130,6 +131,26 @@ pub fn adamw(
     })
 }
 
+/// Gives up the memory behind a tensor and all views of it, until [`hold`].
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn let_go(tensor: &Tensor) -> Result<(), TchError> {
+    // SAFETY: points to a live at::Tensor; its owner, the block, reads nothing until `hold`.
+    check(unsafe { espalier_resize_storage(raw(tensor), 0) })
+}
+
+/// Has memory for an f32 tensor again, uninitialised; views of it are good again. Nothing happens
+/// if it was not let go.
+///
+/// # Errors
+/// If memory cannot be had.
+pub fn hold(tensor: &Tensor) -> Result<(), TchError> {
+    let bytes = 4 * tensor.numel();
+    // SAFETY: points to a live at::Tensor whose storage is its own, `bytes` is its size.
+    check(unsafe { espalier_resize_storage(raw(tensor), bytes) })
+}
+
 /// A dropout mask, f32 [rows, width]: 1/(1-p) with probability 1-p, else 0. Each value is a function
 /// of (key, its row's key, its column) alone.
 ///
@@ -187,7 +208,12 @@ pub fn memory(tensor: &Tensor) -> Result<(*mut f32, usize), TchError> {
     if !tensor.is_contiguous() {
         return wrong("layout");
     }
-    Ok((tensor.data_ptr().cast::<f32>(), tensor.numel()))
+    let length = tensor.numel();
+    if length == 0 {
+        // libtorch has no memory for nothing; slices and regions want an address all the same.
+        return Ok((std::ptr::NonNull::<f32>::dangling().as_ptr(), 0));
+    }
+    Ok((tensor.data_ptr().cast::<f32>(), length))
 }
 
 /// A tensor's memory lent to a communicator, kept alive while the operation runs. Until the handle
@@ -195,7 +221,7 @@ pub fn memory(tensor: &Tensor) -> Result<(*mut f32, usize), TchError> {
 #[derive(Debug)]
 pub struct Lent {
     buffer: RawBuffer<f32>,
-    _tensor: Tensor,
+    tensor: Tensor,
 }
 
 impl Lent {
@@ -210,8 +236,14 @@ impl Lent {
         let buffer = unsafe { RawBuffer::new(pointer, length) };
         Ok(Self {
             buffer,
-            _tensor: tensor.shallow_clone(),
+            tensor: tensor.shallow_clone(),
         })
+    }
+
+    /// The tensor, once the operation has let go of it.
+    #[must_use]
+    pub fn into_tensor(self) -> Tensor {
+        self.tensor
     }
 }
 

@@ -8,6 +8,7 @@
 
 use crate::generation::count;
 use espalier_spec::JobSpec;
+use espalier_spec::balancer::{Method, Normalize, OnNonFinite};
 use espalier_spec::exchange::{Affinity, ExchangeType, Sharding, SyncKind};
 use espalier_spec::plan::{ExchangePlan, SyncPath};
 
@@ -35,9 +36,31 @@ fn why_apart(spec: &JobSpec) -> Option<String> {
         Some(format!("{method} needs them"))
     } else if spec.exchange.affinity == Affinity::On {
         Some("exchange.affinity is on".to_owned())
+    } else if matches!(spec.balancer.normalize, Normalize::L2 | Normalize::LossL2) {
+        Some("balancer.normalize needs their norms".to_owned())
+    } else if spec.balancer.on_non_finite == OnNonFinite::SkipTaskStep {
+        Some("a task that is not finite is to be skipped".to_owned())
+    } else if weighs_by_losses(spec) && in_parts(spec) {
+        Some(format!(
+            "{method} weighs by the losses of a whole step, which is computed in parts"
+        ))
     } else {
         None
     }
+}
+
+/// Whether weights depend on this step's losses.
+fn weighs_by_losses(spec: &JobSpec) -> bool {
+    let plain = matches!(
+        spec.balancer.method,
+        Method::Mean | Method::Equal | Method::Fixed
+    );
+    !plain || spec.balancer.log_losses
+}
+
+/// Whether a rank may compute its part of a step in several passes.
+fn in_parts(spec: &JobSpec) -> bool {
+    spec.training.accumulation > 1 || spec.resources.shards.is_some_and(|shards| shards > 1)
 }
 
 /// Chooses for a job whose ranks serve so many tasks each, in order of rank.
@@ -59,7 +82,11 @@ pub fn choose(spec: &JobSpec, tasks: &[usize]) -> Choice {
         several && sync == SyncPath::OwnerCombine && most == 1 && wish.affinity != Affinity::Off;
     let plan = ExchangePlan {
         sync,
-        sharding: wish.sharding,
+        // All ranks sum everything, so all keep everything.
+        sharding: match sync {
+            SyncPath::AllReduce => Sharding::None,
+            SyncPath::OwnerCombine => wish.sharding,
+        },
         apart: needed.is_some() || free,
         dtype: wish.dtype,
     };
@@ -127,7 +154,7 @@ fn gradients(tasks: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use espalier_spec::balancer::{BalancerSpec, METHODS, Method};
+    use espalier_spec::balancer::{BalancerSpec, METHODS};
 
     fn spec(tasks: usize, balancer: Method) -> JobSpec {
         let task = |k: usize| {
@@ -143,6 +170,23 @@ mod tests {
         .unwrap();
         spec.balancer = BalancerSpec::of(balancer);
         spec
+    }
+
+    #[test]
+    fn weights_that_come_late_need_them_apart() {
+        // Promise: where weights can't be known before a step's first backward pass, or need norms,
+        // tasks are kept apart, however cheap the method.
+        let mut job = spec(2, Method::Dwa);
+        assert!(!needs_apart(&job));
+        job.training.accumulation = 2;
+        assert!(needs_apart(&job));
+        job.balancer = BalancerSpec::of(Method::Equal);
+        assert!(!needs_apart(&job));
+        job.balancer.normalize = Normalize::L2;
+        assert!(needs_apart(&job));
+        let mut job = spec(2, Method::Equal);
+        job.exchange.sync = SyncKind::AllReduce;
+        assert_eq!(choose(&job, &[1, 1]).plan.sharding, Sharding::None);
     }
 
     #[test]
@@ -213,6 +257,8 @@ mod tests {
                     let plan = choose(&spec, &[2, 2]).plan;
                     let reduces = sync == SyncKind::AllReduce;
                     assert_eq!(plan.sync == SyncPath::AllReduce, reduces);
+                    // A sum that all ranks have leaves nothing to shard.
+                    let sharding = if reduces { Sharding::None } else { sharding };
                     assert_eq!((plan.sharding, plan.dtype), (sharding, dtype));
                 }
             }

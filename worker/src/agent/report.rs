@@ -27,7 +27,7 @@ pub enum Content {
         profile: Profile,
     },
     /// How far it is; only the newest counts.
-    Progress(Progress),
+    Progress(Box<Progress>),
     /// It was evaluated.
     Evaluation(Evaluation),
     /// A checkpoint is durable.

@@ -2,6 +2,7 @@
 
 use super::files::entry;
 use super::{Error, FileEntry, read_tensors};
+use crate::metrics::AffinityMeter;
 use espalier_spec::{JobId, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -25,6 +26,12 @@ pub struct RunState {
     pub best: Option<(f64, Step)>,
     /// Evaluations since the best one.
     pub evaluations_without_gain: u32,
+    /// What the balancer remembers.
+    #[serde(default)]
+    pub balancer: Option<espalier_balance::State>,
+    /// How tasks' gradients relate, as far as seen.
+    #[serde(default)]
+    pub affinity: AffinityMeter,
 }
 
 /// The last file of a checkpoint: without it the directory is none.

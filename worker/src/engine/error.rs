@@ -51,6 +51,19 @@ pub enum Error {
         /// Steps done before.
         step: u64,
     },
+    /// One task's gradient is no number.
+    #[error(
+        "task {task}: the gradient is not finite at step {step}; nothing of this step was applied and checkpoints are intact: lower the learning rate, look at the task's data, or set balancer.on_non_finite: skip_task_step"
+    )]
+    TaskGradientNotFinite {
+        /// The task.
+        task: String,
+        /// Steps done before.
+        step: u64,
+    },
+    /// The balancer.
+    #[error("balancer: {0}")]
+    Balance(#[from] espalier_balance::Error),
     /// A device that cannot be used.
     #[error("device {device}: {message}")]
     Device {
@@ -89,7 +102,10 @@ impl Error {
             Error::Comm(_) => ("comm", false),
             Error::Checkpoint(checkpoint::Error::DiskFull { .. }) => ("disk_full", false),
             Error::Checkpoint(_) | Error::Persist(_) => ("checkpoint", false),
-            Error::LossNotFinite { .. } | Error::GradientNotFinite { .. } => ("nan_loss", false),
+            Error::LossNotFinite { .. }
+            | Error::GradientNotFinite { .. }
+            | Error::TaskGradientNotFinite { .. } => ("nan_loss", false),
+            Error::Balance(_) => ("balancer", false),
             Error::Device { .. } => ("bad_device", false),
             Error::Plan(_) => ("internal", false),
             Error::NoCheckpoint { .. } => ("no_checkpoint", false),

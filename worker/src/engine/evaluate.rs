@@ -140,11 +140,9 @@ impl Trainer {
     ) -> Result<(), Error> {
         let inputs: Vec<&Input> = batch.iter().map(|(_, input)| input).collect();
         let keys = vec![0; inputs.len()];
-        let pass = Pass::forward(
-            self.backbone.as_ref(),
-            &self.batch(&inputs, &keys)?,
-            &Context::eval(),
-        )?;
+        let packed = self.batch(&inputs, &keys)?;
+        let quiet = |_| Ok::<(), Error>(());
+        let pass = Pass::forward(self.backbone.as_ref(), &packed, &Context::eval(), quiet)?;
         let (losses, decided) = tch::no_grad(|| {
             let outputs = self.heads.outputs(index, &pass.features()?)?;
             let which = batch.iter().map(|(sample, _)| *sample as usize);

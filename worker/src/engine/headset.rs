@@ -1,6 +1,7 @@
 //! All heads of a job: one flat block of parameters, one loss per task.
 
 use super::Error;
+use super::exact::ExactSum;
 use crate::data::{Sample, TaskData};
 use crate::heads::{self, Head, Linear};
 use crate::metrics::Values;
@@ -18,7 +19,6 @@ const SITE: u64 = u64::MAX;
 pub struct HeadSet {
     block: Block,
     heads: Vec<Box<dyn Head>>,
-    weights: Vec<f64>,
     dropout: f64,
 }
 
@@ -30,6 +30,17 @@ pub struct LossSum {
     /// Samples.
     pub count: u64,
 }
+
+impl LossSum {
+    /// Mean over samples; none if there are none.
+    #[must_use]
+    pub fn mean(&self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / self.count as f64)
+    }
+}
+
+/// Samples of one task in a micro-batch: rows of its features.
+pub(super) type Run = (usize, Range<usize>);
 
 impl HeadSet {
     /// Heads with their initial weights, a function of the job's seed and each task's name.
@@ -64,11 +75,9 @@ impl HeadSet {
             let tensor = Tensor::f_from_slice(&parameter.values)?;
             block.load(&parameter.name, &tensor.f_view(&parameter.shape[..])?)?;
         }
-        let weights = spec.tasks.iter().map(|task| task.weight).collect();
         Ok(Self {
             block,
             heads,
-            weights,
             dropout: spec.backbone.dropout.unwrap_or(0.1),
         })
     }
@@ -100,44 +109,93 @@ impl HeadSet {
         Ok(Linear { weight, bias }.forward(features, None)?)
     }
 
+    /// The numbers of the heads' block that are a task's: its weight and its bias.
+    #[must_use]
+    pub fn ranges(&self, task: usize) -> [Range<usize>; 2] {
+        let heads = self.heads.len();
+        [self.block.range(task), self.block.range(heads + task)]
+    }
+
     /// Loss and backward of one micro-batch. `samples` are sorted by task and belong to the rows of
-    /// `features` [b, h]; every sample's loss is multiplied by its task's weight and by `scale`.
-    /// Gradients accumulate in the heads' block and in `features`, if that requires grad. Sums of
-    /// the plain losses are added to `sums`.
+    /// `features` [b, h]; every sample's loss is multiplied by its task's `scales`. Gradients
+    /// accumulate in the heads' block and in `features`, if that requires grad. The plain losses are
+    /// added to `sums`. Returns which rows are which task's.
     ///
     /// # Errors
     /// If targets do not fit the heads or libtorch refuses.
-    pub fn backward(
+    pub(super) fn backward(
         &self,
         features: &Tensor,
-        samples: &[Sample],
+        samples: &[&Sample],
         tasks: &[Arc<TaskData>],
-        (ctx, scale): (&Context, f64),
-        sums: &mut [LossSum],
-    ) -> Result<(), Error> {
-        let keys: Vec<u64> = samples.iter().map(key).collect();
-        let dropped = ctx.dropout(features.shallow_clone(), &keys, SITE, self.dropout)?;
+        (ctx, scales): (&Context, &[f64]),
+        sums: &mut [ExactSum],
+    ) -> Result<Vec<Run>, Error> {
         let mut total: Option<Tensor> = None;
-        for (task, rows) in by_task(samples) {
-            let length = rows.len() as i64;
-            let outputs = self.outputs(task, &dropped.f_narrow(0, rows.start as i64, length)?)?;
-            let which = samples[rows].iter().map(|sample| sample.at.sample as usize);
-            let targets = targets(&tasks[task], which);
-            let losses = self.heads[task].loss(&outputs, &targets)?;
-            let sum = losses.f_sum(Kind::Float)?;
-            sums[task].sum += sum.f_double_value(&[])?;
-            sums[task].count += length as u64;
-            let part = sum.f_mul_scalar(self.weights[task] * scale)?;
-            total = Some(match total {
+        let runs = self.losses(features, samples, tasks, ctx, |task, losses| {
+            each(losses, &mut sums[task])?;
+            let part = losses.f_sum(Kind::Float)?.f_mul_scalar(scales[task])?;
+            total = Some(match total.take() {
                 Some(total) => total.f_add(&part)?,
                 None => part,
             });
-        }
+            Ok(())
+        })?;
         if let Some(total) = total {
             torch::backward(&[&total], &[&total.f_ones_like()?])?;
         }
+        Ok(runs)
+    }
+
+    /// Adds the plain losses of a micro-batch to `sums`; nothing is differentiated.
+    ///
+    /// # Errors
+    /// As [`HeadSet::backward`].
+    pub(super) fn measure(
+        &self,
+        features: &Tensor,
+        samples: &[&Sample],
+        tasks: &[Arc<TaskData>],
+        ctx: &Context,
+        sums: &mut [ExactSum],
+    ) -> Result<(), Error> {
+        tch::no_grad(|| {
+            self.losses(features, samples, tasks, ctx, |task, losses| {
+                each(losses, &mut sums[task])
+            })
+        })?;
         Ok(())
     }
+
+    /// Gives each task's losses [b_k].
+    fn losses(
+        &self,
+        features: &Tensor,
+        samples: &[&Sample],
+        tasks: &[Arc<TaskData>],
+        ctx: &Context,
+        mut give: impl FnMut(usize, &Tensor) -> Result<(), Error>,
+    ) -> Result<Vec<Run>, Error> {
+        let keys: Vec<u64> = samples.iter().map(|sample| key(sample)).collect();
+        let dropped = ctx.dropout(features.shallow_clone(), &keys, SITE, self.dropout)?;
+        let runs = by_task(samples);
+        for (task, rows) in &runs {
+            let length = rows.len() as i64;
+            let outputs = self.outputs(*task, &dropped.f_narrow(0, rows.start as i64, length)?)?;
+            let which = samples[rows.clone()].iter();
+            let which = which.map(|sample| sample.at.sample as usize);
+            let targets = targets(&tasks[*task], which);
+            give(*task, &self.heads[*task].loss(&outputs, &targets)?)?;
+        }
+        Ok(runs)
+    }
+}
+
+/// Adds each sample's loss.
+fn each(losses: &Tensor, sum: &mut ExactSum) -> Result<(), Error> {
+    let losses = Vec::<f32>::try_from(&losses.f_detach()?.f_contiguous()?)?;
+    losses.iter().for_each(|loss| sum.add(f64::from(*loss)));
+    Ok(())
 }
 
 impl std::fmt::Debug for HeadSet {
@@ -162,8 +220,8 @@ fn targets(task: &TaskData, which: impl IntoIterator<Item = usize>) -> Values {
 }
 
 /// Runs of samples of one task.
-fn by_task(samples: &[Sample]) -> Vec<(usize, Range<usize>)> {
-    let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
+fn by_task(samples: &[&Sample]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
     for (index, sample) in samples.iter().enumerate() {
         let task = usize::from(sample.at.task);
         match runs.last_mut() {

@@ -2,10 +2,19 @@
 //! communication and checkpoints together.
 
 mod adamw;
+mod agree;
+mod balancing;
+mod combine;
+mod decide;
 mod error;
 mod evaluate;
+mod exact;
 mod exchange;
 mod headset;
+mod kernel;
+mod lanes;
+mod memory;
+mod metrics;
 mod owner;
 mod persist;
 mod progress;
@@ -14,11 +23,13 @@ mod run;
 mod schedule;
 mod sources;
 mod step;
+mod table;
+mod tracks;
 mod trainer;
 
 pub use error::{ABORTED, Error};
 pub use headset::{HeadSet, LossSum};
 pub use run::{Ending, RankContext, Tell, run_rank};
 pub use sources::{Sources, inputs};
-pub use step::StepReport;
+pub use step::{StepReport, StepTimes};
 pub use trainer::{Trainer, pack};

@@ -19,12 +19,39 @@ const ROWS: &str = "rows";
 type Named = Vec<(String, Tensor)>;
 
 impl Trainer {
+    /// Writes a checkpoint of all that a run depends on, wherever ranks keep it. Returns its
+    /// directory.
+    ///
+    /// # Errors
+    /// [`Error::Persist`] on all ranks if writing failed on any; then older checkpoints are intact.
+    pub fn save_run(&mut self, store: &Store, state: &mut RunState) -> Result<PathBuf, Error> {
+        self.assemble()?;
+        state.balancer = Some(self.balancing.state());
+        let saved = self.save(store, state);
+        self.dismantle()?;
+        saved
+    }
+
+    /// Takes up a run from the newest whole checkpoint at or below `step`.
+    ///
+    /// # Errors
+    /// [`Error::NoCheckpoint`] if there is none.
+    pub fn resume_run(&mut self, store: &Store, dir: &Path, step: Step) -> Result<RunState, Error> {
+        self.assemble()?;
+        let state = self.resume(store, dir, step)?;
+        if let Some(state) = &state.balancer {
+            self.balancing.restore(state)?;
+        }
+        self.dismantle()?;
+        Ok(state)
+    }
+
     /// Writes a checkpoint: model and heads by rank 0, optimizer state by its owners. Returns its
     /// directory.
     ///
     /// # Errors
     /// [`Error::Persist`] on all ranks if writing failed on any; then older checkpoints are intact.
-    pub fn save(&self, store: &Store, state: &RunState) -> Result<PathBuf, Error> {
+    fn save(&self, store: &Store, state: &RunState) -> Result<PathBuf, Error> {
         let rank = self.exchange.comm().rank();
         let begun = if rank == 0 {
             store.begin("step", state.step)
@@ -114,7 +141,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::NoCheckpoint`] if there is none.
-    pub fn resume(&mut self, store: &Store, dir: &Path, step: Step) -> Result<RunState, Error> {
+    fn resume(&mut self, store: &Store, dir: &Path, step: Step) -> Result<RunState, Error> {
         let missing = || Error::NoCheckpoint {
             step: step.0,
             dir: dir.display().to_string(),
@@ -198,30 +225,30 @@ impl Trainer {
         Ok(parts.into_iter().map(|part| part[1..].to_vec()).collect())
     }
 
-    /// State of this rank's slices, by block: `<block>|<first or second>|<start>|<end>`.
+    /// State of this rank's slices, by block: `<block>|<first or second>|<start>|<end>`, of its rows
+    /// of the table, and what the balancer keeps beside them.
     fn optimizer_state(&self) -> Result<Named, Error> {
+        let rank = self.exchange.comm().rank();
         let mut tensors = Vec::new();
         for (index, owner) in self.owners.iter().enumerate() {
             let Some(owner) = owner else { continue };
-            let (name, range) = (self.block(index).name(), owner.range());
+            let (name, slice) = (self.block(index).name(), self.exchange.slice(index));
+            // Where every rank has all the state, each writes its own slice of it.
+            let start = slice.start - owner.range().start;
             let (first, second) = owner.moments();
             for (which, tensor) in [("first", first), ("second", second)] {
-                let key = format!("{name}|{which}|{}|{}", range.start, range.end);
-                tensors.push((key, tensor.shallow_clone()));
+                let key = format!("{name}|{which}|{}|{}", slice.start, slice.end);
+                tensors.push((key, tensor.f_narrow(0, start as i64, slice.len() as i64)?));
             }
         }
         if let Some(rows) = &self.rows {
-            let ids: Vec<i64> = rows
-                .optimizer
-                .rows()
-                .iter()
-                .map(|&row| i64::from(row))
-                .collect();
-            let (first, second) = rows.optimizer.moments();
+            let (ids, first, second) = rows.own_state(rank);
+            let ids: Vec<i64> = ids.iter().map(|&row| i64::from(row)).collect();
             tensors.push((format!("{ROWS}|ids"), Tensor::f_from_slice(&ids)?));
-            tensors.push((format!("{ROWS}|first"), Tensor::f_from_slice(first)?));
-            tensors.push((format!("{ROWS}|second"), Tensor::f_from_slice(second)?));
+            tensors.push((format!("{ROWS}|first"), Tensor::f_from_slice(&first)?));
+            tensors.push((format!("{ROWS}|second"), Tensor::f_from_slice(&second)?));
         }
+        tensors.extend(self.tracks_state()?);
         Ok(tensors)
     }
 
@@ -288,6 +315,7 @@ impl Trainer {
                 rows.optimizer
                     .restore(&ids, &numbers("first")?, &numbers("second")?);
             }
+            self.restore_tracks(&tensors)?;
         }
         Ok(())
     }

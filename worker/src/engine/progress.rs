@@ -1,10 +1,10 @@
 //! How fast a run is and how far.
 
 use super::headset::LossSum;
-use super::step::StepReport;
+use super::step::{StepReport, StepTimes};
 use espalier_spec::Step;
 use espalier_spec::job::TaskSpec;
-use espalier_spec::report::Progress;
+use espalier_spec::report::{ExchangeStats, Progress};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,11 @@ pub(super) struct Meter {
     window: VecDeque<(Instant, u64, u64)>,
     /// Losses since progress was last told.
     losses: Vec<LossSum>,
+    /// Times since progress was last told, of so many steps.
+    times: StepTimes,
+    steps: u32,
+    /// Bytes sent until progress was last told.
+    sent: u64,
 }
 
 impl Meter {
@@ -32,6 +37,26 @@ impl Meter {
             told: None,
             window,
             losses: vec![LossSum::default(); tasks],
+            times: StepTimes::default(),
+            steps: 0,
+            sent: 0,
+        }
+    }
+
+    /// What the exchange cost since this was asked last; `sent` is what was sent since the job
+    /// began here.
+    pub(super) fn exchange(&mut self, sent: u64) -> ExchangeStats {
+        let steps = self.steps.max(1);
+        let times = std::mem::take(&mut self.times);
+        let bytes = sent.saturating_sub(self.sent) / u64::from(steps);
+        (self.sent, self.steps) = (sent, 0);
+        let mean = |time: Duration| time.as_secs_f64() / f64::from(steps);
+        ExchangeStats {
+            bytes_sent_per_step: bytes,
+            seconds_per_step: mean(times.exchange),
+            exposed_seconds_per_step: mean(times.waited),
+            balance_seconds_per_step: mean(times.balancing),
+            ..ExchangeStats::default()
         }
     }
 
@@ -54,6 +79,11 @@ impl Meter {
         while self.window.len() > 2 && self.window.get(1).is_some_and(|w| now - w.0 > WINDOW) {
             self.window.pop_front();
         }
+        self.steps += 1;
+        self.times.total += report.times.total;
+        self.times.waited += report.times.waited;
+        self.times.exchange += report.times.exchange;
+        self.times.balancing += report.times.balancing;
         for (sum, step) in self.losses.iter_mut().zip(&report.losses) {
             sum.sum += step.sum;
             sum.count += step.count;

@@ -7,6 +7,7 @@
 //! is kept only for such rows, in the order in which they were first touched.
 
 use super::adamw::AdamW;
+use super::kernel::dot;
 use std::ops::Range;
 
 const NONE: u32 = u32::MAX;
@@ -52,6 +53,78 @@ impl RowGradient {
         Self {
             rows: self.rows[start..end].to_vec(),
             values,
+        }
+    }
+
+    /// The sum with another gradient, this one first.
+    #[must_use]
+    pub fn plus(self, other: &Self, width: usize) -> Self {
+        if self.rows.is_empty() {
+            return other.clone();
+        }
+        if other.rows.is_empty() {
+            return self;
+        }
+        let mut sum = Self::default();
+        let (mut i, mut j) = (0, 0);
+        while i < self.rows.len() || j < other.rows.len() {
+            let left = self.rows.get(i).copied().unwrap_or(NONE);
+            let right = other.rows.get(j).copied().unwrap_or(NONE);
+            sum.rows.push(left.min(right));
+            if left <= right {
+                sum.values.extend(&self.values[i * width..(i + 1) * width]);
+                i += 1;
+            }
+            if right < left {
+                sum.values.extend(&other.values[j * width..(j + 1) * width]);
+            } else if left == right {
+                let start = sum.values.len() - width;
+                let more = &other.values[j * width..(j + 1) * width];
+                let sums = sum.values[start..].iter_mut();
+                sums.zip(more).for_each(|(sum, value)| *sum += value);
+            }
+            j += usize::from(right <= left);
+        }
+        sum
+    }
+
+    /// All numbers multiplied by a factor.
+    #[must_use]
+    pub fn times(mut self, factor: f32) -> Self {
+        self.values.iter_mut().for_each(|value| *value *= factor);
+        self
+    }
+
+    /// The rows and their numbers.
+    pub fn each(&self, width: usize) -> impl Iterator<Item = (u32, &[f32])> {
+        let values = self.values.chunks_exact(width.max(1));
+        self.rows.iter().copied().zip(values)
+    }
+
+    /// The numbers of a row; none if it has no gradient.
+    #[must_use]
+    pub fn row(&self, row: u32, width: usize) -> Option<&[f32]> {
+        let place = self.rows.binary_search(&row).ok()?;
+        self.values.get(place * width..(place + 1) * width)
+    }
+
+    /// The numbers of a row, for writing.
+    pub fn row_mut(&mut self, row: u32, width: usize) -> Option<&mut [f32]> {
+        let place = self.rows.binary_search(&row).ok()?;
+        self.values.get_mut(place * width..(place + 1) * width)
+    }
+
+    /// Gives the dot product of every row that both gradients have, in order of rows.
+    pub fn dot(&self, other: &Self, width: usize, mut each: impl FnMut(f32)) {
+        let (mut i, mut j) = (0, 0);
+        while let (Some(left), Some(right)) = (self.rows.get(i), other.rows.get(j)) {
+            if left == right {
+                let left = &self.values[i * width..(i + 1) * width];
+                each(dot(left, &other.values[j * width..(j + 1) * width]));
+            }
+            let (left, right) = (*left, *right);
+            i += usize::from(left <= right);
+            j += usize::from(right <= left);
         }
     }
 
@@ -132,9 +205,9 @@ impl RowOptimizer {
         self.gradient.fill(0.0);
     }
 
-    /// Adds gradients; rows outside `owned` are ignored. Call it for every rank in order of rank, so
-    /// that sums do not depend on arrival.
-    pub fn add(&mut self, gradient: &RowGradient) {
+    /// Adds gradients, each multiplied by `weight`; rows outside `owned` are ignored. A weight of 1
+    /// multiplies nothing.
+    pub fn add(&mut self, gradient: &RowGradient, weight: f32) {
         let width = self.width;
         for (&row, values) in gradient
             .rows
@@ -145,9 +218,12 @@ impl RowOptimizer {
                 continue;
             }
             let slot = self.slot(row);
-            let sums = &mut self.gradient[slot * width..(slot + 1) * width];
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum += value;
+            let sums = self.gradient[slot * width..(slot + 1) * width].iter_mut();
+            if weight == 1.0 {
+                sums.zip(values).for_each(|(sum, value)| *sum += value);
+            } else {
+                sums.zip(values)
+                    .for_each(|(sum, value)| *sum += weight * value);
             }
         }
     }
@@ -163,13 +239,6 @@ impl RowOptimizer {
             }
         }
         self.slots[index] as usize
-    }
-
-    /// Sum of squares of the gradient.
-    #[must_use]
-    pub fn sum_of_squares(&self) -> f64 {
-        let squares = |row: &[f32]| f64::from(row.iter().map(|g| g * g).sum::<f32>());
-        self.gradient.chunks(self.width.max(1)).map(squares).sum()
     }
 
     /// Steps every row that ever got a gradient. `table` is the whole table, row after row; `scale`
@@ -241,10 +310,13 @@ mod tests {
                 .iter()
                 .flat_map(|&row| gradient(step, row))
                 .collect();
-            optimizer.add(&RowGradient {
-                rows: touched.to_vec(),
-                values,
-            });
+            optimizer.add(
+                &RowGradient {
+                    rows: touched.to_vec(),
+                    values,
+                },
+                1.0,
+            );
             optimizer.step(&mut sparse, &adamw(), 1e-3, number, 0.5);
 
             let mut whole = vec![0f32; rows * width];
@@ -275,6 +347,25 @@ mod tests {
         assert_eq!(RowGradient::from_bytes(&part.to_bytes()[1..], 2), None);
     }
 
+    // Promise: gradients are added row by row, and only rows that both have meet in a dot product.
+    #[test]
+    fn gradients_of_ranks_are_added() {
+        let left = RowGradient {
+            rows: vec![1, 4],
+            values: vec![1.0, 2.0, 3.0, 4.0],
+        };
+        let right = RowGradient {
+            rows: vec![0, 4, 7],
+            values: vec![5.0, 6.0, 7.0, 8.0, 9.0, 10.0],
+        };
+        let sum = left.clone().plus(&right, 2);
+        assert_eq!(sum.rows, [0, 1, 4, 7]);
+        assert_eq!(sum.values, [5.0, 6.0, 1.0, 2.0, 10.0, 12.0, 9.0, 10.0]);
+        let mut products = Vec::new();
+        left.dot(&right, 2, |product| products.push(product));
+        assert_eq!(products, [3.0 * 7.0 + 4.0 * 8.0]);
+    }
+
     // Promise: owners of parts of the table do together what one owner does.
     #[test]
     fn owners_of_parts_do_what_one_owner_does() {
@@ -284,17 +375,14 @@ mod tests {
         };
         let mut whole = vec![0.5f32; 8];
         let mut one = RowOptimizer::new(0..4, 2);
-        one.add(&gradient);
+        one.add(&gradient, 1.0);
         one.step(&mut whole, &adamw(), 0.1, 1, 1.0);
         let mut parts = vec![0.5f32; 8];
-        let mut squares = 0.0;
         for owned in [0..2, 2..4] {
             let mut part = RowOptimizer::new(owned, 2);
-            part.add(&gradient);
-            squares += part.sum_of_squares();
+            part.add(&gradient, 1.0);
             part.step(&mut parts, &adamw(), 0.1, 1, 1.0);
         }
         assert_eq!(whole, parts);
-        assert_eq!(squares, one.sum_of_squares());
     }
 }

@@ -1,6 +1,7 @@
 //! The loop of a rank: steps, evaluations, checkpoints, the end.
 
 use super::evaluate::Which;
+use super::metrics::Metrics;
 use super::progress::Meter;
 use super::trainer::Trainer;
 use super::{Error, Sources};
@@ -9,8 +10,8 @@ use crate::agent::report::{Address, Content};
 use crate::checkpoint::{RunState, Store};
 use crate::data::{Loader, LoaderOptions, Placement};
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous};
-use espalier_spec::report::Checkpoint;
-use espalier_spec::{JobSpec, Plan, Rank};
+use espalier_spec::report::{Checkpoint, ExchangeStats};
+use espalier_spec::{JobSpec, Plan, Rank, Step};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,7 +81,14 @@ pub fn run_rank(
     let total = context.sources.total_steps(&context.spec);
     let tell: Tell<'_> = if context.rank.0 == 0 { tell } else { &|_| {} };
     let state = RunState::default();
+    let names = context.spec.tasks.iter().map(|task| task.name.clone());
+    let metrics = match context.rank.0 {
+        0 => Metrics::append(&context.dir),
+        _ => Metrics::none(),
+    };
     Run {
+        names: names.collect(),
+        metrics,
         context,
         trainer,
         store,
@@ -132,6 +140,8 @@ struct Run<'a> {
     store: Store,
     state: RunState,
     total: u64,
+    names: Vec<String>,
+    metrics: Metrics,
     tell: Tell<'a>,
 }
 
@@ -139,7 +149,9 @@ impl Run<'_> {
     fn run(mut self) -> Result<Ending, Error> {
         if let Some(checkpoint) = &self.context.resume {
             let step = checkpoint.step;
-            self.state = self.trainer.resume(&self.store, &self.context.dir, step)?;
+            self.state = self
+                .trainer
+                .resume_run(&self.store, &self.context.dir, step)?;
             tracing::info!(step = self.state.step.0, "going on from checkpoint");
         }
         if let Some(ending) = self.train()? {
@@ -168,8 +180,20 @@ impl Run<'_> {
             let rate = optimizer.learning_rate * self.trainer.schedule.factor(batch.step);
             let totals = (self.state.samples, self.state.tokens);
             let tasks = &self.context.spec.tasks;
-            if let Some(progress) = meter.step(done, &report, totals, rate, tasks) {
-                (self.tell)(Content::Progress(progress));
+            if let Some(gram) = &report.gram {
+                self.state.affinity.step(&self.names, gram, &report.weights);
+            }
+            if let Some(mut progress) = meter.step(done, &report, totals, rate, tasks) {
+                progress.affinity = self.state.affinity.known();
+                progress.exchange = Some(ExchangeStats {
+                    fallbacks: self.trainer.balancing.fallbacks(),
+                    skipped_tasks: self.trainer.balancing.incidents.skipped,
+                    last_fallback: self.trainer.balancing.incidents.last_fallback.clone(),
+                    ..meter.exchange(self.trainer.exchange.sent())
+                });
+                progress.memory = Some(self.trainer.memory());
+                self.metrics.progress(&progress);
+                (self.tell)(Content::Progress(Box::new(progress)));
             }
             let every = self
                 .context
@@ -225,6 +249,13 @@ impl Run<'_> {
     /// Evaluates, keeps the model if it is the best, and says whether to stop early.
     fn evaluate(&mut self) -> Result<bool, Error> {
         let step = self.state.step;
+        self.trainer.assemble()?;
+        let result = self.judge(step);
+        self.trainer.dismantle()?;
+        result
+    }
+
+    fn judge(&mut self, step: Step) -> Result<bool, Error> {
         let Some(mut evaluation) = self.trainer.evaluate(Which::Validation, step)? else {
             return Ok(false);
         };
@@ -242,6 +273,7 @@ impl Run<'_> {
         } else {
             self.state.evaluations_without_gain += 1;
         }
+        self.metrics.evaluation(&evaluation);
         (self.tell)(Content::Evaluation(evaluation));
         let patience = self.context.spec.evaluation.early_stopping_patience;
         Ok(patience.is_some_and(|patience| self.state.evaluations_without_gain >= patience))
@@ -250,7 +282,7 @@ impl Run<'_> {
     /// Writes a checkpoint. If it need not be and cannot, training goes on with a warning: the older
     /// ones are intact.
     fn checkpoint(&mut self, needed: bool) -> Result<(), Error> {
-        match self.trainer.save(&self.store, &self.state) {
+        match self.trainer.save_run(&self.store, &mut self.state) {
             Ok(path) => {
                 let (step, path) = (self.state.step, path.display().to_string());
                 tracing::info!(step = step.0, path, "checkpoint written");
@@ -272,6 +304,7 @@ impl Run<'_> {
 
     /// Takes the best model, tests it and exports it.
     fn finish(&mut self) -> Result<Ending, Error> {
+        self.trainer.assemble()?;
         let mut step = self.state.step;
         if self.context.spec.evaluation.select_best
             && let Some((_, best)) = self.state.best
@@ -282,6 +315,7 @@ impl Run<'_> {
             step = best;
         }
         if let Some(evaluation) = self.trainer.evaluate(Which::Test, step)? {
+            self.metrics.evaluation(&evaluation);
             (self.tell)(Content::Evaluation(evaluation));
         }
         let target = self.context.spec.output.as_ref().map(PathBuf::from);

@@ -1,20 +1,24 @@
 //! A rank's trainer: model, heads, exchange and the optimizer of what this rank owns.
 
 use super::adamw::AdamW;
-use super::exchange::Exchange;
+use super::balancing::Balancing;
+use super::exchange::{Exchange, Held};
 use super::headset::HeadSet;
+use super::lanes::Lanes;
 use super::owner::SliceOptimizer;
-use super::rows::RowOptimizer;
 use super::schedule::Schedule;
+use super::table::{TableOwner, table_rows};
+use super::tracks::Tracks;
 use super::{Error, Sources};
 use crate::data::{Input, TaskData};
 use crate::model::{Backbone, Batch, Block, TokenBatch, images};
 use crate::model::{Context, Modality};
 use espalier_comm::Communicator;
+use espalier_spec::exchange::Sharding;
 use espalier_spec::{JobSpec, Plan};
-use std::ops::Range;
 use std::sync::Arc;
-use tch::Device;
+use std::time::Duration;
+use tch::{Device, Kind, Tensor};
 
 /// Everything that a step needs.
 #[derive(Debug)]
@@ -25,19 +29,20 @@ pub struct Trainer {
     pub(super) exchange: Exchange,
     /// One for each block in order, heads last; none where frozen.
     pub(super) owners: Vec<Option<SliceOptimizer>>,
-    pub(super) rows: Option<Rows>,
+    pub(super) rows: Option<TableOwner>,
+    pub(super) balancing: Balancing,
+    pub(super) tracks: Tracks,
+    /// Room for one block's combined gradient.
+    pub(super) scratch: Tensor,
+    /// Passes per slot that every rank makes where passes must be equally many.
+    pub(super) passes: usize,
+    /// Time that the last step's scalar products took.
+    pub(super) gram_time: Duration,
     pub(super) adamw: AdamW,
     pub(super) schedule: Schedule,
     pub(super) tasks: Arc<Vec<Arc<TaskData>>>,
     modality: Modality,
     device: Device,
-}
-
-/// The optimizer of the word table and who owns which of its rows.
-#[derive(Debug)]
-pub(super) struct Rows {
-    pub(super) optimizer: RowOptimizer,
-    pub(super) owned: Vec<Range<u32>>,
 }
 
 impl Trainer {
@@ -68,18 +73,26 @@ impl Trainer {
             )));
         }
         let rank = comm.rank();
+        let most_shards = plan.shards.iter().map(Vec::len).max().unwrap_or(1);
         let rows = match backbone.table() {
             Some(table) if table.trainable() => {
                 let owned = table_rows(&plan.blocks[0].ends, table.rows(), table.width())?;
-                let own = owned.get(rank).cloned().unwrap_or(0..0);
-                Some(Rows {
-                    optimizer: RowOptimizer::new(own, table.width()),
-                    owned,
-                })
+                let everywhere = plan.exchange.sharding == Sharding::None;
+                Some(TableOwner::new(owned, rank, table.width(), everywhere))
             }
             _ => None,
         };
-        let exchange = Exchange::new(comm, placed);
+        let samples: u64 = sources.tasks.iter().map(|t| t.train.len() as u64).sum();
+        let epoch = samples.div_ceil(u64::from(spec.training.batch_size.max(1)));
+        let mut balancing = Balancing::new(spec, plan, epoch)?;
+        let lanes = if plan.exchange.apart {
+            Lanes::apart(plan, balancing.parts())
+        } else {
+            Lanes::together(comm.size())
+        };
+        let slots = lanes.of(rank).len();
+        balancing.set_rows(lanes.rows());
+        let exchange = Exchange::new(comm, plan.exchange, lanes, placed)?;
         let mut owners = Vec::with_capacity(blocks.len());
         for (index, block) in blocks.iter().enumerate() {
             let end = placed[index].ends.last().copied().unwrap_or(0);
@@ -92,10 +105,16 @@ impl Trainer {
             }
             let owner = block
                 .trainable()
-                .then(|| SliceOptimizer::new(exchange.owned(index), block));
+                .then(|| SliceOptimizer::new(exchange.stepped(index), block));
             owners.push(owner.transpose()?);
         }
-        Ok(Self {
+        let largest = (0..blocks.len()).map(|index| exchange.slice(index).len());
+        let room = if plan.exchange.apart {
+            largest.max().unwrap_or(0)
+        } else {
+            0
+        };
+        let mut trainer = Self {
             adamw: AdamW::new(&spec.training.optimizer),
             schedule: Schedule::new(&spec.training.schedule, sources.total_steps(spec)),
             spec: spec.clone(),
@@ -106,8 +125,56 @@ impl Trainer {
             exchange,
             owners,
             rows,
+            balancing,
+            tracks: Tracks::default(),
+            scratch: Tensor::f_zeros([room as i64], (Kind::Float, device))?,
+            passes: most_shards * spec.training.accumulation.max(1) as usize,
+            gram_time: Duration::ZERO,
             device,
-        })
+        };
+        for block in trainer.backbone.blocks_mut() {
+            block.set_slots(slots)?;
+        }
+        trainer.dismantle()?;
+        Ok(trainer)
+    }
+
+    /// Brings sharded blocks together, for what needs the whole model. All ranks call it.
+    ///
+    /// # Errors
+    /// What the communicator says.
+    pub fn assemble(&mut self) -> Result<(), Error> {
+        self.exchange.settle()?;
+        let held = Held {
+            blocks: self.backbone.blocks(),
+            owners: &self.owners,
+        };
+        (0..held.blocks.len()).try_for_each(|index| self.exchange.need(index, None, &held))
+    }
+
+    /// Lets sharded blocks go again; what their owners keep is what is in them now.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn dismantle(&mut self) -> Result<(), Error> {
+        for (index, block) in self.backbone.blocks().iter().enumerate() {
+            if self.exchange.is_sharded(index, block) {
+                if let Some(owner) = &mut self.owners[index] {
+                    owner.keep(block)?;
+                }
+                self.exchange.release(index, block)?;
+            }
+        }
+        self.exchange.take_most_present();
+        Ok(())
+    }
+
+    /// Waits for parameters that are on their way.
+    ///
+    /// # Errors
+    /// What the communicator says.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        self.exchange.settle()
     }
 
     /// The heads, for giving them weights of one's own before the first step: the same ones on all
@@ -136,11 +203,22 @@ impl Trainer {
         Ok(self.heads.block_mut().zero_grad()?)
     }
 
+    /// Makes a slot's gradients those that backward accumulates into.
+    pub(super) fn bind(&self, slot: usize) -> Result<(), Error> {
+        if self.exchange.lanes().most() > 1 {
+            for block in self.backbone.blocks() {
+                block.bind(slot)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn context(&self, step: u64) -> Context {
         Context {
             train: true,
             seed: self.spec.seed,
             step,
+            recompute: self.spec.exchange.recompute,
         }
     }
 
@@ -179,38 +257,5 @@ pub fn pack(
             let samples: Vec<&[f32]> = all.iter().map(AsRef::as_ref).collect();
             Ok(images(&samples, shape, device)?)
         }
-    }
-}
-
-/// Rows of each rank: the plan cuts the table by numbers, rows belong to whom their first number
-/// belongs.
-fn table_rows(ends: &[u64], rows: usize, width: usize) -> Result<Vec<Range<u32>>, Error> {
-    let total = (rows * width) as u64;
-    if ends.last() != Some(&total) {
-        return Err(Error::Plan(format!(
-            "slices of the word table end at {:?}, not {total}",
-            ends.last()
-        )));
-    }
-    let mut start = 0u32;
-    let mut range = |&end: &u64| {
-        let end = end.div_ceil(width as u64) as u32;
-        let range = start..end.max(start);
-        start = range.end;
-        range
-    };
-    Ok(ends.iter().map(&mut range).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // Promise: rows of a table are owned exactly once, however the plan cuts its numbers.
-    #[test]
-    fn rows_tile_the_table() {
-        let owned = table_rows(&[7, 16, 16, 40], 10, 4).unwrap();
-        assert_eq!(owned, [0..2, 2..4, 4..4, 4..10]);
-        assert!(table_rows(&[39], 10, 4).is_err());
     }
 }

@@ -2,12 +2,15 @@
 //! SciPy.
 //!
 //! [`scores`] computes every metric that fits the kind of prediction; [`Baseline`] is what the same
-//! metrics are worth for a predictor that ignores its input.
+//! metrics are worth for a predictor that ignores its input. [`AffinityMeter`] keeps how tasks' gradients
+//! relate.
 
+mod affinity;
 mod baseline;
 mod classes;
 mod numbers;
 
+pub use affinity::AffinityMeter;
 pub use baseline::Baseline;
 pub use classes::{accuracy, macro_f1, multi_accuracy, multi_macro_f1};
 pub use numbers::{mse, pearson, spearman};

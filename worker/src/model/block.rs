@@ -87,7 +87,8 @@ pub struct Block {
     name: String,
     params: Vec<Param>,
     flat: Tensor,
-    grad: Option<Tensor>,
+    /// Flat gradients, one for each slot; none if the block is frozen.
+    grads: Vec<Tensor>,
     decay_end: usize,
 }
 
@@ -116,18 +117,17 @@ impl Block {
         }
         let zeros = || Tensor::f_zeros([at as i64], (Kind::Float, device));
         let flat = zeros()?;
-        let grad = if trainable { Some(zeros()?) } else { None };
+        let grads = if trainable {
+            vec![zeros()?]
+        } else {
+            Vec::new()
+        };
         let mut params = Vec::new();
         for (spec, range) in decaying.into_iter().chain(others).zip(places) {
-            let view = |whole: &Tensor| {
-                whole
-                    .f_narrow(0, range.start as i64, range.len() as i64)?
-                    .f_view(&spec.shape[..])
-            };
-            let mut tensor = view(&flat)?.f_detach()?;
-            if let Some(grad) = &grad {
+            let mut tensor = view(&flat, &range, &spec.shape)?.f_detach()?;
+            if let Some(grad) = grads.first() {
                 tensor = tensor.f_set_requires_grad(true)?;
-                torch::set_grad(&tensor, &view(grad)?)?;
+                torch::set_grad(&tensor, &view(grad, &range, &spec.shape)?)?;
             }
             params.push(Param {
                 name: spec.name,
@@ -140,9 +140,40 @@ impl Block {
             name: name.into(),
             params,
             flat,
-            grad,
+            grads,
             decay_end,
         })
+    }
+
+    /// Gives the block `count` gradients, so that what several tasks have to say stays apart.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn set_slots(&mut self, count: usize) -> Result<(), Error> {
+        let Some(first) = self.grads.first() else {
+            return Ok(());
+        };
+        let mut grads = vec![first.shallow_clone()];
+        while grads.len() < count {
+            grads.push(first.f_zeros_like()?);
+        }
+        self.grads = grads;
+        self.bind(0)
+    }
+
+    /// Makes a slot's gradient the one that backward accumulates into.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn bind(&self, slot: usize) -> Result<(), Error> {
+        let Some(grad) = self.grads.get(slot) else {
+            return Ok(());
+        };
+        for param in &self.params {
+            let place = view(grad, &param.range, &param.tensor.size())?;
+            torch::set_grad(&param.tensor, &place)?;
+        }
+        Ok(())
     }
 
     /// Name of the block.
@@ -163,6 +194,12 @@ impl Block {
         &self.params[index].tensor
     }
 
+    /// The numbers of the flat buffers that a parameter takes.
+    #[must_use]
+    pub fn range(&self, index: usize) -> Range<usize> {
+        self.params[index].range.clone()
+    }
+
     /// All parameters, f32 `[n]`.
     #[must_use]
     pub fn flat(&self) -> &Tensor {
@@ -172,7 +209,35 @@ impl Block {
     /// All gradients, f32 `[n]`; none if the block is frozen.
     #[must_use]
     pub fn grad(&self) -> Option<&Tensor> {
-        self.grad.as_ref()
+        self.grads.first()
+    }
+
+    /// All gradients of a slot, f32 `[n]`; none if the block is frozen.
+    #[must_use]
+    pub fn slot(&self, slot: usize) -> Option<&Tensor> {
+        self.grads.get(slot)
+    }
+
+    /// Gradients that are kept apart; none if the block is frozen.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.grads.len()
+    }
+
+    /// Gives up the memory of the parameters until [`Block::hold`]: somebody else has them.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn let_go(&self) -> Result<(), Error> {
+        Ok(torch::let_go(&self.flat)?)
+    }
+
+    /// Has memory for the parameters again; their values must be brought.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn hold(&self) -> Result<(), Error> {
+        Ok(torch::hold(&self.flat)?)
     }
 
     /// Numbers in the flat buffer.
@@ -190,7 +255,7 @@ impl Block {
     /// Whether the block is trained.
     #[must_use]
     pub fn trainable(&self) -> bool {
-        self.grad.is_some()
+        !self.grads.is_empty()
     }
 
     /// The numbers that weight decay applies to; the others follow.
@@ -199,12 +264,12 @@ impl Block {
         0..self.decay_end
     }
 
-    /// Sets the gradient to zero.
+    /// Sets the gradients of all slots to zero.
     ///
     /// # Errors
     /// If libtorch refuses.
     pub fn zero_grad(&mut self) -> Result<(), Error> {
-        if let Some(grad) = &mut self.grad {
+        for grad in &mut self.grads {
             let _ = grad.f_zero_()?;
         }
         Ok(())
@@ -262,6 +327,12 @@ impl Block {
     }
 }
 
+fn view(whole: &Tensor, range: &Range<usize>, shape: &[i64]) -> Result<Tensor, Error> {
+    Ok(whole
+        .f_narrow(0, range.start as i64, range.len() as i64)?
+        .f_view(shape)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,6 +368,23 @@ mod tests {
         let grad = torch::data(block.grad().unwrap()).unwrap();
         assert_eq!(grad[..6], [4.0; 6]);
         assert!(grad[6..].iter().all(|&g| g == 0.0));
+    }
+
+    // Promise: a bound slot takes what backward accumulates, the others keep theirs.
+    #[test]
+    fn slots_keep_gradients_apart() {
+        let mut block = block();
+        block.set_slots(2).unwrap();
+        for (slot, factor) in [(0, 2.0), (1, 3.0)] {
+            block.bind(slot).unwrap();
+            (block.param(0) * factor).sum(Kind::Float).backward();
+        }
+        for (slot, expected) in [(0, 2.0), (1, 3.0)] {
+            let grad = torch::data(block.slot(slot).unwrap()).unwrap();
+            assert_eq!(grad[..6], [expected; 6]);
+        }
+        block.zero_grad().unwrap();
+        assert!(block.slot(1).unwrap().sum(Kind::Float).double_value(&[]) == 0.0);
     }
 
     #[test]

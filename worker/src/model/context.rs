@@ -13,6 +13,8 @@ pub struct Context {
     pub seed: u64,
     /// The step.
     pub step: u64,
+    /// Backward computes activations again instead of keeping them.
+    pub recompute: bool,
 }
 
 impl Context {
@@ -69,6 +71,7 @@ mod tests {
             train: true,
             seed: 7,
             step: 3,
+            ..Context::default()
         };
         let ones = |rows: i64| Tensor::ones([rows, 64], (Kind::Float, Device::Cpu));
         let both = context.dropout(ones(2), &[11, 22], 5, 0.1).unwrap();

@@ -25,7 +25,7 @@ pub use block::{Block, Param, ParamSpec};
 pub use context::{Context, mix};
 pub use error::Error;
 pub use hf::{Modality, Source};
-pub use pass::Pass;
+pub use pass::{Moment, Pass};
 pub use table::Table;
 
 use espalier_spec::job::{Init, Pooling, Tuning};

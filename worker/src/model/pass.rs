@@ -4,25 +4,48 @@ use super::{Backbone, Batch, Context, Error};
 use crate::torch;
 use tch::Tensor;
 
+/// A moment of a pass; blocks are told apart by their index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A block is about to run forward: its parameters are needed.
+    Forward(usize),
+    /// It has run forward.
+    ForwardDone(usize),
+    /// It is about to run backward: its parameters are needed again.
+    Backward(usize),
+    /// It has run backward: its gradient is complete for this pass.
+    BackwardDone(usize),
+}
+
 /// A forward pass that can be run backward.
 #[derive(Debug)]
-pub struct Pass {
+pub struct Pass<'a> {
+    backbone: &'a dyn Backbone,
+    batch: &'a Batch,
+    ctx: Context,
     /// The first block that is trained; the ones below left no graph.
     first: usize,
     /// Input of each block from `first` on: an autograd leaf.
     inputs: Vec<Tensor>,
-    /// Output of each block from `first` on.
-    outputs: Vec<Tensor>,
+    /// Output of each block from `first` on; none where it is to be computed again.
+    outputs: Vec<Option<Tensor>>,
     features: Tensor,
 }
 
-impl Pass {
-    /// Runs all blocks over a batch. Blocks below the first trained one run without a graph; with
-    /// `ctx.train` off none leaves one.
+impl<'a> Pass<'a> {
+    /// Runs all blocks over a batch; `tell` hears of every [`Moment`]. Blocks below the first trained
+    /// one run without a graph; with `ctx.train` off none leaves one. With `ctx.recompute` only the
+    /// blocks' inputs are kept, and backward computes each block again (Chen et al. 2016, arXiv
+    /// 1604.06174): dropout is a function of its counters, so the bits are the same.
     ///
     /// # Errors
-    /// If the batch does not fit the backbone or libtorch refuses.
-    pub fn forward(backbone: &dyn Backbone, batch: &Batch, ctx: &Context) -> Result<Self, Error> {
+    /// If the batch does not fit the backbone or libtorch refuses, or what `tell` returns.
+    pub fn forward<E: From<Error>>(
+        backbone: &'a dyn Backbone,
+        batch: &'a Batch,
+        ctx: &Context,
+        mut tell: impl FnMut(Moment) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let count = backbone.blocks().len();
         let first = match backbone.blocks().iter().position(super::Block::trainable) {
             Some(first) if ctx.train => first,
@@ -30,41 +53,46 @@ impl Pass {
         };
         let mut x = backbone.input(batch)?;
         for index in 0..first {
+            tell(Moment::Forward(index))?;
             // Frozen blocks give the same features in every epoch: nothing is dropped there.
             x = tch::no_grad(|| backbone.forward(index, &x, batch, &Context::eval()))?;
+            tell(Moment::ForwardDone(index))?;
         }
-        let mut inputs = Vec::new();
-        let mut outputs = Vec::new();
+        let mut pass = Self {
+            backbone,
+            batch,
+            ctx: *ctx,
+            first,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            features: Tensor::new(),
+        };
         for index in first..count {
+            tell(Moment::Forward(index))?;
             // The table's rows are a leaf already if the table is trained.
             let wants_grad = index > first || x.requires_grad();
-            let input = x.f_detach()?;
-            let input = if wants_grad {
-                input.f_set_requires_grad(true)?
+            let input = leaf(&x, wants_grad)?;
+            if ctx.recompute {
+                x = tch::no_grad(|| backbone.forward(index, &input, batch, ctx))?;
+                pass.outputs.push(None);
             } else {
-                input
-            };
-            let output = backbone.forward(index, &input, batch, ctx)?;
-            x = output.shallow_clone();
-            inputs.push(input);
-            outputs.push(output);
+                let output = backbone.forward(index, &input, batch, ctx)?;
+                x = output.shallow_clone();
+                pass.outputs.push(Some(output));
+            }
+            pass.inputs.push(input);
+            tell(Moment::ForwardDone(index))?;
         }
-        let pool = || backbone.pool(&x, batch);
-        let features = if first == count {
-            tch::no_grad(pool)?
+        pass.features = if first == count {
+            tch::no_grad(|| backbone.pool(&x, batch))?
         } else {
             // Pooling has a graph of its own, cut from the last block.
-            let leaf = x.f_detach()?.f_set_requires_grad(true)?;
+            let leaf = leaf(&x, true)?;
             let features = backbone.pool(&leaf, batch)?;
-            inputs.push(leaf);
+            pass.inputs.push(leaf);
             features
         };
-        Ok(Self {
-            first,
-            inputs,
-            outputs,
-            features,
-        })
+        Ok(pass)
     }
 
     /// Features f32 [b, h], in the order the samples were given in, cut from the graph: a leaf that
@@ -73,25 +101,19 @@ impl Pass {
     /// # Errors
     /// If libtorch refuses.
     pub fn features(&self) -> Result<Tensor, Error> {
-        let leaf = self.features.f_detach()?;
-        let any = !self.outputs.is_empty();
-        Ok(if any {
-            leaf.f_set_requires_grad(true)?
-        } else {
-            leaf
-        })
+        leaf(&self.features, !self.outputs.is_empty())
     }
 
     /// Runs backward from the gradient of the features, last block first; gradients accumulate in
-    /// the blocks' flat buffers. Calls `done` after each block; activations are freed as it goes.
+    /// the blocks' flat buffers. `tell` hears of every [`Moment`]; activations are freed as it goes.
     /// Returns the gradient of the table's rows [T, h], if the table is trained.
     ///
     /// # Errors
-    /// If libtorch refuses, or what `done` returns.
+    /// If libtorch refuses, or what `tell` returns.
     pub fn backward<E: From<Error>>(
         mut self,
         grad: &Tensor,
-        mut done: impl FnMut(usize) -> Result<(), E>,
+        mut tell: impl FnMut(Moment) -> Result<(), E>,
     ) -> Result<Option<Tensor>, E> {
         if self.outputs.is_empty() {
             return Ok(None);
@@ -100,12 +122,19 @@ impl Pass {
         let mut grad = self.pop_grad()?;
         while let Some(output) = self.outputs.pop() {
             let index = self.first + self.outputs.len();
+            tell(Moment::Backward(index))?;
             if let Some(output_grad) = &grad {
+                let output = match (output, self.inputs.last()) {
+                    (Some(output), _) => output,
+                    (None, Some(input)) => {
+                        self.backbone.forward(index, input, self.batch, &self.ctx)?
+                    }
+                    (None, None) => return Err(Error::Input("a block without input".into()).into()),
+                };
                 torch::backward(&[&output], &[output_grad]).map_err(Error::from)?;
             }
-            drop(output);
             grad = self.pop_grad()?;
-            done(index)?;
+            tell(Moment::BackwardDone(index))?;
         }
         Ok(grad)
     }
@@ -118,4 +147,13 @@ impl Pass {
         let grad = input.f_grad()?;
         Ok(grad.defined().then_some(grad))
     }
+}
+
+fn leaf(x: &Tensor, wants_grad: bool) -> Result<Tensor, Error> {
+    let leaf = x.f_detach()?;
+    Ok(if wants_grad {
+        leaf.f_set_requires_grad(true)?
+    } else {
+        leaf
+    })
 }

@@ -38,6 +38,12 @@ impl Table {
         self.weight.size()[0] as usize
     }
 
+    /// Numbers of the table that are in memory.
+    #[must_use]
+    pub fn numbers(&self) -> usize {
+        self.weight.numel()
+    }
+
     /// Numbers in a row.
     #[must_use]
     pub fn width(&self) -> usize {

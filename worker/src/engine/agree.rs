@@ -1,0 +1,113 @@
+//! What ranks agree on once per step: one small all-reduce, after which all know the same numbers
+//! and so take the same decisions without asking anybody.
+//!
+//! Sums are exact ([`ExactSum`]): who computed which part changes no bit.
+
+use super::Error;
+use super::balancing::Decision;
+use super::exact::{ExactSum, WIDTH};
+use super::exchange::Exchange;
+use super::headset::LossSum;
+use super::kernel::{pair, pairs};
+use super::lanes::Lanes;
+use super::step::Sums;
+
+/// One step's numbers: this rank's at first, everybody's after [`Agreed::agree`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Agreed {
+    /// Some rank was told to stop.
+    pub(super) stop: bool,
+    /// Tokens trained on.
+    pub(super) tokens: u64,
+    /// Sum of losses per task.
+    losses: Vec<ExactSum>,
+    /// Scalar products of all pairs of rows of the gradient matrix (one row if tasks are together).
+    pub(super) gram: Vec<ExactSum>,
+    /// Rows.
+    pub(super) rows: usize,
+    /// Samples of each row, where a step's batch is cut into parts.
+    pub(super) row_samples: Vec<f64>,
+    /// Sum of squares of the gradient of each task's head.
+    pub(super) heads: Vec<ExactSum>,
+}
+
+impl Agreed {
+    pub(super) fn new(sums: &Sums, stop: bool, lanes: &Lanes) -> Self {
+        let rows = lanes.rows().len().max(1);
+        Self {
+            stop,
+            tokens: sums.tokens,
+            heads: vec![ExactSum::default(); sums.losses.len()],
+            losses: sums.losses.clone(),
+            gram: vec![ExactSum::default(); pairs(rows)],
+            rows,
+            row_samples: sums.row_samples.clone(),
+        }
+    }
+
+    /// Makes the numbers those of all ranks together.
+    ///
+    /// # Errors
+    /// What the communicator says.
+    pub(super) fn agree(&mut self, exchange: &mut Exchange) -> Result<(), Error> {
+        let mut numbers = vec![f64::from(u8::from(self.stop)), self.tokens as f64];
+        numbers.extend(&self.row_samples);
+        let sums = self.losses.iter().chain(&self.gram).chain(&self.heads);
+        sums.for_each(|sum| sum.write(&mut numbers));
+        exchange.agree(&mut numbers)?;
+        self.stop = numbers[0] > 0.0;
+        self.tokens = numbers[1] as u64;
+        let places = self.losses.iter_mut();
+        let places = places.chain(&mut self.gram).chain(&mut self.heads);
+        let start = 2 + self.row_samples.len();
+        self.row_samples.copy_from_slice(&numbers[2..start]);
+        for (sum, numbers) in places.zip(numbers[start..].chunks_exact(WIDTH)) {
+            *sum = ExactSum::read(numbers);
+        }
+        Ok(())
+    }
+
+    /// Sum of a task's losses.
+    pub(super) fn loss(&self, task: usize) -> f64 {
+        self.losses.get(task).map_or(0.0, ExactSum::value)
+    }
+
+    /// Losses of all tasks, given how many samples each had.
+    pub(super) fn losses(&self, counts: &[u32]) -> Vec<LossSum> {
+        let pairs = self.losses.iter().zip(counts);
+        pairs
+            .map(|(sum, &count)| LossSum {
+                sum: sum.value(),
+                count: u64::from(count),
+            })
+            .collect()
+    }
+
+    /// Scalar product of two rows.
+    pub(super) fn product(&self, i: usize, j: usize) -> f64 {
+        self.gram[pair(i, j, self.rows)].value()
+    }
+
+    /// Global L2 norm of the update: sqrt(wᵀGw) for the backbone, and the heads'.
+    pub(super) fn norm(&self, decision: &Decision) -> f64 {
+        let mut square = decision.backbone_square.unwrap_or_else(|| {
+            let mut square = 0.0;
+            for (i, a) in decision.row_weights.iter().enumerate() {
+                for (j, b) in decision.row_weights.iter().enumerate() {
+                    let weight = f64::from(*a) * f64::from(*b);
+                    if weight != 0.0 {
+                        square += weight * self.product(i, j);
+                    }
+                }
+            }
+            // Rounding can take a vanishing update below 0; what is no number stays so.
+            if square < 0.0 { 0.0 } else { square }
+        });
+        for (weight, sum) in decision.head_weights.iter().zip(&self.heads) {
+            if *weight != 0.0 {
+                square += weight * weight * sum.value();
+            }
+        }
+        square.sqrt()
+    }
+}

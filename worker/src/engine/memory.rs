@@ -1,0 +1,60 @@
+//! What a rank keeps in memory.
+
+use super::trainer::Trainer;
+use crate::model::Block;
+use espalier_spec::report::MemoryStats;
+
+/// Bytes of a number.
+const F32: u64 = 4;
+
+impl Trainer {
+    /// Bytes by what they are for. The peak of parameters is that since this was asked last.
+    pub fn memory(&mut self) -> MemoryStats {
+        let blocks = self.backbone.blocks();
+        let sharded = |(index, block): (usize, &Block)| {
+            self.exchange
+                .is_sharded(index, block)
+                .then_some(block.len())
+        };
+        let gone: usize = blocks.iter().enumerate().filter_map(sharded).sum();
+        let all: usize = blocks.iter().map(Block::len).sum();
+        let table = self
+            .backbone
+            .table()
+            .map_or(0, crate::model::Table::numbers);
+        let heads = self.heads.block().len();
+        let masters: usize = self.owners.iter().flatten().map(|owner| owner.kept()).sum();
+        let parameters = F32 * (all - gone + masters + table + heads) as u64;
+        let gradient = |block: &Block| F32 * (block.len() * block.slots()) as u64;
+        let gradients = blocks
+            .iter()
+            .chain([self.heads.block()])
+            .map(gradient)
+            .sum();
+        let moments: usize = self
+            .owners
+            .iter()
+            .flatten()
+            .map(|o| 2 * o.range().len())
+            .sum();
+        let rows = self.rows.as_ref().map_or(0, |rows| rows.optimizer_bytes());
+        let buffers = self.exchange.buffer_bytes() + self.tracks.bytes();
+        let present = self.exchange.take_most_present() as u64;
+        MemoryStats {
+            parameter_bytes: parameters,
+            gradient_bytes: gradients,
+            optimizer_bytes: F32 * moments as u64 + rows,
+            buffer_bytes: buffers + F32 * self.scratch.numel() as u64,
+            peak_parameter_bytes: parameters + F32 * present,
+            peak_resident_bytes: peak_resident().unwrap_or(0),
+        }
+    }
+}
+
+/// The most memory that this process ever had, as Linux counts it.
+fn peak_resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
+}

@@ -1,0 +1,50 @@
+//! `metrics.jsonl` in the job's directory: one line per report, for people's own plots. After a
+//! recovery steps may come twice: the later line counts.
+
+use espalier_spec::report::{Evaluation, Progress};
+use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+const FILE: &str = "metrics.jsonl";
+
+/// The file; a failure to write is told once, and training goes on.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    file: Option<File>,
+}
+
+impl Metrics {
+    /// Appends to the file of a job's directory.
+    pub(super) fn append(dir: &Path) -> Self {
+        let path = dir.join(FILE);
+        let opened = OpenOptions::new().create(true).append(true).open(&path);
+        let file = opened
+            .inspect_err(|error| tracing::warn!("no metrics in {}: {error}", path.display()))
+            .ok();
+        Self { file }
+    }
+
+    /// Writes nothing.
+    pub(super) fn none() -> Self {
+        Self { file: None }
+    }
+
+    pub(super) fn progress(&mut self, progress: &Progress) {
+        self.line("progress", progress);
+    }
+
+    pub(super) fn evaluation(&mut self, evaluation: &Evaluation) {
+        self.line("evaluation", evaluation);
+    }
+
+    fn line<T: Serialize>(&mut self, kind: &str, value: &T) {
+        let Some(file) = &mut self.file else { return };
+        let line = serde_json::json!({ kind: value });
+        if let Err(error) = writeln!(file, "{line}") {
+            tracing::warn!("no more metrics: {error}");
+            self.file = None;
+        }
+    }
+}

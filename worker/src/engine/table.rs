@@ -1,0 +1,244 @@
+//! Exchange of the word table: rows with a gradient go to their owners, updated rows come back.
+
+use super::Error;
+use super::exact::ExactSum;
+use super::lanes::Lanes;
+use super::rows::{RowGradient, RowOptimizer};
+use crate::model::Table;
+use espalier_comm::{Communicator, CommunicatorExt};
+use std::ops::Range;
+
+/// The word table's optimizer and who owns which of its rows.
+#[derive(Debug)]
+pub(super) struct TableOwner {
+    /// State of the rows that this rank steps.
+    pub(super) optimizer: RowOptimizer,
+    /// Rows of each rank.
+    owned: Vec<Range<u32>>,
+    /// Every rank steps every row.
+    everywhere: bool,
+    width: usize,
+    /// Gradients that came: one for each row of the gradient matrix, or one.
+    gradients: Vec<RowGradient>,
+}
+
+impl TableOwner {
+    pub(super) fn new(owned: Vec<Range<u32>>, rank: usize, width: usize, everywhere: bool) -> Self {
+        let all = 0..owned.last().map_or(0, |last| last.end);
+        let own = owned.get(rank).cloned().unwrap_or(0..0);
+        let stepped = if everywhere { all } else { own };
+        Self {
+            optimizer: RowOptimizer::new(stepped, width),
+            owned,
+            everywhere,
+            width,
+            gradients: Vec::new(),
+        }
+    }
+
+    /// Brings each slot's gradient to those who step its rows; lanes of one task are added in order
+    /// of rank.
+    ///
+    /// # Errors
+    /// What the communicator says.
+    pub(super) fn exchange(
+        &mut self,
+        comm: &dyn Communicator,
+        lanes: &Lanes,
+        slots: Vec<RowGradient>,
+    ) -> Result<(), Error> {
+        let by_rank = if comm.size() == 1 {
+            vec![slots]
+        } else {
+            let parts = self.owned.iter().map(|rows| {
+                let part = |slot: &RowGradient| {
+                    let part = if self.everywhere {
+                        slot.to_bytes()
+                    } else {
+                        slot.part(rows, self.width).to_bytes()
+                    };
+                    [(part.len() as u64).to_le_bytes().to_vec(), part].concat()
+                };
+                slots.iter().flat_map(part).collect()
+            });
+            let received = comm.all_to_all_bytes(parts.collect())?;
+            let decoded = received.iter().map(|bytes| self.decode(bytes));
+            decoded.collect::<Result<Vec<_>, _>>()?
+        };
+        let lane = |rank: usize, slot: usize| {
+            let found = by_rank.get(rank).and_then(|slots| slots.get(slot));
+            found.ok_or_else(|| Error::Plan(format!("rank {rank} sent no rows of slot {slot}")))
+        };
+        self.gradients.clear();
+        let rows = lanes.rows();
+        if rows.is_empty() {
+            let mut sum = RowGradient::default();
+            for rank in 0..by_rank.len() {
+                sum = sum.plus(lane(rank, 0)?, self.width);
+            }
+            self.gradients.push(sum);
+        }
+        for row in rows {
+            let mut sum = RowGradient::default();
+            for id in row.lanes {
+                sum = sum.plus(lane(id.rank, id.slot)?, self.width);
+            }
+            self.gradients.push(sum);
+        }
+        Ok(())
+    }
+
+    fn decode(&self, mut bytes: &[u8]) -> Result<Vec<RowGradient>, Error> {
+        let mut slots = Vec::new();
+        while let Some((length, rest)) = bytes.split_first_chunk::<8>() {
+            let length = u64::from_le_bytes(*length) as usize;
+            let part = rest.get(..length);
+            let part = part.and_then(|part| RowGradient::from_bytes(part, self.width));
+            slots.push(
+                part.ok_or_else(|| Error::Plan("a peer sent rows of another width".to_owned()))?,
+            );
+            bytes = &rest[length..];
+        }
+        Ok(slots)
+    }
+
+    /// The gradients that came: one for each row of the gradient matrix, or one for all tasks.
+    pub(super) fn gradients(&self) -> &[RowGradient] {
+        &self.gradients
+    }
+
+    /// Numbers in a row.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Whether a rank owns a row, so that all ranks together count every row once.
+    pub(super) fn owns(&self, rank: usize, row: u32) -> bool {
+        self.owned.get(rank).is_some_and(|own| own.contains(&row))
+    }
+
+    /// Moments of the rows that a rank owns, in the order of their first gradient: rows, first and
+    /// second moments.
+    pub(super) fn own_state(&self, rank: usize) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
+        let (first, second) = self.optimizer.moments();
+        let (mut rows, mut firsts, mut seconds) = (Vec::new(), Vec::new(), Vec::new());
+        for (slot, &row) in self.optimizer.rows().iter().enumerate() {
+            if self.owns(rank, row) {
+                let at = slot * self.width..(slot + 1) * self.width;
+                rows.push(row);
+                firsts.extend(&first[at.clone()]);
+                seconds.extend(&second[at]);
+            }
+        }
+        (rows, firsts, seconds)
+    }
+
+    /// Adds dot products of all pairs of gradients (as [`super::kernel::pair`] numbers them) over a
+    /// rank's own rows.
+    pub(super) fn gram(&self, gradients: &[RowGradient], rank: usize, sums: &mut [ExactSum]) {
+        let own = self.owned.get(rank).cloned().unwrap_or(0..0);
+        let cut = |gradient: &RowGradient| gradient.part(&own, self.width);
+        let own: Vec<RowGradient> = gradients.iter().map(cut).collect();
+        let mut place = sums.iter_mut();
+        for (i, left) in own.iter().enumerate() {
+            for right in &own[i..] {
+                if let Some(sum) = place.next() {
+                    left.dot(right, self.width, |product| sum.add(f64::from(product)));
+                }
+            }
+        }
+    }
+
+    /// Makes the weighted sum of gradients the optimizer's; what has weight 0 is not read.
+    pub(super) fn combine<'a>(
+        &mut self,
+        gradients: impl IntoIterator<Item = &'a RowGradient>,
+        weights: &[f32],
+    ) {
+        self.optimizer.clear();
+        for (gradient, weight) in gradients.into_iter().zip(weights) {
+            if *weight != 0.0 {
+                self.optimizer.add(gradient, *weight);
+            }
+        }
+    }
+
+    /// Makes the weighted sum of what came the optimizer's gradient.
+    pub(super) fn combine_own(&mut self, weights: &[f32]) {
+        let gradients = std::mem::take(&mut self.gradients);
+        self.combine(&gradients, weights);
+        self.gradients = gradients;
+    }
+
+    /// Brings the rows that their owners updated to all ranks.
+    ///
+    /// # Errors
+    /// What the communicator says.
+    pub(super) fn gather(&self, comm: &dyn Communicator, table: &mut Table) -> Result<(), Error> {
+        if comm.size() == 1 || self.everywhere {
+            return Ok(());
+        }
+        let width = self.width;
+        let data = table.data_mut()?;
+        let rows = self.optimizer.rows().to_vec();
+        let row = |&row: &u32| &data[row as usize * width..(row as usize + 1) * width];
+        let values = rows.iter().flat_map(row).copied().collect();
+        let mine = RowGradient { rows, values }.to_bytes();
+        for (rank, bytes) in comm.all_gather_bytes(mine)?.iter().enumerate() {
+            if rank == comm.rank() {
+                continue;
+            }
+            let update = RowGradient::from_bytes(bytes, width)
+                .ok_or_else(|| Error::Plan("a peer sent rows of another width".to_owned()))?;
+            for (&row, values) in update.rows.iter().zip(update.values.chunks_exact(width)) {
+                let start = row as usize * width;
+                let place = data.get_mut(start..start + width);
+                let place = place.ok_or_else(|| Error::Plan(format!("no row {row}")))?;
+                place.copy_from_slice(values);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of optimizer state.
+    pub(super) fn optimizer_bytes(&self) -> u64 {
+        let (first, second) = self.optimizer.moments();
+        4 * (first.len() + second.len()) as u64
+    }
+}
+
+/// Rows of each rank: the plan cuts the table by numbers, rows belong to whom their first number
+/// belongs.
+pub(super) fn table_rows(
+    ends: &[u64],
+    rows: usize,
+    width: usize,
+) -> Result<Vec<Range<u32>>, Error> {
+    let total = (rows * width) as u64;
+    if ends.last() != Some(&total) {
+        return Err(Error::Plan(format!(
+            "slices of the word table end at {ends:?}, not {total}"
+        )));
+    }
+    let mut start = 0u32;
+    let mut range = |&end: &u64| {
+        let end = end.div_ceil(width as u64) as u32;
+        let range = start..end.max(start);
+        start = range.end;
+        range
+    };
+    Ok(ends.iter().map(&mut range).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: rows of a table are owned exactly once, however the plan cuts its numbers.
+    #[test]
+    fn rows_tile_the_table() {
+        let owned = table_rows(&[7, 16, 16, 40], 10, 4).unwrap();
+        assert_eq!(owned, [0..2, 2..4, 4..4, 4..10]);
+        assert!(table_rows(&[39], 10, 4).is_err());
+    }
+}

@@ -1,0 +1,217 @@
+//! The ways in which gradients may travel, and what must not depend on them.
+#![allow(clippy::unwrap_used)]
+
+mod kit;
+
+use espalier_spec::exchange::{ExchangeType, Sharding};
+use espalier_spec::plan::{ExchangePlan, SyncPath};
+use kit::{Layout, spec, train};
+use serde_json::json;
+
+const STEPS: u64 = 6;
+/// Each rank serves all tasks.
+const ALL: [&[u32]; 3] = [&[0, 1], &[0, 1], &[0, 1]];
+/// Rank 0 serves two tasks, rank 1 two, one is shared.
+const MIXED: [&[u32]; 3] = [&[0], &[0, 1], &[1]];
+
+fn how(sharding: Sharding, apart: bool) -> ExchangePlan {
+    ExchangePlan {
+        sharding,
+        apart,
+        ..ExchangePlan::default()
+    }
+}
+
+// Promise: what each rank keeps (nothing, optimizer, parameters) changes no bit of the export, with
+// task gradients apart or together; nor does the transport, nor computing activations again.
+#[test]
+fn sharding_and_transport_change_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for (balancer, apart) in [
+        ("mean", false),
+        ("equal", true),
+        ("upgrad", true),
+        ("uw", false),
+    ] {
+        let job = spec(folder.path(), STEPS, |job| {
+            job["balancer"] = json!(balancer)
+        });
+        let run = |sharding| train(&job, &Layout::new(2, &MIXED, how(sharding, apart)), STEPS);
+        let optimizer = run(Sharding::Optimizer);
+        optimizer.assert_same(&run(Sharding::None), &format!("{balancer}, none"));
+        optimizer.assert_same(&run(Sharding::Full), &format!("{balancer}, full"));
+
+        let mut over_tcp = Layout::new(2, &MIXED, how(Sharding::Optimizer, apart));
+        over_tcp.tcp = true;
+        optimizer.assert_same(&train(&job, &over_tcp, STEPS), &format!("{balancer}, tcp"));
+
+        let again = spec(folder.path(), STEPS, |job| {
+            job["balancer"] = json!(balancer);
+            job["exchange"] = json!({"recompute": true});
+        });
+        let layout = Layout::new(2, &MIXED, how(Sharding::Full, apart));
+        optimizer.assert_same(
+            &train(&again, &layout, STEPS),
+            &format!("{balancer}, recompute"),
+        );
+    }
+}
+
+// Promise: a plain all-reduce gives the same bits as owners that sum and step.
+#[test]
+fn all_reduce_is_owner_combine() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = spec(folder.path(), STEPS, |_| {});
+    let owners = train(
+        &job,
+        &Layout::new(2, &ALL, how(Sharding::Optimizer, false)),
+        STEPS,
+    );
+    let reduce = ExchangePlan {
+        sync: SyncPath::AllReduce,
+        sharding: Sharding::None,
+        ..ExchangePlan::default()
+    };
+    owners.assert_same(
+        &train(&job, &Layout::new(2, &ALL, reduce), STEPS),
+        "all-reduce",
+    );
+}
+
+// Promise: keeping tasks apart, spreading them over ranks, and cutting the batch into parts change
+// the result by rounding only.
+#[test]
+fn apart_is_together_to_rounding() {
+    let folder = tempfile::tempdir().unwrap();
+    for balancer in ["mean", "equal", "fixed", "gls"] {
+        let change = |accumulation: u32| {
+            spec(folder.path(), STEPS, |job| {
+                job["balancer"] = json!(balancer);
+                if ["mean", "fixed"].contains(&balancer) {
+                    job["tasks"][1]["weight"] = json!(0.5);
+                }
+                job["training"]["accumulation"] = json!(accumulation);
+            })
+        };
+        let (job, cut) = (change(1), change(2));
+        let one = train(
+            &job,
+            &Layout::new(1, &[&[0][..]; 3], how(Sharding::Optimizer, false)),
+            STEPS,
+        );
+        let apart = |ranks, tasks: &[&[u32]]| {
+            train(
+                &job,
+                &Layout::new(ranks, tasks, how(Sharding::Optimizer, true)),
+                STEPS,
+            )
+        };
+        let by_rank: [&[u32]; 3] = [&[0], &[1], &[2]];
+        let parts = Layout::new(2, &MIXED, how(Sharding::Optimizer, true));
+        for (name, other) in [
+            ("one rank", apart(1, &[&[0][..]; 3])),
+            ("two ranks", apart(2, &MIXED)),
+            ("a task a rank", apart(3, &by_rank)),
+            ("more ranks than tasks", apart(4, &[&[0], &[1, 2], &[2, 3]])),
+            ("two parts", train(&cut, &parts, STEPS)),
+        ] {
+            let distance = one.distance(&other);
+            assert!(distance < 2e-4, "{balancer}, {name}: {distance:e}");
+            for (a, b) in one.reports.iter().zip(&other.reports) {
+                let (a, b) = (a.gradient_norm, b.gradient_norm);
+                assert!(
+                    (a - b).abs() <= 1e-3 * a,
+                    "{balancer}, {name}: norms {a} and {b}"
+                );
+            }
+        }
+    }
+}
+
+// Promise: gradients that travel in 16 bits lead to about the same model, and half the bytes.
+#[test]
+fn half_precision_is_close() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = spec(folder.path(), STEPS, |job| {
+        job["balancer"] = json!("upgrad")
+    });
+    let whole = train(
+        &job,
+        &Layout::new(2, &MIXED, how(Sharding::Optimizer, true)),
+        STEPS,
+    );
+    let half = ExchangePlan {
+        dtype: ExchangeType::Bf16,
+        ..how(Sharding::Optimizer, true)
+    };
+    let half = train(&job, &Layout::new(2, &MIXED, half), STEPS);
+    for (a, b) in whole.reports.iter().zip(&half.reports) {
+        for (a, b) in a.losses.iter().zip(&b.losses) {
+            assert!(
+                (a.sum - b.sum).abs() < 0.05 * a.sum.abs().max(1.0),
+                "{} {}",
+                a.sum,
+                b.sum
+            );
+        }
+    }
+    assert!(half.sent < whole.sent);
+}
+
+// Promise: every method trains, on any layout, with finite numbers and weights that all ranks agree
+// on; the same run twice gives the same bits.
+#[test]
+fn every_method_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    for info in espalier_spec::balancer::METHODS {
+        let class = info.class;
+        if class == espalier_spec::balancer::Class::Representation {
+            continue;
+        }
+        let job = spec(folder.path(), STEPS, |job| {
+            job["balancer"] = json!(info.name);
+            // Losses near 0 would make logarithms wild.
+            job["training"]["optimizer"]["learning_rate"] = json!(5e-4);
+        });
+        let apart = class.separate_gradients();
+        let layout = Layout::new(2, &MIXED, how(Sharding::Optimizer, apart));
+        let one = train(&job, &layout, STEPS);
+        one.assert_same(&train(&job, &layout, STEPS), info.name);
+        for report in &one.reports {
+            assert!(report.gradient_norm.is_finite(), "{}", info.name);
+            assert_eq!(report.weights.len(), 3, "{}", info.name);
+            assert!(
+                report.weights.iter().all(|w| w.is_finite()),
+                "{}",
+                info.name
+            );
+            assert_eq!(report.gram.is_some(), apart, "{}", info.name);
+        }
+    }
+}
+
+// Promise: a run that is stopped, saved and taken up by a new set of ranks ends with the same bits,
+// whatever its balancer remembers and whatever ranks keep.
+#[test]
+fn a_resumed_run_ends_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    for (balancer, sharding) in [
+        ("moco", Sharding::Optimizer),
+        ("excess_mtl", Sharding::Full),
+        ("db_mtl", Sharding::None),
+        ("gradvac", Sharding::Full),
+        ("famo", Sharding::Optimizer),
+        ("uw", Sharding::None),
+    ] {
+        let job = spec(folder.path(), STEPS, |job| {
+            job["balancer"] = json!(balancer);
+            job["training"]["optimizer"]["learning_rate"] = json!(5e-4);
+        });
+        let method = job.balancer.method.info();
+        let layout = Layout::new(2, &MIXED, how(sharding, method.class.separate_gradients()));
+        let whole = train(&job, &layout, STEPS);
+        let halves = kit::train_in_halves(&job, &layout, STEPS);
+        assert!(whole.model == halves.model, "{balancer}: models differ");
+        assert!(whole.heads == halves.heads, "{balancer}: heads differ");
+    }
+}
