@@ -36,7 +36,7 @@ struct Shared {
     /// that it sees aborts and dying peers as well.
     bell: OwnedFd,
     meter: Meter,
-    /// The peer whose link ended first, as seen while no operation runs.
+    /// The first peer whose link ended, or that an operation blames for its failure.
     lost: OnceLock<(usize, String)>,
 }
 
@@ -89,8 +89,9 @@ impl CpuCommunicator {
         Ok(communicator)
     }
 
-    /// The peer whose link ended, with its last words or how that was noticed, even while no
-    /// operation runs. A peer that only closed its communicator counts as well.
+    /// The first peer whose link ended, with its last words or how that was noticed, even while no
+    /// operation runs; or the one that a failed operation blames. A peer that only closed its
+    /// communicator counts as well.
     pub fn lost(&self) -> Option<(usize, &str)> {
         self.shared.lost.get().map(|(p, why)| (*p, why.as_str()))
     }
@@ -210,6 +211,9 @@ fn progress(mut mesh: Mesh, inbox: &Receiver<Job>, shared: &Shared) {
                     }
                 };
                 if let (Err(e), None) = (&result, &broken) {
+                    if let Some(peer) = e.peer() {
+                        let _ = shared.lost.set((peer, e.to_string()));
+                    }
                     give_up(&mut mesh, e);
                     broken = Some(e.clone());
                 }

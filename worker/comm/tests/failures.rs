@@ -66,6 +66,33 @@ fn abort_ends_the_running_the_queued_and_all_later_operations() {
 }
 
 #[test]
+fn who_is_lost_is_known_without_an_operation() {
+    // Promise: a rank that only computes knows soon that a peer is gone, and who; and so it does
+    // when an operation found out.
+    for via in ALL {
+        for waits in [true, false] {
+            world(2, via, FOREVER, |comm| {
+                comm.barrier().expect("both are there");
+                if comm.rank() == 1 {
+                    comm.abort_handle().abort("draining");
+                    return;
+                }
+                if waits {
+                    comm.barrier().expect_err("rank 1 left");
+                }
+                let began = Instant::now();
+                while comm.lost().is_none() && began.elapsed() < SOON {
+                    std::thread::yield_now();
+                }
+                let (peer, reason) = comm.lost().expect("noticed");
+                assert_eq!(peer, 1);
+                assert!(reason.contains("draining"), "{reason}");
+            });
+        }
+    }
+}
+
+#[test]
 fn peers_of_an_aborted_rank_hear_why() {
     // Promise: who waits for a rank that leaves gets `PeerLost` with its number and last words.
     for via in ALL {

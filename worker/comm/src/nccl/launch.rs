@@ -89,6 +89,25 @@ pub(crate) fn compare(rank: usize, ours: &Header, call: &Call, theirs: &[Vec<u8>
     Ok(())
 }
 
+/// A failed greeting is a failure of the operation that it was for.
+fn renamed(error: Error, op: OpId) -> Error {
+    match error {
+        Error::PeerLost { peer, reason, .. } => Error::PeerLost { peer, op, reason },
+        Error::Deadline {
+            peer,
+            waited,
+            limit,
+            ..
+        } => Error::Deadline {
+            peer,
+            op,
+            waited,
+            limit,
+        },
+        other => other,
+    }
+}
+
 impl Driver for Device {
     type Work = Work;
 
@@ -105,10 +124,11 @@ impl Driver for Device {
         }
     }
 
-    fn agreed(&mut self, _op: OpId, work: &mut Work) -> Option<Result<()>> {
+    fn agreed(&mut self, op: OpId, work: &mut Work) -> Option<Result<()>> {
         if let Some(greeting) = work.greeting.take_if(|g| g.is_done()) {
             let compared = greeting
                 .wait()
+                .map_err(|e| renamed(e, op))
                 .and_then(|o| compare(self.cpu.rank(), &work.ours, &work.call, &o.parts));
             return Some(compared);
         }
@@ -214,5 +234,46 @@ impl Driver for Device {
         if let Some(comm) = self.comm.take() {
             self.nccl.destroy(comm);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{borrow, borrow_mut};
+
+    #[test]
+    fn peers_that_mean_something_else_are_named() {
+        // Promise: another kind, type, length or range than a peer's is a mismatch that names it, and
+        // so is a part of an all-to-all of another size than is expected.
+        let (send, mut recv) = ([0f32; 6], [0f32; 6]);
+        let call = Call::AllToAll {
+            send: borrow(&send),
+            send_ranges: vec![0..2, 2..6],
+            recv: borrow_mut(&mut recv),
+            recv_ranges: vec![0..2, 2..5],
+        };
+        let ours = Header::of(4, &call);
+        let from_peer = |change: &dyn Fn(&mut Header)| {
+            let mut theirs = Header {
+                payload: 12,
+                ..ours
+            };
+            change(&mut theirs);
+            compare(0, &ours, &call, &[Vec::new(), theirs.encode().to_vec()])
+        };
+        from_peer(&|_| {}).expect("the same");
+        let changes: [&dyn Fn(&mut Header); 3] = [&|h| h.payload = 16, &|h| h.op.seq = 5, &|h| {
+            h.dtype = crate::memory::DType::BF16
+        }];
+        for change in changes {
+            let error = from_peer(change).expect_err("another operation");
+            assert!(matches!(error, Error::Mismatch { peer: 1, .. }), "{error}");
+        }
+        let error = compare(0, &ours, &call, &[Vec::new(), vec![1, 2]]).expect_err("nonsense");
+        assert!(matches!(error, Error::Protocol { peer: 1, .. }), "{error}");
+        let sent = Device::headers(ours, &call, 2);
+        let payload = |r: usize| Header::decode(&sent[r]).map(|h| h.payload);
+        assert_eq!((payload(0), payload(1)), (Some(8), Some(16)));
     }
 }

@@ -3,7 +3,7 @@
 //! `cudarc` has bindings too, but they are not used here: it asks the loader for `libnccl.so` and
 //! cannot be told another name, while what is installed (by PyPI's `nvidia-nccl-cu13`, and by Debian
 //! without the `-dev` package) is `libnccl.so.2`; and it reads result codes into a Rust enum, so that a
-//! code of a newer NCCL would be undefined behaviour. Nineteen functions are less than working around
+//! code of a newer NCCL would be undefined behaviour. Eighteen functions are less than working around
 //! that. Codes are plain integers here.
 //!
 //! All communicators are made non-blocking: a call may answer "in progress", which is no error, and
