@@ -8,7 +8,7 @@ ENV := . .espalier/env.sh
 PEER := PYTHONPATH=.espalier/pysite $(PYTHON)
 ESPALIER_DATA ?= ../shared/data
 
-.PHONY: help setup build demo digits test test-python test-data check fix bench bench-tasks parity clean distclean
+.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks parity clean distclean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -55,6 +55,10 @@ bench: setup ## Side by side with PyTorch DDP; appends to tests/bench/RESULTS.md
 	@$(PYTHON) deploy/setup/setup.py python
 	@$(ENV); cargo build --workspace --bins; \
 	cargo build -p espalier-comm --example bench_allreduce; $(PEER) tests/bench/run.py
+
+bench-balance: setup ## Step time of every balancer, beside LibMTL, TorchJD, DDP and FSDP2; appends to RESULTS.md
+	@$(PYTHON) deploy/setup/setup.py python golden
+	@$(ENV); cargo build -p espalier-worker --example bench_step; $(PEER) tests/bench/balance.py
 
 bench-tasks: setup ## Balancers on four real data sets of ESPALIER_DATA, hours; goes on where it was stopped
 	@$(PYTHON) deploy/setup/setup.py python

@@ -54,8 +54,8 @@ def middle(results, field):
     return statistics.median(max(value) if isinstance(value, list) else value for value in values) if values else None
 
 
-def cell(value):
-    return "" if value is None else f"{value:.2f}"
+def cell(value, digits=2):
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def table(found):
@@ -84,12 +84,14 @@ def table(found):
     return lines
 
 
-def heading(args):
+def title():
     model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
-    today = datetime.date.today().isoformat()
-    return [f"## {today}, {commit or 'no commit'}: {model}, {os.cpu_count()} CPUs",
-            "", f"`make bench` = `python3 tests/bench/run.py --rounds {args.rounds} --steps {args.steps} --warmup {args.warmup}`; "
+    return f"## {datetime.date.today().isoformat()}, {commit or 'no commit'}: {model}, {os.cpu_count()} CPUs"
+
+
+def heading(args):
+    return [title(), "", f"`make bench` = `python3 tests/bench/run.py --rounds {args.rounds} --steps {args.steps} --warmup {args.warmup}`; "
             f"median of {args.rounds} rounds, contestants in turns.", ""]
 
 

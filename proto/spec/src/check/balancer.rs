@@ -22,6 +22,20 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
     let own = balancer(&spec.balancer, Some(spec.tasks.len()));
     found.violations.extend(own);
     let method = spec.balancer.method;
+    let instead = match method {
+        Method::AlignedUb => Method::AlignedMtl,
+        _ => Method::Mgda,
+    };
+    found.require(
+        method.info().class != Class::Representation,
+        "balancer",
+        || {
+            format!(
+                "`{method}` weighs gradients of a representation that all tasks share, but every \
+                 task of a job has inputs of its own; use `{instead}`"
+            )
+        },
+    );
     if matches!(method, Method::Mean | Method::Fixed) {
         return;
     }
@@ -165,6 +179,22 @@ mod tests {
                 "{}",
                 info.name
             );
+        }
+    }
+
+    #[test]
+    fn a_job_has_no_shared_representation() {
+        // What training cannot do yet is refused with the job, and what to use instead is named.
+        for (method, instead) in [
+            (Method::MgdaUb, "`mgda`"),
+            (Method::AlignedUb, "`aligned_mtl`"),
+        ] {
+            let mut spec: JobSpec = serde_json::from_value(valid()).expect("right types");
+            spec.balancer = BalancerSpec::of(method);
+            let found = check(&spec).expect_err("refused");
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].field, "balancer");
+            assert!(found[0].message.ends_with(instead), "{}", found[0].message);
         }
     }
 
