@@ -200,7 +200,7 @@ fn a_resumed_run_ends_with_the_same_bits() {
         ("excess_mtl", Sharding::Full),
         ("db_mtl", Sharding::None),
         ("gradvac", Sharding::Full),
-        ("famo", Sharding::Optimizer),
+        ("famo", Sharding::Full),
         ("uw", Sharding::None),
     ] {
         let job = spec(folder.path(), STEPS, |job| {

@@ -16,6 +16,7 @@ mod lanes;
 mod memory;
 mod metrics;
 mod owner;
+mod passes;
 mod persist;
 mod progress;
 mod rows;
@@ -26,6 +27,7 @@ mod step;
 mod table;
 mod tracks;
 mod trainer;
+mod update;
 
 pub use error::{ABORTED, Error};
 pub use headset::{HeadSet, LossSum};

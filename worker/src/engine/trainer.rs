@@ -169,14 +169,6 @@ impl Trainer {
         Ok(())
     }
 
-    /// Waits for parameters that are on their way.
-    ///
-    /// # Errors
-    /// What the communicator says.
-    pub(super) fn settle(&mut self) -> Result<(), Error> {
-        self.exchange.settle()
-    }
-
     /// The heads, for giving them weights of one's own before the first step: the same ones on all
     /// ranks, since nothing sends them round.
     pub fn heads_mut(&mut self) -> &mut HeadSet {
