@@ -38,7 +38,7 @@ impl Trainer {
             }
             Gradients::Buffers => self.decide_by_buffers(batch, agreed, &sums),
             Gradients::Excess => {
-                let excess = self.excess()?;
+                let excess = self.excess(agreed)?;
                 let excess: Vec<f64> = agree(&excess, &mut self.exchange)?;
                 let tasks = present(&batch.counts);
                 let excess: Vec<f64> = tasks.iter().map(|task| excess[*task]).collect();

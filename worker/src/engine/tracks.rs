@@ -143,9 +143,11 @@ impl Trainer {
         Ok(decision)
     }
 
-    /// Feeds the accumulators and gives what they answer, per task, over this rank's slices.
-    pub(super) fn excess(&mut self) -> Result<Vec<ExactSum>, Error> {
+    /// Feeds the accumulators and gives what they answer, per task, over this rank's slices. A
+    /// gradient that is not finite is kept out: its task may be skipped in this step, not for good.
+    pub(super) fn excess(&mut self, agreed: &Agreed) -> Result<Vec<ExactSum>, Error> {
         let rows = self.balancing.rows().to_vec();
+        let is_finite = |place: usize| agreed.product(place, place).is_finite();
         self.track(rows.len())?;
         let mut answers = vec![ExactSum::default(); self.tasks.len()];
         let (exchange, tracks) = (&self.exchange, &mut self.tracks);
@@ -155,6 +157,9 @@ impl Trainer {
             }
             let slice = exchange.slice(index);
             for (place, row) in exchange.rows(index, block)?.iter().enumerate() {
+                if !is_finite(place) {
+                    continue;
+                }
                 let buffer = torch::data_mut(&mut tracks.blocks[index][place])?;
                 let answer = &mut answers[rows[place].task];
                 let row = std::slice::from_ref(row);
@@ -168,6 +173,9 @@ impl Trainer {
             let rank = self.exchange.comm().rank();
             let width = table.width();
             for (place, gradient) in table.gradients().iter().enumerate() {
+                if !is_finite(place) {
+                    continue;
+                }
                 let empty = RowGradient {
                     rows: gradient.rows.clone(),
                     values: vec![0.0; gradient.values.len()],
