@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::call::Call;
 use crate::error::{Error, Result};
-use crate::flow::{Outgoing, Place};
+use crate::flow::{Outgoing, Place, Then};
 use crate::fold::Fold;
 use crate::header::{HEADER_BYTES, Header};
 use crate::memory::DType;
@@ -18,6 +18,10 @@ use crate::pending::Outcome;
 /// Up to this many bytes an all-reduce sends everything to everybody (one round trip instead of
 /// two). The bits are the same: every rank sums in rank order either way.
 const SMALL: usize = 16 * 1024;
+
+/// Bytes per rank that a larger all-reduce sums at once: they go out to all while they are still in
+/// the cache of who summed them.
+const PIECE: usize = 256 * 1024;
 
 /// Payloads start at multiples of this in a link's stream, so that no element is ever split by
 /// the end of a ring.
@@ -102,18 +106,45 @@ fn all_reduce(mesh: &mut Mesh, header: Header, bytes: &mut [u8], dtype: DType) -
         let mut fold = Fold::new(bytes, dtype, mesh.rank, mesh.size);
         return mesh.drive(header.op, &mut out, &mut fold, Until::Finished);
     }
-    let ranges = even_split(bytes.len() / dtype.width(), mesh.size);
-    let mut pieces = split(bytes, &ranges, dtype);
-    reduce_scatter(mesh, header, &mut pieces, dtype)?;
-    let own: &[u8] = &*std::mem::take(&mut pieces[mesh.rank]);
-    let no_heads = vec![Vec::new(); mesh.size];
-    let mut out = outbox(mesh, &no_heads, |_| own);
-    mesh.drive(
-        header.op,
-        &mut out,
-        &mut Place::new(pieces),
-        Until::Finished,
-    )
+    // Piece after piece: while the sums of one go back to all, the next one is summed.
+    let owed = |peer: usize| -> usize {
+        let pieces = bytes.chunks(PIECE * mesh.size);
+        pieces
+            .map(|p| even_split(p.len() / dtype.width(), mesh.size)[peer].len())
+            .sum::<usize>()
+            * dtype.width()
+    };
+    let heads = heads(mesh, header, owed);
+    let mut summed: Vec<&mut [u8]> = (0..mesh.size).map(|_| <&mut [u8]>::default()).collect();
+    let mut greeted = false;
+    for piece in bytes
+        .chunks_mut(PIECE * mesh.size)
+        .chain([<&mut [u8]>::default()])
+    {
+        let ranges = even_split(piece.len() / dtype.width(), mesh.size);
+        let mut parts = split(piece, &ranges, dtype);
+        let own = std::mem::take(&mut parts[mesh.rank]);
+        let back: &[u8] = &*std::mem::take(&mut summed[mesh.rank]);
+        let first = |peer: usize| if greeted { back } else { &heads[peer] };
+        let mut out: Vec<Outgoing<'_>> = (0..mesh.size)
+            .map(|peer| match peer == mesh.rank {
+                true => Outgoing::default(),
+                false => Outgoing::new(first(peer), &*parts[peer]),
+            })
+            .collect();
+        if !greeted {
+            greet(mesh, header, &mut out)?;
+        }
+        let mut intake = Then {
+            first: Place::new(summed),
+            second: Fold::new(&mut *own, dtype, mesh.rank, mesh.size),
+        };
+        mesh.drive(header.op, &mut out, &mut intake, Until::Finished)?;
+        drop(out);
+        parts[mesh.rank] = own;
+        (summed, greeted) = (parts, true);
+    }
+    Ok(())
 }
 
 /// Sums `pieces[rank]` over all ranks; the other pieces are sent to their owners.

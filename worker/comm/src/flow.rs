@@ -1,5 +1,11 @@
 //! What goes out to and comes in from each peer in one phase of an operation.
 
+use crate::stream;
+
+/// Slots of at least this many bytes are written past the caches: whoever waits for that much
+/// will find little of it there anyway.
+const STREAMED: usize = 1024 * 1024;
+
 /// Bytes on their way to one peer: a small head and a payload.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing<'a> {
@@ -28,6 +34,13 @@ pub(crate) trait Intake {
 pub(crate) struct Place<'a> {
     slots: Vec<(&'a mut [u8], usize)>,
     missing: usize,
+}
+
+/// Two intakes: from each peer, what the first one wants comes before what the second one wants.
+#[derive(Debug)]
+pub(crate) struct Then<A, B> {
+    pub(crate) first: A,
+    pub(crate) second: B,
 }
 
 impl<'a> Outgoing<'a> {
@@ -72,7 +85,13 @@ impl Intake for Place<'_> {
     fn put(&mut self, peer: usize, bytes: &[u8]) -> usize {
         let (slot, done) = &mut self.slots[peer];
         let n = bytes.len().min(slot.len() - *done);
-        slot[*done..*done + n].copy_from_slice(&bytes[..n]);
+        let long = slot.len() >= STREAMED;
+        let place = &mut slot[*done..*done + n];
+        if long {
+            stream::copy(place, &bytes[..n]);
+        } else {
+            place.copy_from_slice(&bytes[..n]);
+        }
         *done += n;
         self.missing -= n;
         n
@@ -90,5 +109,39 @@ impl Intake for Place<'_> {
 
     fn done(&self) -> bool {
         self.missing == 0
+    }
+}
+
+impl<A: Intake, B: Intake> Intake for Then<A, B> {
+    fn want(&self, peer: usize) -> usize {
+        match self.first.want(peer) {
+            0 => self.second.want(peer),
+            n => n,
+        }
+    }
+
+    fn put(&mut self, peer: usize, bytes: &[u8]) -> usize {
+        match self.first.want(peer) {
+            0 => self.second.put(peer, bytes),
+            _ => self.first.put(peer, bytes),
+        }
+    }
+
+    fn space(&mut self, peer: usize) -> &mut [u8] {
+        match self.first.want(peer) {
+            0 => self.second.space(peer),
+            _ => self.first.space(peer),
+        }
+    }
+
+    fn filled(&mut self, peer: usize, n: usize) {
+        match self.first.want(peer) {
+            0 => self.second.filled(peer, n),
+            _ => self.first.filled(peer, n),
+        }
+    }
+
+    fn done(&self) -> bool {
+        self.first.done() && self.second.done()
     }
 }

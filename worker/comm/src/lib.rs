@@ -119,6 +119,7 @@ mod mesh;
 mod nccl;
 mod pending;
 mod shm;
+mod stream;
 mod tcp;
 mod traffic;
 

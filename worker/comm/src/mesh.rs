@@ -18,7 +18,7 @@ use crate::tcp::TcpLink;
 /// same cores, so neither number may be large. Looking at a socket is a system call already, so
 /// a rank that has no rings only yields.
 const SPINS: u32 = 64;
-const YIELDS: u32 = 8;
+const YIELDS: u32 = 32;
 
 /// How bytes travel to one peer.
 #[derive(Debug)]
