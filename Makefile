@@ -25,9 +25,10 @@ demo: setup ## Five tasks on Debian's package index: train on two workers, compa
 digits: setup ## Image recipe: train from nothing on one task, transfer to another
 	@$(ENV); $(PYTHON) recipes/digits/demo.py
 
+# Binaries and tests are built at once: apart, dependencies that tests ask more of compile twice.
 test: setup ## All tests
-	@$(ENV); cargo build --workspace --bins
-	@$(MAKE) --no-print-directory test-python
+	@$(PYTHON) deploy/setup/setup.py grpc
+	@$(ENV); cargo build --workspace --bins --tests; PYTHONPATH=.espalier/pygrpc $(PYTHON) tests/python/client.py
 	@$(ENV); cargo test --workspace --doc
 	@$(ENV); if cargo nextest --version >/dev/null 2>&1; \
 	then cargo nextest run --workspace --no-fail-fast; \

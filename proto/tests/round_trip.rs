@@ -108,6 +108,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
             name,
             head,
             data,
+            input_group: (weight > 1.0).then(|| "g".to_owned()),
             weight,
             loss,
             metric,

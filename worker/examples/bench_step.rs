@@ -56,6 +56,9 @@ struct Args {
     /// f32 or bf16.
     #[arg(long, default_value = "f32")]
     dtype: String,
+    /// batch-per-task; or shared-input: all tasks label the inputs of the first file.
+    #[arg(long, default_value = "batch-per-task")]
+    setting: String,
     /// Keep tasks apart even where the method does not need it: yes, no or auto.
     #[arg(long, default_value = "auto")]
     apart: String,
@@ -83,13 +86,22 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn spec(args: &Args, method: &str) -> anyhow::Result<JobSpec> {
+    let shared = match args.setting.as_str() {
+        "batch-per-task" => false,
+        "shared-input" => true,
+        other => return Err(anyhow!("--setting {other}: batch-per-task or shared-input")),
+    };
     let task = |k: usize| {
-        let data = &args.data[k % args.data.len()];
+        let data = &args.data[if shared { 0 } else { k % args.data.len() }];
         let head = match data.to_string_lossy().contains("works-with") {
             true => "multi_label",
             false => "single_label",
         };
-        json!({"name": format!("t{k}"), "head": head, "data": {"train": data}})
+        let mut task = json!({"name": format!("t{k}"), "head": head, "data": {"train": data}});
+        if shared {
+            task["input_group"] = json!("all");
+        }
+        task
     };
     Ok(serde_json::from_value(json!({
         "name": "bench",
@@ -103,12 +115,14 @@ fn spec(args: &Args, method: &str) -> anyhow::Result<JobSpec> {
 
 fn plan(args: &Args, spec: &JobSpec, profile: &Profile) -> anyhow::Result<Plan> {
     let ranks = args.ranks;
-    let needed = spec.balancer.method.info().class.separate_gradients();
+    let class = spec.balancer.method.info().class;
+    let needed = class.separate_gradients();
+    let shared = args.setting == "shared-input";
     let (tasks, all) = (args.tasks, args.sync == "all_reduce");
     let apart = match args.apart.as_str() {
         "yes" => true,
         "no" => false,
-        _ => needed || (tasks <= ranks && !all),
+        _ => needed || (tasks <= ranks && !all && !shared),
     };
     let exchange = ExchangePlan {
         sync: match args.sync.as_str() {
@@ -133,6 +147,7 @@ fn plan(args: &Args, spec: &JobSpec, profile: &Profile) -> anyhow::Result<Plan> 
     // Whole tasks on ranks where there are enough, else ranks share tasks.
     let shards_of = |k: usize| -> Vec<Shard> {
         let serves = |rank: &usize| match tasks >= ranks {
+            _ if shared => true,
             true => k * ranks / tasks == *rank,
             false => rank * tasks / ranks == k,
         };

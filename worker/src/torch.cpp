@@ -76,14 +76,14 @@ char* espalier_set_grad(at::Tensor* parameter, at::Tensor* gradient) {
   return guarded([&] { parameter->mutable_grad() = gradient->defined() ? *gradient : at::Tensor(); });
 }
 
-char* espalier_backward(at::Tensor** outputs, at::Tensor** gradients, size_t n) {
+char* espalier_backward(at::Tensor** outputs, at::Tensor** gradients, size_t n, bool keep) {
   return guarded([&] {
     std::vector<at::Tensor> roots, grads;
     for (size_t i = 0; i < n; i++) {
       roots.push_back(*outputs[i]);
       grads.push_back(*gradients[i]);
     }
-    torch::autograd::backward(roots, grads);
+    torch::autograd::backward(roots, grads, /*retain_graph=*/keep);
   });
 }
 

@@ -19,6 +19,7 @@ unsafe extern "C" {
         outputs: *const *mut Opaque,
         gradients: *const *mut Opaque,
         n: usize,
+        keep: bool,
     ) -> *mut c_char;
     fn espalier_adamw(
         parameter: *mut Opaque,
@@ -75,6 +76,18 @@ pub fn set_grad(parameter: &Tensor, gradient: &Tensor) -> Result<(), TchError> {
 /// # Errors
 /// If shapes differ or the graph was freed.
 pub fn backward(outputs: &[&Tensor], gradients: &[&Tensor]) -> Result<(), TchError> {
+    differentiate(outputs, gradients, false)
+}
+
+/// The same, and the graph stays, to be run backward again.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_keeping(outputs: &[&Tensor], gradients: &[&Tensor]) -> Result<(), TchError> {
+    differentiate(outputs, gradients, true)
+}
+
+fn differentiate(outputs: &[&Tensor], gradients: &[&Tensor], keep: bool) -> Result<(), TchError> {
     if outputs.len() != gradients.len() {
         let text = format!(
             "{} outputs but {} gradients",
@@ -86,7 +99,7 @@ pub fn backward(outputs: &[&Tensor], gradients: &[&Tensor]) -> Result<(), TchErr
     let outputs: Vec<*mut Opaque> = outputs.iter().map(|t| raw(t)).collect();
     let gradients: Vec<*mut Opaque> = gradients.iter().map(|t| raw(t)).collect();
     // SAFETY: both arrays hold `len` pointers to live at::Tensor objects.
-    check(unsafe { espalier_backward(outputs.as_ptr(), gradients.as_ptr(), outputs.len()) })
+    check(unsafe { espalier_backward(outputs.as_ptr(), gradients.as_ptr(), outputs.len(), keep) })
 }
 
 /// Hyper-parameters of one AdamW step.

@@ -8,7 +8,7 @@
 
 use crate::generation::count;
 use espalier_spec::JobSpec;
-use espalier_spec::balancer::{Method, Normalize, OnNonFinite};
+use espalier_spec::balancer::{Class, Method, Normalize, OnNonFinite};
 use espalier_spec::exchange::{Affinity, ExchangeType, Sharding, SyncKind};
 use espalier_spec::plan::{ExchangePlan, SyncPath};
 
@@ -30,7 +30,8 @@ pub fn needs_apart(spec: &JobSpec) -> bool {
 /// What needs them apart.
 fn why_apart(spec: &JobSpec) -> Option<String> {
     let method = spec.balancer.method;
-    if spec.tasks.len() < 2 || spec.exchange.sync == SyncKind::AllReduce {
+    let nobody_looks = spec.tasks.len() < 2 || spec.exchange.sync == SyncKind::AllReduce;
+    if nobody_looks || method.info().class == Class::Representation {
         None
     } else if method.info().class.separate_gradients() {
         Some(format!("{method} needs them"))
@@ -78,8 +79,11 @@ pub fn choose(spec: &JobSpec, tasks: &[usize]) -> Choice {
     };
     let several = spec.tasks.len() > 1;
     let most = tasks.iter().copied().max().unwrap_or(0);
-    let free =
-        several && sync == SyncPath::OwnerCombine && most == 1 && wish.affinity != Affinity::Off;
+    let free = several
+        && sync == SyncPath::OwnerCombine
+        && most == 1
+        && wish.affinity != Affinity::Off
+        && spec.balancer.method.info().class != Class::Representation;
     let plan = ExchangePlan {
         sync,
         // All ranks sum everything, so all keep everything.

@@ -9,6 +9,8 @@
 //! tasks are split still, but whole ones can be dealt to the shards within [`EVEN`] of even (longest
 //! first, each to the shard with least work), they are dealt.
 //!
+//! **Input groups**: tasks that label the same inputs are one on the line and go to the same shards.
+//!
 //! **Shards** go to ranks in order, evenly.
 //!
 //! **Ownership.** Each block is sliced evenly among all ranks, at multiples of [`GRAIN`] numbers; a
@@ -20,7 +22,7 @@ use crate::exchange::{choose, needs_apart};
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, Plan, Profile, Seat, TaskPlacement, TaskProfile,
 };
-use espalier_spec::{Generation, JobId, JobSpec, Rank, Shard};
+use espalier_spec::{Generation, InputGroups, JobId, JobSpec, Rank, Shard};
 use std::collections::BTreeMap;
 
 /// Slices of blocks begin at multiples of so many numbers (64 bytes of f32).
@@ -69,7 +71,13 @@ pub fn place(problem: &Problem<'_>) -> Plan {
     let world = problem.seats.len().max(1);
     let count = problem.shards.max(1);
     let shards = deal(count, world);
-    let (tasks, whole) = lay(&problem.profile.tasks, count, needs_apart(problem.spec));
+    let groups = InputGroups::of(&problem.spec.tasks);
+    let (tasks, whole) = lay_groups(
+        &problem.profile.tasks,
+        &groups,
+        count,
+        needs_apart(problem.spec),
+    );
     let blocks = slice(&problem.profile.blocks, world);
     let served: Vec<usize> = shards.iter().map(|shards| served(&tasks, shards)).collect();
     let choice = choose(problem.spec, &served);
@@ -99,6 +107,31 @@ fn deal(shards: u32, world: usize) -> Vec<Vec<Shard>> {
     (0..world)
         .map(|rank| (start(rank)..start(rank + 1)).map(Shard).collect())
         .collect()
+}
+
+/// Which shards compute which task: tasks that share inputs go where these go, as one.
+fn lay_groups(
+    tasks: &[TaskProfile],
+    groups: &InputGroups,
+    shards: u32,
+    apart: bool,
+) -> (Vec<TaskPlacement>, bool) {
+    let leads = |(index, task): (usize, &TaskProfile)| groups.leads(index).then(|| task.clone());
+    let leading: Vec<TaskProfile> = tasks.iter().enumerate().filter_map(leads).collect();
+    let (laid, whole) = lay(&leading, shards, apart);
+    let place = |(index, task): (usize, &TaskProfile)| {
+        let leader = groups.leader(index);
+        let place = (0..leader).filter(|task| groups.leads(*task)).count();
+        let share = groups.members(leader).count() as f64;
+        // As many placements as leading tasks.
+        let of_group = laid.get(place);
+        TaskPlacement {
+            task: task.name.clone(),
+            shards: of_group.map(|p| p.shards.clone()).unwrap_or_default(),
+            load: of_group.map_or_else(Vec::new, |p| p.load.iter().map(|l| l / share).collect()),
+        }
+    };
+    (tasks.iter().enumerate().map(place).collect(), whole)
 }
 
 /// Which shards compute which task, and whether whole tasks were dealt rather than cut.

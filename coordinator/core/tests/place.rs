@@ -211,3 +211,27 @@ fn measured_costs_are_told_and_not_planned_by() {
     problem.measured = Some(&partly);
     assert_eq!(place(&problem).reasons, plan.reasons);
 }
+
+#[test]
+fn tasks_that_share_inputs_stay_together() {
+    // Promise: an input group is cut as one task, so that one forward pass can serve all its tasks.
+    let profile = profile(
+        &[(0.5, 10.0), (0.5, 10.0), (0.5, 10.0), (0.5, 10.0)],
+        &[8_000_000],
+    );
+    for method in [Method::Mean, Method::Upgrad] {
+        let mut spec = spec(4, method);
+        for task in [0, 2, 3] {
+            spec.tasks[task].input_group = Some("texts".to_owned());
+        }
+        let plan = place(&problem(2, 2, &spec, &profile));
+        let shards = |task: usize| plan.tasks[task].shards.clone();
+        assert_eq!([shards(2), shards(3)], [shards(0), shards(0)]);
+        assert_ne!(shards(1), shards(0));
+        assert_eq!(work(&plan), [0.5, 0.5]);
+        spec.tasks[1].input_group = Some("texts".to_owned());
+        let plan = place(&problem(2, 2, &spec, &profile));
+        assert!(plan.tasks.iter().all(|task| task.shards.len() == 2));
+        assert!((work(&plan).iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    }
+}

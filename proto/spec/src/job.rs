@@ -137,6 +137,11 @@ pub struct TaskSpec {
     pub head: HeadKind,
     /// Where the samples are.
     pub data: DataSpec,
+    /// Tasks that name the same group label the same inputs: their training files, input column and
+    /// `max_train_samples` are the same. Every sample that is drawn is one for all of them, and one
+    /// forward pass serves them all. Default: inputs of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_group: Option<String>,
     /// Factor on the task's loss, with the balancers `mean` and `fixed`; all others find their
     /// weights themselves.
     #[serde(default = "one")]

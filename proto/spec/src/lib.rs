@@ -7,6 +7,7 @@ mod affinity;
 pub mod balancer;
 pub mod check;
 pub mod exchange;
+pub mod group;
 pub mod id;
 pub mod job;
 pub mod plan;
@@ -14,6 +15,7 @@ pub mod report;
 mod training;
 
 pub use check::{Violation, check};
+pub use group::InputGroups;
 pub use id::{Generation, JobId, Rank, Shard, Step, WorkerId};
 pub use job::JobSpec;
 pub use plan::Plan;

@@ -45,6 +45,7 @@ impl Wire for TaskSpec {
             name: self.name.clone(),
             head: head.into(),
             data: Some(self.data.to_wire()),
+            input_group: self.input_group.clone().unwrap_or_default(),
             weight: Some(self.weight),
             loss: Some(self.loss.to_wire()),
             metric: self
@@ -85,6 +86,7 @@ impl Wire for TaskSpec {
             name: m.name,
             head,
             data,
+            input_group: text(m.input_group),
             weight: m.weight.unwrap_or(DEFAULT_WEIGHT),
             loss,
             metric,

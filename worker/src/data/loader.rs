@@ -226,7 +226,7 @@ impl Preparation {
         }
         Ok(Some(RankStep {
             step,
-            counts: batch.counts(self.tasks.len()),
+            counts: self.order.counts(&batch),
             shards,
         }))
     }

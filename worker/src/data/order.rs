@@ -14,6 +14,7 @@
 //! order doesn't change with other tasks, batch size, ranks or shards.
 
 use super::mix::{Permutation, key, mix};
+use espalier_spec::InputGroups;
 use espalier_spec::job::{Sampler, TrainingSpec};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,7 +22,7 @@ use std::collections::BinaryHeap;
 /// One sample of one draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SampleRef {
-    /// Index of the task in the job.
+    /// Index of the task in the job; of the one that leads, if tasks share inputs.
     pub task: u16,
     /// Index of the sample in the task's training split.
     pub sample: u32,
@@ -39,7 +40,7 @@ pub struct StepBatch {
 }
 
 impl StepBatch {
-    /// Samples of each of `tasks` tasks in this step, over all shards.
+    /// Samples drawn for each of `tasks` tasks in this step, over all shards.
     #[must_use]
     pub fn counts(&self, tasks: usize) -> Vec<u32> {
         let mut counts = vec![0; tasks];
@@ -59,6 +60,7 @@ pub struct Order {
     tasks: Vec<TaskOrder>,
     weight: u128,
     root: Node,
+    groups: InputGroups,
 }
 
 #[derive(Clone, Debug)]
@@ -89,17 +91,31 @@ pub struct OrderTask<'a> {
 }
 
 impl Order {
-    /// The order for `tasks` (at least one) with `batch` samples a step.
+    /// The order for `tasks` (at least one), each with inputs of its own, with `batch` samples a step.
     #[must_use]
     pub fn new(seed: u64, batch: u32, tasks: &[OrderTask<'_>], sampler: Sampler) -> Self {
-        let tasks: Vec<TaskOrder> = tasks
-            .iter()
-            .map(|task| TaskOrder {
-                samples: task.samples.max(1),
-                key: key(seed, task.name),
-                weight: weight(task.samples.max(1), sampler),
-            })
-            .collect();
+        Self::of_groups(seed, batch, tasks, InputGroups::apart(tasks.len()), sampler)
+    }
+
+    /// The same where tasks may share inputs: only for those that lead a group samples are drawn.
+    #[must_use]
+    pub fn of_groups(
+        seed: u64,
+        batch: u32,
+        tasks: &[OrderTask<'_>],
+        groups: InputGroups,
+        sampler: Sampler,
+    ) -> Self {
+        let of = |(index, task): (usize, &OrderTask<'_>)| TaskOrder {
+            samples: task.samples.max(1),
+            key: key(seed, task.name),
+            weight: if groups.leads(index) {
+                weight(task.samples.max(1), sampler)
+            } else {
+                0
+            },
+        };
+        let tasks: Vec<TaskOrder> = tasks.iter().enumerate().map(of).collect();
         let root = tree(&tasks);
         let weight = tasks.iter().map(|task| u128::from(task.weight)).sum();
         Self {
@@ -107,10 +123,35 @@ impl Order {
             tasks,
             weight,
             root,
+            groups,
         }
     }
 
-    /// p_k: the share of task `task` in the batches.
+    /// Training samples of all groups together: an epoch.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        let all = self.tasks.iter().enumerate();
+        all.filter(|(task, _)| self.groups.leads(*task))
+            .map(|(_, task)| task.samples)
+            .sum()
+    }
+
+    /// Which tasks share inputs.
+    #[must_use]
+    pub fn groups(&self) -> &InputGroups {
+        &self.groups
+    }
+
+    /// Samples of each task in a step, over all shards: a drawn sample is one for every task of its
+    /// group.
+    #[must_use]
+    pub fn counts(&self, batch: &StepBatch) -> Vec<u32> {
+        let mut counts = batch.counts(self.tasks.len());
+        self.groups.spread(&mut counts);
+        counts
+    }
+
+    /// p_k: the share of task `task`, or of its group, in the batches.
     #[must_use]
     pub fn share(&self, task: usize) -> f64 {
         #[expect(
@@ -118,7 +159,7 @@ impl Order {
             reason = "a share for people and for the planner"
         )]
         self.tasks
-            .get(task)
+            .get(self.groups.leader(task))
             .map_or(0.0, |task| task.weight as f64 / self.weight as f64)
     }
 
@@ -217,7 +258,10 @@ fn tree(tasks: &[TaskOrder]) -> Node {
     let mut heap = BinaryHeap::new();
     let mut nodes: Vec<Option<Node>> = Vec::new();
     for (index, task) in tasks.iter().enumerate() {
-        heap.push(Reverse((u128::from(task.weight), index)));
+        // A task that another one leads has no draws.
+        if task.weight > 0 {
+            heap.push(Reverse((u128::from(task.weight), index)));
+        }
         nodes.push(Some(Node::Task(index)));
     }
     while let Some(Reverse((light, first))) = heap.pop() {

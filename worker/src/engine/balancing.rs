@@ -5,6 +5,7 @@ use super::Error;
 use super::agree::Agreed;
 use super::exact::{ExactSum, WIDTH};
 use super::exchange::Exchange;
+use super::kernel::{pair, pairs};
 use super::lanes::RowId;
 use crate::data::RankStep;
 use espalier_balance::{Balancer, Buffers, Elementwise, Facts, Gradients, Gram, State, Weights};
@@ -129,7 +130,9 @@ impl Balancing {
         counts.iter().zip(&self.task_weights).map(scale).collect()
     }
 
-    /// Weights before backward; all ranks call it together.
+    /// Weights before backward; all ranks call it together. `features` are the scalar products of
+    /// all pairs of tasks' gradients of the features, of this rank's samples; none where there are no
+    /// samples.
     ///
     /// # Errors
     /// What communicator or balancer say.
@@ -137,19 +140,37 @@ impl Balancing {
         &mut self,
         batch: &RankStep,
         losses: &[ExactSum],
+        features: Option<&[ExactSum]>,
         exchange: &mut Exchange,
     ) -> Result<Decision, Error> {
-        let losses = if self.is_static {
-            vec![1.0; losses.len()]
+        let tasks = losses.len();
+        let answer = if self.needs() == Gradients::Representation {
+            let nothing = vec![ExactSum::default(); pairs(tasks)];
+            let sums = [losses, features.unwrap_or(&nothing)].concat();
+            let numbers = agree(&sums, exchange)?;
+            let (losses, products) = numbers.split_at(tasks);
+            let present = present(&batch.counts);
+            let of = |a: &usize| {
+                let row = present.iter().map(|b| products[pair(*a, *b, tasks)]);
+                row.collect::<Vec<_>>()
+            };
+            let gram = Gram::new(present.iter().flat_map(of).collect())?;
+            let facts = |facts| Facts {
+                gram: Some(&gram),
+                ..facts
+            };
+            self.ask(batch, losses, facts)?
+        } else if self.is_static {
+            self.ask(batch, &vec![1.0; tasks], |facts| facts)?
         } else {
-            agree(losses, exchange)?
+            let losses = agree(losses, exchange)?;
+            self.ask(batch, &losses, |facts| facts)?
         };
-        let answer = self.ask(batch, &losses, |facts| facts)?;
         let mut decision = self.spread(batch, &answer);
         decision.row_weights = vec![1.0];
         if self.method == Method::Mean {
             // The losses' factors hold the weights already.
-            decision.head_weights = vec![1.0; losses.len()];
+            decision.head_weights = vec![1.0; tasks];
         }
         Ok(decision)
     }

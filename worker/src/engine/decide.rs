@@ -63,7 +63,8 @@ impl Trainer {
                 Ok(decision)
             }
             Gradients::Representation => Err(Error::Plan(
-                "a representation-level balancer needs tasks that share their inputs".to_owned(),
+                "a balancer of shared features was given task gradients that travel apart"
+                    .to_owned(),
             )),
         }
     }

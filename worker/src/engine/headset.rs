@@ -2,12 +2,13 @@
 
 use super::Error;
 use super::exact::ExactSum;
+use super::kernel::{dot, pair, pairs};
 use crate::data::{Sample, TaskData};
 use crate::heads::{self, Head, Linear};
 use crate::metrics::Values;
 use crate::model::{Block, Context, ParamSpec, mix};
 use crate::torch;
-use espalier_spec::JobSpec;
+use espalier_spec::{InputGroups, JobSpec};
 use std::ops::Range;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -19,6 +20,7 @@ const SITE: u64 = u64::MAX;
 pub struct HeadSet {
     block: Block,
     heads: Vec<Box<dyn Head>>,
+    groups: InputGroups,
     dropout: f64,
 }
 
@@ -41,6 +43,62 @@ impl LossSum {
 
 /// Samples of one task in a micro-batch: rows of its features.
 pub(super) type Run = (usize, Range<usize>);
+
+/// What a backward of the heads is to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadPass<'a> {
+    pub(super) ctx: &'a Context,
+    /// Every sample's loss is multiplied by its task's.
+    pub(super) scales: &'a [f64],
+    /// The only task whose losses are taken; all if none.
+    pub(super) only: Option<usize>,
+}
+
+/// Gradients of the features by task, where tasks share samples and weights are not known yet.
+#[derive(Debug)]
+pub(super) struct FeatureGradients {
+    /// The features as heads saw them, with the graph back to the features.
+    dropped: Tensor,
+    /// Each task's rows and their gradient [rows, h].
+    parts: Vec<(Run, Tensor)>,
+}
+
+impl FeatureGradients {
+    /// Scalar products of all pairs of `tasks` tasks, as indexed by [`pair`]. Samples are taken one
+    /// by one and added exactly: which rank has which changes no bit.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub(super) fn products(&self, tasks: usize) -> Result<Vec<ExactSum>, Error> {
+        let mut sums = vec![ExactSum::default(); pairs(tasks)];
+        for (place, ((a, rows), left)) in self.parts.iter().enumerate() {
+            for ((b, others), right) in &self.parts[place..] {
+                if rows != others {
+                    continue;
+                }
+                let width = (left.numel() / rows.len().max(1)).max(1);
+                let (left, right) = (torch::data(left)?, torch::data(right)?);
+                let samples = left.chunks_exact(width).zip(right.chunks_exact(width));
+                let sum = &mut sums[pair(*a, *b, tasks)];
+                samples.for_each(|(left, right)| sum.add(f64::from(dot(left, right))));
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Brings the weighted sum to the features' gradient.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub(super) fn combine(self, weights: &[f64]) -> Result<(), Error> {
+        let total = self.dropped.f_zeros_like()?;
+        for ((task, rows), grad) in &self.parts {
+            let mut place = total.f_narrow(0, rows.start as i64, rows.len() as i64)?;
+            let _ = place.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
+        }
+        Ok(torch::backward(&[&self.dropped], &[&total])?)
+    }
+}
 
 impl HeadSet {
     /// Heads with their initial weights, a function of the job's seed and each task's name.
@@ -78,6 +136,7 @@ impl HeadSet {
         Ok(Self {
             block,
             heads,
+            groups: InputGroups::of(&spec.tasks),
             dropout: spec.backbone.dropout.unwrap_or(0.1),
         })
     }
@@ -117,9 +176,8 @@ impl HeadSet {
     }
 
     /// Loss and backward of one micro-batch. `samples` are sorted by task and belong to the rows of
-    /// `features` [b, h]; every sample's loss is multiplied by its task's `scales`. Gradients
-    /// accumulate in the heads' block and in `features`, if that requires grad. The plain losses are
-    /// added to `sums`. Returns which rows are which task's.
+    /// `features` [b, h]. Gradients accumulate in the heads' block and in `features`, if that
+    /// requires grad. The plain losses are added to `sums`. Returns which rows are which task's.
     ///
     /// # Errors
     /// If targets do not fit the heads or libtorch refuses.
@@ -128,23 +186,55 @@ impl HeadSet {
         features: &Tensor,
         samples: &[&Sample],
         tasks: &[Arc<TaskData>],
-        (ctx, scales): (&Context, &[f64]),
+        how: HeadPass<'_>,
         sums: &mut [ExactSum],
     ) -> Result<Vec<Run>, Error> {
         let mut total: Option<Tensor> = None;
-        let runs = self.losses(features, samples, tasks, ctx, |task, losses| {
-            each(losses, &mut sums[task])?;
-            let part = losses.f_sum(Kind::Float)?.f_mul_scalar(scales[task])?;
+        let mut runs = Vec::new();
+        let dropped = self.dropped(features, samples, how.ctx)?;
+        self.losses(&dropped, samples, tasks, how.only, |run, losses| {
+            each(losses, &mut sums[run.0])?;
+            let part = losses.f_sum(Kind::Float)?.f_mul_scalar(how.scales[run.0])?;
             total = Some(match total.take() {
                 Some(total) => total.f_add(&part)?,
                 None => part,
             });
+            runs.push(run);
             Ok(())
         })?;
         if let Some(total) = total {
             torch::backward(&[&total], &[&total.f_ones_like()?])?;
         }
         Ok(runs)
+    }
+
+    /// The same, but the features' gradient is given task by task: `features` have none until the
+    /// parts are combined.
+    ///
+    /// # Errors
+    /// As [`HeadSet::backward`].
+    pub(super) fn backward_by_task(
+        &self,
+        features: &Tensor,
+        samples: &[&Sample],
+        tasks: &[Arc<TaskData>],
+        how: HeadPass<'_>,
+        sums: &mut [ExactSum],
+    ) -> Result<FeatureGradients, Error> {
+        let dropped = self.dropped(features, samples, how.ctx)?;
+        let leaf = dropped.f_detach()?.f_set_requires_grad(true)?;
+        let mut parts = Vec::new();
+        self.losses(&leaf, samples, tasks, how.only, |run, losses| {
+            each(losses, &mut sums[run.0])?;
+            let scale = losses.f_ones_like()?.f_mul_scalar(how.scales[run.0])?;
+            torch::backward(&[losses], &[&scale])?;
+            let (start, length) = (run.1.start as i64, run.1.len() as i64);
+            let grad = leaf.f_grad()?.f_narrow(0, start, length)?.f_contiguous()?;
+            torch::set_grad(&leaf, &Tensor::new())?;
+            parts.push((run, grad));
+            Ok(())
+        })?;
+        Ok(FeatureGradients { dropped, parts })
     }
 
     /// Adds the plain losses of a micro-batch to `sums`; nothing is differentiated.
@@ -160,34 +250,49 @@ impl HeadSet {
         sums: &mut [ExactSum],
     ) -> Result<(), Error> {
         tch::no_grad(|| {
-            self.losses(features, samples, tasks, ctx, |task, losses| {
+            let dropped = self.dropped(features, samples, ctx)?;
+            self.losses(&dropped, samples, tasks, None, |(task, _), losses| {
                 each(losses, &mut sums[task])
             })
-        })?;
-        Ok(())
+        })
     }
 
-    /// Gives each task's losses [b_k].
-    fn losses(
+    /// Features as heads see them.
+    fn dropped(
         &self,
         features: &Tensor,
         samples: &[&Sample],
-        tasks: &[Arc<TaskData>],
         ctx: &Context,
-        mut give: impl FnMut(usize, &Tensor) -> Result<(), Error>,
-    ) -> Result<Vec<Run>, Error> {
+    ) -> Result<Tensor, Error> {
         let keys: Vec<u64> = samples.iter().map(|sample| key(sample)).collect();
-        let dropped = ctx.dropout(features.shallow_clone(), &keys, SITE, self.dropout)?;
-        let runs = by_task(samples);
-        for (task, rows) in &runs {
-            let length = rows.len() as i64;
-            let outputs = self.outputs(*task, &dropped.f_narrow(0, rows.start as i64, length)?)?;
-            let which = samples[rows.clone()].iter();
-            let which = which.map(|sample| sample.at.sample as usize);
-            let targets = targets(&tasks[*task], which);
-            give(*task, &self.heads[*task].loss(&outputs, &targets)?)?;
+        Ok(ctx.dropout(features.shallow_clone(), &keys, SITE, self.dropout)?)
+    }
+
+    /// Gives each task's rows of the features and its losses [rows]; a task that shares its inputs
+    /// has the rows of the task that leads it.
+    fn losses(
+        &self,
+        dropped: &Tensor,
+        samples: &[&Sample],
+        tasks: &[Arc<TaskData>],
+        only: Option<usize>,
+        mut give: impl FnMut(Run, &Tensor) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for (leader, rows) in by_task(samples) {
+            let features = dropped.f_narrow(0, rows.start as i64, rows.len() as i64)?;
+            for task in self.groups.members(leader) {
+                if only.is_some_and(|only| only != task) {
+                    continue;
+                }
+                let outputs = self.outputs(task, &features)?;
+                let which = samples[rows.clone()].iter();
+                let which = which.map(|sample| sample.at.sample as usize);
+                let targets = targets(&tasks[task], which);
+                let losses = self.heads[task].loss(&outputs, &targets)?;
+                give((task, rows.clone()), &losses)?;
+            }
         }
-        Ok(runs)
+        Ok(())
     }
 }
 
@@ -219,7 +324,7 @@ fn targets(task: &TaskData, which: impl IntoIterator<Item = usize>) -> Values {
     task.train.labels.values(task.labels.len(), which)
 }
 
-/// Runs of samples of one task.
+/// Runs of samples drawn for one task.
 fn by_task(samples: &[&Sample]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (index, sample) in samples.iter().enumerate() {
@@ -230,4 +335,30 @@ fn by_task(samples: &[&Sample]) -> Vec<Run> {
         }
     }
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: products are those of the tasks' gradients of the same samples, and what comes to the
+    // features is their weighted sum.
+    #[test]
+    fn feature_gradients_multiply_and_add_up() {
+        let tensor = |values: &[f32]| Tensor::from_slice(values).view([2, 2]);
+        let features = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let gradients = FeatureGradients {
+            dropped: features.f_mul_scalar(2.0).unwrap(),
+            parts: vec![
+                ((0, 0..2), tensor(&[1.0, 2.0, 3.0, 4.0])),
+                ((1, 0..2), tensor(&[-1.0, 0.5, 0.0, 2.0])),
+            ],
+        };
+        let products = gradients.products(2).unwrap();
+        let products: Vec<f64> = products.iter().map(ExactSum::value).collect();
+        assert_eq!(products, [30.0, 8.0, 5.25]);
+        gradients.combine(&[1.0, 10.0]).unwrap();
+        let grad = features.grad();
+        assert_eq!(torch::data(&grad).unwrap(), [-18.0, 14.0, 6.0, 48.0]);
+    }
 }

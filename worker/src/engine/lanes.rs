@@ -4,7 +4,7 @@
 //! apart: its *slots*. What an owner receives is one *lane* per rank and slot. Lanes of one task
 //! and part form a *row* of the gradient matrix J.
 
-use espalier_spec::Plan;
+use espalier_spec::{InputGroups, Plan};
 
 /// What a slot's gradient holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,24 +59,29 @@ impl Lanes {
         }
     }
 
-    /// Every task that a rank serves in a gradient of its own, and of each `parts` of them.
+    /// Every task that a rank serves in a gradient of its own, and of each `parts` of them. Slots
+    /// over the same samples are neighbours.
     #[must_use]
-    pub fn apart(plan: &Plan, parts: usize) -> Self {
+    pub fn apart(plan: &Plan, groups: &InputGroups, parts: usize) -> Self {
         let parts = parts.max(1);
         let of_rank = |shards: &Vec<espalier_spec::Shard>| {
             let serves = |task: &usize| {
                 let placed = &plan.tasks[*task].shards;
                 placed.iter().any(|shard| shards.contains(shard))
             };
-            let tasks = (0..plan.tasks.len()).filter(serves);
-            let slots = tasks.flat_map(|task| {
-                (0..parts).map(move |part| Slot {
-                    task: Some(task),
-                    part,
-                    parts,
-                })
-            });
-            slots.collect()
+            let tasks: Vec<usize> = (0..plan.tasks.len()).filter(serves).collect();
+            let leaders = tasks.iter().filter(|task| groups.leads(**task));
+            let mut slots = Vec::with_capacity(tasks.len() * parts);
+            for leader in leaders {
+                for part in 0..parts {
+                    slots.extend(groups.members(*leader).map(|task| Slot {
+                        task: Some(task),
+                        part,
+                        parts,
+                    }));
+                }
+            }
+            slots
         };
         Self {
             slots: plan.shards.iter().map(of_rank).collect(),
@@ -157,7 +162,7 @@ mod tests {
     #[test]
     fn a_row_lists_its_lanes() {
         let plan = plan(&[&[0], &[1]], &[&[0], &[0, 1], &[1]]);
-        let lanes = Lanes::apart(&plan, 1);
+        let lanes = Lanes::apart(&plan, &InputGroups::apart(3), 1);
         assert_eq!(lanes.of(0).len(), 2);
         assert_eq!(lanes.most(), 2);
         let rows = lanes.rows();
@@ -170,7 +175,7 @@ mod tests {
     #[test]
     fn parts_are_rows() {
         let plan = plan(&[&[0, 1]], &[&[0], &[1]]);
-        let rows = Lanes::apart(&plan, 3).rows();
+        let rows = Lanes::apart(&plan, &InputGroups::apart(2), 3).rows();
         let order: Vec<_> = rows.iter().map(|row| (row.task, row.part)).collect();
         assert_eq!(order, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]);
         assert!(Lanes::together(2).rows().is_empty());

@@ -3,14 +3,15 @@
 use super::Error;
 use super::exact::ExactSum;
 use super::exchange::Held;
-use super::headset::key;
-use super::lanes::Slot;
+use super::headset::{HeadPass, Run, key};
+use super::lanes::{RowId, Slot};
 use super::step::Sums;
 use super::trainer::Trainer;
 use crate::data::{RankStep, Sample};
 use crate::model::{Batch, Moment, Pass};
 use crate::torch;
 use espalier_spec::exchange::Sharding;
+use tch::Tensor;
 
 impl Trainer {
     /// Forward and backward over this rank's micro-batches, slot by slot; a block's exchange starts
@@ -22,24 +23,15 @@ impl Trainer {
         };
         let rank = self.exchange.comm().rank();
         let own = self.exchange.lanes().of(rank).to_vec();
-        for slot in 0..self.exchange.lanes().most() {
-            let micros = own.get(slot).map(|what| micros(batch, *what));
+        let most = self.exchange.lanes().most();
+        let mut slot = 0;
+        while slot < most {
+            let slots = slot..slot + self.sharing(&own, slot);
+            let micros = own.get(slot).map(|what| self.micros(batch, *what));
             let micros = micros.unwrap_or_default();
-            if let Some(what) = own.get(slot)
-                && what.parts > 1
-            {
-                let rows = self.balancing.rows();
-                sums.row_samples.resize(rows.len(), 0.0);
-                let row = |row: &super::lanes::RowId| {
-                    Some(row.task) == what.task && row.part == what.part
-                };
-                if let Some(place) = rows.iter().position(row) {
-                    let count: usize = micros.iter().map(Vec::len).sum();
-                    sums.row_samples[place] += count as f64;
-                }
-            }
-            if slot < own.len() {
-                self.bind(slot)?;
+            for what in own.get(slots.clone()).unwrap_or_default() {
+                let count = micros.iter().map(Vec::len).sum();
+                self.note_samples(*what, count, &mut sums);
                 sums.rows.push(Default::default());
             }
             let passes = match self.exchange.how().sharding {
@@ -49,18 +41,46 @@ impl Trainer {
             };
             for pass in 0..passes {
                 let samples = micros.get(pass).map_or(&[][..], Vec::as_slice);
-                let place = (slot, pass + 1 == passes);
+                let last = pass + 1 == passes;
                 if samples.is_empty() {
-                    self.empty_pass(batch, place, &mut sums)?;
+                    for slot in slots.clone() {
+                        self.empty_pass(batch, (slot, last), &mut sums)?;
+                    }
                 } else {
+                    let place = (&own[slots.clone()], slot, last);
                     self.micro_batch(batch, samples, place, &mut sums)?;
                 }
             }
+            slot = slots.end;
         }
         self.bind(0)?;
         let heads = self.blocks() - 1;
         self.exchange.send(heads, 0, self.heads.block())?;
         Ok(sums)
+    }
+
+    /// How many slots from `slot` on are over the same samples, so that one forward pass serves them.
+    fn sharing(&self, own: &[Slot], slot: usize) -> usize {
+        let what = |slot: &Slot| slot.task.map(|t| (self.groups.leader(t), slot.part));
+        let first = own.get(slot).and_then(what);
+        // With full sharding all ranks gather blocks slot by slot, whatever they share.
+        if first.is_none() || self.exchange.how().sharding == Sharding::Full {
+            return 1;
+        }
+        own[slot..].iter().take_while(|s| what(s) == first).count()
+    }
+
+    /// Counts a slot's samples, where a batch is cut into parts.
+    fn note_samples(&self, what: Slot, count: usize, sums: &mut Sums) {
+        if what.parts <= 1 {
+            return;
+        }
+        let rows = self.balancing.rows();
+        sums.row_samples.resize(rows.len(), 0.0);
+        let row = |row: &RowId| Some(row.task) == what.task && row.part == what.part;
+        if let Some(place) = rows.iter().position(row) {
+            sums.row_samples[place] += count as f64;
+        }
     }
 
     /// Nothing to compute, but the other ranks wait for this one.
@@ -80,7 +100,7 @@ impl Trainer {
             exchange.release(index, block)?;
         }
         if self.balancing.is_early() {
-            sums.early = Some(self.balancing.early(batch, &sums.losses, exchange)?);
+            sums.early = Some(self.balancing.early(batch, &sums.losses, None, exchange)?);
         }
         for (index, block) in held.blocks.iter().enumerate().rev() {
             exchange.need(index, index.checked_sub(1), &held)?;
@@ -92,11 +112,13 @@ impl Trainer {
         Ok(())
     }
 
+    /// One forward pass, and a backward pass for each of `slots`, the first of which is number
+    /// `first`; `last` says that no pass of them follows.
     fn micro_batch(
         &mut self,
         batch: &RankStep,
         samples: &[&Sample],
-        (slot, last): (usize, bool),
+        (slots, first, last): (&[Slot], usize, bool),
         sums: &mut Sums,
     ) -> Result<(), Error> {
         let ctx = self.context(batch.step);
@@ -106,7 +128,6 @@ impl Trainer {
         sums.tokens += packed.tokens() as u64;
         let scales = self.balancing.loss_scales(&batch.counts);
         let heads = self.blocks() - 1;
-        let early = self.balancing.is_early();
 
         let backbone = self.backbone.as_ref();
         let blocks = backbone.blocks();
@@ -114,76 +135,123 @@ impl Trainer {
             blocks,
             owners: &self.owners,
         };
+        let several = self.exchange.lanes().most() > 1;
         let exchange = &mut self.exchange;
-        let pass = Pass::forward(backbone, &packed, &ctx, |moment| match moment {
-            Moment::Forward(index) => exchange.need(index, Some(index + 1), &held),
-            Moment::ForwardDone(index) => exchange.release(index, &blocks[index]),
-            _ => Ok(()),
-        })?;
+        let mut pass = Some(Pass::forward(
+            backbone,
+            &packed,
+            &ctx,
+            |moment| match moment {
+                Moment::Forward(index) => exchange.need(index, Some(index + 1), &held),
+                Moment::ForwardDone(index) => exchange.release(index, &blocks[index]),
+                _ => Ok(()),
+            },
+        )?);
         exchange.gathered(heads)?;
-        let features = pass.features()?;
-        let settings = (&ctx, scales.as_slice());
-        let losses = &mut sums.losses;
-        let runs = self
-            .heads
-            .backward(&features, samples, &self.tasks, settings, losses)?;
-        let grad = features.grad();
-        if early {
-            let decision = self.balancing.early(batch, &sums.losses, exchange)?;
-            for (task, rows) in runs {
-                let weight = decision.weights[task];
-                let scales = self.balancing.scales_features() && grad.defined();
-                if scales && weight != 1.0 {
-                    let _ = grad
-                        .f_narrow(0, rows.start as i64, rows.len() as i64)?
-                        .f_mul_scalar_(weight)?;
+        for (place, what) in slots.iter().enumerate() {
+            let Some(mut run) = pass.take() else { break };
+            let slot = first + place;
+            if several {
+                blocks.iter().try_for_each(|block| block.bind(slot))?;
+            }
+            let features = run.features()?;
+            let how = HeadPass {
+                ctx: &ctx,
+                scales: &scales,
+                only: what.task,
+            };
+            let losses = &mut sums.losses;
+            let by_task = self.balancing.is_early()
+                && self.balancing.scales_features()
+                && self.groups.any_shared()
+                && features.requires_grad();
+            if by_task {
+                let set = &self.heads;
+                let parts = set.backward_by_task(&features, samples, &self.tasks, how, losses)?;
+                let products = parts.products(self.tasks.len())?;
+                let balancing = &mut self.balancing;
+                let decision = balancing.early(batch, losses, Some(&products), exchange)?;
+                parts.combine(&decision.weights)?;
+                sums.early = Some(decision);
+            } else {
+                let set = &self.heads;
+                let runs = set.backward(&features, samples, &self.tasks, how, losses)?;
+                if self.balancing.is_early() {
+                    let decision = self.balancing.early(batch, losses, None, exchange)?;
+                    if self.balancing.scales_features() {
+                        weigh(&features.grad(), &runs, &decision.weights)?;
+                    }
+                    sums.early = Some(decision);
                 }
             }
-            sums.early = Some(decision);
-        }
-        if !grad.defined() {
-            return Ok(());
-        }
-        let rows = pass.backward(&grad, |moment| match moment {
-            Moment::Backward(index) => exchange.need(index, index.checked_sub(1), &held),
-            Moment::BackwardDone(index) => {
-                if last {
-                    exchange.send(index, slot, &blocks[index])?;
-                }
-                exchange.release(index, &blocks[index])
+            let grad = features.grad();
+            if !grad.defined() {
+                pass = Some(run);
+                continue;
             }
-            _ => Ok(()),
-        })?;
-        if let (Some(rows), Batch::Tokens(tokens)) = (rows, &packed) {
-            let (ids, values) = &mut sums.rows[slot];
-            ids.extend(&tokens.host_ids);
-            values.extend(torch::data(&rows.f_contiguous()?)?);
+            let mut tell = |moment| match moment {
+                Moment::Backward(index) => exchange.need(index, index.checked_sub(1), &held),
+                Moment::BackwardDone(index) => {
+                    if last {
+                        exchange.send(index, slot, &blocks[index])?;
+                    }
+                    exchange.release(index, &blocks[index])
+                }
+                _ => Ok::<(), Error>(()),
+            };
+            let rows = if place + 1 == slots.len() {
+                run.backward(&grad, &mut tell)?
+            } else {
+                let rows = run.backward_keeping(&grad, &mut tell)?;
+                pass = Some(run);
+                rows
+            };
+            if let (Some(rows), Batch::Tokens(tokens)) = (rows, &packed) {
+                let (ids, values) = &mut sums.rows[slot];
+                ids.extend(&tokens.host_ids);
+                values.extend(torch::data(&rows.f_contiguous()?)?);
+            }
         }
         Ok(())
     }
-}
 
-/// The samples of a slot: its task's (and part's), or all, in the loader's micro-batches.
-fn micros(batch: &RankStep, what: Slot) -> Vec<Vec<&Sample>> {
-    let mut micros = Vec::new();
-    for shard in &batch.shards {
-        let mut seen = 0;
-        for micro in &shard.micro {
-            let samples: Vec<&Sample> = micro
-                .iter()
-                .filter(|sample| match what.task {
-                    None => true,
-                    Some(task) => {
-                        let own = usize::from(sample.at.task) == task;
-                        seen += usize::from(own);
-                        own && (what.parts == 1 || seen % what.parts == what.part)
-                    }
-                })
-                .collect();
-            if !samples.is_empty() {
-                micros.push(samples);
+    /// The samples of a slot: its task's (and part's), or all, in the loader's micro-batches.
+    fn micros<'a>(&self, batch: &'a RankStep, what: Slot) -> Vec<Vec<&'a Sample>> {
+        let mut micros = Vec::new();
+        for shard in &batch.shards {
+            let mut seen = 0;
+            for micro in &shard.micro {
+                let samples: Vec<&Sample> = micro
+                    .iter()
+                    .filter(|sample| match what.task {
+                        None => true,
+                        Some(task) => {
+                            let own = usize::from(sample.at.task) == self.groups.leader(task);
+                            seen += usize::from(own);
+                            own && (what.parts == 1 || seen % what.parts == what.part)
+                        }
+                    })
+                    .collect();
+                if !samples.is_empty() {
+                    micros.push(samples);
+                }
             }
         }
+        micros
     }
-    micros
+}
+
+/// Multiplies the rows of the features' gradient by their tasks' weights.
+fn weigh(grad: &Tensor, runs: &[Run], weights: &[f64]) -> Result<(), Error> {
+    if !grad.defined() {
+        return Ok(());
+    }
+    for (task, rows) in runs {
+        if weights[*task] != 1.0 {
+            let _ = grad
+                .f_narrow(0, rows.start as i64, rows.len() as i64)?
+                .f_mul_scalar_(weights[*task])?;
+        }
+    }
+    Ok(())
 }

@@ -4,8 +4,8 @@ use super::Error;
 use super::headset::HeadSet;
 use crate::data::{self, Order, TaskData, Tokenizer};
 use crate::model::{self, Backbone, Modality, Options, Source};
-use espalier_spec::JobSpec;
 use espalier_spec::plan::{BlockProfile, Profile, TaskProfile};
+use espalier_spec::{InputGroups, JobSpec};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tch::Device;
@@ -54,7 +54,9 @@ impl Sources {
                 samples: task.train.len() as u64,
             })
             .collect();
-        let order = Order::new(spec.seed, spec.training.batch_size, &names, spec.sampler);
+        let groups = InputGroups::of(&spec.tasks);
+        let batch = spec.training.batch_size;
+        let order = Order::of_groups(spec.seed, batch, &names, groups, spec.sampler);
         drop(names);
         Ok(Self {
             model,
@@ -68,8 +70,7 @@ impl Sources {
     /// Steps of the whole run.
     #[must_use]
     pub fn total_steps(&self, spec: &JobSpec) -> u64 {
-        let samples = self.tasks.iter().map(|task| task.train.len() as u64).sum();
-        data::total_steps(&spec.training, samples)
+        data::total_steps(&spec.training, self.order.samples())
     }
 
     /// A backbone for one rank.

@@ -94,7 +94,7 @@ impl Trainer {
         }
         let losses = agreed.losses(&batch.counts);
         Ok(StepReport {
-            samples: losses.iter().map(|loss| loss.count).sum(),
+            samples: self.drawn(&batch.counts),
             losses,
             gradient_norm: norm,
             tokens: agreed.tokens,
@@ -108,6 +108,13 @@ impl Trainer {
                 balancing: balancing + combining,
             },
         })
+    }
+
+    /// Samples drawn: one that several tasks label counts once.
+    fn drawn(&self, counts: &[u32]) -> u64 {
+        let all = counts.iter().enumerate();
+        let drawn = all.filter(|(task, _)| self.groups.leads(*task));
+        drawn.map(|(_, count)| u64::from(*count)).sum()
     }
 
     /// Ends the exchange of gradients and lets all ranks agree on what the step was.

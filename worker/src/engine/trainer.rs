@@ -15,7 +15,7 @@ use crate::model::{Backbone, Batch, Block, TokenBatch, images};
 use crate::model::{Context, Modality};
 use espalier_comm::Communicator;
 use espalier_spec::exchange::Sharding;
-use espalier_spec::{JobSpec, Plan};
+use espalier_spec::{InputGroups, JobSpec, Plan};
 use std::sync::Arc;
 use std::time::Duration;
 use tch::{Device, Kind, Tensor};
@@ -41,6 +41,8 @@ pub struct Trainer {
     pub(super) adamw: AdamW,
     pub(super) schedule: Schedule,
     pub(super) tasks: Arc<Vec<Arc<TaskData>>>,
+    /// Which tasks share inputs.
+    pub(super) groups: InputGroups,
     modality: Modality,
     device: Device,
 }
@@ -82,11 +84,13 @@ impl Trainer {
             }
             _ => None,
         };
-        let samples: u64 = sources.tasks.iter().map(|t| t.train.len() as u64).sum();
-        let epoch = samples.div_ceil(u64::from(spec.training.batch_size.max(1)));
+        let epoch = sources
+            .order
+            .samples()
+            .div_ceil(u64::from(spec.training.batch_size.max(1)));
         let mut balancing = Balancing::new(spec, plan, epoch)?;
         let lanes = if plan.exchange.apart {
-            Lanes::apart(plan, balancing.parts())
+            Lanes::apart(plan, sources.order.groups(), balancing.parts())
         } else {
             Lanes::together(comm.size())
         };
@@ -119,6 +123,7 @@ impl Trainer {
             schedule: Schedule::new(&spec.training.schedule, sources.total_steps(spec)),
             spec: spec.clone(),
             tasks: Arc::clone(&sources.tasks),
+            groups: sources.order.groups().clone(),
             modality: sources.modality,
             backbone,
             heads,

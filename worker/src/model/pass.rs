@@ -113,39 +113,73 @@ impl<'a> Pass<'a> {
     pub fn backward<E: From<Error>>(
         mut self,
         grad: &Tensor,
+        tell: impl FnMut(Moment) -> Result<(), E>,
+    ) -> Result<Option<Tensor>, E> {
+        self.run_backward(grad, false, tell)
+    }
+
+    /// The same, and the activations stay: one forward pass serves several gradients.
+    ///
+    /// # Errors
+    /// As [`Pass::backward`].
+    pub fn backward_keeping<E: From<Error>>(
+        &mut self,
+        grad: &Tensor,
+        tell: impl FnMut(Moment) -> Result<(), E>,
+    ) -> Result<Option<Tensor>, E> {
+        self.run_backward(grad, true, tell)
+    }
+
+    fn run_backward<E: From<Error>>(
+        &mut self,
+        grad: &Tensor,
+        keep: bool,
         mut tell: impl FnMut(Moment) -> Result<(), E>,
     ) -> Result<Option<Tensor>, E> {
         if self.outputs.is_empty() {
             return Ok(None);
         }
-        torch::backward(&[&self.features], &[grad]).map_err(Error::from)?;
-        let mut grad = self.pop_grad()?;
-        while let Some(output) = self.outputs.pop() {
-            let index = self.first + self.outputs.len();
+        let differentiate = if keep {
+            torch::backward_keeping
+        } else {
+            torch::backward
+        };
+        differentiate(&[&self.features], &[grad]).map_err(Error::from)?;
+        let mut grad = self.take_grad(self.outputs.len())?;
+        for place in (0..self.outputs.len()).rev() {
+            let index = self.first + place;
             tell(Moment::Backward(index))?;
             if let Some(output_grad) = &grad {
-                let output = match (output, self.inputs.last()) {
-                    (Some(output), _) => output,
-                    (None, Some(input)) => {
+                let output = match &self.outputs[place] {
+                    Some(output) => output.shallow_clone(),
+                    None => {
+                        let input = &self.inputs[place];
                         self.backbone.forward(index, input, self.batch, &self.ctx)?
                     }
-                    (None, None) => return Err(Error::Input("a block without input".into()).into()),
                 };
-                torch::backward(&[&output], &[output_grad]).map_err(Error::from)?;
+                differentiate(&[&output], &[output_grad]).map_err(Error::from)?;
             }
-            grad = self.pop_grad()?;
+            grad = self.take_grad(place)?;
+            if !keep {
+                self.outputs.truncate(place);
+                self.inputs.truncate(place);
+            }
             tell(Moment::BackwardDone(index))?;
         }
         Ok(grad)
     }
 
-    /// The gradient of the last input left, which is dropped.
-    fn pop_grad(&mut self) -> Result<Option<Tensor>, Error> {
-        let Some(input) = self.inputs.pop() else {
+    /// Takes the gradient of an input, which then has none.
+    fn take_grad(&self, place: usize) -> Result<Option<Tensor>, Error> {
+        let Some(input) = self.inputs.get(place) else {
             return Ok(None);
         };
         let grad = input.f_grad()?;
-        Ok(grad.defined().then_some(grad))
+        if !grad.defined() {
+            return Ok(None);
+        }
+        torch::set_grad(input, &Tensor::new())?;
+        Ok(Some(grad))
     }
 }
 

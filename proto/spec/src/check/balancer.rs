@@ -1,8 +1,9 @@
 //! Rules of the balancer: options that fit the method, parameters that it has, in their ranges.
 
 use super::{Findings, Violation, nearest};
-use crate::JobSpec;
-use crate::balancer::{BalancerSpec, Class, Method, Normalize};
+use crate::balancer::{BalancerSpec, Class, Method, Normalize, OnNonFinite};
+use crate::exchange::Affinity;
+use crate::{InputGroups, JobSpec};
 
 /// Checks a balancer by itself, as in a job with `tasks` tasks (None: any number). Field paths
 /// begin with `balancer`. Returns all violations.
@@ -22,20 +23,9 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
     let own = balancer(&spec.balancer, Some(spec.tasks.len()));
     found.violations.extend(own);
     let method = spec.balancer.method;
-    let instead = match method {
-        Method::AlignedUb => Method::AlignedMtl,
-        _ => Method::Mgda,
-    };
-    found.require(
-        method.info().class != Class::Representation,
-        "balancer",
-        || {
-            format!(
-                "`{method}` weighs gradients of a representation that all tasks share, but every \
-                 task of a job has inputs of its own; use `{instead}`"
-            )
-        },
-    );
+    if method.info().class == Class::Representation {
+        representation(spec, found);
+    }
     if matches!(method, Method::Mean | Method::Fixed) {
         return;
     }
@@ -53,6 +43,57 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
             },
         );
     }
+}
+
+/// Rules of the methods that weigh gradients of the features that all tasks share: one forward pass
+/// serves all tasks, and weights are found before its backward.
+fn representation(spec: &JobSpec, found: &mut Findings) {
+    let method = spec.balancer.method;
+    let instead = match method {
+        Method::AlignedUb => Method::AlignedMtl,
+        _ => Method::Mgda,
+    };
+    let shared = InputGroups::of(&spec.tasks).all_shared();
+    found.require(shared || spec.tasks.len() < 2, "balancer", || {
+        format!(
+            "`{method}` weighs gradients of the features that all tasks share, so all tasks must be \
+             in one input_group; put them there, or use `{instead}`"
+        )
+    });
+    let one_pass = [
+        ("training.accumulation", spec.training.accumulation <= 1),
+        (
+            "resources.shards",
+            spec.resources.shards.is_none_or(|shards| shards <= 1),
+        ),
+    ];
+    for (field, holds) in one_pass {
+        found.require(holds, field, || {
+            format!(
+                "computes a step in parts, but `{method}` needs the features of the whole step at \
+                 once; leave it out, or use `{instead}`"
+            )
+        });
+    }
+    found.require(
+        spec.balancer.on_non_finite == OnNonFinite::Fail,
+        "balancer.on_non_finite",
+        || {
+            format!(
+                "`{method}` cannot leave a task out of a step; leave it out, or use `{instead}`"
+            )
+        },
+    );
+    found.require(
+        spec.exchange.affinity != Affinity::On,
+        "exchange.affinity",
+        || {
+            format!(
+                "is on, but `{method}` never has the tasks' gradients of the backbone apart; set \
+             `affinity: auto`, or use `{instead}`"
+            )
+        },
+    );
 }
 
 fn number_of_tasks(spec: &BalancerSpec, tasks: usize, found: &mut Findings) {
@@ -160,7 +201,7 @@ mod tests {
     use crate::JobSpec;
     use crate::balancer::{BalancerSpec, METHODS, Method};
     use crate::check::{check, tests::valid};
-    use crate::exchange::{Sharding, SyncKind};
+    use crate::exchange::{Affinity, Sharding, SyncKind};
     use serde_json::{Value, json};
 
     #[test]
@@ -183,8 +224,9 @@ mod tests {
     }
 
     #[test]
-    fn a_job_has_no_shared_representation() {
-        // What training cannot do yet is refused with the job, and what to use instead is named.
+    fn a_representation_is_shared_by_all_tasks() {
+        // Promise: a method of shared features trains only where one pass serves all tasks; else the
+        // answer names what to use instead.
         for (method, instead) in [
             (Method::MgdaUb, "`mgda`"),
             (Method::AlignedUb, "`aligned_mtl`"),
@@ -195,6 +237,18 @@ mod tests {
             assert_eq!(found.len(), 1, "{found:?}");
             assert_eq!(found[0].field, "balancer");
             assert!(found[0].message.ends_with(instead), "{}", found[0].message);
+            let data = spec.tasks[0].data.clone();
+            for task in &mut spec.tasks {
+                task.data = data.clone();
+                task.data.labels = None;
+                task.input_group = Some("texts".to_owned());
+            }
+            assert_eq!(check(&spec), Ok(()));
+            spec.training.accumulation = 2;
+            spec.exchange.affinity = Affinity::On;
+            let found = check(&spec).expect_err("refused");
+            let fields: Vec<&str> = found.iter().map(|v| v.field.as_str()).collect();
+            assert_eq!(fields, ["training.accumulation", "exchange.affinity"]);
         }
     }
 

@@ -69,6 +69,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
             name,
             head,
             data,
+            input_group: (weight > 1.0).then(|| "g".to_owned()),
             weight,
             loss: LossSpec {
                 class_weights,

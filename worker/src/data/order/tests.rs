@@ -144,3 +144,28 @@ fn steps_of_a_job() {
     assert_eq!(total_steps(&spec(None, Some(0.5)), 1000), 16);
     assert_eq!(total_steps(&spec(None, None), 1), 1);
 }
+
+/// Tasks that share inputs are one to the sampler: samples are drawn for the one that leads, and
+/// count for all of them.
+#[test]
+fn a_group_is_drawn_as_one() {
+    let names = ["a", "b", "c"];
+    let tasks = names.map(|name| OrderTask { name, samples: 40 });
+    let spec = |name: &str, group: Option<&str>| {
+        let task = serde_json::json!({
+            "name": name, "head": "regression", "data": {"train": "x.csv"}, "input_group": group,
+        });
+        serde_json::from_value::<espalier_spec::job::TaskSpec>(task).unwrap()
+    };
+    let group = Some("x");
+    let groups = InputGroups::of(&[spec("a", group), spec("b", None), spec("c", group)]);
+    let order = Order::of_groups(1, 10, &tasks, groups, Sampler::Proportional);
+    assert_eq!(order.samples(), 80);
+    assert_eq!([0, 1, 2].map(|task| order.share(task)), [0.5; 3]);
+    let batch = order.batch(3);
+    assert_eq!(batch.counts(3), [5, 5, 0]);
+    assert_eq!(order.counts(&batch), [5, 5, 5]);
+    // What a task draws does not depend on who else labels it.
+    let alone = Order::new(1, 10, &tasks[..2], Sampler::Proportional);
+    assert_eq!(alone.batch(3).samples, batch.samples);
+}
