@@ -294,6 +294,15 @@ impl Balancing {
         }
     }
 
+    /// Leaves more tasks of a step out, and counts them.
+    pub(super) fn leave_out(&mut self, tasks: &[usize], decision: &mut Decision) {
+        self.incidents.skipped += tasks.len() as u64;
+        for task in tasks {
+            decision.head_weights[*task] = 0.0;
+        }
+        decision.skipped.extend(tasks);
+    }
+
     /// The Gram matrix of the tasks in the step.
     ///
     /// # Errors

@@ -130,6 +130,10 @@ impl Trainer {
         };
         let answer = self.balancing.ask_about(batch, tasks, sums, facts)?;
         let mut decision = self.balancing.spread(batch, &answer);
+        // Those that were not mixed in are left out of the whole step, their heads too.
+        let out = present(&batch.counts).into_iter();
+        let out: Vec<usize> = out.filter(|task| mix_of(*task).is_none()).collect();
+        self.balancing.leave_out(&out, &mut decision);
         let mut square = 0.0;
         for (i, a) in decision.row_weights.iter().enumerate() {
             for (j, b) in decision.row_weights.iter().enumerate() {
