@@ -7,10 +7,10 @@ use super::headset::key;
 use super::lanes::Slot;
 use super::step::Sums;
 use super::trainer::Trainer;
-use crate::data::{RankStep, Sample};
+use crate::data::{Input, RankStep, Sample};
 use crate::model::{Batch, Moment, Pass};
 use crate::torch;
-use espalier_spec::exchange::Sharding;
+use std::time::Instant;
 
 impl Trainer {
     /// Forward and backward over this rank's micro-batches, slot by slot; a block's exchange starts
@@ -20,6 +20,13 @@ impl Trainer {
             losses: vec![ExactSum::default(); self.tasks.len()],
             ..Sums::default()
         };
+        // The rows that all passes of the step read.
+        let samples = micros(batch, Slot::ALL).into_iter().flatten();
+        let ids = samples.filter_map(|sample| match &sample.input {
+            Input::Tokens(ids) => Some(ids.iter().copied()),
+            Input::Numbers(_) => None,
+        });
+        self.fetch_rows(ids.flatten())?;
         let rank = self.exchange.comm().rank();
         let own = self.exchange.lanes().of(rank).to_vec();
         for slot in 0..self.exchange.lanes().most() {
@@ -42,11 +49,7 @@ impl Trainer {
                 self.bind(slot)?;
                 sums.rows.push(Default::default());
             }
-            let passes = match self.exchange.how().sharding {
-                // Every pass gathers parameters, so all ranks make equally many.
-                Sharding::Full => self.passes,
-                _ => micros.len().max(1),
-            };
+            let passes = self.equally_many(micros.len().max(1), self.passes);
             for pass in 0..passes {
                 let samples = micros.get(pass).map_or(&[][..], Vec::as_slice);
                 let place = (slot, pass + 1 == passes);
@@ -58,9 +61,36 @@ impl Trainer {
             }
         }
         self.bind(0)?;
+        self.drop_rows()?;
         let heads = self.blocks() - 1;
         self.exchange.send(heads, 0, self.heads.block())?;
         Ok(sums)
+    }
+
+    /// Brings the rows of these tokens here, where no rank keeps the whole word table. All ranks call
+    /// it together.
+    pub(super) fn fetch_rows(&mut self, ids: impl Iterator<Item = u32>) -> Result<(), Error> {
+        let (Some(rows), Some(table)) = (&mut self.rows, self.backbone.table_mut()) else {
+            return Ok(());
+        };
+        let Some(own) = rows.own_mut() else {
+            return Ok(());
+        };
+        let mut rows: Vec<u32> = ids.collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let begun = Instant::now();
+        own.fetch(self.exchange.comm(), table, rows)?;
+        self.exchange.count_waited(begun.elapsed());
+        Ok(())
+    }
+
+    /// Lets the rows that were fetched go.
+    pub(super) fn drop_rows(&mut self) -> Result<(), Error> {
+        match (&self.rows, self.backbone.table_mut()) {
+            (Some(rows), Some(table)) if rows.own().is_some() => Ok(table.let_go()?),
+            _ => Ok(()),
+        }
     }
 
     /// Nothing to compute, but the other ranks wait for this one.
@@ -75,10 +105,7 @@ impl Trainer {
             owners: &self.owners,
         };
         let exchange = &mut self.exchange;
-        for (index, block) in held.blocks.iter().enumerate() {
-            exchange.need(index, Some(index + 1), &held)?;
-            exchange.release(index, block)?;
-        }
+        exchange.pass_by(&held)?;
         if self.balancing.is_early() {
             sums.early = Some(self.balancing.early(batch, &sums.losses, exchange)?);
         }
@@ -164,7 +191,7 @@ impl Trainer {
 }
 
 /// The samples of a slot: its task's (and part's), or all, in the loader's micro-batches.
-fn micros(batch: &RankStep, what: Slot) -> Vec<Vec<&Sample>> {
+pub(super) fn micros(batch: &RankStep, what: Slot) -> Vec<Vec<&Sample>> {
     let mut micros = Vec::new();
     for shard in &batch.shards {
         let mut seen = 0;
