@@ -243,13 +243,12 @@ fn rank_run(
             reports.push(report);
         } else {
             // Until everything has come: what is on its way would count twice.
-            trainer.assemble()?;
-            trainer.dismantle()?;
+            trainer.settle()?;
             before = meter.traffic();
             trainer.memory();
         }
     }
-    trainer.assemble()?;
+    trainer.settle()?;
     Ok(Seen {
         reports,
         traffic: meter.traffic(),

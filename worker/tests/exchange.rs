@@ -5,6 +5,7 @@ mod kit;
 
 use espalier_spec::exchange::{ExchangeType, Sharding};
 use espalier_spec::plan::{ExchangePlan, SyncPath};
+use espalier_worker::engine::Sources;
 use kit::{Layout, spec, train};
 use serde_json::json;
 
@@ -213,5 +214,118 @@ fn a_resumed_run_ends_with_the_same_bits() {
         let halves = kit::train_in_halves(&job, &layout, STEPS);
         assert!(whole.model == halves.model, "{balancer}: models differ");
         assert!(whole.heads == halves.heads, "{balancer}: heads differ");
+    }
+}
+
+// Promise: where ranks keep only what they own, the bits are those of ranks that keep all, however
+// the passes of a step fall on ranks: in several parts, by tasks apart or together, on ranks without
+// a sample, on one rank, over TCP, with a balancer that looks at the step's losses again, and with a
+// word table that is not trained.
+#[test]
+fn full_sharding_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = json!({});
+    let split = json!({"training": {"accumulation": 3}});
+    let few = json!({"training": {"batch_size": 2}});
+    let frozen = json!({"tuning": {"last_blocks": 1}});
+    let by_rank: [&[u32]; 3] = [&[0], &[1], &[2]];
+    let spread: [&[u32]; 3] = [&[0], &[1, 2], &[2, 3]];
+    for (what, balancer, apart, change, ranks, tasks, tcp) in [
+        ("in parts", "mean", false, &split, 2, &MIXED, false),
+        ("in parts, apart", "upgrad", true, &split, 2, &MIXED, false),
+        (
+            "ranks without samples",
+            "mean",
+            false,
+            &few,
+            4,
+            &spread,
+            false,
+        ),
+        (
+            "apart without samples",
+            "upgrad",
+            true,
+            &few,
+            4,
+            &spread,
+            true,
+        ),
+        ("alone", "mean", false, &none, 1, &[&[0][..]; 3], false),
+        ("two batches", "sdmgrad", true, &none, 2, &MIXED, false),
+        (
+            "number by number",
+            "grad_drop",
+            true,
+            &none,
+            2,
+            &MIXED,
+            false,
+        ),
+        ("looking again", "famo", true, &split, 3, &by_rank, false),
+        ("frozen", "upgrad", true, &frozen, 2, &MIXED, false),
+    ] {
+        let job = spec(folder.path(), STEPS, |job| {
+            job["balancer"] = json!(balancer);
+            for (section, fields) in change.as_object().unwrap() {
+                for (field, value) in fields.as_object().unwrap() {
+                    job[section][field] = value.clone();
+                }
+            }
+        });
+        let run = |sharding| {
+            let mut layout = Layout::new(ranks, tasks, how(sharding, apart));
+            layout.tcp = tcp;
+            train(&job, &layout, STEPS)
+        };
+        run(Sharding::Optimizer).assert_same(&run(Sharding::Full), &format!("{what}, {balancer}"));
+    }
+}
+
+// Promise: with full sharding a rank has its share of the parameters, the heads, two blocks and the
+// rows of the word table that it reads: no more in any step or evaluation, and less between them.
+#[test]
+fn a_rank_has_its_share_and_what_it_computes() {
+    let folder = tempfile::tempdir().unwrap();
+    for (balancer, ranks) in [("mean", 2), ("upgrad", 3), ("famo", 2)] {
+        let job = spec(folder.path(), STEPS, |job| {
+            job["balancer"] = json!(balancer)
+        });
+        let config = folder.path().join("model/config.json");
+        let mut model: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+        // Blocks and rows enough to tell a share from the whole.
+        model["num_hidden_layers"] = json!(6);
+        model["vocab_size"] = json!(4096);
+        std::fs::write(&config, model.to_string()).unwrap();
+        let width = model["hidden_size"].as_u64().unwrap();
+
+        let apart = job.balancer.method.info().class.separate_gradients();
+        let tasks = [&[0][..], &[0, 1], &[ranks - 1]];
+        let outcome = train(
+            &job,
+            &Layout::new(ranks, &tasks, how(Sharding::Full, apart)),
+            STEPS,
+        );
+        let profile = Sources::load(&job).unwrap().profile(&job).unwrap();
+        let blocks: Vec<u64> = profile.blocks.iter().map(|block| block.total).collect();
+        let heads = blocks[blocks.len() - 1];
+        let largest = blocks[1..].iter().max().unwrap();
+        // Slices end at whole rows or cache lines.
+        let share = blocks.iter().map(|len| len / u64::from(ranks) + width);
+        let share = share.sum::<u64>() + heads;
+        for (rank, held) in outcome.held.iter().enumerate() {
+            let what = format!("{balancer}, rank {rank} of {ranks}");
+            let kept = held.training.parameter_bytes;
+            assert!(kept <= 4 * share, "{what}: keeps {kept} bytes");
+            // No evaluation reads more rows than the tokenizer knows words.
+            for (stats, rows) in [(&held.training, held.rows), (&held.evaluating, 34)] {
+                let limit = share + 2 * largest + rows as u64 * width;
+                let peak = stats.peak_parameter_bytes;
+                assert!(peak > kept, "{what}: nothing was ever gathered");
+                assert!(peak <= 4 * limit, "{what}: {peak} of {} bytes", 4 * limit);
+                assert!(limit < blocks.iter().sum(), "this shows nothing");
+            }
+        }
     }
 }

@@ -44,7 +44,8 @@ pub enum Sharding {
     /// The optimizer's state.
     #[default]
     Optimizer,
-    /// The optimizer's state and the parameters, which are gathered block by block.
+    /// The optimizer's state and the parameters, which are gathered block by block; of the word table
+    /// only the rows that a step reads.
     Full,
 }
 

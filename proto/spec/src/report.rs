@@ -79,7 +79,7 @@ pub struct MemoryStats {
     pub optimizer_bytes: u64,
     /// Buffers of the exchange.
     pub buffer_bytes: u64,
-    /// Most bytes of parameters that were there at once.
+    /// Most bytes of parameters that were there at once in steps and evaluations.
     pub peak_parameter_bytes: u64,
     /// Most memory that its process ever had, all of the process's ranks together.
     pub peak_resident_bytes: u64,

@@ -4,11 +4,12 @@ use super::Error;
 use super::trainer::Trainer;
 use crate::data::{Input, Split, TaskData};
 use crate::metrics::{self, Baseline, Values};
-use crate::model::{Context, Pass};
+use crate::model::Context;
 use espalier_comm::CommunicatorExt;
 use espalier_spec::Step;
 use espalier_spec::report::{Evaluation, TaskScores};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Which samples are evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +51,10 @@ impl Trainer {
     ///
     /// # Errors
     /// If a sample cannot be read or a peer is lost.
-    pub fn evaluate(&self, which: Which, step: Step) -> Result<Option<Evaluation>, Error> {
+    pub fn evaluate(&mut self, which: Which, step: Step) -> Result<Option<Evaluation>, Error> {
         let mut scores = BTreeMap::new();
-        for (index, task) in self.tasks.iter().enumerate() {
+        let tasks = Arc::clone(&self.tasks);
+        for (index, task) in tasks.iter().enumerate() {
             if let Some(split) = which.of(task) {
                 scores.insert(task.name.clone(), self.evaluate_task(index, split)?);
             }
@@ -82,12 +84,17 @@ impl Trainer {
         }))
     }
 
-    fn evaluate_task(&self, index: usize, split: &Split) -> Result<TaskScores, Error> {
-        let task = &self.tasks[index];
+    fn evaluate_task(&mut self, index: usize, split: &Split) -> Result<TaskScores, Error> {
+        let task = Arc::clone(&self.tasks[index]);
         let classes = task.labels.len();
         let mut verdicts = Vec::new();
-        for batch in self.batches(split)? {
-            self.judge(index, split, &batch, &mut verdicts)?;
+        let batches = self.batches(split)?;
+        // Rank 0 is dealt the first sample, so none has more than it.
+        let most = split.len().div_ceil(self.exchange.comm().size());
+        let most = most.div_ceil(self.evaluation_batch());
+        for pass in 0..self.equally_many(batches.len(), most) {
+            let batch = batches.get(pass).map_or(&[][..], Vec::as_slice);
+            self.judge(index, split, batch, &mut verdicts)?;
         }
         let bytes = encode(&verdicts);
         let mut all = Vec::new();
@@ -107,6 +114,11 @@ impl Trainer {
         })
     }
 
+    /// Samples of a batch of an evaluation.
+    fn evaluation_batch(&self) -> usize {
+        self.spec.evaluation.batch_size.max(1) as usize
+    }
+
     /// This rank's batches: samples in order of length, dealt out one by one.
     fn batches(&self, split: &Split) -> Result<Vec<Vec<(u32, Input)>>, Error> {
         let comm = self.exchange.comm();
@@ -118,9 +130,8 @@ impl Trainer {
         let mine = costs.iter().skip(comm.rank()).step_by(comm.size());
         let mut batches = vec![Vec::new()];
         for &(_, index) in mine {
-            if batches.last().is_some_and(|b: &Vec<_>| {
-                b.len() >= self.spec.evaluation.batch_size.max(1) as usize
-            }) {
+            let is_full = |batch: &Vec<_>| batch.len() >= self.evaluation_batch();
+            if batches.last().is_some_and(is_full) {
                 batches.push(Vec::new());
             }
             if let Some(batch) = batches.last_mut() {
@@ -131,8 +142,9 @@ impl Trainer {
         Ok(batches)
     }
 
+    /// Adds the verdicts on a batch; on none where there is nothing left for this rank.
     fn judge(
-        &self,
+        &mut self,
         index: usize,
         split: &Split,
         batch: &[(u32, Input)],
@@ -140,11 +152,15 @@ impl Trainer {
     ) -> Result<(), Error> {
         let inputs: Vec<&Input> = batch.iter().map(|(_, input)| input).collect();
         let keys = vec![0; inputs.len()];
-        let packed = self.batch(&inputs, &keys)?;
-        let quiet = |_| Ok::<(), Error>(());
-        let pass = Pass::forward(self.backbone.as_ref(), &packed, &Context::eval(), quiet)?;
+        let packed = match inputs.is_empty() {
+            true => None,
+            false => Some(self.batch(&inputs, &keys)?),
+        };
+        let Some(features) = self.features(packed.as_ref(), &Context::eval())? else {
+            return Ok(());
+        };
         let (losses, decided) = tch::no_grad(|| {
-            let outputs = self.heads.outputs(index, &pass.features()?)?;
+            let outputs = self.heads.outputs(index, &features)?;
             let which = batch.iter().map(|(sample, _)| *sample as usize);
             let targets = split.labels.values(self.tasks[index].labels.len(), which);
             let head = self.heads.head(index);

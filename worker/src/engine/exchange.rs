@@ -11,10 +11,13 @@
 //! whole state, their combined gradients. Calls that start something return at once; bytes move
 //! while the caller computes.
 
+mod presence;
+
+pub use presence::Held;
+
 use super::Error;
 use super::kernel::{Lane, Row};
 use super::lanes::Lanes;
-use super::owner::SliceOptimizer;
 use crate::model::Block;
 use crate::torch::{self, Lent};
 use espalier_comm::{Bf16, Communicator, CommunicatorExt, Handle};
@@ -43,15 +46,6 @@ pub struct Exchange {
     waited: Duration,
     begun: Option<Instant>,
     span: Duration,
-}
-
-/// Blocks of the backbone and who owns their slices.
-#[derive(Clone, Copy, Debug)]
-pub struct Held<'a> {
-    /// The blocks.
-    pub blocks: &'a [Block],
-    /// One for each block, and the heads'.
-    pub owners: &'a [Option<SliceOptimizer>],
 }
 
 /// Memory for what other ranks send.
@@ -321,66 +315,6 @@ impl Exchange {
         Ok(())
     }
 
-    /// Whether a block's parameters are kept only while they are used.
-    #[must_use]
-    pub fn is_sharded(&self, index: usize, block: &Block) -> bool {
-        self.how.sharding == Sharding::Full && block.trainable() && !self.is_heads(index)
-    }
-
-    /// A block is about to run: waits for its parameters, and starts to gather those of the next
-    /// one.
-    ///
-    /// # Errors
-    /// What the communicator says.
-    pub fn need(
-        &mut self,
-        index: usize,
-        next: Option<usize>,
-        held: &Held<'_>,
-    ) -> Result<(), Error> {
-        self.fetch(index, held)?;
-        self.gathered(index)?;
-        match next {
-            Some(next) if next < held.blocks.len() => self.fetch(next, held),
-            _ => Ok(()),
-        }
-    }
-
-    /// A sharded block that is not here: has memory for it and starts to gather it.
-    fn fetch(&mut self, index: usize, held: &Held<'_>) -> Result<(), Error> {
-        let block = &held.blocks[index];
-        if !self.is_sharded(index, block) || self.present[index] {
-            return Ok(());
-        }
-        self.present[index] = true;
-        let present = (0..held.blocks.len()).filter(|index| self.present[*index]);
-        let numbers = present.map(|index| held.blocks[index].len()).sum();
-        self.most_present = self.most_present.max(numbers);
-        block.hold()?;
-        if let Some(owner) = held.owners.get(index).and_then(Option::as_ref) {
-            owner.bring(block)?;
-        }
-        self.gather(index, block)
-    }
-
-    /// A block has run: a sharded one is let go.
-    ///
-    /// # Errors
-    /// If libtorch refuses.
-    pub fn release(&mut self, index: usize, block: &Block) -> Result<(), Error> {
-        if self.is_sharded(index, block) && self.present[index] {
-            self.gathered(index)?;
-            self.present[index] = false;
-            block.let_go()?;
-        }
-        Ok(())
-    }
-
-    /// Most numbers of sharded blocks that were here at once, since this was asked last.
-    pub fn take_most_present(&mut self) -> usize {
-        std::mem::take(&mut self.most_present)
-    }
-
     fn start_gather(&mut self, index: usize, whole: &Tensor) -> Result<(), Error> {
         if !self.alone() {
             self.gathered(index)?;
@@ -440,6 +374,11 @@ impl Exchange {
     /// Time spent waiting for other ranks since this was asked last.
     pub fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
+    }
+
+    /// Counts time that was spent waiting for other ranks elsewhere.
+    pub fn count_waited(&mut self, time: Duration) {
+        self.waited += time;
     }
 
     /// Bytes of memory held for what other ranks send.

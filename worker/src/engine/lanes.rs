@@ -17,6 +17,15 @@ pub struct Slot {
     pub parts: usize,
 }
 
+impl Slot {
+    /// All tasks and all of a step's batch.
+    pub const ALL: Self = Self {
+        task: None,
+        part: 0,
+        parts: 1,
+    };
+}
+
 /// A lane: a slot of a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneId {
@@ -48,13 +57,8 @@ impl Lanes {
     /// Every rank's tasks in one gradient.
     #[must_use]
     pub fn together(world: usize) -> Self {
-        let all = Slot {
-            task: None,
-            part: 0,
-            parts: 1,
-        };
         Self {
-            slots: vec![vec![all]; world],
+            slots: vec![vec![Slot::ALL]; world],
             apart: false,
         }
     }

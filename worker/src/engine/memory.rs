@@ -1,14 +1,16 @@
 //! What a rank keeps in memory.
 
+use super::table::TableOwner;
 use super::trainer::Trainer;
-use crate::model::Block;
+use crate::model::{Block, Table};
 use espalier_spec::report::MemoryStats;
 
 /// Bytes of a number.
 const F32: u64 = 4;
 
 impl Trainer {
-    /// Bytes by what they are for. The peak of parameters is that since this was asked last.
+    /// Bytes by what they are for. The peak of parameters is that of steps and evaluations since this
+    /// was asked last; a checkpoint or an export needs the whole model for a moment.
     pub fn memory(&mut self) -> MemoryStats {
         let blocks = self.backbone.blocks();
         let sharded = |(index, block): (usize, &Block)| {
@@ -18,10 +20,12 @@ impl Trainer {
         };
         let gone: usize = blocks.iter().enumerate().filter_map(sharded).sum();
         let all: usize = blocks.iter().map(Block::len).sum();
-        let table = self
-            .backbone
-            .table()
-            .map_or(0, crate::model::Table::numbers);
+        let (kept, most_rows) = match self.rows.as_mut().and_then(TableOwner::own_mut) {
+            Some(own) => (Some(own.numbers()), own.take_most()),
+            None => (None, 0),
+        };
+        let whole = || self.backbone.table().map_or(0, Table::numbers);
+        let table = kept.unwrap_or_else(whole);
         let heads = self.heads.block().len();
         let masters: usize = self.owners.iter().flatten().map(|owner| owner.kept()).sum();
         let parameters = F32 * (all - gone + masters + table + heads) as u64;
@@ -39,7 +43,8 @@ impl Trainer {
             .sum();
         let rows = self.rows.as_ref().map_or(0, |rows| rows.optimizer_bytes());
         let buffers = self.exchange.buffer_bytes() + self.tracks.bytes();
-        let present = self.exchange.take_most_present() as u64;
+        // A step has the rows that it reads here as long as its passes run.
+        let present = (self.exchange.take_most_present() + most_rows) as u64;
         MemoryStats {
             parameter_bytes: parameters,
             gradient_bytes: gradients,

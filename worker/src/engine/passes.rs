@@ -7,10 +7,11 @@ use super::headset::{HeadPass, Run, key};
 use super::lanes::{RowId, Slot};
 use super::step::Sums;
 use super::trainer::Trainer;
-use crate::data::{RankStep, Sample};
+use crate::data::{Input, RankStep, Sample};
 use crate::model::{Batch, Moment, Pass};
 use crate::torch;
 use espalier_spec::exchange::Sharding;
+use std::time::Instant;
 use tch::Tensor;
 
 impl Trainer {
@@ -21,6 +22,13 @@ impl Trainer {
             losses: vec![ExactSum::default(); self.tasks.len()],
             ..Sums::default()
         };
+        // The rows that all passes of the step read.
+        let samples = self.micros(batch, Slot::ALL).into_iter().flatten();
+        let ids = samples.filter_map(|sample| match &sample.input {
+            Input::Tokens(ids) => Some(ids.iter().copied()),
+            Input::Numbers(_) => None,
+        });
+        self.fetch_rows(ids.flatten())?;
         let rank = self.exchange.comm().rank();
         let own = self.exchange.lanes().of(rank).to_vec();
         let most = self.exchange.lanes().most();
@@ -34,11 +42,7 @@ impl Trainer {
                 self.note_samples(*what, count, &mut sums);
                 sums.rows.push(Default::default());
             }
-            let passes = match self.exchange.how().sharding {
-                // Every pass gathers parameters, so all ranks make equally many.
-                Sharding::Full => self.passes,
-                _ => micros.len().max(1),
-            };
+            let passes = self.equally_many(micros.len().max(1), self.passes);
             for pass in 0..passes {
                 let samples = micros.get(pass).map_or(&[][..], Vec::as_slice);
                 let last = pass + 1 == passes;
@@ -54,6 +58,7 @@ impl Trainer {
             slot = slots.end;
         }
         self.bind(0)?;
+        self.drop_rows()?;
         let heads = self.blocks() - 1;
         self.exchange.send(heads, 0, self.heads.block())?;
         Ok(sums)
@@ -83,6 +88,32 @@ impl Trainer {
         }
     }
 
+    /// Brings the rows of these tokens here, where no rank keeps the whole word table. All ranks call
+    /// it together.
+    pub(super) fn fetch_rows(&mut self, ids: impl Iterator<Item = u32>) -> Result<(), Error> {
+        let (Some(rows), Some(table)) = (&mut self.rows, self.backbone.table_mut()) else {
+            return Ok(());
+        };
+        let Some(own) = rows.own_mut() else {
+            return Ok(());
+        };
+        let mut rows: Vec<u32> = ids.collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let begun = Instant::now();
+        own.fetch(self.exchange.comm(), table, rows)?;
+        self.exchange.count_waited(begun.elapsed());
+        Ok(())
+    }
+
+    /// Lets the rows that were fetched go.
+    pub(super) fn drop_rows(&mut self) -> Result<(), Error> {
+        match (&self.rows, self.backbone.table_mut()) {
+            (Some(rows), Some(table)) if rows.own().is_some() => Ok(table.let_go()?),
+            _ => Ok(()),
+        }
+    }
+
     /// Nothing to compute, but the other ranks wait for this one.
     fn empty_pass(
         &mut self,
@@ -95,10 +126,7 @@ impl Trainer {
             owners: &self.owners,
         };
         let exchange = &mut self.exchange;
-        for (index, block) in held.blocks.iter().enumerate() {
-            exchange.need(index, Some(index + 1), &held)?;
-            exchange.release(index, block)?;
-        }
+        exchange.pass_by(&held)?;
         if self.balancing.is_early() {
             sums.early = Some(self.balancing.early(batch, &sums.losses, None, exchange)?);
         }
@@ -216,7 +244,7 @@ impl Trainer {
     }
 
     /// The samples of a slot: its task's (and part's), or all, in the loader's micro-batches.
-    fn micros<'a>(&self, batch: &'a RankStep, what: Slot) -> Vec<Vec<&'a Sample>> {
+    pub(super) fn micros<'a>(&self, batch: &'a RankStep, what: Slot) -> Vec<Vec<&'a Sample>> {
         let mut micros = Vec::new();
         for shard in &batch.shards {
             let mut seen = 0;

@@ -25,7 +25,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Persist`] on all ranks if writing failed on any; then older checkpoints are intact.
     pub fn save_run(&mut self, store: &Store, state: &mut RunState) -> Result<PathBuf, Error> {
-        self.assemble()?;
+        self.assemble(false)?;
         state.balancer = Some(self.balancing.state());
         let saved = self.save(store, state);
         self.dismantle()?;
@@ -37,7 +37,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::NoCheckpoint`] if there is none.
     pub fn resume_run(&mut self, store: &Store, dir: &Path, step: Step) -> Result<RunState, Error> {
-        self.assemble()?;
+        self.assemble(true)?;
         let state = self.resume(store, dir, step)?;
         if let Some(state) = &state.balancer {
             self.balancing.restore(state)?;
@@ -113,7 +113,14 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Persist`] on all ranks if writing failed.
-    pub fn save_best(&self, store: &Store, state: &RunState) -> Result<PathBuf, Error> {
+    pub fn save_best(&mut self, store: &Store, state: &RunState) -> Result<PathBuf, Error> {
+        self.assemble(false)?;
+        let saved = self.write_best(store, state);
+        self.dismantle()?;
+        saved
+    }
+
+    fn write_best(&self, store: &Store, state: &RunState) -> Result<PathBuf, Error> {
         let target = store.path("best", state.step);
         let written = if self.exchange.comm().rank() == 0 {
             (|| {
@@ -174,14 +181,23 @@ impl Trainer {
                 step: step.0,
                 dir: dir.display().to_string(),
             })?;
-        self.load_model(&checkpoint)
+        self.assemble(true)?;
+        self.load_model(&checkpoint)?;
+        self.dismantle()
     }
 
     /// Writes the export on rank 0; the others wait.
     ///
     /// # Errors
     /// [`Error::Persist`] on all ranks if writing failed.
-    pub fn export(&self, target: &Path, step: Step) -> Result<(), Error> {
+    pub fn export(&mut self, target: &Path, step: Step) -> Result<(), Error> {
+        self.assemble(false)?;
+        let written = self.write_model(target, step);
+        self.dismantle()?;
+        written
+    }
+
+    fn write_model(&self, target: &Path, step: Step) -> Result<(), Error> {
         let written = if self.exchange.comm().rank() == 0 {
             let task = |(index, task): (usize, &espalier_spec::job::TaskSpec)| ExportedTask {
                 name: task.name.clone(),

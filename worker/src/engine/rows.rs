@@ -241,14 +241,20 @@ impl RowOptimizer {
         self.slots[index] as usize
     }
 
-    /// Steps every row that ever got a gradient. `table` is the whole table, row after row; `scale`
+    /// The rows that it steps.
+    #[must_use]
+    pub fn owned(&self) -> &Range<u32> {
+        &self.owned
+    }
+
+    /// Steps every row that ever got a gradient. `table` holds the owned rows, row after row; `scale`
     /// multiplies the gradient (clipping).
     pub fn step(&mut self, table: &mut [f32], adamw: &AdamW, rate: f64, step: u64, scale: f32) {
         let coefficients = adamw.coefficients(rate, step, true);
         let width = self.width;
         for (slot, &row) in self.rows.iter().enumerate() {
             let at = slot * width..(slot + 1) * width;
-            let start = row as usize * width;
+            let start = (row - self.owned.start) as usize * width;
             let parameters = &mut table[start..start + width];
             let (first, second) = (&mut self.first[at.clone()], &mut self.second[at.clone()]);
             coefficients.apply(parameters, &self.gradient[at], first, second, scale);
@@ -378,10 +384,10 @@ mod tests {
         one.add(&gradient, 1.0);
         one.step(&mut whole, &adamw(), 0.1, 1, 1.0);
         let mut parts = vec![0.5f32; 8];
-        for owned in [0..2, 2..4] {
+        for (owned, values) in [0..2, 2..4].into_iter().zip(parts.chunks_mut(4)) {
             let mut part = RowOptimizer::new(owned, 2);
             part.add(&gradient, 1.0);
-            part.step(&mut parts, &adamw(), 0.1, 1, 1.0);
+            part.step(values, &adamw(), 0.1, 1, 1.0);
         }
         assert_eq!(whole, parts);
     }

@@ -11,7 +11,7 @@ use crate::checkpoint::{RunState, Store};
 use crate::data::{Loader, LoaderOptions, Placement};
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous};
 use espalier_spec::report::{Checkpoint, ExchangeStats};
-use espalier_spec::{JobSpec, Plan, Rank, Step};
+use espalier_spec::{JobSpec, Plan, Rank};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -249,13 +249,6 @@ impl Run<'_> {
     /// Evaluates, keeps the model if it is the best, and says whether to stop early.
     fn evaluate(&mut self) -> Result<bool, Error> {
         let step = self.state.step;
-        self.trainer.assemble()?;
-        let result = self.judge(step);
-        self.trainer.dismantle()?;
-        result
-    }
-
-    fn judge(&mut self, step: Step) -> Result<bool, Error> {
         let Some(mut evaluation) = self.trainer.evaluate(Which::Validation, step)? else {
             return Ok(false);
         };
@@ -304,7 +297,6 @@ impl Run<'_> {
 
     /// Takes the best model, tests it and exports it.
     fn finish(&mut self) -> Result<Ending, Error> {
-        self.trainer.assemble()?;
         let mut step = self.state.step;
         if self.context.spec.evaluation.select_best
             && let Some((_, best)) = self.state.best

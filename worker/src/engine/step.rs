@@ -5,11 +5,10 @@ use super::Error;
 use super::agree::Agreed;
 use super::balancing::Decision;
 use super::exact::ExactSum;
-use super::headset::{LossSum, key};
+use super::headset::LossSum;
 use super::rows::RowGradient;
 use super::trainer::Trainer;
-use crate::data::{RankStep, Sample};
-use crate::model::Pass;
+use crate::data::RankStep;
 use std::time::{Duration, Instant};
 
 /// What all ranks know after a step.
@@ -146,28 +145,5 @@ impl Trainer {
             }),
             None => Ok(()),
         }
-    }
-
-    /// Losses of the step's batch with the new parameters, for balancers that learn from them.
-    fn look_again(&mut self, batch: &RankStep, decision: &Decision) -> Result<(), Error> {
-        let ctx = self.context(batch.step);
-        let mut losses = vec![ExactSum::default(); self.tasks.len()];
-        self.assemble()?;
-        for samples in batch.shards.iter().flat_map(|shard| &shard.micro) {
-            let samples: Vec<&Sample> = samples.iter().collect();
-            let keys: Vec<u64> = samples.iter().map(|sample| key(sample)).collect();
-            let inputs: Vec<_> = samples.iter().map(|sample| &sample.input).collect();
-            let packed = self.batch(&inputs, &keys)?;
-            let features = tch::no_grad(|| {
-                let quiet = |_| Ok::<(), Error>(());
-                let pass = Pass::forward(self.backbone.as_ref(), &packed, &ctx, quiet)?;
-                Ok::<_, Error>(pass.features()?.f_detach()?)
-            })?;
-            self.heads
-                .measure(&features, &samples, &self.tasks, &ctx, &mut losses)?;
-        }
-        self.dismantle()?;
-        self.balancing
-            .observe(batch, &losses, &mut self.exchange, decision)
     }
 }

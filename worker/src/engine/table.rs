@@ -1,11 +1,16 @@
-//! Exchange of the word table: rows with a gradient go to their owners, updated rows come back.
+//! Exchange of the word table: rows with a gradient go to their owners; updated rows come back, or
+//! are fetched by the steps that read them.
 
 use super::Error;
+use super::adamw::AdamW;
 use super::exact::ExactSum;
 use super::lanes::Lanes;
+use super::own_rows::OwnRows;
+use super::owner::Pace;
 use super::rows::{RowGradient, RowOptimizer};
 use crate::model::Table;
 use espalier_comm::{Communicator, CommunicatorExt};
+use espalier_spec::exchange::Sharding;
 use std::ops::Range;
 
 /// The word table's optimizer and who owns which of its rows.
@@ -20,14 +25,23 @@ pub(super) struct TableOwner {
     width: usize,
     /// Gradients that came: one for each row of the gradient matrix, or one.
     gradients: Vec<RowGradient>,
+    /// The rows that this rank keeps, where no rank keeps the whole table.
+    own: Option<OwnRows>,
 }
 
 impl TableOwner {
-    pub(super) fn new(owned: Vec<Range<u32>>, rank: usize, width: usize, everywhere: bool) -> Self {
+    pub(super) fn new(
+        owned: Vec<Range<u32>>,
+        rank: usize,
+        width: usize,
+        sharding: Sharding,
+    ) -> Self {
+        let everywhere = sharding == Sharding::None;
         let all = 0..owned.last().map_or(0, |last| last.end);
         let own = owned.get(rank).cloned().unwrap_or(0..0);
         let stepped = if everywhere { all } else { own };
         Self {
+            own: (sharding == Sharding::Full).then(|| OwnRows::new(owned.clone(), width)),
             optimizer: RowOptimizer::new(stepped, width),
             owned,
             everywhere,
@@ -170,11 +184,46 @@ impl TableOwner {
         self.gradients = gradients;
     }
 
+    /// Steps all rows that ever got a gradient, and brings them to the ranks that keep them.
+    ///
+    /// # Errors
+    /// What the communicator says.
+    pub(super) fn step(
+        &mut self,
+        comm: &dyn Communicator,
+        table: &mut Table,
+        adamw: &AdamW,
+        pace: Pace,
+    ) -> Result<(), Error> {
+        let Pace { rate, step, scale } = pace;
+        let optimizer = &mut self.optimizer;
+        if let Some(own) = &mut self.own {
+            // The next step fetches what it reads.
+            optimizer.step(own.values_mut(), adamw, rate, step, scale as f32);
+            return Ok(());
+        }
+        let stepped = optimizer.owned();
+        let stepped = stepped.start as usize * self.width..stepped.end as usize * self.width;
+        let values = &mut table.data_mut()?[stepped];
+        optimizer.step(values, adamw, rate, step, scale as f32);
+        self.gather(comm, table)
+    }
+
+    /// The rows that this rank keeps, where no rank keeps the whole table.
+    pub(super) fn own(&self) -> Option<&OwnRows> {
+        self.own.as_ref()
+    }
+
+    /// The same, for changing them.
+    pub(super) fn own_mut(&mut self) -> Option<&mut OwnRows> {
+        self.own.as_mut()
+    }
+
     /// Brings the rows that their owners updated to all ranks.
     ///
     /// # Errors
     /// What the communicator says.
-    pub(super) fn gather(&self, comm: &dyn Communicator, table: &mut Table) -> Result<(), Error> {
+    fn gather(&self, comm: &dyn Communicator, table: &mut Table) -> Result<(), Error> {
         if comm.size() == 1 || self.everywhere {
             return Ok(());
         }

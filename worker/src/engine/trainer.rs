@@ -14,7 +14,6 @@ use crate::data::{Input, TaskData};
 use crate::model::{Backbone, Batch, Block, TokenBatch, images};
 use crate::model::{Context, Modality};
 use espalier_comm::Communicator;
-use espalier_spec::exchange::Sharding;
 use espalier_spec::{InputGroups, JobSpec, Plan};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,8 +78,8 @@ impl Trainer {
         let rows = match backbone.table() {
             Some(table) if table.trainable() => {
                 let owned = table_rows(&plan.blocks[0].ends, table.rows(), table.width())?;
-                let everywhere = plan.exchange.sharding == Sharding::None;
-                Some(TableOwner::new(owned, rank, table.width(), everywhere))
+                let (width, sharding) = (table.width(), plan.exchange.sharding);
+                Some(TableOwner::new(owned, rank, width, sharding))
             }
             _ => None,
         };
@@ -144,33 +143,55 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// Brings sharded blocks together, for what needs the whole model. All ranks call it.
+    /// Waits until everything that was started has come.
     ///
     /// # Errors
     /// What the communicator says.
-    pub fn assemble(&mut self) -> Result<(), Error> {
-        self.exchange.settle()?;
+    pub fn settle(&mut self) -> Result<(), Error> {
+        self.exchange.settle()
+    }
+
+    /// Brings sharded blocks and the word table together, for what needs the whole model: on every
+    /// rank, or only on rank 0, who writes it. All ranks call it, and then [`Trainer::dismantle`].
+    ///
+    /// # Errors
+    /// What the communicator says.
+    pub(super) fn assemble(&mut self, everywhere: bool) -> Result<(), Error> {
+        let stays = everywhere || self.exchange.comm().rank() == 0;
         let held = Held {
             blocks: self.backbone.blocks(),
             owners: &self.owners,
         };
-        (0..held.blocks.len()).try_for_each(|index| self.exchange.need(index, None, &held))
+        self.exchange.assemble(&held, stays)?;
+        if let (Some(own), Some(table)) = (
+            self.rows.as_ref().and_then(TableOwner::own),
+            self.backbone.table_mut(),
+        ) {
+            own.assemble(self.exchange.comm(), table, everywhere)?;
+        }
+        Ok(())
     }
 
-    /// Lets sharded blocks go again; what their owners keep is what is in them now.
+    /// Lets sharded blocks and the word table go again; what their owners keep is what is in them
+    /// now.
     ///
     /// # Errors
     /// If libtorch refuses.
-    pub fn dismantle(&mut self) -> Result<(), Error> {
+    pub(super) fn dismantle(&mut self) -> Result<(), Error> {
         for (index, block) in self.backbone.blocks().iter().enumerate() {
-            if self.exchange.is_sharded(index, block) {
+            if self.exchange.is_sharded(index, block) && self.exchange.is_here(index) {
                 if let Some(owner) = &mut self.owners[index] {
                     owner.keep(block)?;
                 }
                 self.exchange.release(index, block)?;
             }
         }
-        self.exchange.take_most_present();
+        if let (Some(own), Some(table)) = (
+            self.rows.as_mut().and_then(TableOwner::own_mut),
+            self.backbone.table_mut(),
+        ) {
+            own.keep(self.exchange.comm().rank(), table)?;
+        }
         Ok(())
     }
 

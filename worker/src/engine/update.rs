@@ -1,4 +1,4 @@
-//! The end of a step: owners combine their slices, step them and send them to all.
+//! The end of a step: owners combine their slices, step them and send them to all who keep them.
 
 use super::Error;
 use super::balancing::Decision;
@@ -50,10 +50,7 @@ impl Trainer {
                 rows.combine_own(&decision.row_weights);
             }
             combining += begun.elapsed();
-            let data = table.data_mut()?;
-            rows.optimizer
-                .step(data, &self.adamw, rate, number, scale as f32);
-            rows.gather(self.exchange.comm(), table)?;
+            rows.step(self.exchange.comm(), table, &self.adamw, pace_of(0))?;
         }
         let replicated = self.exchange.how().sharding == Sharding::None;
         let shares = replicated && self.exchange.how().sync != SyncPath::AllReduce;

@@ -54,6 +54,18 @@ pub enum Error {
         /// The name asked for.
         name: String,
     },
+    /// All rows of a table are asked for, and some are elsewhere.
+    #[error(
+        "{name}: {here} of {rows} rows are here: all of them have to be brought together first"
+    )]
+    NotWhole {
+        /// Name of the table.
+        name: String,
+        /// Rows in memory.
+        here: usize,
+        /// Rows of the table.
+        rows: usize,
+    },
     /// An input that the model cannot take.
     #[error("{0}")]
     Input(String),

@@ -133,7 +133,7 @@ pub(super) fn randomize(block: &mut Block, seed: u64, std: f64) -> Result<(), Er
 
 /// Random start of a table.
 pub(super) fn randomize_table(table: &mut Table, seed: u64, std: f64) -> Result<(), Error> {
-    let size = table.weight().size();
+    let size = table.weight()?.size();
     let values = normal(table.rows() * table.width(), key(seed, table.name()), std);
     table.load(&Tensor::f_from_slice(&values)?.f_view(&size[..])?)
 }
@@ -150,7 +150,7 @@ pub(super) fn start(
         Init::Pretrained => {
             let mut weights = Weights::open(source, prefix)?;
             if let Some(table) = table {
-                let values = weights.take(table.name(), &table.weight().size())?;
+                let values = weights.take(table.name(), &table.weight()?.size())?;
                 table.load(&values)?;
             }
             for block in blocks {

@@ -87,11 +87,11 @@ pub trait Backbone: std::fmt::Debug + Send {
     /// All tensors with their Hugging Face names.
     ///
     /// # Errors
-    /// If libtorch refuses.
+    /// If the model is not whole or libtorch refuses.
     fn export(&self) -> Result<Vec<(String, Tensor)>, Error> {
         let mut all = Vec::new();
         if let Some(table) = self.table() {
-            all.push((table.name().to_owned(), table.weight().shallow_clone()));
+            all.push((table.name().to_owned(), table.weight()?.shallow_clone()));
         }
         for block in self.blocks() {
             all.extend(block.export()?);

@@ -3,12 +3,14 @@
 
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous, connect, host_id};
 use espalier_spec::plan::{BlockPlacement, ExchangePlan, Profile, Seat, TaskPlacement};
+use espalier_spec::report::{Evaluation, MemoryStats};
 use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard, Step};
 use espalier_tests::{Toy, job};
 use espalier_worker::checkpoint::{RunState, Store};
-use espalier_worker::data::{Loader, LoaderOptions, Placement};
-use espalier_worker::engine::{Sources, StepReport, Trainer};
+use espalier_worker::data::{Input, Loader, LoaderOptions, Placement, RankStep};
+use espalier_worker::engine::{Sources, StepReport, Trainer, Which};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,10 +20,33 @@ use tch::Device;
 #[derive(Debug)]
 pub struct Outcome {
     pub reports: Vec<StepReport>,
+    pub evaluation: Option<Evaluation>,
     pub model: Vec<u8>,
     pub heads: Vec<u8>,
     /// Bytes that rank 0 sent in all.
     pub sent: u64,
+    /// What each rank had in memory.
+    pub held: Vec<Held>,
+}
+
+/// What a rank had in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// In the steps.
+    pub training: MemoryStats,
+    /// In the evaluation after them.
+    pub evaluating: MemoryStats,
+    /// Most distinct token ids of a step.
+    pub rows: usize,
+}
+
+/// What one rank saw.
+#[derive(Default)]
+struct Seen {
+    reports: Vec<StepReport>,
+    evaluation: Option<Evaluation>,
+    sent: u64,
+    held: Held,
 }
 
 impl Outcome {
@@ -35,6 +60,10 @@ impl Outcome {
                 .collect()
         };
         assert_eq!(losses(self), losses(other), "{what}: losses differ");
+        assert_eq!(
+            self.evaluation, other.evaluation,
+            "{what}: evaluations differ"
+        );
         assert!(self.model == other.model, "{what}: models differ");
         assert!(self.heads == other.heads, "{what}: heads differ");
     }
@@ -177,7 +206,7 @@ fn run(spec: &JobSpec, layout: &Layout, steps: u64, halves: bool) -> Outcome {
         steps,
         halves,
     };
-    let results: Vec<(Vec<StepReport>, u64)> = std::thread::scope(|scope| {
+    let results: Vec<Seen> = std::thread::scope(|scope| {
         let start = |(rank, listener)| {
             let (peers, job) = (peers.clone(), &job);
             scope.spawn(move || job.rank(rank, listener, peers))
@@ -193,15 +222,22 @@ fn run(spec: &JobSpec, layout: &Layout, steps: u64, halves: bool) -> Outcome {
         });
         timeless.map(|report| format!("{report:?}")).collect()
     };
-    for (reports, _) in &results[1..] {
-        let same = said(&results[0].0) == said(reports);
+    for other in &results[1..] {
+        let same = said(&results[0].reports) == said(&other.reports);
         assert!(same, "ranks disagree on what the steps were");
+        assert_eq!(
+            results[0].evaluation, other.evaluation,
+            "ranks disagree on the evaluation"
+        );
     }
-    let (reports, sent) = results.into_iter().next().unwrap();
+    let held = results.iter().map(|seen| seen.held.clone()).collect();
+    let first = results.into_iter().next().unwrap();
     let export = folder.path().join("export");
     Outcome {
-        reports,
-        sent,
+        reports: first.reports,
+        evaluation: first.evaluation,
+        sent: first.sent,
+        held,
         model: std::fs::read(export.join("model.safetensors")).unwrap(),
         heads: std::fs::read(export.join("heads.safetensors")).unwrap(),
     }
@@ -237,20 +273,21 @@ impl Ranks<'_> {
         Loader::start(tasks, order, options).unwrap()
     }
 
-    fn rank(
-        &self,
-        rank: usize,
-        listener: &Listener,
-        peers: Vec<PeerAddr>,
-    ) -> (Vec<StepReport>, u64) {
+    fn steps(&self, trainer: &mut Trainer, rank: usize, steps: Range<u64>, seen: &mut Seen) {
+        for batch in self.loader(rank, steps) {
+            let batch = batch.unwrap();
+            seen.held.rows = seen.held.rows.max(rows(&batch));
+            seen.reports.push(trainer.step(&batch, false).unwrap());
+        }
+    }
+
+    fn rank(&self, rank: usize, listener: &Listener, peers: Vec<PeerAddr>) -> Seen {
         let rendezvous = Rendezvous::new("exchange", 1, rank, peers);
         let comm: Arc<dyn Communicator> = Arc::new(connect(listener, rendezvous).unwrap());
         let mut trainer = self.trainer(comm.clone());
-        let mut reports = Vec::new();
+        let mut seen = Seen::default();
         let middle = if self.halves { self.steps / 2 } else { 0 };
-        for batch in self.loader(rank, 0..middle) {
-            reports.push(trainer.step(&batch.unwrap(), false).unwrap());
-        }
+        self.steps(&mut trainer, rank, 0..middle, &mut seen);
         if self.halves {
             let store = Store::new(self.dir.join("checkpoints"));
             let mut state = RunState {
@@ -263,13 +300,24 @@ impl Ranks<'_> {
             let back = trainer.resume_run(&store, self.dir, Step(middle)).unwrap();
             assert_eq!(back, state);
         }
-        for batch in self.loader(rank, middle..self.steps) {
-            reports.push(trainer.step(&batch.unwrap(), false).unwrap());
-        }
-        let bytes = comm.traffic().total().sent;
-        trainer.assemble().unwrap();
-        let export = self.dir.join("export");
-        trainer.export(&export, Step(self.steps)).unwrap();
-        (reports, bytes)
+        self.steps(&mut trainer, rank, middle..self.steps, &mut seen);
+        trainer.settle().unwrap();
+        seen.sent = comm.traffic().total().sent;
+        seen.held.training = trainer.memory();
+        let step = Step(self.steps);
+        seen.evaluation = trainer.evaluate(Which::Test, step).unwrap();
+        seen.held.evaluating = trainer.memory();
+        trainer.export(&self.dir.join("export"), step).unwrap();
+        seen
     }
+}
+
+/// Distinct token ids of a rank's part of a step.
+fn rows(batch: &RankStep) -> usize {
+    let samples = batch.shards.iter().flat_map(|shard| &shard.micro).flatten();
+    let ids = samples.filter_map(|sample| match &sample.input {
+        Input::Tokens(ids) => Some(ids.iter().copied()),
+        Input::Numbers(_) => None,
+    });
+    ids.flatten().collect::<BTreeSet<u32>>().len()
 }

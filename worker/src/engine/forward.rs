@@ -1,0 +1,92 @@
+//! Forward passes alone: for evaluations, and for balancers that look at a step's losses again.
+
+use super::Error;
+use super::balancing::Decision;
+use super::exact::ExactSum;
+use super::exchange::Held;
+use super::headset::key;
+use super::lanes::Slot;
+use super::trainer::Trainer;
+use crate::data::{RankStep, Sample};
+use crate::model::{Batch, Context, Moment, Pass};
+use espalier_spec::exchange::Sharding;
+use tch::Tensor;
+
+impl Trainer {
+    /// How many passes this rank makes of its `own` where the rank with the most has `most`: a pass
+    /// gathers what is sharded, so all ranks make equally many.
+    pub(super) fn equally_many(&self, own: usize, most: usize) -> usize {
+        match self.exchange.how().sharding {
+            Sharding::Full => most,
+            _ => own,
+        }
+    }
+
+    /// Features of a batch, without a graph. Where parameters are sharded all ranks call it together,
+    /// those that have no batch left with none.
+    ///
+    /// # Errors
+    /// What model and communicator say.
+    pub(super) fn features(
+        &mut self,
+        batch: Option<&Batch>,
+        ctx: &Context,
+    ) -> Result<Option<Tensor>, Error> {
+        let ids = match batch {
+            Some(Batch::Tokens(tokens)) => tokens.host_ids.as_slice(),
+            _ => &[],
+        };
+        self.fetch_rows(ids.iter().copied())?;
+        let backbone = self.backbone.as_ref();
+        let held = Held {
+            blocks: backbone.blocks(),
+            owners: &self.owners,
+        };
+        let exchange = &mut self.exchange;
+        let features = match batch {
+            Some(batch) => tch::no_grad(|| {
+                let pass = Pass::forward(backbone, batch, ctx, |moment| match moment {
+                    Moment::Forward(index) => exchange.need(index, Some(index + 1), &held),
+                    Moment::ForwardDone(index) => exchange.release(index, &held.blocks[index]),
+                    _ => Ok(()),
+                })?;
+                Ok::<_, Error>(Some(pass.features()?.f_detach()?))
+            })?,
+            None => {
+                exchange.pass_by(&held)?;
+                None
+            }
+        };
+        exchange.gathered(self.owners.len() - 1)?;
+        self.drop_rows()?;
+        Ok(features)
+    }
+
+    /// Losses of the step's batch with the new parameters, for balancers that learn from them.
+    pub(super) fn look_again(
+        &mut self,
+        batch: &RankStep,
+        decision: &Decision,
+    ) -> Result<(), Error> {
+        let ctx = self.context(batch.step);
+        let mut losses = vec![ExactSum::default(); self.tasks.len()];
+        let micros = self.micros(batch, Slot::ALL);
+        for pass in 0..self.equally_many(micros.len(), self.passes) {
+            let samples: &[&Sample] = micros.get(pass).map_or(&[], Vec::as_slice);
+            let packed = match samples {
+                [] => None,
+                samples => {
+                    let keys: Vec<u64> = samples.iter().map(|sample| key(sample)).collect();
+                    let inputs: Vec<_> = samples.iter().map(|sample| &sample.input).collect();
+                    Some(self.batch(&inputs, &keys)?)
+                }
+            };
+            if let Some(features) = self.features(packed.as_ref(), &ctx)? {
+                self.heads
+                    .measure(&features, samples, &self.tasks, &ctx, &mut losses)?;
+            }
+        }
+        self.balancing
+            .observe(batch, &losses, &mut self.exchange, decision)
+    }
+}
