@@ -140,3 +140,22 @@ async fn a_worker_dies() {
     let job = cluster.job("robbed").await.unwrap();
     assert_eq!(job.generation, 2);
 }
+
+// Promise: ranks that keep only their own parameters train the same bytes as ranks that keep them
+// all, also when one is killed and its rows and slices are read back from the checkpoint.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_dies_with_its_part_of_the_model() {
+    let mut cluster = two_workers().await;
+    let calm = undisturbed(&cluster).await;
+    let mut spec = spec(&cluster, "parts");
+    spec["exchange"] = json!({"sharding": "full"});
+    cluster.submit(&spec).unwrap();
+    cluster.checkpoint("parts", 0).await.unwrap();
+    cluster.kill_worker("b");
+    cluster.worker("b", 1).await.unwrap();
+    finish(&cluster, "parts")
+        .await
+        .same(&calm, "with full sharding, after a worker's death");
+    let job = cluster.job("parts").await.unwrap();
+    assert_eq!(job.generation, 2);
+}

@@ -175,7 +175,8 @@ pub fn train(spec: &JobSpec, layout: &Layout, steps: u64) -> Outcome {
     run(spec, layout, steps, false)
 }
 
-/// The same, but half-way everything is saved and new trainers take it up.
+/// The same, but half-way everything is saved and new trainers take it up, and then the best model,
+/// which is the same.
 pub fn train_in_halves(spec: &JobSpec, layout: &Layout, steps: u64) -> Outcome {
     run(spec, layout, steps, true)
 }
@@ -299,6 +300,9 @@ impl Ranks<'_> {
             trainer = self.trainer(comm.clone());
             let back = trainer.resume_run(&store, self.dir, Step(middle)).unwrap();
             assert_eq!(back, state);
+            trainer.save_best(&store, &state).unwrap();
+            let best = trainer.load_best(&store, self.dir, Step(middle));
+            best.unwrap();
         }
         self.steps(&mut trainer, rank, middle..self.steps, &mut seen);
         trainer.settle().unwrap();
