@@ -90,19 +90,8 @@ impl Agreed {
 
     /// Global L2 norm of the update: sqrt(wᵀGw) for the backbone, and the heads'.
     pub(super) fn norm(&self, decision: &Decision) -> f64 {
-        let mut square = decision.backbone_square.unwrap_or_else(|| {
-            let mut square = 0.0;
-            for (i, a) in decision.row_weights.iter().enumerate() {
-                for (j, b) in decision.row_weights.iter().enumerate() {
-                    let weight = f64::from(*a) * f64::from(*b);
-                    if weight != 0.0 {
-                        square += weight * self.product(i, j);
-                    }
-                }
-            }
-            // Rounding can take a vanishing update below 0; what is no number stays so.
-            if square < 0.0 { 0.0 } else { square }
-        });
+        let of_rows = || update_square(&decision.row_weights, |i, j| self.product(i, j));
+        let mut square = decision.backbone_square.unwrap_or_else(of_rows);
         for (weight, sum) in decision.head_weights.iter().zip(&self.heads) {
             if *weight != 0.0 {
                 square += weight * weight * sum.value();
@@ -110,4 +99,19 @@ impl Agreed {
         }
         square.sqrt()
     }
+}
+
+/// wᵀGw: the square of the norm of the rows' weighted sum, from their scalar products.
+pub(super) fn update_square(weights: &[f32], product: impl Fn(usize, usize) -> f64) -> f64 {
+    let mut square = 0.0;
+    for (i, a) in weights.iter().enumerate() {
+        for (j, b) in weights.iter().enumerate() {
+            let weight = f64::from(*a) * f64::from(*b);
+            if weight != 0.0 {
+                square += weight * product(i, j);
+            }
+        }
+    }
+    // Rounding can take a vanishing update below 0; what is no number stays so.
+    if square < 0.0 { 0.0 } else { square }
 }

@@ -155,16 +155,16 @@ impl Balancing {
                 row.collect::<Vec<_>>()
             };
             let gram = Gram::new(present.iter().flat_map(of).collect())?;
-            let facts = |facts| Facts {
+            let seen = Facts {
                 gram: Some(&gram),
-                ..facts
+                ..Facts::default()
             };
-            self.ask(batch, losses, facts)?
+            self.ask(batch, losses, seen)?
         } else if self.is_static {
-            self.ask(batch, &vec![1.0; tasks], |facts| facts)?
+            self.ask(batch, &vec![1.0; tasks], Facts::default())?
         } else {
             let losses = agree(losses, exchange)?;
-            self.ask(batch, &losses, |facts| facts)?
+            self.ask(batch, &losses, Facts::default())?
         };
         let mut decision = self.spread(batch, &answer);
         decision.row_weights = vec![1.0];
@@ -180,40 +180,40 @@ impl Balancing {
         self.method != Method::Mean
     }
 
-    /// Asks the balancer. `sums` are each task's sums of losses; `add` completes the facts.
+    /// Asks the balancer. `sums` are each task's sums of losses; `seen` is what was seen of the
+    /// gradients.
     ///
     /// # Errors
     /// What the balancer says, with the tasks' names.
-    pub(super) fn ask<'a>(
+    pub(super) fn ask(
         &mut self,
         batch: &RankStep,
         sums: &[f64],
-        add: impl FnOnce(Facts<'a>) -> Facts<'a>,
+        seen: Facts<'_>,
     ) -> Result<Answer, Error> {
-        self.ask_about(batch, present(&batch.counts), sums, add)
+        self.ask_about(batch, present(&batch.counts), sums, seen)
     }
 
     /// Asks the balancer about some of the step's tasks.
     ///
     /// # Errors
     /// What the balancer says, with the tasks' names.
-    pub(super) fn ask_about<'a>(
+    pub(super) fn ask_about(
         &mut self,
         batch: &RankStep,
         tasks: Vec<usize>,
         sums: &[f64],
-        add: impl FnOnce(Facts<'a>) -> Facts<'a>,
+        seen: Facts<'_>,
     ) -> Result<Answer, Error> {
         let counts = tasks.iter().map(|task| u64::from(batch.counts[*task]));
         let samples: Vec<u64> = counts.collect();
         let mean = |(task, count): (&usize, &u64)| sums[*task] / *count as f64;
         let losses: Vec<f64> = tasks.iter().zip(&samples).map(mean).collect();
-        let extra = add(Facts::default());
         let facts = Facts {
             samples: Some(&samples),
-            gram: extra.gram,
-            cross: extra.cross,
-            excess: extra.excess,
+            gram: seen.gram,
+            cross: seen.cross,
+            excess: seen.excess,
             ..self.facts(batch, &tasks, &losses)
         };
         let weights = self.balancer.weights(&facts);

@@ -17,55 +17,48 @@ impl Trainer {
             .map(|task| agreed.loss(task))
             .collect();
         let gram = self.balancing.gram(agreed, &batch.counts)?;
-        match self.balancing.needs() {
-            Gradients::Losses | Gradients::Gram => {
-                let facts = |facts| Facts {
-                    gram: Some(&gram),
-                    ..facts
-                };
-                let answer = self.balancing.ask(batch, &sums, facts)?;
-                Ok(self.balancing.spread(batch, &answer))
+        let seen = Facts {
+            gram: Some(&gram),
+            ..Facts::default()
+        };
+        let needs = self.balancing.needs();
+        let answer = match needs {
+            Gradients::Losses | Gradients::Gram | Gradients::Elementwise => {
+                self.balancing.ask(batch, &sums, seen)?
             }
             Gradients::TwoBatches => {
                 let cross = self.balancing.cross(agreed, &batch.counts);
-                let facts = |facts| Facts {
-                    gram: Some(&gram),
+                let seen = Facts {
                     cross: Some(&cross),
-                    ..facts
+                    ..seen
                 };
-                let answer = self.balancing.ask(batch, &sums, facts)?;
-                Ok(self.balancing.spread(batch, &answer))
+                self.balancing.ask(batch, &sums, seen)?
             }
-            Gradients::Buffers => self.decide_by_buffers(batch, agreed, &sums),
             Gradients::Excess => {
                 let excess = self.excess(agreed)?;
                 let excess: Vec<f64> = agree(&excess, &mut self.exchange)?;
                 let tasks = present(&batch.counts);
                 let excess: Vec<f64> = tasks.iter().map(|task| excess[*task]).collect();
-                let facts = |facts| Facts {
-                    gram: Some(&gram),
+                let seen = Facts {
                     excess: Some(&excess),
-                    ..facts
+                    ..seen
                 };
-                let answer = self.balancing.ask(batch, &sums, facts)?;
-                Ok(self.balancing.spread(batch, &answer))
+                self.balancing.ask(batch, &sums, seen)?
             }
-            Gradients::Elementwise => {
-                let facts = |facts| Facts {
-                    gram: Some(&gram),
-                    ..facts
-                };
-                let answer = self.balancing.ask(batch, &sums, facts)?;
-                let mut decision = self.balancing.spread(batch, &answer);
-                let square = self.combine_elementwise(batch.step, &decision)?;
-                let square = agree(&[square], &mut self.exchange)?;
-                decision.backbone_square = square.first().copied();
-                Ok(decision)
+            Gradients::Buffers => return self.decide_by_buffers(batch, agreed, &sums),
+            Gradients::Representation => {
+                return Err(Error::Plan(
+                    "a balancer of shared features was given task gradients that travel apart"
+                        .to_owned(),
+                ));
             }
-            Gradients::Representation => Err(Error::Plan(
-                "a balancer of shared features was given task gradients that travel apart"
-                    .to_owned(),
-            )),
+        };
+        let mut decision = self.balancing.spread(batch, &answer);
+        if needs == Gradients::Elementwise {
+            let square = self.combine_elementwise(batch.step, &decision)?;
+            let square = agree(&[square], &mut self.exchange)?;
+            decision.backbone_square = square.first().copied();
         }
+        Ok(decision)
     }
 }

@@ -2,7 +2,7 @@
 //! owner: moving averages, accumulators; and updates made number by number.
 
 use super::Error;
-use super::agree::Agreed;
+use super::agree::{Agreed, update_square};
 use super::balancing::{Decision, agree, present};
 use super::exact::ExactSum;
 use super::kernel::{self, Lane, Row, pair, pairs};
@@ -124,26 +124,17 @@ impl Trainer {
         let all = tasks.iter().flat_map(pairs_of);
         let values = all.map(|(a, b)| product(place(a), place(b))).collect();
         let gram = Gram::new(values)?;
-        let facts = |facts| Facts {
+        let seen = Facts {
             gram: Some(&gram),
-            ..facts
+            ..Facts::default()
         };
-        let answer = self.balancing.ask_about(batch, tasks, sums, facts)?;
+        let answer = self.balancing.ask_about(batch, tasks, sums, seen)?;
         let mut decision = self.balancing.spread(batch, &answer);
         // Those that were not mixed in are left out of the whole step, their heads too.
         let out = present(&batch.counts).into_iter();
         let out: Vec<usize> = out.filter(|task| mix_of(*task).is_none()).collect();
         self.balancing.leave_out(&out, &mut decision);
-        let mut square = 0.0;
-        for (i, a) in decision.row_weights.iter().enumerate() {
-            for (j, b) in decision.row_weights.iter().enumerate() {
-                let weight = f64::from(*a) * f64::from(*b);
-                if weight != 0.0 {
-                    square += weight * product(i, j);
-                }
-            }
-        }
-        decision.backbone_square = Some(if square < 0.0 { 0.0 } else { square });
+        decision.backbone_square = Some(update_square(&decision.row_weights, product));
         Ok(decision)
     }
 
@@ -211,11 +202,8 @@ impl Trainer {
         let Some(rule) = self.balancing.elementwise() else {
             return Ok(square);
         };
-        let in_step = |rows: Vec<Row<'_>>| -> Vec<usize> {
-            let weights = decision.row_weights.iter().enumerate();
-            let used = weights.filter(|(place, weight)| **weight != 0.0 && *place < rows.len());
-            used.map(|(place, _)| place).collect()
-        };
+        let used = decision.row_weights.iter().enumerate();
+        let used: Vec<usize> = used.filter(|(_, w)| **w != 0.0).map(|(p, _)| p).collect();
         let at = |block: u64, offset: u64| SliceAt {
             seed: self.spec.seed,
             step,
@@ -229,7 +217,6 @@ impl Trainer {
             }
             let slice = exchange.slice(index);
             let rows = exchange.rows(index, block)?;
-            let used = in_step(exchange.rows(index, block)?);
             let rows: Vec<Row<'_>> = used.iter().map(|place| rows[*place].clone()).collect();
             let out = torch::data_mut(&mut tracks.blocks[index][0])?;
             kernel::for_chunks(&rows, slice.start, slice.len(), |offset, parts| {
@@ -248,8 +235,6 @@ impl Trainer {
                 .gradients()
                 .iter()
                 .fold(RowGradient::default(), |sum, more| sum.plus(more, width));
-            let used = decision.row_weights.iter().enumerate();
-            let used: Vec<usize> = used.filter(|(_, w)| **w != 0.0).map(|(p, _)| p).collect();
             let mut update = RowGradient::default();
             for &row in &union.rows {
                 let gradients = used.iter().map(|place| {
