@@ -6,7 +6,8 @@
     python3 tests/bench/balance.py
 
 Runs contestants in turns on this machine, prints Markdown tables, appends them to RESULTS.md. Parts,
-for --only: `methods` (step time, bytes, what of the exchange is exposed), `peers`, `memory`.
+for --only: `methods` (step time, bytes, what of the exchange is exposed), `peers`, `memory`, and, only
+if asked for, `pairs`: every method with `equal` right before it, for machines whose speed drifts.
 """
 
 import argparse
@@ -28,6 +29,7 @@ OWNERS = "owner_combine"
 # What bench_step cuts texts at.
 MAX_TOKENS = 64
 PARTS = ["methods", "peers", "memory"]
+ON_DEMAND = ["pairs"]
 METHODS = ["equal", "uw", "dwa", "famo", "gradnorm", "mgda", "pcgrad", "gradvac", "cagrad", "imtl_g", "nash_mtl", "fairgrad",
            "aligned_mtl", "upgrad", "dual_proj", "config", "moco", "db_mtl", "excess_mtl", "grad_drop", "trimmed_mean"]
 # Ours, and what LibMTL and TorchJD call it; LibMTL's IMTL scales losses as well.
@@ -80,6 +82,22 @@ class Bench:
             self.failed[name.replace(left[0], failed)] = self.failed.pop(name, "no figures")
             left = left[len(lines) + 1:]
 
+    def pairs(self, tasks, ranks):
+        """Each method over `equal`, and `equal` by owners over the all-reduce, measured one after the other."""
+        def seconds(method, sharding="optimizer", sync=OWNERS):
+            figures = self.found.get(("pairs", "batch-per-task", tasks, ranks, sharding, method, sync))
+            return figures[-1]["seconds"] if figures else None
+
+        for method in self.args.methods:
+            if method == "equal":
+                self.ours("pairs", tasks, ranks, ["equal"], sharding="none", sync="all_reduce")
+                self.ours("pairs", tasks, ranks, ["equal"])
+                ratio = over(seconds("equal"), seconds("equal", "none", "all_reduce"))
+            else:
+                self.ours("pairs", tasks, ranks, ["equal", method])
+                ratio = over(seconds(method), seconds("equal"))
+            self.keep(("ratio", tasks, ranks, method), {"ratio": ratio})
+
     def peer(self, script, *words):
         packages = [os.environ.get("PYTHONPATH"), str(REPO / ".espalier/pysite"), str(REPO / ".espalier/pygolden")]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, packages))}
@@ -95,6 +113,10 @@ class Bench:
             for tasks in args.tasks:
                 for ranks in args.ranks:
                     self.ours("methods", tasks, ranks, args.methods)
+        if "pairs" in parts:
+            for tasks in args.tasks:
+                for ranks in args.ranks:
+                    self.pairs(tasks, ranks)
         if "peers" in parts:
             for setting in args.settings:
                 for tasks in args.tasks:
@@ -124,6 +146,15 @@ class Bench:
             values = [self.middle(("methods", "batch-per-task", *column, "optimizer", method, OWNERS), "seconds") for column in columns]
             if method != "equal" and any(values):
                 lines.append(row(f"`{method}`", *(cell(over(value, base[column])) for value, column in zip(values, columns))))
+        return lines
+
+    def paired(self):
+        columns = [(tasks, ranks) for tasks in self.args.tasks for ranks in self.args.ranks]
+        lines = ["### Step time over `equal` right before it", "",
+                 "The first row is `equal` by owner_combine over `equal` by all_reduce; median of the rounds' ratios.", "",
+                 row("method", *(f"{tasks} tasks, {ranks} rank{'s' * (ranks > 1)}" for tasks, ranks in columns)), rule(len(columns) + 1)]
+        for method in self.args.methods:
+            lines.append(row(f"`{method}`", *(cell(self.middle(("ratio", *column, method), "ratio")) for column in columns)))
         return lines
 
     def beside(self):
@@ -187,6 +218,8 @@ class Bench:
         lines = []
         if "methods" in parts:
             lines += self.step_times()
+        if "pairs" in parts:
+            lines += self.paired()
         if "peers" in parts:
             lines += self.beside()
         if "methods" in parts:
@@ -251,8 +284,8 @@ def main():
     if args.quick:
         args.tasks, args.methods, args.steps, args.warmup = [4], QUICK, 3, 1
     parts = args.only.split(",") if args.only else PARTS
-    if set(parts) - set(PARTS):
-        parser.error(f"parts are {', '.join(PARTS)}")
+    if set(parts) - set(PARTS + ON_DEMAND):
+        parser.error(f"parts are {', '.join(PARTS + ON_DEMAND)}")
     if not BENCH_STEP.is_file():
         sys.exit(f"no {BENCH_STEP}: run 'cargo build --example bench_step', or name it in ESPALIER_BENCH_STEP")
     if not files():
