@@ -5,9 +5,9 @@ use espalier_proto::{Wire, v1};
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
     Affinity, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns, DataSpec, Device,
-    EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind, Init, LossSpec, Metric, Normalize,
-    OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding,
-    SyncKind, TaskSpec, TrainingSpec, Tuning,
+    EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind, Init, LoraSpec, LossSpec, Metric,
+    Normalize, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec,
+    Sharding, SyncKind, TaskSpec, TrainingSpec, Tuning,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -225,6 +225,15 @@ fn job() -> impl Strategy<Value = JobSpec> {
     let tuning = prop_oneof![
         Just(Tuning::All),
         Just(Tuning::Heads),
+        Just(Tuning::Biases),
+        (1..9_u32, number(), number(), vec(word(), 1..3)).prop_map(
+            |(rank, alpha, dropout, targets)| Tuning::Lora(LoraSpec {
+                rank,
+                alpha,
+                dropout,
+                targets
+            })
+        ),
         any::<u32>().prop_map(Tuning::LastBlocks)
     ];
     let sampler = prop_oneof![

@@ -42,7 +42,8 @@ pub struct Violation {
 pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     let mut found = Findings::default();
     job::name(&spec.name, &mut found);
-    job::backbone(&spec.backbone, spec.tuning, &mut found);
+    job::backbone(&spec.backbone, &mut found);
+    job::tuning(&spec.tuning, &mut found);
     job::tasks(&spec.tasks, &mut found);
     for (index, task) in spec.tasks.iter().enumerate() {
         task::task(task, &format!("tasks[{index}]"), &mut found);

@@ -6,6 +6,7 @@
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
+pub use crate::tuning::{LoraSpec, Tuning};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -110,20 +111,6 @@ pub enum Pooling {
     /// The model's own pooler: the first token through a dense layer and tanh (BERT). Exports for
     /// classification then load as stock transformers classes.
     Pooler,
-}
-
-/// Which part of the backbone is trained. Heads always are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Tuning {
-    /// The whole backbone.
-    #[default]
-    All,
-    /// Nothing of the backbone: it is frozen.
-    Heads,
-    /// The last n blocks; the rest is frozen.
-    LastBlocks(u32),
 }
 
 /// One task: data, head, loss and metric.

@@ -13,6 +13,7 @@ pub mod job;
 pub mod plan;
 pub mod report;
 mod training;
+mod tuning;
 
 pub use check::{Violation, check};
 pub use group::InputGroups;

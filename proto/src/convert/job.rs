@@ -4,7 +4,8 @@ use super::{Bad, Violations, Wire, at, item, or_default, text};
 use crate::v1;
 use espalier_spec::job::{
     BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec, ExchangeSpec, Init,
-    OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, TrainingSpec, Tuning,
+    LoraSpec, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, TrainingSpec,
+    Tuning,
 };
 use espalier_spec::{JobSpec, Violation, check};
 
@@ -158,11 +159,18 @@ impl Wire for Tuning {
     type Message = v1::Tuning;
 
     fn to_wire(&self) -> v1::Tuning {
-        use v1::tuning::{AllBlocks, HeadsOnly, Mode};
+        use v1::tuning::{AllBlocks, BiasesOnly, HeadsOnly, Mode};
         let mode = match self {
             Tuning::All => Mode::All(AllBlocks {}),
             Tuning::Heads => Mode::Heads(HeadsOnly {}),
             Tuning::LastBlocks(n) => Mode::LastBlocks(*n),
+            Tuning::Biases => Mode::Biases(BiasesOnly {}),
+            Tuning::Lora(lora) => Mode::Lora(v1::Lora {
+                rank: Some(lora.rank),
+                alpha: Some(lora.alpha),
+                dropout: lora.dropout,
+                targets: lora.targets.clone(),
+            }),
         };
         v1::Tuning { mode: Some(mode) }
     }
@@ -174,6 +182,19 @@ impl Wire for Tuning {
             Some(Mode::All(_)) => Tuning::All,
             Some(Mode::Heads(_)) => Tuning::Heads,
             Some(Mode::LastBlocks(n)) => Tuning::LastBlocks(n),
+            Some(Mode::Biases(_)) => Tuning::Biases,
+            Some(Mode::Lora(m)) => {
+                let usual = LoraSpec::default();
+                Tuning::Lora(LoraSpec {
+                    rank: m.rank.unwrap_or(usual.rank),
+                    alpha: m.alpha.unwrap_or(usual.alpha),
+                    dropout: m.dropout,
+                    targets: match m.targets.is_empty() {
+                        true => usual.targets,
+                        false => m.targets,
+                    },
+                })
+            }
         }
     }
 }

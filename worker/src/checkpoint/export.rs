@@ -5,10 +5,12 @@
 //!   config.json model.safetensors tokenizer.json ...   the backbone: AutoModel loads it
 //!   espalier.json heads.safetensors                    tasks, labels, heads: `espalier predict`
 //!   tasks/<task>/                                      AutoModelForSequenceClassification loads it
+//!   adapter/                                           low-rank updates alone: PEFT loads it
 //! ```
 //!
 //! A task's directory holds only its head; the backbone in it is a hard link.
 
+use super::adapter::{Adapter, write_adapter};
 use super::{Error, write_tensors};
 use espalier_spec::job::{HeadKind, Pooling};
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,9 @@ use tch::Tensor;
 pub const META_FILE: &str = "espalier.json";
 /// Name of the file with all heads: `heads.<task>.weight` [C, H] and `heads.<task>.bias` `[C]`.
 pub const HEADS_FILE: &str = "heads.safetensors";
+
+/// Name of the directory with low-rank updates alone, where a job trained some.
+pub const ADAPTER_DIR: &str = "adapter";
 
 const MODELING: &str = include_str!("modeling_espalier.py");
 const BACKBONE_FILES: [&str; 10] = [
@@ -67,7 +72,8 @@ pub struct ExportedTask {
 /// Writes an export to `target`, replacing an older one only when the new one is whole.
 ///
 /// `backbone` are the backbone's tensors with Hugging Face names (without model prefix), `heads` are
-/// `heads.<task>.{weight,bias}`, `source` is the directory that the backbone came from.
+/// `heads.<task>.{weight,bias}`, `source` is the directory that the backbone came from, `adapter` what
+/// was merged into the backbone, if anything.
 ///
 /// # Errors
 /// [`Error::DiskFull`], [`Error::Io`]; then `target` is as it was.
@@ -77,6 +83,7 @@ pub fn write_export(
     meta: &Export,
     backbone: Vec<(String, Tensor)>,
     heads: &[(String, Tensor)],
+    adapter: Option<Adapter<'_>>,
 ) -> Result<(), Error> {
     let parent = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
@@ -104,6 +111,11 @@ pub fn write_export(
     )?;
     copy_beside(source, &temporary)?;
     write_tensors(&temporary.join(HEADS_FILE), heads, None)?;
+    if let Some(adapter) = adapter {
+        let dir = temporary.join(ADAPTER_DIR);
+        create(&dir)?;
+        write_adapter(&dir, source, adapter)?;
+    }
     let value = serde_json::to_value(meta).map_err(|e| Error::Damaged {
         path: temporary.join(META_FILE),
         message: e.to_string(),
@@ -246,7 +258,7 @@ fn read_json(path: &Path) -> Result<Map<String, Value>, Error> {
     })
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), Error> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<(), Error> {
     fs::write(path, format!("{value:#}\n")).map_err(|e| Error::io("write", path, e))
 }
 

@@ -6,12 +6,14 @@
 //! else, and the hashes tell. Optimizer state is stored by block and slice, so that any number of
 //! ranks can load it.
 
+mod adapter;
 mod durable;
 mod error;
 mod export;
 mod files;
 
+pub use adapter::Adapter;
 pub use durable::{Checkpoint, Manifest, RunState, Store, Writer};
 pub use error::Error;
-pub use export::{Export, ExportedTask, HEADS_FILE, META_FILE, write_export};
+pub use export::{ADAPTER_DIR, Export, ExportedTask, HEADS_FILE, META_FILE, write_export};
 pub use files::{FileEntry, read_tensors, write_tensors};

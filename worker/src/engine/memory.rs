@@ -19,7 +19,8 @@ impl Trainer {
                 .then_some(block.len())
         };
         let gone: usize = blocks.iter().enumerate().filter_map(sharded).sum();
-        let all: usize = blocks.iter().map(Block::len).sum();
+        let of = |block: &Block| block.len() + block.untrained();
+        let all: usize = blocks.iter().map(of).sum();
         let (kept, most_rows) = match self.rows.as_mut().and_then(TableOwner::own_mut) {
             Some(own) => (Some(own.numbers()), own.take_most()),
             None => (None, 0),

@@ -3,9 +3,11 @@
 use super::Error;
 use super::trainer::Trainer;
 use crate::checkpoint::{
-    self, Checkpoint, Export, ExportedTask, FileEntry, RunState, Store, write_export, write_tensors,
+    self, Adapter, Checkpoint, Export, ExportedTask, FileEntry, RunState, Store, write_export,
+    write_tensors,
 };
 use espalier_comm::CommunicatorExt;
+use espalier_spec::job::Tuning;
 use espalier_spec::{JobId, Step};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -66,7 +68,7 @@ impl Trainer {
             if rank == 0 {
                 files.push(write_tensors(
                     &writer.file(MODEL),
-                    &self.backbone.export()?,
+                    &self.backbone.tensors()?,
                     None,
                 )?);
                 files.push(write_tensors(
@@ -125,7 +127,7 @@ impl Trainer {
         let written = if self.exchange.comm().rank() == 0 {
             (|| {
                 let writer = store.begin("best", state.step)?;
-                let model = write_tensors(&writer.file(MODEL), &self.backbone.export()?, None)?;
+                let model = write_tensors(&writer.file(MODEL), &self.backbone.tensors()?, None)?;
                 let heads =
                     write_tensors(&writer.file(HEADS), &self.heads.block().export()?, None)?;
                 writer.commit(
@@ -197,6 +199,18 @@ impl Trainer {
         written
     }
 
+    /// Low-rank updates by themselves, if the job trains some.
+    fn adapter(&self) -> Result<Option<Adapter<'_>>, Error> {
+        let Tuning::Lora(lora) = &self.spec.tuning else {
+            return Ok(None);
+        };
+        let mut updates = Vec::new();
+        for block in self.backbone.blocks() {
+            updates.extend(block.updates()?);
+        }
+        Ok(Some(Adapter { lora, updates }))
+    }
+
     fn write_model(&self, target: &Path, step: Step) -> Result<(), Error> {
         let written = if self.exchange.comm().rank() == 0 {
             let task = |(index, task): (usize, &espalier_spec::job::TaskSpec)| ExportedTask {
@@ -214,7 +228,8 @@ impl Trainer {
             };
             let source = Path::new(&self.spec.backbone.path);
             let heads = self.heads.block().export()?;
-            write_export(target, source, &meta, self.backbone.export()?, &heads)
+            let backbone = self.backbone.export()?;
+            write_export(target, source, &meta, backbone, &heads, self.adapter()?)
                 .map_err(Error::from)
         } else {
             Ok(())

@@ -85,7 +85,7 @@ impl Sources {
         let options = Options {
             init: spec.backbone.init,
             seed: spec.seed,
-            tuning: spec.tuning,
+            tuning: spec.tuning.clone(),
             pooling: spec.backbone.pooling,
             dropout: spec.backbone.dropout,
             device,
@@ -111,12 +111,11 @@ impl Sources {
             });
         }
         for block in backbone.blocks().iter().chain([heads.block()]) {
-            let total = block.len() as u64;
-            let trainable = if block.trainable() { total } else { 0 };
+            let own = block.len() as u64;
             blocks.push(BlockProfile {
                 name: block.name().to_owned(),
-                trainable,
-                total,
+                trainable: if block.trainable() { own } else { 0 },
+                total: own + block.untrained() as u64,
             });
         }
         let tasks = self

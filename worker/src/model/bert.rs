@@ -4,8 +4,9 @@
 
 use super::batch::TokenBatch;
 use super::hf::{self, Source};
-use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table, is_trained};
-use espalier_spec::job::Pooling;
+use super::tuning::{is_table_trained, is_trained, tune};
+use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
+use espalier_spec::job::{Pooling, Tuning};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
@@ -84,45 +85,41 @@ impl Bert {
         }
         let has_pooler = options.pooling == Pooling::Pooler;
         let count = 1 + config.num_hidden_layers + usize::from(has_pooler);
-        let trained = |index| is_trained(options.tuning, index, count);
+        let tuning = &options.tuning;
         let mut table = Table::new(
             "embeddings.word_embeddings.weight",
             [config.vocab_size, config.hidden_size],
-            trained(0),
+            is_table_trained(tuning, count),
             options.device,
         )?;
-        let mut blocks = Vec::with_capacity(count);
-        blocks.push(Block::new(
-            "embeddings",
-            embeddings(&config),
-            trained(0),
-            options.device,
-        )?);
+        let mut names = vec!["embeddings".to_owned()];
+        let mut specs = vec![embeddings(&config)];
         for layer in 0..config.num_hidden_layers {
             let name = format!("encoder.layer.{layer}");
-            let params = layer_params(&config, &name);
-            blocks.push(Block::new(
-                name,
-                params,
-                trained(layer + 1),
-                options.device,
-            )?);
+            specs.push(layer_params(&config, &name));
+            names.push(name);
         }
         if has_pooler {
             let h = config.hidden_size;
-            let params = vec![
+            names.push("pooler".to_owned());
+            specs.push(vec![
                 ParamSpec::weight("pooler.dense.weight", &[h, h]),
                 ParamSpec::bias("pooler.dense.bias", &[h]),
-            ];
-            blocks.push(Block::new(
-                "pooler",
-                params,
-                trained(count - 1),
-                options.device,
-            )?);
+            ]);
+        }
+        tune(tuning, source.dir(), &mut specs)?;
+        let mut blocks = Vec::with_capacity(count);
+        for (index, (name, specs)) in names.into_iter().zip(specs).enumerate() {
+            let trained = is_trained(tuning, index, count);
+            blocks.push(Block::new(name, specs, trained, options.device)?);
         }
         let start = (options.init, options.seed, config.initializer_range);
         let extra = hf::start(source, start, "bert.", Some(&mut table), &mut blocks)?;
+        if let Tuning::Lora(lora) = tuning {
+            for block in &mut blocks {
+                block.start_updates(lora, options.seed)?;
+            }
+        }
         Ok(Self {
             config,
             activation,
@@ -158,23 +155,26 @@ impl Bert {
         batch: &TokenBatch,
         ctx: &Context,
     ) -> Result<Tensor, Error> {
-        let p = |place: usize| self.blocks[index].param(place);
+        let block = &self.blocks[index];
+        let p = |place: usize| block.param(place);
         let site = 1 + (index as u64 - 1) * SITES;
         let rate = self.config.hidden_dropout_prob;
 
-        let qkv_th = x_th.f_linear(p(0), Some(p(4)))?;
+        let linear = |x: &Tensor, places| block.linear(x, places, &batch.row_keys, (ctx, site));
+
+        let qkv_th = linear(x_th, (0, 4))?;
         let attended_th = self.attend(&qkv_th, batch, ctx, site)?;
-        let y_th = attended_th.f_linear(p(1), Some(p(5)))?;
+        let y_th = linear(&attended_th, (1, 5))?;
         let y_th = ctx.dropout(y_th, &batch.row_keys, site + 1, rate)?;
         let x_th = self.norm(&y_th.f_add(x_th)?, p(6), p(7))?;
 
-        let up_ti = x_th.f_linear(p(2), Some(p(8)))?;
+        let up_ti = linear(&x_th, (2, 8))?;
         let up_ti = match self.activation {
             Activation::Gelu => up_ti.f_gelu("none")?,
             Activation::GeluTanh => up_ti.f_gelu("tanh")?,
             Activation::Relu => up_ti.f_relu()?,
         };
-        let y_th = up_ti.f_linear(p(3), Some(p(9)))?;
+        let y_th = linear(&up_ti, (3, 9))?;
         let y_th = ctx.dropout(y_th, &batch.row_keys, site + 2, rate)?;
         self.norm(&y_th.f_add(&x_th)?, p(10), p(11))
     }
@@ -380,10 +380,10 @@ fn layer_params(config: &Config, layer: &str) -> Vec<ParamSpec> {
     let (weight, weights) = qkv("weight");
     let (bias, biases) = qkv("bias");
     vec![
-        ParamSpec::weight(weight, &[3 * h, h]).made_of(weights),
-        ParamSpec::weight(name("attention.output.dense.weight"), &[h, h]),
-        ParamSpec::weight(name("intermediate.dense.weight"), &[i, h]),
-        ParamSpec::weight(name("output.dense.weight"), &[h, i]),
+        ParamSpec::linear(weight, &[3 * h, h]).made_of(weights),
+        ParamSpec::linear(name("attention.output.dense.weight"), &[h, h]),
+        ParamSpec::linear(name("intermediate.dense.weight"), &[i, h]),
+        ParamSpec::linear(name("output.dense.weight"), &[h, i]),
         ParamSpec::bias(bias, &[3 * h]).made_of(biases),
         ParamSpec::bias(name("attention.output.dense.bias"), &[h]),
         ParamSpec::bias(name("attention.output.LayerNorm.weight"), &[h]),

@@ -1,6 +1,7 @@
 //! Blocks: one layer group of a backbone, all its parameters in one flat buffer.
 
 use super::Error;
+use super::lora::Update;
 use crate::torch;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
@@ -17,9 +18,24 @@ pub struct ParamSpec {
     pub shape: Vec<i64>,
     /// Whether weight decay applies: not to biases and norms.
     pub decay: bool,
+    /// What it is to the layers that low-rank updates may be added to.
+    pub role: Role,
+    /// Whether it is trained, where its block is.
+    pub trained: bool,
     /// Hugging Face names of its equal parts along the first dimension, where one of our
     /// parameters holds several of theirs (query, key and value); else empty.
     pub parts: Vec<String>,
+}
+
+/// What a parameter is to low-rank updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Nothing.
+    Plain,
+    /// The matrix of a linear layer: it may get one.
+    Linear,
+    /// Part of one; not in a model's files.
+    Update,
 }
 
 impl ParamSpec {
@@ -29,17 +45,25 @@ impl ParamSpec {
             name: name.into(),
             shape: shape.to_vec(),
             decay: true,
+            role: Role::Plain,
+            trained: true,
             parts: Vec::new(),
+        }
+    }
+
+    /// The matrix [out, in] of a linear layer: a weight that low-rank updates may be added to.
+    pub fn linear(name: impl Into<String>, shape: &[i64]) -> Self {
+        Self {
+            role: Role::Linear,
+            ..Self::weight(name, shape)
         }
     }
 
     /// A bias or the parameter of a norm: does not decay.
     pub fn bias(name: impl Into<String>, shape: &[i64]) -> Self {
         Self {
-            name: name.into(),
-            shape: shape.to_vec(),
             decay: false,
-            parts: Vec::new(),
+            ..Self::weight(name, shape)
         }
     }
 
@@ -58,16 +82,44 @@ pub struct Param {
     pub name: String,
     /// The view, an autograd leaf whose `.grad` is the same place of the flat gradient.
     pub tensor: Tensor,
+    /// Where it lies, among the trained numbers or, if `frozen`, among the others.
     range: Range<usize>,
+    frozen: bool,
+    is_update: bool,
     parts: Vec<String>,
 }
 
+/// A piece of a parameter that has a Hugging Face name of its own.
+pub(super) struct Piece<'a> {
+    pub(super) name: &'a str,
+    pub(super) shape: Vec<i64>,
+    range: Range<usize>,
+    frozen: bool,
+    /// Part of a low-rank update.
+    pub(super) is_update: bool,
+}
+
 impl Param {
-    /// Hugging Face names with the shape and the numbers (of the flat buffer) of each.
-    fn pieces(&self) -> Vec<(&str, Vec<i64>, Range<usize>)> {
+    /// Its Hugging Face names.
+    pub(super) fn names(&self) -> Vec<&str> {
+        match self.parts.is_empty() {
+            true => vec![&self.name],
+            false => self.parts.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// What has a Hugging Face name.
+    fn pieces(&self) -> Vec<Piece<'_>> {
         let mut shape = self.tensor.size();
+        let piece = |name, shape, range| Piece {
+            name,
+            shape,
+            range,
+            frozen: self.frozen,
+            is_update: self.is_update,
+        };
         if self.parts.is_empty() {
-            return vec![(&self.name, shape, self.range.clone())];
+            return vec![piece(&self.name, shape, self.range.clone())];
         }
         let count = self.parts.len();
         shape[0] /= count as i64;
@@ -75,25 +127,30 @@ impl Param {
         let start = |index: usize| self.range.start + index * length;
         let pieces = self.parts.iter().enumerate();
         pieces
-            .map(|(i, name)| (name.as_str(), shape.clone(), start(i)..start(i) + length))
+            .map(|(i, name)| piece(name, shape.clone(), start(i)..start(i) + length))
             .collect()
     }
 }
 
-/// One layer group: parameters in one flat f32 buffer, gradients in a second one of the same layout.
-/// Parameters that decay come first.
+/// One layer group: trained parameters in one flat f32 buffer, gradients in a second one of the same
+/// layout; those that decay come first. What is not trained lies in a buffer of its own, that no
+/// owner, exchange or optimizer sees. A block of which nothing is trained has all in the first one.
 #[derive(Debug)]
 pub struct Block {
     name: String,
     params: Vec<Param>,
     flat: Tensor,
+    /// Parameters that are not trained, of a block that is.
+    rest: Tensor,
     /// Flat gradients, one for each slot; none if the block is frozen.
     grads: Vec<Tensor>,
     decay_end: usize,
+    pub(super) updates: Vec<Update>,
 }
 
 impl Block {
-    /// A block of zeros. Order of `specs` is kept among those that decay and among those that do not.
+    /// A block of zeros. Parameters are numbered in the order of `specs`, those that decay first, and
+    /// parts of low-rank updates last. With `trainable` those are trained that say so.
     ///
     /// # Errors
     /// If memory cannot be had.
@@ -103,29 +160,35 @@ impl Block {
         trainable: bool,
         device: Device,
     ) -> Result<Self, Error> {
-        let (decaying, others): (Vec<_>, Vec<_>) = specs.into_iter().partition(|spec| spec.decay);
-        let mut at = 0usize;
-        let mut places = Vec::new();
-        let mut decay_end = 0;
-        for (index, spec) in decaying.iter().chain(&others).enumerate() {
-            let length = spec.shape.iter().product::<i64>().unsigned_abs() as usize;
-            places.push(at..at + length);
-            at = (at + length).next_multiple_of(ALIGN);
-            if index + 1 == decaying.len() {
-                decay_end = at;
+        let mut specs = specs;
+        specs.sort_by_key(|spec| (spec.role == Role::Update, !spec.decay));
+        let trainable = trainable && specs.iter().any(|spec| spec.trained);
+        let frozen = |spec: &ParamSpec| trainable && !spec.trained;
+        let mut places = vec![0..0; specs.len()];
+        let mut lay = |chosen: &dyn Fn(&ParamSpec) -> bool, mut at: usize| {
+            for (spec, place) in specs.iter().zip(&mut places).filter(|(s, _)| chosen(s)) {
+                let length = spec.shape.iter().product::<i64>().unsigned_abs() as usize;
+                *place = at..at + length;
+                at = (at + length).next_multiple_of(ALIGN);
             }
-        }
-        let zeros = || Tensor::f_zeros([at as i64], (Kind::Float, device));
-        let flat = zeros()?;
+            at
+        };
+        let decay_end = lay(&|spec| !frozen(spec) && spec.decay, 0);
+        let end = lay(&|spec| !frozen(spec) && !spec.decay, decay_end);
+        let rest_end = lay(&frozen, 0);
+        let zeros = |n: usize| Tensor::f_zeros([n as i64], (Kind::Float, device));
+        let (flat, rest) = (zeros(end)?, zeros(rest_end)?);
         let grads = if trainable {
-            vec![zeros()?]
+            vec![zeros(end)?]
         } else {
             Vec::new()
         };
         let mut params = Vec::new();
-        for (spec, range) in decaying.into_iter().chain(others).zip(places) {
-            let mut tensor = view(&flat, &range, &spec.shape)?.f_detach()?;
-            if let Some(grad) = grads.first() {
+        for (spec, range) in specs.into_iter().zip(places) {
+            let frozen = trainable && !spec.trained;
+            let home = if frozen { &rest } else { &flat };
+            let mut tensor = view(home, &range, &spec.shape)?.f_detach()?;
+            if let Some(grad) = grads.first().filter(|_| !frozen) {
                 tensor = tensor.f_set_requires_grad(true)?;
                 torch::set_grad(&tensor, &view(grad, &range, &spec.shape)?)?;
             }
@@ -133,6 +196,8 @@ impl Block {
                 name: spec.name,
                 tensor,
                 range,
+                frozen,
+                is_update: spec.role == Role::Update,
                 parts: spec.parts,
             });
         }
@@ -140,8 +205,10 @@ impl Block {
             name: name.into(),
             params,
             flat,
+            rest,
             grads,
             decay_end,
+            updates: Vec::new(),
         })
     }
 
@@ -169,7 +236,7 @@ impl Block {
         let Some(grad) = self.grads.get(slot) else {
             return Ok(());
         };
-        for param in &self.params {
+        for param in self.params.iter().filter(|param| !param.frozen) {
             let place = view(grad, &param.range, &param.tensor.size())?;
             torch::set_grad(&param.tensor, &place)?;
         }
@@ -200,7 +267,7 @@ impl Block {
         self.params[index].range.clone()
     }
 
-    /// All parameters, f32 `[n]`.
+    /// All trained parameters (all of a frozen block), f32 `[n]`.
     #[must_use]
     pub fn flat(&self) -> &Tensor {
         &self.flat
@@ -246,6 +313,12 @@ impl Block {
         self.flat.numel()
     }
 
+    /// Numbers that are not trained, beside the flat buffer of a block that is.
+    #[must_use]
+    pub fn untrained(&self) -> usize {
+        self.rest.numel()
+    }
+
     /// Whether the block has no parameters.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -275,55 +348,70 @@ impl Block {
         Ok(())
     }
 
-    /// Hugging Face names and shapes of everything in the block.
+    /// All pieces that have names, in order.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.params.iter().flat_map(Param::pieces)
+    }
+
+    /// Names and shapes of everything in the block, low-rank updates too.
     #[must_use]
     pub fn names(&self) -> Vec<(String, Vec<i64>)> {
-        let pieces = self.params.iter().flat_map(Param::pieces);
+        let pieces = self.pieces();
         pieces
-            .map(|(name, shape, _)| (name.to_owned(), shape))
+            .map(|piece| (piece.name.to_owned(), piece.shape))
             .collect()
     }
 
-    /// Copies values into the parameter of this Hugging Face name.
+    /// The same without low-rank updates: what a model's files hold.
+    #[must_use]
+    pub fn model_names(&self) -> Vec<(String, Vec<i64>)> {
+        let pieces = self.pieces().filter(|piece| !piece.is_update);
+        pieces
+            .map(|piece| (piece.name.to_owned(), piece.shape))
+            .collect()
+    }
+
+    /// Copies values into the parameter of this name.
     ///
     /// # Errors
     /// [`Error::Shape`] if shapes differ, [`Error::UnknownParameter`] if there is none of this name.
     pub fn load(&mut self, name: &str, values: &Tensor) -> Result<(), Error> {
-        let pieces = self.params.iter().flat_map(Param::pieces);
-        let Some((_, expected, range)) = pieces.into_iter().find(|(own, ..)| *own == name) else {
+        let Some(piece) = self.pieces().find(|piece| piece.name == name) else {
             return Err(Error::UnknownParameter {
                 name: name.to_owned(),
             });
         };
         let found = values.size();
-        if expected != found {
+        if piece.shape != found {
             return Err(Error::Shape {
                 name: name.to_owned(),
-                expected,
+                expected: piece.shape,
                 found,
             });
         }
-        let mut place = self.narrow(&range)?;
+        let mut place = self.narrow(&piece)?;
         place.f_copy_(&values.f_reshape([-1])?)?;
         Ok(())
     }
 
-    /// Hugging Face names and values; the tensors are views.
+    /// Names and values of everything in the block, low-rank updates too; the tensors are views.
     ///
     /// # Errors
     /// If libtorch refuses.
-    pub fn export(&self) -> Result<Vec<(String, Tensor)>, Error> {
-        let pieces = self.params.iter().flat_map(Param::pieces);
-        let view = |(name, shape, range): (&str, Vec<i64>, Range<usize>)| {
-            Ok((name.to_owned(), self.narrow(&range)?.f_view(&shape[..])?))
-        };
-        pieces.map(view).collect()
+    pub fn tensors(&self) -> Result<Vec<(String, Tensor)>, Error> {
+        let pieces = self.pieces();
+        let value = |piece: Piece<'_>| Ok((piece.name.to_owned(), self.value(&piece)?));
+        pieces.map(value).collect()
     }
 
-    fn narrow(&self, range: &Range<usize>) -> Result<Tensor, Error> {
-        Ok(self
-            .flat
-            .f_narrow(0, range.start as i64, range.len() as i64)?)
+    pub(super) fn value(&self, piece: &Piece<'_>) -> Result<Tensor, Error> {
+        Ok(self.narrow(piece)?.f_view(&piece.shape[..])?)
+    }
+
+    fn narrow(&self, piece: &Piece<'_>) -> Result<Tensor, Error> {
+        let home = if piece.frozen { &self.rest } else { &self.flat };
+        let (start, length) = (piece.range.start as i64, piece.range.len() as i64);
+        Ok(home.f_narrow(0, start, length)?)
     }
 }
 

@@ -38,6 +38,18 @@ pub enum Error {
         /// What could be used instead.
         supported: &'static str,
     },
+    /// A low-rank update is wanted where there is nothing to add it to.
+    #[error(
+        "tuning.lora.targets: `{target}` matches no linear layer of model directory {dir}: {layers}"
+    )]
+    NoTarget {
+        /// The target.
+        target: String,
+        /// The model's directory.
+        dir: PathBuf,
+        /// What there is.
+        layers: String,
+    },
     /// A tensor has another shape than the configuration says.
     #[error("tensor {name} has shape {found:?}, expected {expected:?} by config.json")]
     Shape {

@@ -109,7 +109,7 @@ impl Source {
 
 /// Fills a block; every parameter must be there in its shape.
 fn fill(weights: &mut Weights<'_>, block: &mut Block) -> Result<(), Error> {
-    for (name, shape) in block.names() {
+    for (name, shape) in block.model_names() {
         let values = weights.take(&name, &shape)?;
         block.load(&name, &values)?;
     }
@@ -118,7 +118,7 @@ fn fill(weights: &mut Weights<'_>, block: &mut Block) -> Result<(), Error> {
 
 /// Random start of a block: weights normal, biases 0, weights of norms 1.
 pub(super) fn randomize(block: &mut Block, seed: u64, std: f64) -> Result<(), Error> {
-    for (name, shape) in block.names() {
+    for (name, shape) in block.model_names() {
         let count = shape.iter().product::<i64>() as usize;
         let is_norm = name.to_ascii_lowercase().contains("norm");
         let values = match (name.ends_with("bias"), is_norm) {

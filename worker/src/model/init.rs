@@ -16,6 +16,14 @@ pub fn normal(n: usize, key: u64, std: f64) -> Vec<f32> {
     values
 }
 
+/// `n` numbers uniform in ±`bound`, a function of `key`.
+#[must_use]
+pub fn uniform(n: usize, key: u64, bound: f64) -> Vec<f32> {
+    let unit = |counter: u64| (mix(key ^ mix(counter)) >> 11) as f64 / (1u64 << 53) as f64;
+    let number = |counter: u64| (bound * (2.0 * unit(counter) - 1.0)) as f32;
+    (0..n as u64).map(number).collect()
+}
+
 /// A key for a name, so that every parameter gets numbers of its own.
 #[must_use]
 pub fn key(seed: u64, name: &str) -> u64 {

@@ -16,8 +16,10 @@ mod convnet;
 mod error;
 mod hf;
 pub mod init;
+mod lora;
 mod pass;
 mod table;
+mod tuning;
 mod weights;
 
 pub use batch::{Batch, Group, TokenBatch, images};
@@ -32,7 +34,7 @@ use espalier_spec::job::{Init, Pooling, Tuning};
 use tch::{Device, Tensor};
 
 /// How a backbone is to be built.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Where the weights start.
     pub init: Init,
@@ -47,6 +49,9 @@ pub struct Options {
     /// Where it computes.
     pub device: Device,
 }
+
+/// Names and values of some of a block's tensors.
+pub type OfBlock = fn(&Block) -> Result<Vec<(String, Tensor)>, Error>;
 
 /// A shared model in blocks.
 pub trait Backbone: std::fmt::Debug + Send {
@@ -84,17 +89,33 @@ pub trait Backbone: std::fmt::Debug + Send {
     /// Tensors of the model's file that are no parameters here; exported as they came.
     fn extra(&self) -> &[(String, Tensor)];
 
-    /// All tensors with their Hugging Face names.
+    /// All tensors as they are, with their names: what [`Block::load`] takes back.
+    ///
+    /// # Errors
+    /// If the model is not whole or libtorch refuses.
+    fn tensors(&self) -> Result<Vec<(String, Tensor)>, Error> {
+        self.collect(Block::tensors)
+    }
+
+    /// All tensors of the model with their Hugging Face names, low-rank updates merged in.
     ///
     /// # Errors
     /// If the model is not whole or libtorch refuses.
     fn export(&self) -> Result<Vec<(String, Tensor)>, Error> {
+        self.collect(Block::export)
+    }
+
+    /// What each block has, between the table and what came along.
+    ///
+    /// # Errors
+    /// If the model is not whole or libtorch refuses.
+    fn collect(&self, of_block: OfBlock) -> Result<Vec<(String, Tensor)>, Error> {
         let mut all = Vec::new();
         if let Some(table) = self.table() {
             all.push((table.name().to_owned(), table.weight()?.shallow_clone()));
         }
         for block in self.blocks() {
-            all.extend(block.export()?);
+            all.extend(of_block(block)?);
         }
         all.extend(
             self.extra()
@@ -102,16 +123,6 @@ pub trait Backbone: std::fmt::Debug + Send {
                 .map(|(name, t)| (name.clone(), t.shallow_clone())),
         );
         Ok(all)
-    }
-}
-
-/// Whether block `index` of `count` is trained; the table and embeddings count as block 0.
-#[must_use]
-pub fn is_trained(tuning: Tuning, index: usize, count: usize) -> bool {
-    match tuning {
-        Tuning::All => true,
-        Tuning::Heads => false,
-        Tuning::LastBlocks(last) => index + last as usize >= count,
     }
 }
 

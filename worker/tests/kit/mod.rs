@@ -23,6 +23,8 @@ pub struct Outcome {
     pub evaluation: Option<Evaluation>,
     pub model: Vec<u8>,
     pub heads: Vec<u8>,
+    /// Low-rank updates by themselves; empty if there are none.
+    pub adapter: Vec<u8>,
     /// Bytes that rank 0 sent in all.
     pub sent: u64,
     /// What each rank had in memory.
@@ -241,6 +243,8 @@ fn run(spec: &JobSpec, layout: &Layout, steps: u64, halves: bool) -> Outcome {
         held,
         model: std::fs::read(export.join("model.safetensors")).unwrap(),
         heads: std::fs::read(export.join("heads.safetensors")).unwrap(),
+        adapter: std::fs::read(export.join("adapter/adapter_model.safetensors"))
+            .unwrap_or_default(),
     }
 }
 

@@ -80,6 +80,18 @@ fn every_rule_names_its_field() {
             "tuning.last_blocks",
             "tuning: heads",
         ),
+        (
+            "/tuning",
+            json!({"lora": {"rank": 0}}),
+            "tuning.lora.rank",
+            "1 to 1024",
+        ),
+        (
+            "/tuning",
+            json!({"lora": {"targets": []}}),
+            "tuning.lora.targets",
+            "query and value",
+        ),
         ("/tasks", json!([]), "tasks", "at least one task"),
         (
             "/tasks/1/name",

@@ -1,0 +1,81 @@
+//! Which part of the backbone is trained.
+
+use serde::{Deserialize, Serialize};
+
+/// Which part of the backbone is trained. Heads always are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Tuning {
+    /// The whole backbone.
+    #[default]
+    All,
+    /// Nothing of the backbone: it is frozen.
+    Heads,
+    /// The last n blocks; the rest is frozen.
+    LastBlocks(u32),
+    /// The biases alone (BitFit; Ben Zaken et al. 2022, arXiv 2106.10199).
+    Biases,
+    /// Low-rank updates of linear layers; the backbone itself is frozen (LoRA; Hu et al. 2022, arXiv
+    /// 2106.09685).
+    Lora(LoraSpec),
+}
+
+/// Low-rank updates: a linear layer of weight W computes x·Wᵀ + alpha/rank · x·Aᵀ·Bᵀ, and only A
+/// [rank, in] and B [out, rank] are trained. A starts uniform in ±1/√in, B at 0 (as in PEFT).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraSpec {
+    /// Rank of the updates.
+    pub rank: u32,
+    /// Scale: updates count alpha/rank.
+    pub alpha: f64,
+    /// Dropout rate of the input of A.
+    pub dropout: f64,
+    /// The linear layers, by Hugging Face name or by how it ends: `query` means the query layers of
+    /// all blocks.
+    pub targets: Vec<String>,
+}
+
+impl Default for LoraSpec {
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: 16.0,
+            dropout: 0.0,
+            targets: vec!["query".to_owned(), "value".to_owned()],
+        }
+    }
+}
+
+impl LoraSpec {
+    /// Whether a linear layer of this Hugging Face name (without `.weight`) is meant: by whole names
+    /// between dots, as PEFT's `target_modules` are.
+    #[must_use]
+    pub fn targets(&self, layer: &str) -> bool {
+        self.targets.iter().any(|target| {
+            let rest = layer.strip_suffix(target.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_whole_names() {
+        // Promise: a target means the layers that PEFT would take for it.
+        let lora = LoraSpec {
+            targets: vec!["query".into(), "output.dense".into()],
+            ..LoraSpec::default()
+        };
+        assert!(lora.targets("encoder.layer.0.attention.self.query"));
+        assert!(lora.targets("encoder.layer.0.attention.output.dense"));
+        assert!(lora.targets("encoder.layer.0.output.dense"));
+        assert!(!lora.targets("encoder.layer.0.intermediate.dense"));
+        assert!(!lora.targets("encoder.layer.0.subquery"));
+    }
+}

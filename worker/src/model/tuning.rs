@@ -1,0 +1,77 @@
+//! What of a backbone is trained.
+
+use super::{Error, ParamSpec, lora};
+use espalier_spec::job::{LoraSpec, Tuning};
+use std::path::Path;
+
+/// Whether block `index` of `count` is trained; the table and embeddings count as block 0.
+pub(super) fn is_trained(tuning: &Tuning, index: usize, count: usize) -> bool {
+    match tuning {
+        // Of the latter two only parameters that say so.
+        Tuning::All | Tuning::Biases | Tuning::Lora(_) => true,
+        Tuning::Heads => false,
+        Tuning::LastBlocks(last) => index + *last as usize >= count,
+    }
+}
+
+/// Whether a table of rows in front of block 0 is trained.
+pub(super) fn is_table_trained(tuning: &Tuning, count: usize) -> bool {
+    match tuning {
+        Tuning::Biases | Tuning::Lora(_) => false,
+        other => is_trained(other, 0, count),
+    }
+}
+
+/// Sets what of a backbone's parameters is trained; `blocks` are those of all blocks.
+///
+/// # Errors
+/// [`Error::NoTarget`] if a target of low-rank updates matches no layer.
+pub(super) fn tune(
+    tuning: &Tuning,
+    dir: &Path,
+    blocks: &mut [Vec<ParamSpec>],
+) -> Result<(), Error> {
+    match tuning {
+        Tuning::All | Tuning::Heads | Tuning::LastBlocks(_) => {}
+        Tuning::Biases => {
+            for spec in blocks.iter_mut().flatten() {
+                spec.trained = spec.name.ends_with(".bias");
+            }
+        }
+        Tuning::Lora(lora) => {
+            let layers: Vec<String> = blocks.iter().flat_map(|b| lora::layers(b)).collect();
+            for target in &lora.targets {
+                let one = LoraSpec {
+                    targets: vec![target.clone()],
+                    ..lora.clone()
+                };
+                if !layers.iter().any(|layer| one.targets(layer)) {
+                    return Err(Error::NoTarget {
+                        target: target.clone(),
+                        dir: dir.to_owned(),
+                        layers: known(&layers),
+                    });
+                }
+            }
+            blocks.iter_mut().for_each(|specs| lora::add(specs, lora));
+        }
+    }
+    Ok(())
+}
+
+/// Linear layers for people: those of all blocks under one name.
+fn known(layers: &[String]) -> String {
+    let mut ends: Vec<String> = Vec::new();
+    for layer in layers {
+        let parts: Vec<&str> = layer.split('.').collect();
+        let number = parts.iter().rposition(|part| part.parse::<u64>().is_ok());
+        let end = parts[number.map_or(0, |at| at + 1)..].join(".");
+        if !ends.contains(&end) {
+            ends.push(end);
+        }
+    }
+    match ends.is_empty() {
+        true => "it has none".to_owned(),
+        false => format!("there are {}", ends.join(", ")),
+    }
+}

@@ -1,0 +1,173 @@
+//! What is trained of a backbone, and what is left as it was.
+#![allow(clippy::unwrap_used)]
+
+mod kit;
+
+use espalier_spec::JobSpec;
+use espalier_spec::exchange::Sharding;
+use espalier_spec::plan::ExchangePlan;
+use espalier_worker::engine::Sources;
+use kit::{Layout, Outcome, spec, train, train_in_halves};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const STEPS: u64 = 6;
+/// Rank 0 serves two tasks, rank 1 two, one is shared.
+const MIXED: [&[u32]; 3] = [&[0], &[0, 1], &[1]];
+
+fn layout(sharding: Sharding, apart: bool) -> Layout {
+    let how = ExchangePlan {
+        sharding,
+        apart,
+        ..ExchangePlan::default()
+    };
+    Layout::new(2, &MIXED, how)
+}
+
+fn tuned(dir: &Path, tuning: Value, balancer: &str) -> JobSpec {
+    spec(dir, STEPS, |job| {
+        job["tuning"] = tuning;
+        job["balancer"] = json!(balancer);
+    })
+}
+
+/// Tensors of a safetensors file.
+fn tensors(bytes: &[u8]) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+    let tensor = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        let (words, _) = view.data().as_chunks::<4>();
+        let values = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+        (name, (view.shape().to_vec(), values))
+    };
+    file.tensors().into_iter().map(tensor).collect()
+}
+
+/// Names of the backbone's tensors that differ from those of the model that both began with.
+fn changed(outcome: &Outcome, start: &Outcome) -> Vec<String> {
+    let (after, before) = (tensors(&outcome.model), tensors(&start.model));
+    assert!(after.keys().eq(before.keys()), "tensors came or went");
+    let differs = |(name, value): (&String, &(Vec<usize>, Vec<f32>))| {
+        (*value != before[name]).then(|| name.clone())
+    };
+    after.iter().filter_map(differs).collect()
+}
+
+// Promise: with low-rank updates the backbone stays as it was; the export is the backbone with the
+// updates merged in, W + alpha/rank * B * A, and has them by themselves beside it.
+#[test]
+fn updates_are_merged_and_nothing_else_moves() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |tuning| {
+        let mut job = tuned(folder.path(), tuning, "mean");
+        // Else what is frozen would see dropout in one run and none in the other.
+        job.backbone.dropout = Some(0.0);
+        train(&job, &layout(Sharding::Optimizer, false), STEPS)
+    };
+    let start = run(json!("heads"));
+    let targets = ["query", "value", "intermediate.dense"];
+    let outcome = run(json!({"lora": {"rank": 3, "alpha": 6, "dropout": 0.1, "targets": targets}}));
+    let moved = changed(&outcome, &start);
+    assert_eq!(moved.len(), 2 * targets.len());
+    let (after, before) = (tensors(&outcome.model), tensors(&start.model));
+    let updates = tensors(&outcome.adapter);
+    assert_eq!(updates.len(), 2 * moved.len());
+    for name in moved {
+        let layer = name
+            .strip_prefix("bert.")
+            .unwrap()
+            .strip_suffix(".weight")
+            .unwrap();
+        let part = |end: &str| &updates[&format!("base_model.model.{layer}.lora_{end}.weight")];
+        let ((a_shape, a), (b_shape, b)) = (part("A"), part("B"));
+        let (out, rank, inner) = (b_shape[0], b_shape[1], a_shape[1]);
+        assert_eq!((rank, a_shape[0]), (3, 3));
+        assert!(
+            b.iter().any(|value| *value != 0.0),
+            "{name}: B did not move"
+        );
+        for row in 0..out {
+            for column in 0..inner {
+                let product = |r: usize| b[row * rank + r] * a[r * inner + column];
+                let update: f32 = (0..rank).map(product).sum();
+                let place = row * inner + column;
+                let off = after[&name].1[place] - (before[&name].1[place] + 2.0 * update);
+                assert!(off.abs() < 1e-5, "{name} [{row}, {column}]: {off}");
+            }
+        }
+    }
+    let first = outcome.reports[0].losses[0].sum;
+    let frozen = start.reports[0].losses[0].sum;
+    assert!(
+        (first - frozen).abs() < 1e-3,
+        "updates start at nothing: {first}, {frozen}"
+    );
+}
+
+// Promise: only biases move when only biases are to.
+#[test]
+fn biases_alone_move() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |tuning| {
+        let job = tuned(folder.path(), tuning, "mean");
+        train(&job, &layout(Sharding::Optimizer, false), STEPS)
+    };
+    let moved = changed(&run(json!("biases")), &run(json!("heads")));
+    assert!(moved.len() > 10, "{moved:?}");
+    assert!(
+        moved.iter().all(|name| name.ends_with(".bias")),
+        "{moved:?}"
+    );
+}
+
+// Promise: what is trained in part obeys all that holds for what is trained whole: sharding, being
+// stopped and taken up, and task gradients apart change no bit; and little of it travels.
+#[test]
+fn parts_of_a_backbone_train_like_the_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = tuned(folder.path(), json!("all"), "upgrad");
+    let whole = train(&whole, &layout(Sharding::Optimizer, true), STEPS);
+    for tuning in [
+        json!("biases"),
+        json!({"lora": {"rank": 2, "dropout": 0.2}}),
+    ] {
+        let job = tuned(folder.path(), tuning.clone(), "upgrad");
+        let run = |sharding| train(&job, &layout(sharding, true), STEPS);
+        let outcome = run(Sharding::Optimizer);
+        outcome.assert_same(&run(Sharding::None), "none");
+        outcome.assert_same(&run(Sharding::Full), "full");
+        let halves = train_in_halves(&job, &layout(Sharding::Full, true), STEPS);
+        assert!(
+            outcome.model == halves.model && outcome.heads == halves.heads,
+            "{tuning}: resumed"
+        );
+        assert!(outcome.adapter == halves.adapter, "{tuning}: resumed");
+        assert!(
+            outcome.sent * 2 < whole.sent,
+            "{tuning}: {} of {}",
+            outcome.sent,
+            whole.sent
+        );
+    }
+}
+
+// Promise: a target that matches nothing is refused, with the layers that there are.
+#[test]
+fn a_target_must_match() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = tuned(
+        folder.path(),
+        json!({"lora": {"targets": ["querry"]}}),
+        "mean",
+    );
+    let sources = Sources::load(&job).unwrap();
+    let error = sources.profile(&job).unwrap_err().to_string();
+    assert!(
+        error.contains("`querry` matches no linear layer"),
+        "{error}"
+    );
+    assert!(
+        error.contains("attention.self.query, attention.self.key"),
+        "{error}"
+    );
+}
