@@ -240,7 +240,7 @@ impl Predictor {
             let Batch::Tokens(tokens) = &batch else {
                 return Ok(x);
             };
-            let lengths = tokens.groups.iter();
+            let lengths = tokens.layout.groups.iter();
             let lengths: Vec<i64> = lengths
                 .flat_map(|group| std::iter::repeat_n(group.length, group.samples as usize))
                 .collect();

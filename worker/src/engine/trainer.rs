@@ -273,7 +273,7 @@ pub fn pack(
             };
             let all: Vec<Arc<[f32]>> = inputs.iter().filter_map(numbers).collect();
             let samples: Vec<&[f32]> = all.iter().map(AsRef::as_ref).collect();
-            Ok(images(&samples, shape, device)?)
+            Ok(images(&samples, keys, shape, device)?)
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Batches: token sequences packed without padding, or images.
 
 use super::Error;
-use super::context::mix;
+use super::layout::Layout;
+use std::sync::OnceLock;
 use tch::{Device, Tensor};
 
 /// Inputs of one forward pass.
@@ -9,8 +10,8 @@ use tch::{Device, Tensor};
 pub enum Batch {
     /// Texts.
     Tokens(TokenBatch),
-    /// Images, f32 [samples, channels, height, width].
-    Images(Tensor),
+    /// Images.
+    Images(ImageBatch),
 }
 
 impl Batch {
@@ -19,7 +20,7 @@ impl Batch {
     pub fn samples(&self) -> usize {
         match self {
             Batch::Tokens(tokens) => tokens.order.len(),
-            Batch::Images(images) => images.size().first().copied().unwrap_or(0) as usize,
+            Batch::Images(images) => images.keys.len(),
         }
     }
 
@@ -27,19 +28,65 @@ impl Batch {
     #[must_use]
     pub fn tokens(&self) -> usize {
         match self {
-            Batch::Tokens(tokens) => tokens.row_keys.len(),
+            Batch::Tokens(tokens) => tokens.host_ids.len(),
             Batch::Images(_) => 0,
+        }
+    }
+
+    /// Its token sequences.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it has none.
+    pub(super) fn as_tokens(&self) -> Result<&TokenBatch, Error> {
+        match self {
+            Batch::Tokens(tokens) => Ok(tokens),
+            Batch::Images(_) => Err(Error::Input("a text model was given images".into())),
+        }
+    }
+
+    /// Its images.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it has none.
+    pub(super) fn as_images(&self) -> Result<&ImageBatch, Error> {
+        match self {
+            Batch::Images(images) => Ok(images),
+            Batch::Tokens(_) => Err(Error::Input("an image model was given texts".into())),
         }
     }
 }
 
-/// Samples of one length, side by side in the packed batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Samples.
-    pub samples: i64,
-    /// Tokens of each.
-    pub length: i64,
+/// Images of one shape.
+#[derive(Debug)]
+pub struct ImageBatch {
+    /// Their numbers, f32 [samples, channels, height, width].
+    pub pixels: Tensor,
+    /// Identity of each image for dropout.
+    pub keys: Vec<u64>,
+    /// Where the patches stand, once a model has asked.
+    layout: OnceLock<Layout>,
+}
+
+impl ImageBatch {
+    /// The numbers, if each image has this shape: channels, height, width.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for another one.
+    pub(super) fn of_shape(&self, shape: [i64; 3]) -> Result<Tensor, Error> {
+        let found = &self.pixels.size()[1..];
+        if found != shape {
+            return Err(Error::Input(format!(
+                "images are {found:?}, the model takes {shape:?}"
+            )));
+        }
+        Ok(self.pixels.shallow_clone())
+    }
+
+    /// The layout of a model that makes `rows` rows of every image.
+    pub(super) fn layout(&self, rows: i64) -> &Layout {
+        self.layout
+            .get_or_init(|| Layout::even(&self.keys, rows.unsigned_abs() as usize))
+    }
 }
 
 /// Token sequences, one after another, shorter ones first, without padding: T tokens in all.
@@ -49,16 +96,12 @@ pub struct TokenBatch {
     pub ids: Tensor,
     /// Place of each token in its sample, i64 `[T]`.
     pub positions: Tensor,
-    /// Runs of equal length, in order.
-    pub groups: Vec<Group>,
+    /// Where samples and their tokens stand.
+    pub layout: Layout,
     /// `order[i]`: which of the samples given is the i-th packed one.
     pub order: Vec<usize>,
     /// The way back: features in packed order, taken at `inverse`, are in the order given. i64 `[B]`.
     pub inverse: Tensor,
-    /// Identity of each token (sample and position) for dropout.
-    pub row_keys: Vec<u64>,
-    /// Identity of each sample, in packed order.
-    pub sample_keys: Vec<u64>,
     /// The ids again, on the host, in packed order.
     pub host_ids: Vec<u32>,
 }
@@ -84,18 +127,12 @@ impl TokenBatch {
         let total = samples.iter().map(|sample| sample.len()).sum();
         let mut host_ids = Vec::with_capacity(total);
         let mut positions = Vec::with_capacity(total);
-        let mut row_keys = Vec::with_capacity(total);
-        let mut groups: Vec<Group> = Vec::new();
+        let mut layout = Layout::default();
         for &index in &order {
-            let (sample, key) = (samples[index], keys[index]);
+            let sample = samples[index];
             host_ids.extend_from_slice(sample);
             positions.extend(0..sample.len() as i64);
-            row_keys.extend((0..sample.len() as u64).map(|position| mix(key ^ mix(position))));
-            let length = sample.len() as i64;
-            match groups.last_mut() {
-                Some(group) if group.length == length => group.samples += 1,
-                _ => groups.push(Group { samples: 1, length }),
-            }
+            layout.push(keys[index], sample.len());
         }
         let mut inverse = vec![0i64; order.len()];
         for (packed, &index) in order.iter().enumerate() {
@@ -105,47 +142,25 @@ impl TokenBatch {
         Ok(Self {
             ids: Tensor::f_from_slice(&ids)?.f_to_device(device)?,
             positions: Tensor::f_from_slice(&positions)?.f_to_device(device)?,
-            groups,
-            sample_keys: order.iter().map(|&index| keys[index]).collect(),
+            layout,
             inverse: Tensor::f_from_slice(&inverse)?.f_to_device(device)?,
             order,
-            row_keys,
             host_ids,
         })
     }
-
-    /// Cuts `x` [T, ...] into one tensor per group, [samples · length, ...] each.
-    ///
-    /// # Errors
-    /// If libtorch refuses.
-    pub fn split(&self, x: &Tensor) -> Result<Vec<Tensor>, Error> {
-        let sizes: Vec<i64> = self.groups.iter().map(|g| g.samples * g.length).collect();
-        Ok(x.f_split_with_sizes(&sizes[..], 0)?)
-    }
-
-    /// Keys of the rows of each group's attention, [samples · heads · length].
-    #[must_use]
-    pub fn attention_keys(&self, heads: i64) -> Vec<Vec<u64>> {
-        let mut sample = self.sample_keys.iter();
-        let mut keys_of = |group: &Group| {
-            let mut keys = Vec::with_capacity((group.samples * heads * group.length) as usize);
-            for &key in sample.by_ref().take(group.samples as usize) {
-                for head in 1..=heads as u64 {
-                    let head = mix(key ^ mix(head << 32));
-                    keys.extend((0..group.length as u64).map(|row| mix(head ^ row)));
-                }
-            }
-            keys
-        };
-        self.groups.iter().map(&mut keys_of).collect()
-    }
 }
 
-/// Images from their numbers, f32 [samples, channels, height, width].
+/// Images of `shape` (channels, height, width) from their numbers; `keys` are their identities for
+/// dropout.
 ///
 /// # Errors
 /// [`Error::Input`] if a sample has another count of numbers.
-pub fn images(samples: &[&[f32]], shape: [i64; 3], device: Device) -> Result<Batch, Error> {
+pub fn images(
+    samples: &[&[f32]],
+    keys: &[u64],
+    shape: [i64; 3],
+    device: Device,
+) -> Result<Batch, Error> {
     let expected = shape.iter().product::<i64>() as usize;
     if let Some(wrong) = samples.iter().position(|sample| sample.len() != expected) {
         let found = samples[wrong].len();
@@ -156,11 +171,13 @@ pub fn images(samples: &[&[f32]], shape: [i64; 3], device: Device) -> Result<Bat
     }
     let flat: Vec<f32> = samples.concat();
     let size = [samples.len() as i64, shape[0], shape[1], shape[2]];
-    Ok(Batch::Images(
-        Tensor::f_from_slice(&flat)?
+    Ok(Batch::Images(ImageBatch {
+        pixels: Tensor::f_from_slice(&flat)?
             .f_view(size)?
             .f_to_device(device)?,
-    ))
+        keys: keys.to_vec(),
+        layout: OnceLock::new(),
+    }))
 }
 
 #[cfg(test)]
@@ -173,7 +190,12 @@ mod tests {
         let samples: [&[u32]; 4] = [&[1, 2, 3], &[4], &[5, 6, 7], &[8, 9]];
         let batch = TokenBatch::pack(&samples, &[10, 11, 12, 13], Device::Cpu).unwrap();
         assert_eq!(batch.host_ids, [4, 8, 9, 1, 2, 3, 5, 6, 7]);
-        let groups: Vec<_> = batch.groups.iter().map(|g| (g.samples, g.length)).collect();
+        let groups: Vec<_> = batch
+            .layout
+            .groups
+            .iter()
+            .map(|g| (g.samples, g.length))
+            .collect();
         assert_eq!(groups, [(1, 1), (1, 2), (2, 3)]);
         let inverse: Vec<i64> = Vec::try_from(&batch.inverse).unwrap();
         for (index, &packed) in inverse.iter().enumerate() {

@@ -99,21 +99,10 @@ impl Backbone for ConvNet {
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {
-        let Batch::Images(images) = batch else {
-            return Err(Error::Input("an image model was given texts".into()));
-        };
-        let Config {
-            num_channels: c,
-            image_size: s,
-            ..
-        } = self.config;
-        if images.size()[1..] != [c, s, s] {
-            let found = &images.size()[1..];
-            return Err(Error::Input(format!(
-                "images are {found:?}, the model takes [{c}, {s}, {s}]"
-            )));
-        }
-        Ok(images.shallow_clone())
+        let size = self.config.image_size;
+        batch
+            .as_images()?
+            .of_shape([self.config.num_channels, size, size])
     }
 
     fn forward(&self, block: usize, x: &Tensor, _: &Batch, _: &Context) -> Result<Tensor, Error> {

@@ -74,20 +74,34 @@ impl Source {
     /// # Errors
     /// [`Error::Content`] if an image model does not say its image's shape.
     pub fn modality(&self) -> Result<Modality, Error> {
-        if self.model_type != super::convnet::MODEL_TYPE {
-            return Ok(Modality::Text);
-        }
-        let config: super::convnet::Config = self.config()?;
-        let size = config.image_size;
-        Ok(Modality::Image([config.num_channels, size, size]))
+        let (channels, size) = match self.model_type.as_str() {
+            super::convnet::MODEL_TYPE => {
+                let config: super::convnet::Config = self.config()?;
+                (config.num_channels, config.image_size)
+            }
+            super::vit::MODEL_TYPE => {
+                let config: super::vit::Config = self.config()?;
+                (config.num_channels, config.image_size)
+            }
+            _ => return Ok(Modality::Text),
+        };
+        Ok(Modality::Image([channels, size, size]))
     }
 
     /// Longest input by the configuration, in tokens.
     #[must_use]
     pub fn max_positions(&self) -> Option<u64> {
-        self.config
-            .get("max_position_embeddings")
-            .and_then(Value::as_u64)
+        let positions = self.config.get("max_position_embeddings")?.as_u64()?;
+        Some(positions.saturating_sub(self.first_position().unsigned_abs()))
+    }
+
+    /// The position of a text's first token: RoBERTa counts from behind that of its padding.
+    pub(super) fn first_position(&self) -> i64 {
+        if self.model_type != super::bert::ROBERTA {
+            return 0;
+        }
+        let padding = self.config.get("pad_token_id").and_then(Value::as_i64);
+        padding.unwrap_or(1).max(0).saturating_add(1)
     }
 
     /// Parameters of a part of the model whose size is all that matters.

@@ -16,17 +16,21 @@ mod convnet;
 mod error;
 mod hf;
 pub mod init;
+mod layer;
+mod layout;
 mod lora;
 mod pass;
 mod table;
 mod tuning;
+mod vit;
 mod weights;
 
-pub use batch::{Batch, Group, TokenBatch, images};
+pub use batch::{Batch, ImageBatch, TokenBatch, images};
 pub use block::{Block, Param, ParamSpec};
 pub use context::{Context, mix};
 pub use error::Error;
 pub use hf::{Modality, Source};
+pub use layout::{Group, Layout};
 pub use pass::{Moment, Pass};
 pub use table::Table;
 
@@ -132,12 +136,18 @@ pub trait Backbone: std::fmt::Debug + Send {
 /// [`Error::Architecture`] for one that nobody here knows; else what is wrong with its files.
 pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Error> {
     match source.model_type() {
-        bert::MODEL_TYPE => Ok(Box::new(bert::Bert::load(source, options)?)),
+        bert::BERT | bert::ROBERTA | bert::DISTILBERT => {
+            Ok(Box::new(bert::Bert::load(source, options)?))
+        }
+        vit::MODEL_TYPE => Ok(Box::new(vit::Vit::load(source, options)?)),
         convnet::MODEL_TYPE => Ok(Box::new(convnet::ConvNet::load(source, options)?)),
         found => Err(Error::Architecture {
             dir: source.dir().to_owned(),
             found: found.to_owned(),
-            supported: "bert, espalier-convnet",
+            supported: "bert, roberta, distilbert, vit, espalier-convnet",
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

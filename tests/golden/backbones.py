@@ -1,0 +1,83 @@
+"""Golden numbers of the backbones' tests, by transformers.
+
+    python3 tests/golden/backbones.py > worker/src/model/golden.json    # needs torch, transformers
+
+Small models of every family, with weights by a formula that the test repeats: number j of tensor k (in
+order of names) is 0.2 sin(k + 0.7 j), and 1 more where the name ends in a norm's `weight`. Of each:
+features by every way of pooling, and, for the loss that is the sum of mean-pooled features times
+cos(place), the L2 norm of the gradient of every tensor.
+"""
+
+import json
+import math
+import sys
+
+import torch
+from transformers import (BertConfig, BertModel, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel,
+                          ViTConfig, ViTModel)
+
+# No token is a padding, which RoBERTa numbers apart.
+TEXTS = [[3, 4, 7, 2], [3, 9], [5, 6, 8, 10, 2, 3], [9, 2]]
+IMAGES, CHANNELS, SIZE = 3, 2, 6
+LIKE_BERT = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
+             "max_position_embeddings": 10, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+FAMILIES = {
+    "bert": (BertModel, BertConfig(**LIKE_BERT, type_vocab_size=2)),
+    "roberta": (RobertaModel, RobertaConfig(**LIKE_BERT, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5)),
+    "distilbert": (DistilBertModel, DistilBertConfig(vocab_size=11, dim=8, n_layers=2, n_heads=2, hidden_dim=12,
+                                                     max_position_embeddings=10, dropout=0.0, attention_dropout=0.0)),
+    "vit": (ViTModel, ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, image_size=SIZE,
+                                patch_size=3, num_channels=CHANNELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)),
+}
+
+
+def fill(model):
+    with torch.no_grad():
+        for k, (name, tensor) in enumerate(sorted(model.state_dict().items())):
+            norm = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+            values = [norm + 0.2 * math.sin(k + 0.7 * j) for j in range(tensor.numel())]
+            tensor.copy_(torch.tensor(values, dtype=torch.float64).to(torch.float32).reshape(tensor.shape))
+
+
+def pixels():
+    count = IMAGES * CHANNELS * SIZE * SIZE
+    return torch.tensor([math.sin(0.3 * j) for j in range(count)], dtype=torch.float64).float().reshape(IMAGES, CHANNELS, SIZE, SIZE)
+
+
+def outputs(family, model):
+    """[(rows of a sample [l, h], pooler's output or none)]"""
+    if family == "vit":
+        found = model(pixel_values=pixels())
+        # Our means are over patches.
+        return list(zip(found.last_hidden_state, found.pooler_output))
+    each = []
+    for ids in TEXTS:
+        found = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long))
+        pooler = getattr(found, "pooler_output", None)
+        each.append((found.last_hidden_state[0], None if pooler is None else pooler[0]))
+    return each
+
+
+def main():
+    golden = {}
+    for family, (kind, config) in FAMILIES.items():
+        model = kind(config).eval()
+        fill(model)
+        each = outputs(family, model)
+        bodies = [rows[1:] if family == "vit" else rows for rows, _ in each]
+        mean = torch.stack([rows.mean(0) for rows in bodies])
+        features = {"mean": mean, "max": torch.stack([rows.amax(0) for rows in bodies]), "cls": torch.stack([rows[0] for rows, _ in each])}
+        if each[0][1] is not None:
+            features["pooler"] = torch.stack([pooler for _, pooler in each])
+        weights = torch.tensor([math.cos(j) for j in range(mean.numel())], dtype=torch.float64).float().reshape(mean.shape)
+        (mean * weights).sum().backward()
+        golden[family] = {
+            "config": {key: value for key, value in config.to_dict().items() if key in config.to_diff_dict() or key in LIKE_BERT},
+            "features": {name: value.flatten().tolist() for name, value in features.items()},
+            "gradients": {name: tensor.grad.norm().item() for name, tensor in model.named_parameters() if tensor.grad is not None},
+        }
+    json.dump(golden, sys.stdout, separators=(",", ":"))
+    print()
+
+
+main()

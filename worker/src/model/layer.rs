@@ -1,0 +1,200 @@
+//! The transformer encoder layer (Vaswani et al. 2017): self-attention and a feed-forward part, each
+//! with a residual connection and a layer norm behind it (BERT) or in front of it (ViT).
+//!
+//! Shapes: t rows of the packed batch, b samples, h hidden width, n heads, l length, d = h/n, i width
+//! of the feed-forward part.
+
+use super::hf::Source;
+use super::layout::Layout;
+use super::{Block, Context, Error, ParamSpec};
+use tch::{Kind, Tensor};
+
+/// Dropout sites of one layer: attention probabilities, attention output, feed-forward output.
+const SITES: u64 = 3;
+
+/// What the layers of an encoder have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layers {
+    pub(super) hidden: i64,
+    pub(super) heads: i64,
+    pub(super) inner: i64,
+    pub(super) activation: Activation,
+    /// Norms stand in front of attention and feed-forward, not behind the residuals.
+    pub(super) norm_first: bool,
+    pub(super) eps: f64,
+    /// Rate of what attention and feed-forward give.
+    pub(super) dropout: f64,
+    /// Rate of attention probabilities.
+    pub(super) attention_dropout: f64,
+}
+
+/// Between the two matrices of a feed-forward part.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Activation {
+    Gelu,
+    GeluTanh,
+    Relu,
+}
+
+impl Activation {
+    /// By the name that a configuration's `field` gives.
+    ///
+    /// # Errors
+    /// [`Error::Content`] for one that is not known.
+    pub(super) fn named(source: &Source, field: &str, name: &str) -> Result<Self, Error> {
+        match name {
+            "gelu" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
+            "relu" => Ok(Self::Relu),
+            found => {
+                let message = format!("{field} {found:?} is not supported: gelu, gelu_new, relu");
+                Err(source.wrong("config.json", message))
+            }
+        }
+    }
+}
+
+/// Hugging Face names of a layer's parts, without `.weight` and `.bias`, within the layer.
+#[derive(Debug)]
+pub(super) struct Names {
+    /// Query, key, value.
+    pub(super) qkv: [&'static str; 3],
+    /// Output of attention.
+    pub(super) out: &'static str,
+    /// The norms of attention and of the feed-forward part.
+    pub(super) norms: [&'static str; 2],
+    /// The matrices of the feed-forward part.
+    pub(super) feed: [&'static str; 2],
+}
+
+impl Layers {
+    /// Parameters of a layer: 0-3 the matrices (qkv, attention output, up, down), 4-11 biases and norms
+    /// (qkv, output, norm, up, down, norm).
+    pub(super) fn params(&self, layer: &str, names: &Names) -> Vec<ParamSpec> {
+        let (h, i) = (self.hidden, self.inner);
+        let name = |part: &str, end: &str| format!("{layer}.{part}.{end}");
+        let qkv = |end: &str| names.qkv.map(|part| name(part, end)).to_vec();
+        let [up, down] = names.feed;
+        let [norm_1, norm_2] = names.norms;
+        vec![
+            ParamSpec::linear(name("qkv", "weight"), &[3 * h, h]).made_of(qkv("weight")),
+            ParamSpec::linear(name(names.out, "weight"), &[h, h]),
+            ParamSpec::linear(name(up, "weight"), &[i, h]),
+            ParamSpec::linear(name(down, "weight"), &[h, i]),
+            ParamSpec::bias(name("qkv", "bias"), &[3 * h]).made_of(qkv("bias")),
+            ParamSpec::bias(name(names.out, "bias"), &[h]),
+            ParamSpec::bias(name(norm_1, "weight"), &[h]),
+            ParamSpec::bias(name(norm_1, "bias"), &[h]),
+            ParamSpec::bias(name(up, "bias"), &[i]),
+            ParamSpec::bias(name(down, "bias"), &[h]),
+            ParamSpec::bias(name(norm_2, "weight"), &[h]),
+            ParamSpec::bias(name(norm_2, "bias"), &[h]),
+        ]
+    }
+
+    /// Checks what a configuration says of the layers.
+    ///
+    /// # Errors
+    /// [`Error::Content`], with the names of the fields: hidden width, heads, feed-forward width.
+    pub(super) fn check(&self, source: &Source, fields: [&str; 3]) -> Result<(), Error> {
+        let wrong = |message: String| Err(source.wrong("config.json", message));
+        let [hidden, heads, inner] = fields;
+        let (h, n) = (self.hidden, self.heads);
+        if h <= 0 || n <= 0 || h % n != 0 {
+            return wrong(format!("{hidden} {h} is no multiple of {heads} {n}"));
+        }
+        if self.inner <= 0 {
+            return wrong(format!("{inner} must be above 0"));
+        }
+        for rate in [self.dropout, self.attention_dropout] {
+            if !(0.0..1.0).contains(&rate) {
+                return wrong(format!(
+                    "a dropout rate is {rate}, expected at least 0 and below 1"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn norm(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor, Error> {
+        let shape = [self.hidden];
+        Ok(x.f_layer_norm(&shape[..], Some(weight), Some(bias), self.eps, false)?)
+    }
+
+    /// Runs layer `index` (from 0), whose parameters are the first of `block`, over `x` [t, h].
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub(super) fn forward(
+        &self,
+        (index, block): (usize, &Block),
+        x_th: &Tensor,
+        layout: &Layout,
+        ctx: &Context,
+    ) -> Result<Tensor, Error> {
+        let p = |place: usize| block.param(place);
+        // Site 0 is the embeddings'.
+        let site = 1 + index as u64 * SITES;
+        let keys = &layout.row_keys;
+        let linear = |x: &Tensor, places| block.linear(x, places, keys, (ctx, site));
+        let attention = |x_th: &Tensor| -> Result<Tensor, Error> {
+            let qkv_t3h = linear(x_th, (0, 4))?;
+            let attended_th = self.attend(&qkv_t3h, layout, ctx, site)?;
+            let y_th = linear(&attended_th, (1, 5))?;
+            ctx.dropout(y_th, keys, site + 1, self.dropout)
+        };
+        let feed = |x_th: &Tensor| -> Result<Tensor, Error> {
+            let up_ti = linear(x_th, (2, 8))?;
+            let up_ti = match self.activation {
+                Activation::Gelu => up_ti.f_gelu("none")?,
+                Activation::GeluTanh => up_ti.f_gelu("tanh")?,
+                Activation::Relu => up_ti.f_relu()?,
+            };
+            ctx.dropout(linear(&up_ti, (3, 9))?, keys, site + 2, self.dropout)
+        };
+        if self.norm_first {
+            let x_th = attention(&self.norm(x_th, p(6), p(7))?)?.f_add(x_th)?;
+            return Ok(feed(&self.norm(&x_th, p(10), p(11))?)?.f_add(&x_th)?);
+        }
+        let x_th = self.norm(&attention(x_th)?.f_add(x_th)?, p(6), p(7))?;
+        self.norm(&feed(&x_th)?.f_add(&x_th)?, p(10), p(11))
+    }
+
+    /// Attention within each sample: samples of one length at a time, so there is nothing to mask.
+    fn attend(
+        &self,
+        qkv_t3h: &Tensor,
+        layout: &Layout,
+        ctx: &Context,
+        site: u64,
+    ) -> Result<Tensor, Error> {
+        let (h, n) = (self.hidden, self.heads);
+        let d = h / n;
+        let rate = self.attention_dropout;
+        let keys = if ctx.train && rate > 0.0 {
+            layout.attention_keys(n)
+        } else {
+            Vec::new()
+        };
+        let mut outputs = Vec::with_capacity(layout.groups.len());
+        let parts = layout.split(qkv_t3h)?;
+        for (place, (part, group)) in parts.iter().zip(&layout.groups).enumerate() {
+            let (b, l) = (group.samples, group.length);
+            let qkv_3bnld = part.f_view([b, l, 3, n, d])?.f_permute([2, 0, 3, 1, 4])?;
+            let unbound = qkv_3bnld.f_unbind(0)?;
+            let [q, k, v] = [&unbound[0], &unbound[1], &unbound[2]];
+            let y_bnld = if let Some(keys) = keys.get(place) {
+                let scores_bnll = q
+                    .f_matmul(&k.f_transpose(-2, -1)?)?
+                    .f_mul_scalar(1.0 / (d as f64).sqrt())?;
+                let probs_bnll = scores_bnll.f_softmax(-1, Kind::Float)?;
+                ctx.dropout(probs_bnll, keys, site, rate)?.f_matmul(v)?
+            } else {
+                let mask: Option<&Tensor> = None;
+                Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, false, None, false)?
+            };
+            outputs.push(y_bnld.f_transpose(1, 2)?.f_reshape([b * l, h])?);
+        }
+        Ok(Tensor::f_cat(&outputs, 0)?)
+    }
+}

@@ -1,0 +1,213 @@
+//! Every family of backbones against transformers' numbers; `tests/golden/backbones.py` made them.
+
+use super::*;
+use crate::torch;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tch::Kind;
+
+const TEXTS: [&[u32]; 4] = [&[3, 4, 7, 2], &[3, 9], &[5, 6, 8, 10, 2, 3], &[9, 2]];
+const IMAGES: usize = 3;
+const SHAPE: [i64; 3] = [2, 6, 6];
+const FAMILIES: [&str; 4] = ["bert", "roberta", "distilbert", "vit"];
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("golden.json")).unwrap()
+}
+
+fn options(init: Init, pooling: Pooling) -> Options {
+    Options {
+        init,
+        seed: 1,
+        tuning: Tuning::All,
+        pooling,
+        dropout: None,
+        device: Device::Cpu,
+    }
+}
+
+/// Writes the configuration, and weights by the formula that the golden numbers were made with.
+fn directory(dir: &Path, config: &Value) -> Source {
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let source = Source::open(dir).unwrap();
+    let has_pooler = config["model_type"] != "distilbert";
+    let pooling = if has_pooler {
+        Pooling::Pooler
+    } else {
+        Pooling::Mean
+    };
+    let empty = build(&source, &options(Init::Random, pooling)).unwrap();
+    let mut tensors = empty.tensors().unwrap();
+    tensors.sort_by(|one, other| one.0.cmp(&other.0));
+    for (k, (name, tensor)) in tensors.iter_mut().enumerate() {
+        let is_norm = name.to_lowercase().contains("norm") && name.ends_with("weight");
+        let start = f64::from(u8::from(is_norm));
+        let value = |j: usize| (start + 0.2 * (k as f64 + 0.7 * j as f64).sin()) as f32;
+        let values: Vec<f32> = (0..tensor.numel()).map(value).collect();
+        *tensor = Tensor::from_slice(&values).view(&tensor.size()[..]);
+    }
+    Tensor::write_safetensors(&tensors, dir.join("model.safetensors")).unwrap();
+    source
+}
+
+fn batch(family: &str) -> Batch {
+    if family != "vit" {
+        return Batch::Tokens(TokenBatch::pack(&TEXTS, &[1, 2, 3, 4], Device::Cpu).unwrap());
+    }
+    let length = SHAPE.iter().product::<i64>() as usize;
+    let pixel = |j: usize| (0.3 * j as f64).sin() as f32;
+    let pixels: Vec<f32> = (0..IMAGES * length).map(pixel).collect();
+    let samples: Vec<&[f32]> = pixels.chunks(length).collect();
+    images(&samples, &[1, 2, 3], SHAPE, Device::Cpu).unwrap()
+}
+
+fn forward<'a>(backbone: &'a dyn Backbone, batch: &'a Batch, train: bool) -> Pass<'a> {
+    let ctx = Context {
+        train,
+        ..Context::default()
+    };
+    Pass::forward(backbone, batch, &ctx, |_| Ok::<(), Error>(())).unwrap()
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    let all = value.as_array().unwrap().iter();
+    all.map(|number| number.as_f64().unwrap()).collect()
+}
+
+// Promise: features of every family are those of transformers, whatever the pooling, to 1e-5.
+#[test]
+fn features_are_those_of_transformers() {
+    let golden = golden();
+    for family in FAMILIES {
+        let dir = tempfile::tempdir().unwrap();
+        let source = directory(dir.path(), &golden[family]["config"]);
+        let batch = batch(family);
+        for (name, expected) in golden[family]["features"].as_object().unwrap() {
+            let pooling = serde_json::from_value(Value::from(name.as_str())).unwrap();
+            let backbone = build(&source, &options(Init::Pretrained, pooling)).unwrap();
+            let pass = forward(backbone.as_ref(), &batch, false);
+            let features = pass.features().unwrap().flatten(0, -1);
+            let found = torch::data(&features).unwrap();
+            let expected = numbers(expected);
+            assert_eq!(found.len(), expected.len(), "{family}, {name}");
+            for (found, expected) in found.iter().zip(&expected) {
+                let error = (f64::from(*found) - expected).abs();
+                assert!(error < 1e-5, "{family}, {name}: {found}, not {expected}");
+            }
+        }
+    }
+}
+
+// Promise: gradients of every family are those of PyTorch's autograd, tensor by tensor.
+#[test]
+fn gradients_are_those_of_transformers() {
+    let golden = golden();
+    for family in FAMILIES {
+        let dir = tempfile::tempdir().unwrap();
+        let source = directory(dir.path(), &golden[family]["config"]);
+        let batch = batch(family);
+        let backbone = build(&source, &options(Init::Pretrained, Pooling::Mean)).unwrap();
+        let pass = forward(backbone.as_ref(), &batch, true);
+        let size = pass.features().unwrap().size();
+        let count = size.iter().product::<i64>() as usize;
+        let weights: Vec<f32> = (0..count).map(|j| (j as f64).cos() as f32).collect();
+        let weights = Tensor::from_slice(&weights).view(&size[..]);
+        let rows = pass.backward(&weights, |_| Ok::<(), Error>(())).unwrap();
+
+        let mut squares = BTreeMap::new();
+        for param in backbone.blocks().iter().flat_map(Block::params) {
+            let square = param.tensor.grad().square().sum(Kind::Double);
+            squares.insert(param.names().join("+"), square.double_value(&[]));
+        }
+        if let (Some(rows), Batch::Tokens(tokens)) = (rows, &batch) {
+            let table = backbone.table().unwrap();
+            let mut whole = Tensor::zeros_like(table.weight().unwrap()).detach();
+            let whole = whole.index_add_(0, &tokens.ids, &rows);
+            let square = whole.square().sum(Kind::Double).double_value(&[]);
+            squares.insert(table.name().to_owned(), square);
+        }
+        let expected = golden[family]["gradients"].as_object().unwrap();
+        let mut seen = 0;
+        for (names, square) in squares {
+            let each = names.split('+').map(|name| {
+                seen += 1;
+                let norm = expected.get(name).and_then(Value::as_f64);
+                norm.unwrap_or_else(|| panic!("{family}: no {name}"))
+                    .powi(2)
+            });
+            let (found, expected) = (square.sqrt(), each.sum::<f64>().sqrt());
+            let error = (found - expected).abs();
+            assert!(
+                error < 1e-5 * (1.0 + expected),
+                "{family}, {names}: {found}, not {expected}"
+            );
+        }
+        assert_eq!(seen, expected.len(), "{family}");
+    }
+}
+
+// Promise: dropout of images is a function of the sample, not of its place in the batch.
+#[test]
+fn dropout_of_images_follows_the_sample() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    let source = directory(dir.path(), &golden["vit"]["config"]);
+    let dropping = Options {
+        dropout: Some(0.3),
+        ..options(Init::Pretrained, Pooling::Cls)
+    };
+    let backbone = build(&source, &dropping).unwrap();
+    let length = SHAPE.iter().product::<i64>() as usize;
+    let pixels: Vec<f32> = (0..2 * length).map(|j| (0.1 * j as f32).sin()).collect();
+    let (one, other) = pixels.split_at(length);
+    let features = |samples: &[&[f32]], keys: &[u64]| {
+        let batch = images(samples, keys, SHAPE, Device::Cpu).unwrap();
+        forward(backbone.as_ref(), &batch, true).features().unwrap()
+    };
+    let first = features(&[one, other], &[7, 8]);
+    let second = features(&[other, one], &[8, 7]);
+    let same = |i, j| (first.get(i) - second.get(j)).abs().max().double_value(&[]) < 1e-6;
+    assert!(same(0, 1) && same(1, 0));
+    let again = features(&[one, other], &[9, 8]);
+    assert!((first.get(0) - again.get(0)).abs().max().double_value(&[]) > 1e-3);
+}
+
+// Promise: what a family cannot do is said with the file and what to choose instead.
+#[test]
+fn bad_configurations_are_named() {
+    let golden = golden();
+    let refuse = |family: &str, field: &str, value: Value, pooling| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = golden[family]["config"].clone();
+        config[field] = value;
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let source = Source::open(dir.path()).unwrap();
+        let built = build(&source, &options(Init::Random, pooling));
+        built.unwrap_err().to_string()
+    };
+    let said = refuse("distilbert", "dropout", 0.1.into(), Pooling::Pooler);
+    assert!(said.contains("has no pooler"), "{said}");
+    let said = refuse("vit", "patch_size", 4.into(), Pooling::Mean);
+    assert!(said.contains("no multiple of patch_size 4"), "{said}");
+    let said = refuse("roberta", "num_attention_heads", 3.into(), Pooling::Mean);
+    assert!(
+        said.contains("no multiple of num_attention_heads 3"),
+        "{said}"
+    );
+    let said = refuse("vit", "hidden_act", "swish".into(), Pooling::Mean);
+    assert!(said.contains("hidden_act \"swish\""), "{said}");
+}
+
+// Promise: RoBERTa's positions begin behind its padding's, so it takes that many tokens fewer.
+#[test]
+fn roberta_takes_fewer_tokens_than_positions() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    let source = directory(dir.path(), &golden["roberta"]["config"]);
+    assert_eq!(source.max_positions(), Some(8));
+    let backbone = build(&source, &options(Init::Pretrained, Pooling::Mean)).unwrap();
+    let long = TokenBatch::pack(&[&[2; 9]], &[0], Device::Cpu).unwrap();
+    let error = backbone.input(&Batch::Tokens(long)).unwrap_err();
+    assert!(error.to_string().contains("takes 8 at most"), "{error}");
+}
