@@ -102,6 +102,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::SingleLabel,
         HeadKind::MultiLabel,
         HeadKind::Regression,
+        HeadKind::Tags,
     ]);
     (word(), head, data, number(), loss(), option::of(metric())).prop_map(
         |(name, head, data, weight, loss, metric)| TaskSpec {

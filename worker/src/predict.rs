@@ -2,9 +2,9 @@
 
 use crate::checkpoint::{Export, HEADS_FILE, META_FILE, read_tensors};
 use crate::data::{self, Input, Tokenizer};
-use crate::engine::{self, inputs};
+use crate::engine::{self, Words, inputs};
 use crate::heads::Linear;
-use crate::model::{self, Backbone, Batch, Context, Modality, Options, Pass, Source, mix};
+use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
 use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -79,6 +79,11 @@ pub enum Answer {
         labels: Vec<Scored>,
         /// Probability of every class.
         scores: BTreeMap<String, f64>,
+    },
+    /// A tag for every word; texts are cut into words at white space.
+    Tags {
+        /// The most probable tag of each word; none for words beyond the token limit.
+        tags: Vec<Option<Scored>>,
     },
     /// A number.
     Number {
@@ -196,17 +201,28 @@ impl Predictor {
         }
     }
 
-    /// Tokenises a text.
+    /// Whether a task is about words.
+    fn reads_words(&self) -> bool {
+        self.meta
+            .tasks
+            .iter()
+            .any(|task| task.head == HeadKind::Tags)
+    }
+
+    /// Tokenises a text; at words' borders, if a task is about words.
     ///
     /// # Errors
     /// If the model reads images, or the text cannot be tokenised.
     pub fn text(&self, text: &str) -> Result<Input, Error> {
         let no_text = || model::Error::Input("this model reads images, not texts".to_owned());
         let tokenizer = self.tokenizer.as_ref().ok_or_else(no_text)?;
-        let encoded = tokenizer
-            .encode(text)
-            .map_err(|e| model::Error::Input(format!("cannot tokenise {text:?}: {e}")))?;
-        Ok(Input::Tokens(encoded.ids.into()))
+        let encoded = match self.reads_words() {
+            true => tokenizer.encode_words(&text.split_whitespace().collect::<Vec<_>>()),
+            false => tokenizer.encode(text),
+        };
+        let encoded =
+            encoded.map_err(|e| model::Error::Input(format!("cannot tokenise {text:?}: {e}")))?;
+        Ok(encoded.into())
     }
 
     /// Features [b, h] of some inputs, in order.
@@ -214,13 +230,19 @@ impl Predictor {
     /// # Errors
     /// If an input does not fit the model.
     pub fn features(&self, inputs: &[Input]) -> Result<Tensor, Error> {
+        Ok(self.leaves(inputs)?.1.features)
+    }
+
+    /// A batch of inputs, and what heads read of it.
+    fn leaves(&self, inputs: &[Input]) -> Result<(Batch, Leaves), Error> {
         let all: Vec<&Input> = inputs.iter().collect();
         let keys: Vec<u64> = (0..inputs.len() as u64).map(mix).collect();
         let batch = engine::pack(&all, &keys, self.modality, Device::Cpu)?;
         let pass = Pass::forward(self.backbone.as_ref(), &batch, &Context::eval(), |_| {
             Ok::<(), model::Error>(())
         })?;
-        Ok(pass.features()?)
+        let leaves = pass.leaves(self.reads_words())?;
+        Ok((batch, leaves))
     }
 
     /// What the last block gives before pooling: for texts the vectors of all tokens, [T, h], texts
@@ -283,15 +305,24 @@ impl Predictor {
         inputs: &[Input],
         wanted: &[String],
     ) -> Result<Vec<BTreeMap<String, Answer>>, Error> {
-        let features = self.features(inputs)?;
+        let (batch, leaves) = self.leaves(inputs)?;
         let mut answers = vec![BTreeMap::new(); inputs.len()];
         for task in &self.meta.tasks {
             if !wanted.is_empty() && !wanted.contains(&task.name) {
                 continue;
             }
-            let outputs = self.outputs(&task.name, &features)?;
+            if let (HeadKind::Tags, Some(rows)) = (task.head, &leaves.rows) {
+                let words = Words::of(&batch, 0..inputs.len(), inputs.iter());
+                let outputs = self.outputs(&task.name, &words.vectors(rows)?)?;
+                let tags = words.spread(best(&outputs, &task.labels)?);
+                for (answer, tags) in answers.iter_mut().zip(tags) {
+                    answer.insert(task.name.clone(), Answer::Tags { tags });
+                }
+                continue;
+            }
+            let outputs = self.outputs(&task.name, &leaves.features)?;
             let scores = match task.head {
-                HeadKind::SingleLabel => outputs.f_softmax(-1, Kind::Float)?,
+                HeadKind::SingleLabel | HeadKind::Tags => outputs.f_softmax(-1, Kind::Float)?,
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
                 HeadKind::Regression => outputs,
             };
@@ -307,6 +338,21 @@ impl Predictor {
         }
         Ok(answers)
     }
+}
+
+/// The most probable class of each row of `outputs` [w, C].
+fn best(outputs: &Tensor, labels: &[String]) -> Result<Vec<Scored>, Error> {
+    let (scores, classes) = outputs.f_softmax(-1, Kind::Float)?.f_max_dim(-1, false)?;
+    let scores = Vec::<f32>::try_from(&scores.f_contiguous()?)?;
+    let classes = Vec::<i64>::try_from(&classes.f_contiguous()?)?;
+    let label = |class: i64| labels.get(class.unsigned_abs() as usize).cloned();
+    let all = classes.into_iter().zip(scores);
+    Ok(all
+        .map(|(class, score)| Scored {
+            label: label(class).unwrap_or_default(),
+            score: f64::from(score),
+        })
+        .collect())
 }
 
 fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
@@ -331,7 +377,7 @@ fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
                 scores,
             }
         }
-        HeadKind::SingleLabel => {
+        HeadKind::SingleLabel | HeadKind::Tags => {
             let best = ranked.into_iter().next();
             let (label, score) = best.map_or_else(Default::default, |b| (b.label, b.score));
             Answer::Single {

@@ -270,6 +270,11 @@ fn short(prediction: &Value) -> String {
         let score = value.get("score").and_then(Value::as_f64)?;
         Some(format!("{label} {score:.2}"))
     };
+    if let Some(tags) = prediction.get("tags").and_then(Value::as_array) {
+        let tag = |tag: &Value| Some(tag.get("label")?.as_str()?.to_owned());
+        let tags = tags.iter().map(|one| tag(one).unwrap_or("-".to_owned()));
+        return tags.collect::<Vec<_>>().join(" ");
+    }
     if let Some(labels) = prediction.get("labels").and_then(Value::as_array) {
         let labels: Vec<String> = labels.iter().filter_map(scored).collect();
         return if labels.is_empty() {
@@ -321,6 +326,9 @@ mod tests {
             json!({"labels": [{"label": "x11", "score": 0.9}, {"label": "gtk", "score": 0.5}]});
         assert_eq!(short(&labels), "x11 0.90, gtk 0.50");
         assert_eq!(short(&json!({"labels": []})), "-");
+        let tags =
+            json!({"tags": [{"label": "B-x", "score": 0.9}, null, {"label": "O", "score": 0.6}]});
+        assert_eq!(short(&tags), "B-x - O");
         assert_eq!(short(&json!({"value": 3.25})), "3.2500");
     }
 }

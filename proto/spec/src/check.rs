@@ -47,6 +47,7 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     job::tasks(&spec.tasks, &mut found);
     for (index, task) in spec.tasks.iter().enumerate() {
         task::task(task, &format!("tasks[{index}]"), &mut found);
+        task::pooling(task, spec.backbone.pooling, index, &mut found);
     }
     job::sampler(spec.sampler, &mut found);
     group::rules(&spec.tasks, &mut found);

@@ -137,7 +137,7 @@ pub struct TaskSpec {
     #[serde(default)]
     pub loss: LossSpec,
     /// Metric that selects the best checkpoint; default: accuracy for `single_label`, macro F1 for
-    /// `multi_label`, Pearson for `regression`.
+    /// `multi_label`, Pearson for `regression`, span F1 for `tags`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
 }
@@ -153,6 +153,9 @@ pub enum HeadKind {
     MultiLabel,
     /// One number (mean squared error).
     Regression,
+    /// One of several classes for every word of a text that comes as a list of words (softmax and
+    /// cross-entropy per word): `B-x` begins a span of type x, `I-x` goes on with it, `O` is outside.
+    Tags,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -207,10 +210,11 @@ impl Files {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Columns {
-    /// Column of the input; default `text` for text backbones, `image` for image backbones.
+    /// Column of the input; default `text` for text backbones (`tokens` for the head `tags`), `image`
+    /// for image backbones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// Column of the label; default `label`.
+    /// Column of the label; default `label` (`tags` for the head `tags`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
@@ -247,7 +251,7 @@ pub enum ClassWeights {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Share of right predictions (`multi_label`: samples with every label right).
+    /// Share of right predictions (`multi_label`: samples with every label right; `tags`: of words).
     Accuracy,
     /// F1 per class, averaged over classes.
     MacroF1,
@@ -257,6 +261,10 @@ pub enum Metric {
     Pearson,
     /// Spearman rank correlation.
     Spearman,
+    /// F1 of spans: found where type, first and last word are right (`tags`).
+    SpanF1,
+    /// Share of samples with every word's tag right (`tags`).
+    Exact,
 }
 
 impl Metric {
@@ -275,6 +283,8 @@ impl Metric {
             Metric::Mse => "mse",
             Metric::Pearson => "pearson",
             Metric::Spearman => "spearman",
+            Metric::SpanF1 => "span_f1",
+            Metric::Exact => "exact",
         }
     }
 }
@@ -287,6 +297,7 @@ impl HeadKind {
             HeadKind::SingleLabel => "single_label",
             HeadKind::MultiLabel => "multi_label",
             HeadKind::Regression => "regression",
+            HeadKind::Tags => "tags",
         }
     }
 
@@ -297,6 +308,7 @@ impl HeadKind {
             HeadKind::SingleLabel => Metric::Accuracy,
             HeadKind::MultiLabel => Metric::MacroF1,
             HeadKind::Regression => Metric::Pearson,
+            HeadKind::Tags => Metric::SpanF1,
         }
     }
 }

@@ -9,12 +9,14 @@ use espalier_spec::job::{
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 5] = [
+const METRICS: [Metric; 7] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
     Metric::Pearson,
     Metric::Spearman,
+    Metric::SpanF1,
+    Metric::Exact,
 ];
 
 /// The metric of this name.
@@ -40,6 +42,7 @@ impl Wire for TaskSpec {
             HeadKind::SingleLabel => Head::SingleLabel,
             HeadKind::MultiLabel => Head::MultiLabel,
             HeadKind::Regression => Head::Regression,
+            HeadKind::Tags => Head::Tags,
         };
         v1::Task {
             name: self.name.clone(),
@@ -57,11 +60,12 @@ impl Wire for TaskSpec {
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
-        const HEADS: &str = "single_label, multi_label or regression";
+        const HEADS: &str = "single_label, multi_label, regression or tags";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
             Head::Regression => HeadKind::Regression,
+            Head::Tags => HeadKind::Tags,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));

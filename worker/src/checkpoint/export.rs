@@ -143,7 +143,8 @@ pub fn write_export(
     remove(&old)
 }
 
-/// A directory that `AutoModelForSequenceClassification` loads.
+/// A directory that `AutoModelForSequenceClassification` (`AutoModelForTokenClassification`, where words
+/// have tags) loads.
 fn write_task(
     dir: &Path,
     (export, meta): (&Path, &Export),
@@ -194,13 +195,20 @@ fn write_task(
         .map(|(i, l)| (l.clone(), json!(i)))
         .collect();
     let problem = match task.head {
-        HeadKind::MultiLabel => "multi_label_classification",
-        _ => "single_label_classification",
+        HeadKind::MultiLabel => Some("multi_label_classification"),
+        HeadKind::SingleLabel => Some("single_label_classification"),
+        // transformers knows kinds of problems for whole texts only.
+        HeadKind::Tags | HeadKind::Regression => None,
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));
-    config.insert("problem_type".into(), json!(problem));
-    if meta.pooling == Pooling::Pooler {
+    if let Some(problem) = problem {
+        config.insert("problem_type".into(), json!(problem));
+    }
+    if task.head == HeadKind::Tags {
+        let stock = json!(["BertForTokenClassification"]);
+        config.insert("architectures".into(), stock);
+    } else if meta.pooling == Pooling::Pooler {
         config.insert(
             "architectures".into(),
             json!(["BertForSequenceClassification"]),

@@ -81,10 +81,9 @@ impl Split {
     /// Task, split, file and row of a text that can't become tokens.
     pub fn input(&self, index: usize) -> Result<Input, Error> {
         match &self.inputs {
-            Inputs::Text(texts) => match texts.tokens(index) {
-                Ok(ids) => Ok(Input::Tokens(ids)),
-                Err(problem) => Err(self.problem(index, problem)),
-            },
+            Inputs::Text(texts) => texts
+                .tokens(index)
+                .map_err(|problem| self.problem(index, problem)),
             Inputs::Image(images) => Ok(Input::Numbers(images.numbers(index).into())),
         }
     }
@@ -150,13 +149,14 @@ impl Split {
 /// Names the task and split, and the file, row and column of what is wrong.
 pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
     let data = &task.data;
-    let default_input = match modality {
-        Modality::Text(_) => "text",
-        Modality::Image { .. } => "image",
+    let (input, label) = match (modality, task.head) {
+        (Modality::Text(_), HeadKind::Tags) => ("tokens", "tags"),
+        (Modality::Text(_), _) => ("text", "label"),
+        (Modality::Image { .. }, _) => ("image", "label"),
     };
     let wanted = Wanted {
-        input: data.columns.input.as_deref().unwrap_or(default_input),
-        label: data.columns.label.as_deref().unwrap_or("label"),
+        input: data.columns.input.as_deref().unwrap_or(input),
+        label: data.columns.label.as_deref().unwrap_or(label),
     };
     let context = |split: &'static str| {
         move |cause: Error| match cause {
@@ -169,6 +169,9 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         }
     };
 
+    if task.head == HeadKind::Tags && matches!(modality, Modality::Image { .. }) {
+        return Err(context("train")(Error::NoWords));
+    }
     let known = given_labels(task, wanted.label).map_err(context("train"))?;
     let read = |name: &'static str, files: &Files, known: Option<&LabelSet>, limit: Option<u64>| {
         let reader = SplitReader {
@@ -240,7 +243,10 @@ struct SplitReader<'a> {
 impl SplitReader<'_> {
     fn read(self, paths: &[String]) -> Result<(Split, LabelSet), Error> {
         let mut inputs = match self.modality {
-            Modality::Text(tokenizer) => Inputs::Text(Texts::new(tokenizer.clone())),
+            Modality::Text(tokenizer) => {
+                let words = self.task.head == HeadKind::Tags;
+                Inputs::Text(Texts::new(tokenizer.clone(), words))
+            }
             Modality::Image { numbers } => Inputs::Image(Images::new(*numbers)),
         };
         // A regression has an empty label set, which is not a set to look labels up in.
@@ -268,6 +274,17 @@ impl SplitReader<'_> {
                     }
                 }
                 labels.push(row.label, &row.place)?;
+                if let (Inputs::Text(texts), Some(found)) = (&inputs, labels.last_tags()) {
+                    let expected = texts.words(count).map_or(0, |words| words.len());
+                    if found != expected {
+                        let column = self.wanted.label.to_owned();
+                        return Err(row.place.error(Problem::TagCount {
+                            column,
+                            expected,
+                            found,
+                        }));
+                    }
+                }
                 count += 1;
                 if count >= u32::MAX as usize {
                     return Err(Error::TooManySamples);

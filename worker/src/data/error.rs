@@ -46,6 +46,11 @@ pub enum Error {
     /// A split names no files.
     #[error("empty data: no file is named, or max_train_samples is 0")]
     NoFiles,
+    /// A head for words on a backbone that reads images.
+    #[error(
+        "the head `tags` is for words, but this backbone reads images; use a text backbone or another head"
+    )]
+    NoWords,
     /// A Parquet file without its end.
     #[error("{}: not a whole Parquet file: {found}; the file was probably cut off: copy it again", file.display())]
     CutOff {
@@ -206,6 +211,28 @@ pub enum Problem {
         given: bool,
         /// Size of the set.
         classes: usize,
+    },
+    /// Tags that are more or fewer than the words.
+    #[error("column `{column}`: {found} tags for {expected} words; expected one for each")]
+    TagCount {
+        /// The column of the tags.
+        column: String,
+        /// Words of the text.
+        expected: usize,
+        /// Tags that stand there.
+        found: usize,
+    },
+    /// A tag that goes on with a span that has not begun.
+    #[error("column `{column}`: word {word} is `{tag}` after {before}; a span begins with `B-`")]
+    Bio {
+        /// The column of the tags.
+        column: String,
+        /// Number of the word, from 1.
+        word: usize,
+        /// Its tag.
+        tag: String,
+        /// What stands before it.
+        before: String,
     },
     /// An image of another size.
     #[error("column `{column}`: expected {expected} numbers an image, found {found}")]

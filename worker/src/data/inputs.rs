@@ -4,11 +4,22 @@ use super::{Cell, Error, Place, Problem, Tokenizer};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+/// Stands for the first token of a word that has none.
+pub const NO_TOKEN: u32 = u32::MAX;
+
 /// One sample as a backbone takes it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// Token ids, special tokens included; never empty.
     Tokens(Arc<[u32]>),
+    /// A text that came as words: its token ids, and the first token of every word, [`NO_TOKEN`] for
+    /// a word that has none or lies beyond the token limit.
+    Words {
+        /// Token ids, special tokens included.
+        ids: Arc<[u32]>,
+        /// Place in `ids` of each word's first token.
+        first: Arc<[u32]>,
+    },
     /// The numbers of an image, row-major (channels, height, width); as in the file.
     Numbers(Arc<[f32]>),
 }
@@ -18,8 +29,26 @@ impl Input {
     #[must_use]
     pub fn cost(&self) -> u64 {
         match self {
-            Input::Tokens(ids) => ids.len() as u64,
+            Input::Tokens(ids) | Input::Words { ids, .. } => ids.len() as u64,
             Input::Numbers(_) => 1,
+        }
+    }
+
+    /// Its token ids; none for images.
+    #[must_use]
+    pub fn ids(&self) -> Option<&Arc<[u32]>> {
+        match self {
+            Input::Tokens(ids) | Input::Words { ids, .. } => Some(ids),
+            Input::Numbers(_) => None,
+        }
+    }
+
+    /// The first token of every word; empty for what did not come as words.
+    #[must_use]
+    pub fn first(&self) -> &[u32] {
+        match self {
+            Input::Words { first, .. } => first,
+            _ => &[],
         }
     }
 }
@@ -56,16 +85,26 @@ impl Inputs {
 pub struct Texts {
     arena: String,
     ends: Vec<usize>,
+    /// Where texts are lists of words: the end of each word in `arena`, and of each text's words.
+    words: Option<Words>,
     tokenizer: Arc<Tokenizer>,
-    tokens: Vec<OnceLock<Arc<[u32]>>>,
+    tokens: Vec<OnceLock<Input>>,
     cut: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct Words {
+    ends: Vec<usize>,
+    texts: Vec<usize>,
+}
+
 impl Texts {
-    pub(super) fn new(tokenizer: Arc<Tokenizer>) -> Self {
+    /// No texts yet; with `words` every one must be a list of words, else the first one decides.
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, words: bool) -> Self {
         Self {
             arena: String::new(),
             ends: Vec::new(),
+            words: words.then(Words::default),
             tokenizer,
             tokens: Vec::new(),
             cut: AtomicU64::new(0),
@@ -73,13 +112,54 @@ impl Texts {
     }
 
     pub(super) fn push(&mut self, cell: Cell, column: &str, place: &Place) -> Result<(), Error> {
-        let text = match cell {
-            Cell::Text(text) | Cell::Raw(text) => text,
-            other => return Err(place.error(mismatch(column, "a text", &other))),
+        let cell = match &self.words {
+            Some(_) => cell.unpacked(),
+            None => cell,
         };
-        self.arena.push_str(&text);
+        if self.ends.is_empty() && matches!(cell, Cell::List(_)) {
+            self.words.get_or_insert_default();
+        }
+        match (&mut self.words, cell) {
+            (None, Cell::Text(text) | Cell::Raw(text)) => self.arena.push_str(&text),
+            (None, other) => return Err(place.error(mismatch(column, "a text", &other))),
+            (Some(words), Cell::List(cells)) if !cells.is_empty() => {
+                for (index, cell) in cells.into_iter().enumerate() {
+                    let (Cell::Text(word) | Cell::Raw(word)) = cell else {
+                        return Err(place.error(mismatch(column, "a list of words", &cell)));
+                    };
+                    if index > 0 {
+                        self.arena.push(' ');
+                    }
+                    self.arena.push_str(&word);
+                    words.ends.push(self.arena.len());
+                }
+                words.texts.push(words.ends.len());
+            }
+            (Some(_), other) => {
+                let expected = "a list of one word or more, such as [\"a\", \"b\"]";
+                return Err(place.error(mismatch(column, expected, &other)));
+            }
+        }
         self.ends.push(self.arena.len());
         Ok(())
+    }
+
+    /// Words of text `index`, as they came; none if texts did not come as words.
+    #[must_use]
+    pub fn words(&self, index: usize) -> Option<Vec<&str>> {
+        let words = self.words.as_ref()?;
+        let end = *words.texts.get(index)?;
+        let (first, mut start) = match index.checked_sub(1) {
+            Some(before) => (words.texts[before], self.ends[before]),
+            None => (0, 0),
+        };
+        let mut all = Vec::with_capacity(end - first);
+        for &end in &words.ends[first..end] {
+            all.push(&self.arena[start..end]);
+            // A space stands between words.
+            start = end + 1;
+        }
+        Some(all)
     }
 
     /// Frees what reading reserved too much, and makes room for tokens.
@@ -102,29 +182,33 @@ impl Texts {
         }
     }
 
-    /// Token ids of sample `index`, tokenised when first wanted. Threads may call this at once.
+    /// Tokens of sample `index`, tokenised when first wanted. Threads may call this at once.
     ///
     /// # Errors
     /// The problem of a text that has no tokens or that the tokenizer rejects.
-    pub fn tokens(&self, index: usize) -> Result<Arc<[u32]>, Problem> {
-        if let Some(ids) = self.tokens.get(index).and_then(OnceLock::get) {
-            return Ok(ids.clone());
+    pub fn tokens(&self, index: usize) -> Result<Input, Problem> {
+        if let Some(input) = self.tokens.get(index).and_then(OnceLock::get) {
+            return Ok(input.clone());
         }
-        let encoded = self.tokenizer.encode(self.text(index))?;
-        let mut first = false;
-        let ids = match self.tokens.get(index) {
+        let encoded = match self.words(index) {
+            Some(words) => self.tokenizer.encode_words(&words)?,
+            None => self.tokenizer.encode(self.text(index))?,
+        };
+        let cut = encoded.cut;
+        let mut is_first = false;
+        let input = match self.tokens.get(index) {
             Some(slot) => slot
                 .get_or_init(|| {
-                    first = true;
-                    encoded.ids.into()
+                    is_first = true;
+                    encoded.into()
                 })
                 .clone(),
-            None => encoded.ids.into(),
+            None => encoded.into(),
         };
-        if first && encoded.cut {
+        if is_first && cut {
             self.cut.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(ids)
+        Ok(input)
     }
 
     /// How many of the samples tokenised so far were longer than the token limit and were cut.

@@ -3,9 +3,10 @@
 use super::error::nearest;
 use super::inputs::{mismatch, number};
 use super::{Cell, Error, Place, Problem};
-use crate::metrics::Values;
+use crate::metrics::{TagSet, Values};
 use espalier_spec::job::HeadKind;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The classes of a task, in order; empty for regression.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,6 +128,15 @@ pub enum Labels {
     },
     /// One number a sample.
     Numbers(Vec<f32>),
+    /// One tag for every word: sample i has `tags[ends[i-1]..ends[i]]`.
+    Tags {
+        /// What the tags mean; empty while they are read.
+        set: Arc<TagSet>,
+        /// End of each sample's tags.
+        ends: Vec<u32>,
+        /// The tags of all samples.
+        tags: Vec<u32>,
+    },
 }
 
 impl Labels {
@@ -137,6 +147,7 @@ impl Labels {
             Labels::Single(classes) => classes.len(),
             Labels::Multi { ends, .. } => ends.len(),
             Labels::Numbers(numbers) => numbers.len(),
+            Labels::Tags { ends, .. } => ends.len(),
         }
     }
 
@@ -146,12 +157,18 @@ impl Labels {
         self.len() == 0
     }
 
-    /// The classes of sample `index`; empty beyond the last and for regression.
+    /// The classes of sample `index`, or the tags of its words; empty beyond the last and for
+    /// regression.
     #[must_use]
     pub fn classes(&self, index: usize) -> &[u32] {
         match self {
             Labels::Single(classes) => classes.get(index..=index).unwrap_or_default(),
-            Labels::Multi { ends, classes } => {
+            Labels::Multi { ends, classes }
+            | Labels::Tags {
+                ends,
+                tags: classes,
+                ..
+            } => {
                 let start = index
                     .checked_sub(1)
                     .and_then(|i| ends.get(i))
@@ -166,12 +183,14 @@ impl Labels {
         }
     }
 
-    /// Samples of each of `classes` classes.
+    /// Samples of each of `classes` classes; words, where they are tags.
     #[must_use]
     pub fn counts(&self, classes: usize) -> Vec<u64> {
         let mut counts = vec![0; classes];
         let all = match self {
-            Labels::Single(all) | Labels::Multi { classes: all, .. } => all.as_slice(),
+            Labels::Single(all)
+            | Labels::Multi { classes: all, .. }
+            | Labels::Tags { tags: all, .. } => all.as_slice(),
             Labels::Numbers(_) => &[],
         };
         for class in all {
@@ -203,6 +222,18 @@ impl Labels {
                 }
                 Values::Multi { classes, values }
             }
+            Labels::Tags { set, .. } => {
+                let (mut ends, mut values) = (Vec::new(), Vec::new());
+                for sample in which {
+                    values.extend_from_slice(self.classes(sample));
+                    ends.push(index(values.len()));
+                }
+                Values::Tags {
+                    set: set.clone(),
+                    ends,
+                    values,
+                }
+            }
             Labels::Numbers(all) => Values::Numbers(
                 which
                     .into_iter()
@@ -230,6 +261,11 @@ impl<'a> LabelReader<'a> {
                 classes: Vec::new(),
             },
             HeadKind::Regression => Labels::Numbers(Vec::new()),
+            HeadKind::Tags => Labels::Tags {
+                set: Arc::default(),
+                ends: Vec::new(),
+                tags: Vec::new(),
+            },
         };
         Self {
             column,
@@ -241,6 +277,16 @@ impl<'a> LabelReader<'a> {
 
     pub(super) fn push(&mut self, cell: Cell, place: &Place) -> Result<(), Error> {
         self.add(cell).map_err(|problem| place.error(problem))
+    }
+
+    /// Tags of the sample that was pushed last; none if labels are no tags.
+    pub(super) fn last_tags(&self) -> Option<usize> {
+        match &self.labels {
+            Labels::Tags { .. } => {
+                Some(self.labels.classes(self.labels.len().checked_sub(1)?).len())
+            }
+            _ => None,
+        }
     }
 
     fn add(&mut self, cell: Cell) -> Result<(), Problem> {
@@ -268,6 +314,39 @@ impl<'a> LabelReader<'a> {
                 classes.extend(row);
                 ends.push(index(classes.len()));
             }
+            Labels::Tags { ends, tags, .. } => {
+                let what = "a list of tags, one for each word";
+                let cells = match cell.unpacked() {
+                    Cell::List(cells) => cells,
+                    other => return Err(mismatch(self.column, what, &other)),
+                };
+                let mut before: Option<String> = None;
+                for (word, cell) in cells.into_iter().enumerate() {
+                    let label = Label::of(cell, self.column, what)?;
+                    tags.push(class(self.known, &mut self.found, &label)?);
+                    let name = match self.known {
+                        // By number: the name is the set's.
+                        Some(set) => tags
+                            .last()
+                            .and_then(|&tag| set.names.get(tag as usize))
+                            .cloned(),
+                        None => None,
+                    };
+                    let name = name.unwrap_or(label.name);
+                    if let Some(kind) = name.strip_prefix("I-")
+                        && before.as_deref().and_then(|b| b.get(2..)) != Some(kind)
+                    {
+                        return Err(Problem::Bio {
+                            column: self.column.to_owned(),
+                            word: word + 1,
+                            before: before.map_or("nothing".to_owned(), |tag| format!("`{tag}`")),
+                            tag: name,
+                        });
+                    }
+                    before = Some(name);
+                }
+                ends.push(index(tags.len()));
+            }
         }
         Ok(())
     }
@@ -275,6 +354,9 @@ impl<'a> LabelReader<'a> {
     /// The targets, and the label set: the known one, or the one found, sorted.
     pub(super) fn finish(mut self) -> Result<(Labels, LabelSet), Error> {
         if let Some(known) = self.known {
+            if let Labels::Tags { set, .. } = &mut self.labels {
+                *set = Arc::new(TagSet::of(known.names()));
+            }
             return Ok((self.labels, known.clone()));
         }
         if matches!(self.labels, Labels::Numbers(_)) {
@@ -290,6 +372,11 @@ impl<'a> LabelReader<'a> {
                     classes[start..*end as usize].sort_unstable();
                     start = *end as usize;
                 }
+            }
+            Labels::Tags { set, tags, .. } => {
+                tags.iter_mut()
+                    .for_each(|tag| *tag = renamed[*tag as usize]);
+                *set = Arc::new(TagSet::of(self.found.names()));
             }
             Labels::Numbers(_) => {}
         }

@@ -24,7 +24,7 @@ pub mod tokens;
 pub use cell::Cell;
 pub use dataset::{Modality, Split, TaskData, load};
 pub use error::{Error, Place, Problem};
-pub use inputs::{Input, Inputs};
+pub use inputs::{Input, Inputs, NO_TOKEN};
 pub use labels::{LabelSet, Labels};
 pub use loader::{Loader, LoaderOptions, RankStep, Sample, ShardBatch};
 pub use order::{Order, OrderTask, SampleRef, StepBatch, total_steps};

@@ -1,11 +1,11 @@
 //! Text to token ids, after the `tokenizer.json` of a Hugging Face directory.
 
-use super::{Error, Problem};
+use super::{Error, Input, NO_TOKEN, Problem};
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{InputSequence, TruncationDirection, TruncationParams, TruncationStrategy};
 
 /// A backbone's tokenizer with the job's token limit. Threads may share it.
 ///
@@ -23,8 +23,23 @@ pub struct Tokenizer {
 pub struct Encoded {
     /// Token ids with the special tokens around them; at least one, at most the limit.
     pub ids: Vec<u32>,
+    /// Of words: the place of each word's first token, [`NO_TOKEN`] where there is none.
+    pub first: Option<Vec<u32>>,
     /// Whether the text was longer than the limit and was cut.
     pub cut: bool,
+}
+
+impl From<Encoded> for Input {
+    fn from(encoded: Encoded) -> Self {
+        let ids = encoded.ids.into();
+        match encoded.first {
+            Some(first) => Input::Words {
+                ids,
+                first: first.into(),
+            },
+            None => Input::Tokens(ids),
+        }
+    }
 }
 
 impl Tokenizer {
@@ -107,7 +122,36 @@ impl Tokenizer {
         let cut = !encoding.get_overflowing().is_empty();
         Ok(Encoded {
             ids: encoding.get_ids().to_vec(),
+            first: None,
             cut,
+        })
+    }
+
+    /// Token ids of a text that comes as words, and where each word begins.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_words(&self, words: &[&str]) -> Result<Encoded, Problem> {
+        let encoding = self
+            .inner
+            .encode(InputSequence::from(words), true)
+            .map_err(|error| Problem::Tokenise {
+                message: error.to_string(),
+            })?;
+        if encoding.is_empty() {
+            return Err(Problem::NoTokens);
+        }
+        let mut first = vec![NO_TOKEN; words.len()];
+        for (token, word) in (0..).zip(encoding.get_word_ids()) {
+            let place = word.and_then(|word| first.get_mut(word as usize));
+            if let Some(place) = place.filter(|place| **place == NO_TOKEN) {
+                *place = token;
+            }
+        }
+        Ok(Encoded {
+            ids: encoding.get_ids().to_vec(),
+            first: Some(first),
+            cut: !encoding.get_overflowing().is_empty(),
         })
     }
 

@@ -2,8 +2,10 @@
 
 use super::Error;
 use super::trainer::Trainer;
+use super::words::Words;
 use crate::data::{Input, Split, TaskData};
-use crate::metrics::{self, Baseline, Values};
+use crate::heads::Level;
+use crate::metrics::{self, Baseline, NO_TAG, Values};
 use crate::model::Context;
 use espalier_comm::CommunicatorExt;
 use espalier_spec::Step;
@@ -156,19 +158,44 @@ impl Trainer {
             true => None,
             false => Some(self.batch(&inputs, &keys)?),
         };
-        let Some(features) = self.features(packed.as_ref(), &Context::eval())? else {
+        let leaves = self.features(packed.as_ref(), &Context::eval())?;
+        let (Some(leaves), Some(packed)) = (leaves, &packed) else {
             return Ok(());
         };
+        let head = self.heads.head(index);
+        let words = match (head.level(), &leaves.rows) {
+            (Level::Word, Some(rows)) => {
+                let inputs = inputs.iter().copied();
+                Some((rows, Words::of(packed, 0..inputs.len(), inputs)))
+            }
+            _ => None,
+        };
         let (losses, decided) = tch::no_grad(|| {
-            let outputs = self.heads.outputs(index, &features)?;
             let which = batch.iter().map(|(sample, _)| *sample as usize);
             let targets = split.labels.values(self.tasks[index].labels.len(), which);
-            let head = self.heads.head(index);
+            let (outputs, targets) = match &words {
+                Some((rows, words)) => {
+                    let outputs = self.heads.outputs(index, &words.vectors(rows)?)?;
+                    (outputs, words.kept(targets))
+                }
+                None => (self.heads.outputs(index, &leaves.features)?, targets),
+            };
             let losses = Vec::<f32>::try_from(&head.loss(&outputs, &targets)?.f_contiguous()?)?;
             Ok::<_, Error>((losses, head.decide(&outputs)?))
         })?;
+        let tags = match (&words, &decided) {
+            (Some((_, words)), Values::Single { values, .. }) => words.spread(values.clone()),
+            _ => Vec::new(),
+        };
         for (place, (sample, _)) in batch.iter().enumerate() {
             let decision = match &decided {
+                _ if words.is_some() => {
+                    let own = tags.get(place).into_iter().flatten();
+                    own.flat_map(|tag| tag.unwrap_or(NO_TAG).to_le_bytes())
+                        .collect()
+                }
+                // A head decides on words one by one.
+                Values::Tags { .. } => Vec::new(),
                 Values::Single { values, .. } => values[place].to_le_bytes().to_vec(),
                 Values::Multi { classes, values } => values[place * classes..(place + 1) * classes]
                     .iter()
@@ -235,6 +262,20 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
                 .flat_map(|v| v.decision.iter().map(|&byte| byte != 0))
                 .collect(),
         },
+        Values::Tags { set, ends, values } => {
+            let mut found = Vec::with_capacity(values.len());
+            for (verdict, &end) in verdicts.iter().zip(ends) {
+                let (words, _) = verdict.decision.as_chunks::<4>();
+                found.extend(words.iter().map(|word| u32::from_le_bytes(*word)));
+                // As many as there are words, whatever came.
+                found.resize(end as usize, NO_TAG);
+            }
+            Values::Tags {
+                set: set.clone(),
+                ends: ends.clone(),
+                values: found,
+            }
+        }
         Values::Numbers(_) => Values::Numbers(
             verdicts
                 .iter()

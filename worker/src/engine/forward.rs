@@ -4,13 +4,12 @@ use super::Error;
 use super::balancing::Decision;
 use super::exact::ExactSum;
 use super::exchange::Held;
-use super::headset::key;
+use super::headset::{Seen, key};
 use super::lanes::Slot;
 use super::trainer::Trainer;
 use crate::data::{RankStep, Sample};
-use crate::model::{Batch, Context, Moment, Pass};
+use crate::model::{Batch, Context, Leaves, Moment, Pass};
 use espalier_spec::exchange::Sharding;
-use tch::Tensor;
 
 impl Trainer {
     /// How many passes this rank makes of its `own` where the rank with the most has `most`: a pass
@@ -22,7 +21,7 @@ impl Trainer {
         }
     }
 
-    /// Features of a batch, without a graph. Where parameters are sharded all ranks call it together,
+    /// What heads read of a batch, without a graph. Where parameters are sharded all ranks call it together,
     /// those that have no batch left with none.
     ///
     /// # Errors
@@ -31,13 +30,14 @@ impl Trainer {
         &mut self,
         batch: Option<&Batch>,
         ctx: &Context,
-    ) -> Result<Option<Tensor>, Error> {
+    ) -> Result<Option<Leaves>, Error> {
         let ids = match batch {
             Some(Batch::Tokens(tokens)) => tokens.host_ids.as_slice(),
             _ => &[],
         };
         self.fetch_rows(ids.iter().copied())?;
         let backbone = self.backbone.as_ref();
+        let wants_rows = self.heads.wants_rows();
         let held = Held {
             blocks: backbone.blocks(),
             owners: &self.owners,
@@ -50,7 +50,7 @@ impl Trainer {
                     Moment::ForwardDone(index) => exchange.release(index, &held.blocks[index]),
                     _ => Ok(()),
                 })?;
-                Ok::<_, Error>(Some(pass.features()?.f_detach()?))
+                Ok::<_, Error>(Some(pass.leaves(wants_rows)?))
             })?,
             None => {
                 exchange.pass_by(&held)?;
@@ -81,9 +81,13 @@ impl Trainer {
                     Some(self.batch(&inputs, &keys)?)
                 }
             };
-            if let Some(features) = self.features(packed.as_ref(), &ctx)? {
-                self.heads
-                    .measure(&features, samples, &self.tasks, &ctx, &mut losses)?;
+            if let (Some(leaves), Some(batch)) = (self.features(packed.as_ref(), &ctx)?, &packed) {
+                let seen = Seen {
+                    samples,
+                    batch,
+                    leaves: &leaves,
+                };
+                self.heads.measure(seen, &self.tasks, &ctx, &mut losses)?;
             }
         }
         self.balancing

@@ -3,18 +3,20 @@
 use super::Error;
 use super::exact::ExactSum;
 use super::kernel::{dot, pair, pairs};
+use super::words::Words;
 use crate::data::{Sample, TaskData};
-use crate::heads::{self, Head, Linear};
+use crate::heads::{self, Head, Level, Linear};
 use crate::metrics::Values;
-use crate::model::{Block, Context, ParamSpec, mix};
+use crate::model::{Batch, Block, Context, Leaves, ParamSpec, mix};
 use crate::torch;
 use espalier_spec::{InputGroups, JobSpec};
 use std::ops::Range;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
-/// Dropout site of the heads' input; the backbone counts its own from 0.
+/// Dropout sites of the heads' input, features and rows; the backbone counts its own from 0.
 const SITE: u64 = u64::MAX;
+const ROW_SITE: u64 = u64::MAX - 1;
 
 /// The heads of all tasks.
 pub struct HeadSet {
@@ -44,6 +46,14 @@ impl LossSum {
 /// Samples of one task in a micro-batch: rows of its features.
 pub(super) type Run = (usize, Range<usize>);
 
+/// What heads read: the samples of a micro-batch, sorted by task, and what the backbone made of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<'a> {
+    pub(super) samples: &'a [&'a Sample],
+    pub(super) batch: &'a Batch,
+    pub(super) leaves: &'a Leaves,
+}
+
 /// What a backward of the heads is to do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadPass<'a> {
@@ -61,6 +71,9 @@ pub(super) struct FeatureGradients {
     dropped: Tensor,
     /// Each task's rows and their gradient [rows, h].
     parts: Vec<(Run, Tensor)>,
+    /// The same of heads that read words: vectors of tokens, and gradients of all of them by task.
+    rows: Option<Tensor>,
+    row_parts: Vec<(usize, Tensor)>,
 }
 
 impl FeatureGradients {
@@ -96,7 +109,15 @@ impl FeatureGradients {
             let mut place = total.f_narrow(0, rows.start as i64, rows.len() as i64)?;
             let _ = place.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
         }
-        Ok(torch::backward(&[&self.dropped], &[&total])?)
+        torch::backward(&[&self.dropped], &[&total])?;
+        if let Some(rows) = &self.rows {
+            let mut total = rows.f_zeros_like()?;
+            for (task, grad) in &self.row_parts {
+                let _ = total.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
+            }
+            torch::backward(&[rows], &[&total])?;
+        }
+        Ok(())
     }
 }
 
@@ -158,7 +179,13 @@ impl HeadSet {
         self.heads[task].as_ref()
     }
 
-    /// Outputs [b, C] of a task's head for features [b, h].
+    /// Whether a head reads the vectors of tokens, not only pooled features.
+    #[must_use]
+    pub fn wants_rows(&self) -> bool {
+        self.heads.iter().any(|head| head.level() == Level::Word)
+    }
+
+    /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h].
     ///
     /// # Errors
     /// If libtorch refuses.
@@ -175,24 +202,23 @@ impl HeadSet {
         [self.block.range(task), self.block.range(heads + task)]
     }
 
-    /// Loss and backward of one micro-batch. `samples` are sorted by task and belong to the rows of
-    /// `features` [b, h]. Gradients accumulate in the heads' block and in `features`, if that
-    /// requires grad. The plain losses are added to `sums`. Returns which rows are which task's.
+    /// Loss and backward of one micro-batch. Gradients accumulate in the heads' block and in the
+    /// leaves, if those require grad. The plain losses are added to `sums`. Returns which rows of the
+    /// features are which task's.
     ///
     /// # Errors
     /// If targets do not fit the heads or libtorch refuses.
     pub(super) fn backward(
         &self,
-        features: &Tensor,
-        samples: &[&Sample],
+        seen: Seen<'_>,
         tasks: &[Arc<TaskData>],
         how: HeadPass<'_>,
         sums: &mut [ExactSum],
     ) -> Result<Vec<Run>, Error> {
         let mut total: Option<Tensor> = None;
         let mut runs = Vec::new();
-        let dropped = self.dropped(features, samples, how.ctx)?;
-        self.losses(&dropped, samples, tasks, how.only, |run, losses| {
+        let dropped = self.dropped(seen, how.ctx)?;
+        self.losses(&dropped, seen, tasks, how.only, |run, losses| {
             each(losses, &mut sums[run.0])?;
             let part = losses.f_sum(Kind::Float)?.f_mul_scalar(how.scales[run.0])?;
             total = Some(match total.take() {
@@ -208,33 +234,50 @@ impl HeadSet {
         Ok(runs)
     }
 
-    /// The same, but the features' gradient is given task by task: `features` have none until the
+    /// The same, but the leaves' gradients are given task by task: the leaves have none until the
     /// parts are combined.
     ///
     /// # Errors
     /// As [`HeadSet::backward`].
     pub(super) fn backward_by_task(
         &self,
-        features: &Tensor,
-        samples: &[&Sample],
+        seen: Seen<'_>,
         tasks: &[Arc<TaskData>],
         how: HeadPass<'_>,
         sums: &mut [ExactSum],
     ) -> Result<FeatureGradients, Error> {
-        let dropped = self.dropped(features, samples, how.ctx)?;
-        let leaf = dropped.f_detach()?.f_set_requires_grad(true)?;
-        let mut parts = Vec::new();
-        self.losses(&leaf, samples, tasks, how.only, |run, losses| {
+        let dropped = self.dropped(seen, how.ctx)?;
+        let cut = |x: &Tensor| x.f_detach()?.f_set_requires_grad(true);
+        let leaves = Leaves {
+            features: cut(&dropped.features)?,
+            rows: dropped.rows.as_ref().map(cut).transpose()?,
+        };
+        let (mut parts, mut row_parts) = (Vec::new(), Vec::new());
+        self.losses(&leaves, seen, tasks, how.only, |run, losses| {
             each(losses, &mut sums[run.0])?;
             let scale = losses.f_ones_like()?.f_mul_scalar(how.scales[run.0])?;
             torch::backward(&[losses], &[&scale])?;
-            let (start, length) = (run.1.start as i64, run.1.len() as i64);
-            let grad = leaf.f_grad()?.f_narrow(0, start, length)?.f_contiguous()?;
-            torch::set_grad(&leaf, &Tensor::new())?;
-            parts.push((run, grad));
+            match (self.heads[run.0].level(), &leaves.rows) {
+                (Level::Word, Some(rows)) => {
+                    row_parts.push((run.0, rows.f_grad()?.f_contiguous()?));
+                    torch::set_grad(rows, &Tensor::new())?;
+                }
+                _ => {
+                    let (start, length) = (run.1.start as i64, run.1.len() as i64);
+                    let grad = leaves.features.f_grad()?;
+                    let grad = grad.f_narrow(0, start, length)?.f_contiguous()?;
+                    torch::set_grad(&leaves.features, &Tensor::new())?;
+                    parts.push((run, grad));
+                }
+            }
             Ok(())
         })?;
-        Ok(FeatureGradients { dropped, parts })
+        Ok(FeatureGradients {
+            dropped: dropped.features,
+            parts,
+            rows: dropped.rows,
+            row_parts,
+        })
     }
 
     /// Adds the plain losses of a micro-batch to `sums`; nothing is differentiated.
@@ -243,53 +286,71 @@ impl HeadSet {
     /// As [`HeadSet::backward`].
     pub(super) fn measure(
         &self,
-        features: &Tensor,
-        samples: &[&Sample],
+        seen: Seen<'_>,
         tasks: &[Arc<TaskData>],
         ctx: &Context,
         sums: &mut [ExactSum],
     ) -> Result<(), Error> {
         tch::no_grad(|| {
-            let dropped = self.dropped(features, samples, ctx)?;
-            self.losses(&dropped, samples, tasks, None, |(task, _), losses| {
+            let dropped = self.dropped(seen, ctx)?;
+            self.losses(&dropped, seen, tasks, None, |(task, _), losses| {
                 each(losses, &mut sums[task])
             })
         })
     }
 
-    /// Features as heads see them.
-    fn dropped(
-        &self,
-        features: &Tensor,
-        samples: &[&Sample],
-        ctx: &Context,
-    ) -> Result<Tensor, Error> {
-        let keys: Vec<u64> = samples.iter().map(|sample| key(sample)).collect();
-        Ok(ctx.dropout(features.shallow_clone(), &keys, SITE, self.dropout)?)
+    /// What heads read, after dropout.
+    fn dropped(&self, seen: Seen<'_>, ctx: &Context) -> Result<Leaves, Error> {
+        let keys: Vec<u64> = seen.samples.iter().map(|sample| key(sample)).collect();
+        let features = seen.leaves.features.shallow_clone();
+        let rows = match (&seen.leaves.rows, seen.batch) {
+            (Some(rows), Batch::Tokens(tokens)) => Some(ctx.dropout(
+                rows.shallow_clone(),
+                &tokens.layout.row_keys,
+                ROW_SITE,
+                self.dropout,
+            )?),
+            _ => None,
+        };
+        Ok(Leaves {
+            features: ctx.dropout(features, &keys, SITE, self.dropout)?,
+            rows,
+        })
     }
 
     /// Gives each task's rows of the features and its losses [rows]; a task that shares its inputs
     /// has the rows of the task that leads it.
     fn losses(
         &self,
-        dropped: &Tensor,
-        samples: &[&Sample],
+        dropped: &Leaves,
+        seen: Seen<'_>,
         tasks: &[Arc<TaskData>],
         only: Option<usize>,
         mut give: impl FnMut(Run, &Tensor) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        for (leader, rows) in by_task(samples) {
-            let features = dropped.f_narrow(0, rows.start as i64, rows.len() as i64)?;
+        for (leader, run) in by_task(seen.samples) {
             for task in self.groups.members(leader) {
                 if only.is_some_and(|only| only != task) {
                     continue;
                 }
-                let outputs = self.outputs(task, &features)?;
-                let which = samples[rows.clone()].iter();
+                let which = seen.samples[run.clone()].iter();
                 let which = which.map(|sample| sample.at.sample as usize);
                 let targets = targets(&tasks[task], which);
-                let losses = self.heads[task].loss(&outputs, &targets)?;
-                give((task, rows.clone()), &losses)?;
+                let losses = match (self.heads[task].level(), &dropped.rows) {
+                    (Level::Word, Some(rows)) => {
+                        let inputs = seen.samples[run.clone()].iter().map(|s| &s.input);
+                        let words = Words::of(seen.batch, run.clone(), inputs);
+                        let outputs = self.outputs(task, &words.vectors(rows)?)?;
+                        self.heads[task].loss(&outputs, &words.kept(targets))?
+                    }
+                    _ => {
+                        let (start, length) = (run.start as i64, run.len() as i64);
+                        let features = dropped.features.f_narrow(0, start, length)?;
+                        let outputs = self.outputs(task, &features)?;
+                        self.heads[task].loss(&outputs, &targets)?
+                    }
+                };
+                give((task, run.clone()), &losses)?;
             }
         }
         Ok(())
@@ -353,6 +414,8 @@ mod tests {
                 ((0, 0..2), tensor(&[1.0, 2.0, 3.0, 4.0])),
                 ((1, 0..2), tensor(&[-1.0, 0.5, 0.0, 2.0])),
             ],
+            rows: None,
+            row_parts: Vec::new(),
         };
         let products = gradients.products(2).unwrap();
         let products: Vec<f64> = products.iter().map(ExactSum::value).collect();

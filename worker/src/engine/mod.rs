@@ -30,6 +30,7 @@ mod table;
 mod tracks;
 mod trainer;
 mod update;
+mod words;
 
 pub use error::{ABORTED, Error};
 pub use evaluate::Which;
@@ -38,3 +39,4 @@ pub use run::{Ending, RankContext, Tell, run_rank};
 pub use sources::{Sources, inputs};
 pub use step::{StepReport, StepTimes};
 pub use trainer::{Trainer, pack};
+pub use words::Words;

@@ -3,11 +3,11 @@
 use super::Error;
 use super::exact::ExactSum;
 use super::exchange::Held;
-use super::headset::{HeadPass, Run, key};
+use super::headset::{HeadPass, Run, Seen, key};
 use super::lanes::{RowId, Slot};
 use super::step::Sums;
 use super::trainer::Trainer;
-use crate::data::{Input, RankStep, Sample};
+use crate::data::{RankStep, Sample};
 use crate::model::{Batch, Moment, Pass};
 use crate::torch;
 use espalier_spec::exchange::Sharding;
@@ -24,10 +24,7 @@ impl Trainer {
         };
         // The rows that all passes of the step read.
         let samples = self.micros(batch, Slot::ALL).into_iter().flatten();
-        let ids = samples.filter_map(|sample| match &sample.input {
-            Input::Tokens(ids) => Some(ids.iter().copied()),
-            Input::Numbers(_) => None,
-        });
+        let ids = samples.filter_map(|sample| Some(sample.input.ids()?.iter().copied()));
         self.fetch_rows(ids.flatten())?;
         let rank = self.exchange.comm().rank();
         let own = self.exchange.lanes().of(rank).to_vec();
@@ -182,7 +179,13 @@ impl Trainer {
             if several {
                 blocks.iter().try_for_each(|block| block.bind(slot))?;
             }
-            let features = run.features()?;
+            let leaves = run.leaves(self.heads.wants_rows())?;
+            let features = &leaves.features;
+            let seen = Seen {
+                samples,
+                batch: &packed,
+                leaves: &leaves,
+            };
             let how = HeadPass {
                 ctx: &ctx,
                 scales: &scales,
@@ -191,19 +194,21 @@ impl Trainer {
             let losses = &mut sums.losses;
             let by_task = self.balancing.is_early()
                 && self.balancing.scales_features()
-                && self.groups.any_shared()
+                && (self.groups.any_shared() || leaves.rows.is_some())
                 && features.requires_grad();
             if by_task {
                 let set = &self.heads;
-                let parts = set.backward_by_task(&features, samples, &self.tasks, how, losses)?;
-                let products = parts.products(self.tasks.len())?;
+                let parts = set.backward_by_task(seen, &self.tasks, how, losses)?;
+                let shared = self.groups.any_shared();
+                let products = shared.then(|| parts.products(self.tasks.len()));
+                let products = products.transpose()?;
                 let balancing = &mut self.balancing;
-                let decision = balancing.early(batch, losses, Some(&products), exchange)?;
+                let decision = balancing.early(batch, losses, products.as_deref(), exchange)?;
                 parts.combine(&decision.weights)?;
                 sums.early = Some(decision);
             } else {
                 let set = &self.heads;
-                let runs = set.backward(&features, samples, &self.tasks, how, losses)?;
+                let runs = set.backward(seen, &self.tasks, how, losses)?;
                 if self.balancing.is_early() {
                     let decision = self.balancing.early(batch, losses, None, exchange)?;
                     if self.balancing.scales_features() {
@@ -212,8 +217,7 @@ impl Trainer {
                     sums.early = Some(decision);
                 }
             }
-            let grad = features.grad();
-            if !grad.defined() {
+            if !leaves.has_grad() {
                 pass = Some(run);
                 continue;
             }
@@ -228,9 +232,9 @@ impl Trainer {
                 _ => Ok::<(), Error>(()),
             };
             let rows = if place + 1 == slots.len() {
-                run.backward(&grad, &mut tell)?
+                run.backward(&leaves, &mut tell)?
             } else {
-                let rows = run.backward_keeping(&grad, &mut tell)?;
+                let rows = run.backward_keeping(&leaves, &mut tell)?;
                 pass = Some(run);
                 rows
             };

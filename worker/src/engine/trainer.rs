@@ -258,18 +258,14 @@ pub fn pack(
 ) -> Result<Batch, Error> {
     match modality {
         Modality::Text => {
-            let tokens = |input: &&Input| match input {
-                Input::Tokens(ids) => Some(ids.clone()),
-                Input::Numbers(_) => None,
-            };
-            let ids: Vec<Arc<[u32]>> = inputs.iter().filter_map(tokens).collect();
+            let ids: Vec<Arc<[u32]>> = inputs.iter().filter_map(|i| i.ids().cloned()).collect();
             let samples: Vec<&[u32]> = ids.iter().map(AsRef::as_ref).collect();
             Ok(Batch::Tokens(TokenBatch::pack(&samples, keys, device)?))
         }
         Modality::Image(shape) => {
             let numbers = |input: &&Input| match input {
                 Input::Numbers(numbers) => Some(numbers.clone()),
-                Input::Tokens(_) => None,
+                Input::Tokens(_) | Input::Words { .. } => None,
             };
             let all: Vec<Arc<[f32]>> = inputs.iter().filter_map(numbers).collect();
             let samples: Vec<&[f32]> = all.iter().map(AsRef::as_ref).collect();

@@ -18,12 +18,14 @@ mod init;
 mod multi_label;
 mod regression;
 mod single_label;
+mod tags;
 mod weights;
 
 pub use init::{Parameter, parameters};
 pub use multi_label::MultiLabel;
 pub use regression::Regression;
 pub use single_label::SingleLabel;
+pub use tags::Tags;
 pub use weights::class_weights;
 
 use crate::metrics::Values;
@@ -39,13 +41,18 @@ pub trait Head: Send + Sync {
     /// Number of outputs C.
     fn outputs(&self) -> usize;
 
-    /// Loss of each sample `[B]`, differentiable in `outputs` `[B, C]`.
+    /// What has one row of outputs.
+    fn level(&self) -> Level {
+        Level::Sample
+    }
+
+    /// Loss of each sample `[B]`, differentiable in `outputs` `[B, C]` (`[W, C]` at the level of words).
     ///
     /// # Errors
     /// Targets of another kind or number; errors of torch.
     fn loss(&self, outputs: &Tensor, targets: &Values) -> Result<Tensor, Error>;
 
-    /// The decision for each sample, as metrics take it, from `outputs` `[B, C]`.
+    /// The decision for each row, as metrics take it, from `outputs` `[B, C]`.
     ///
     /// # Errors
     /// Outputs of another shape; errors of torch.
@@ -61,6 +68,16 @@ pub trait Head: Send + Sync {
     /// The fields of a Hugging Face `config.json` that describe this head: `problem_type`,
     /// `num_labels`, `id2label`, `label2id`.
     fn config(&self) -> Map<String, Value>;
+}
+
+/// What a head has one row of outputs for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// A sample: it reads pooled features `[B, H]`.
+    Sample,
+    /// A word: it reads the vectors of words' first tokens `[W, H]`, those of one sample after those of
+    /// the other.
+    Word,
 }
 
 /// A head's parameters: views of the flat block of all heads.
@@ -197,6 +214,11 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             "regression",
         ),
         HeadKind::Regression => Ok(Box::new(Regression)),
+        HeadKind::Tags if smoothing > 0.0 => refuse("loss.label_smoothing", "single_label", "tags"),
+        HeadKind::Tags if task.loss.class_weights != ClassWeights::None => {
+            refuse("loss.class_weights", "single_label and multi_label", "tags")
+        }
+        HeadKind::Tags => Ok(Box::new(Tags::new(classes))),
     }
 }
 

@@ -71,6 +71,7 @@ fn losses_and_gradients_agree_with_pytorch() {
                     classes,
                     values: targets.iter().map(|t| t == 1).collect(),
                 },
+                HeadKind::Tags => panic!("tested in tags.rs"),
                 HeadKind::Regression => {
                     Values::Numbers(targets.iter().map(|t| t.as_f64().unwrap()).collect())
                 }

@@ -18,6 +18,8 @@ pub enum Baseline {
     /// whose indicators come first in order, absent before present. It is the best constant for
     /// accuracy, which asks for every label of a sample.
     Set(Vec<bool>),
+    /// The most frequent tag, for every word.
+    Tag(u32),
     /// The mean, which is the best constant for the squared error.
     Mean(f64),
 }
@@ -39,6 +41,9 @@ impl Baseline {
                 let set = most_frequent(rows).map(<[bool]>::to_vec);
                 Baseline::Set(set.unwrap_or_else(|| vec![false; *classes]))
             }
+            Values::Tags { values, .. } => {
+                Baseline::Tag(most_frequent(values.iter().copied()).unwrap_or(0))
+            }
             #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
             Values::Numbers(values) => {
                 Baseline::Mean(values.iter().sum::<f64>() / values.len().max(1) as f64)
@@ -46,10 +51,20 @@ impl Baseline {
         }
     }
 
-    /// This prediction for `samples` samples.
+    /// This prediction for the samples of `truth`.
     #[must_use]
-    pub fn predict(&self, samples: usize) -> Values {
+    pub fn predict(&self, truth: &Values) -> Values {
+        let samples = truth.len();
         match self {
+            Baseline::Tag(tag) => match truth {
+                Values::Tags { set, ends, values } => Values::Tags {
+                    set: set.clone(),
+                    ends: ends.clone(),
+                    values: vec![*tag; values.len()],
+                },
+                // Compared with it, this says what is wrong.
+                _ => Values::Numbers(Vec::new()),
+            },
             Baseline::Class { classes, class } => Values::Single {
                 classes: *classes,
                 values: vec![*class; samples],
@@ -67,7 +82,7 @@ impl Baseline {
     /// # Errors
     /// `truth` is of another kind than the training targets, or holds no samples.
     pub fn scores(&self, truth: &Values) -> Result<BTreeMap<Metric, f64>, Error> {
-        scores(truth, &self.predict(truth.len()))
+        scores(truth, &self.predict(truth))
     }
 }
 

@@ -9,14 +9,17 @@ mod affinity;
 mod baseline;
 mod classes;
 mod numbers;
+mod spans;
 
 pub use affinity::AffinityMeter;
 pub use baseline::Baseline;
 pub use classes::{accuracy, macro_f1, multi_accuracy, multi_macro_f1};
 pub use numbers::{mse, pearson, spearman};
+pub use spans::{NO_TAG, Tag, TagSet, span_f1};
 
 use espalier_spec::job::Metric;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Targets or predictions of some samples.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +40,15 @@ pub enum Values {
     },
     /// One number a sample.
     Numbers(Vec<f64>),
+    /// One tag for every word of a sample.
+    Tags {
+        /// What the tags mean.
+        set: Arc<TagSet>,
+        /// End of each sample's words in `values`.
+        ends: Vec<u32>,
+        /// Tags of all words; [`NO_TAG`] where there is none.
+        values: Vec<u32>,
+    },
 }
 
 impl Values {
@@ -47,6 +59,7 @@ impl Values {
             Values::Single { values, .. } => values.len(),
             Values::Multi { classes, values } => values.len() / (*classes).max(1),
             Values::Numbers(values) => values.len(),
+            Values::Tags { ends, .. } => ends.len(),
         }
     }
 
@@ -63,6 +76,12 @@ impl Values {
             Values::Single { classes, .. } => format!("{} of one in {classes} classes", self.len()),
             Values::Multi { classes, .. } => format!("{} of any of {classes} classes", self.len()),
             Values::Numbers(_) => format!("{} numbers", self.len()),
+            Values::Tags { set, values, .. } => format!(
+                "{} texts of {} words with one in {} tags each",
+                self.len(),
+                values.len(),
+                set.len()
+            ),
         }
     }
 }
@@ -132,6 +151,22 @@ pub fn scores(truth: &Values, predicted: &Values) -> Result<BTreeMap<Metric, f64
             (Metric::Mse, mse(t, p)),
             (Metric::Pearson, pearson(t, p)),
             (Metric::Spearman, spearman(t, p)),
+        ])),
+        (
+            Values::Tags {
+                set,
+                ends,
+                values: t,
+            },
+            Values::Tags {
+                set: other,
+                ends: found,
+                values: p,
+            },
+        ) if set == other && ends == found => Ok(BTreeMap::from([
+            (Metric::Accuracy, accuracy(t, p)),
+            (Metric::Exact, spans::exact(ends, t, p)),
+            (Metric::SpanF1, span_f1(set, ends, t, p)),
         ])),
         _ => mismatch(),
     }

@@ -107,6 +107,20 @@ pub struct TokenBatch {
 }
 
 impl TokenBatch {
+    /// The row of each sample's first token, samples in the order given.
+    #[must_use]
+    pub fn first_rows(&self) -> Vec<i64> {
+        let mut rows = vec![0; self.order.len()];
+        let groups = self.layout.groups.iter();
+        let lengths = groups.flat_map(|g| std::iter::repeat_n(g.length, g.samples as usize));
+        let mut row = 0;
+        for (&index, length) in self.order.iter().zip(lengths) {
+            rows[index] = row;
+            row += length;
+        }
+        rows
+    }
+
     /// Packs samples; `keys` are their identities for dropout.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub use context::{Context, mix};
 pub use error::Error;
 pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
-pub use pass::{Moment, Pass};
+pub use pass::{Leaves, Moment, Pass};
 pub use table::Table;
 
 use espalier_spec::job::{Init, Pooling, Tuning};

@@ -30,6 +30,26 @@ pub struct Pass<'a> {
     /// Output of each block from `first` on; none where it is to be computed again.
     outputs: Vec<Option<Tensor>>,
     features: Tensor,
+    /// Output of the last block.
+    rows: Tensor,
+}
+
+/// What heads read of a pass, cut from its graph: leaves that require grad if any block is trained.
+#[derive(Debug)]
+pub struct Leaves {
+    /// Features f32 [b, h], in the order the samples were given in.
+    pub features: Tensor,
+    /// Vectors of the rows of the packed batch f32 [t, h], if they were asked for.
+    pub rows: Option<Tensor>,
+}
+
+impl Leaves {
+    /// Whether a head has differentiated with respect to any of them.
+    #[must_use]
+    pub fn has_grad(&self) -> bool {
+        let has = |leaf: &Tensor| leaf.grad().defined();
+        has(&self.features) || self.rows.as_ref().is_some_and(has)
+    }
 }
 
 impl<'a> Pass<'a> {
@@ -66,6 +86,7 @@ impl<'a> Pass<'a> {
             inputs: Vec::new(),
             outputs: Vec::new(),
             features: Tensor::new(),
+            rows: Tensor::new(),
         };
         for index in first..count {
             tell(Moment::Forward(index))?;
@@ -83,6 +104,7 @@ impl<'a> Pass<'a> {
             pass.inputs.push(input);
             tell(Moment::ForwardDone(index))?;
         }
+        pass.rows = x.shallow_clone();
         pass.features = if first == count {
             tch::no_grad(|| backbone.pool(&x, batch))?
         } else {
@@ -104,7 +126,19 @@ impl<'a> Pass<'a> {
         leaf(&self.features, !self.outputs.is_empty())
     }
 
-    /// Runs backward from the gradient of the features, last block first; gradients accumulate in
+    /// What heads read; the rows only if they want them.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn leaves(&self, wants_rows: bool) -> Result<Leaves, Error> {
+        let rows = || leaf(&self.rows, !self.outputs.is_empty());
+        Ok(Leaves {
+            features: self.features()?,
+            rows: wants_rows.then(rows).transpose()?,
+        })
+    }
+
+    /// Runs backward from the gradients of the leaves, last block first; gradients accumulate in
     /// the blocks' flat buffers. `tell` hears of every [`Moment`]; activations are freed as it goes.
     /// Returns the gradient of the table's rows [T, h], if the table is trained.
     ///
@@ -112,10 +146,10 @@ impl<'a> Pass<'a> {
     /// If libtorch refuses, or what `tell` returns.
     pub fn backward<E: From<Error>>(
         mut self,
-        grad: &Tensor,
+        leaves: &Leaves,
         tell: impl FnMut(Moment) -> Result<(), E>,
     ) -> Result<Option<Tensor>, E> {
-        self.run_backward(grad, false, tell)
+        self.run_backward(leaves, false, tell)
     }
 
     /// The same, and the activations stay: one forward pass serves several gradients.
@@ -124,15 +158,15 @@ impl<'a> Pass<'a> {
     /// As [`Pass::backward`].
     pub fn backward_keeping<E: From<Error>>(
         &mut self,
-        grad: &Tensor,
+        leaves: &Leaves,
         tell: impl FnMut(Moment) -> Result<(), E>,
     ) -> Result<Option<Tensor>, E> {
-        self.run_backward(grad, true, tell)
+        self.run_backward(leaves, true, tell)
     }
 
     fn run_backward<E: From<Error>>(
         &mut self,
-        grad: &Tensor,
+        leaves: &Leaves,
         keep: bool,
         mut tell: impl FnMut(Moment) -> Result<(), E>,
     ) -> Result<Option<Tensor>, E> {
@@ -144,8 +178,20 @@ impl<'a> Pass<'a> {
         } else {
             torch::backward
         };
-        differentiate(&[&self.features], &[grad]).map_err(Error::from)?;
+        let grad = leaves.features.f_grad().map_err(Error::from)?;
+        if grad.defined() {
+            differentiate(&[&self.features], &[&grad]).map_err(Error::from)?;
+        }
         let mut grad = self.take_grad(self.outputs.len())?;
+        if let Some(rows) = &leaves.rows {
+            let own = rows.f_grad().map_err(Error::from)?;
+            if own.defined() {
+                grad = Some(match grad {
+                    Some(pooled) => pooled.f_add(&own).map_err(Error::from)?,
+                    None => own,
+                });
+            }
+        }
         for place in (0..self.outputs.len()).rev() {
             let index = self.first + place;
             tell(Moment::Backward(index))?;

@@ -113,7 +113,9 @@ fn gradients_are_those_of_transformers() {
         let count = size.iter().product::<i64>() as usize;
         let weights: Vec<f32> = (0..count).map(|j| (j as f64).cos() as f32).collect();
         let weights = Tensor::from_slice(&weights).view(&size[..]);
-        let rows = pass.backward(&weights, |_| Ok::<(), Error>(())).unwrap();
+        let leaves = pass.leaves(false).unwrap();
+        (&leaves.features * weights).sum(Kind::Float).backward();
+        let rows = pass.backward(&leaves, |_| Ok::<(), Error>(())).unwrap();
 
         let mut squares = BTreeMap::new();
         for param in backbone.blocks().iter().flat_map(Block::params) {
@@ -210,4 +212,44 @@ fn roberta_takes_fewer_tokens_than_positions() {
     let long = TokenBatch::pack(&[&[2; 9]], &[0], Device::Cpu).unwrap();
     let error = backbone.input(&Batch::Tokens(long)).unwrap_err();
     assert!(error.to_string().contains("takes 8 at most"), "{error}");
+}
+
+// Promise: what heads say of single tokens and what they say of pooled features reach the backbone
+// together: half of the mean by one way and half by the other is the mean.
+#[test]
+fn gradients_of_rows_and_features_add_up() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    let source = directory(dir.path(), &golden["bert"]["config"]);
+    let batch = batch("bert");
+    let Batch::Tokens(tokens) = &batch else {
+        panic!("texts");
+    };
+    let gradients = |share: f64| -> Vec<f32> {
+        let backbone = build(&source, &options(Init::Pretrained, Pooling::Mean)).unwrap();
+        let pass = forward(backbone.as_ref(), &batch, true);
+        let leaves = pass.leaves(true).unwrap();
+        let rows = leaves.rows.as_ref().unwrap();
+        let mut loss = leaves.features.square().sum(Kind::Float) * (1.0 - share);
+        if share > 0.0 {
+            for (start, text) in tokens.first_rows().into_iter().zip(TEXTS) {
+                let own = rows.narrow(0, start, text.len() as i64);
+                let mean = own.mean_dim(&[0i64][..], false, Kind::Float);
+                loss += mean.square().sum(Kind::Float) * share;
+            }
+        }
+        loss.backward();
+        assert!(leaves.has_grad());
+        pass.backward(&leaves, |_| Ok::<(), Error>(())).unwrap();
+        let grads = backbone.blocks().iter().filter_map(Block::grad);
+        grads
+            .flat_map(|grad| torch::data(grad).unwrap().to_vec())
+            .collect()
+    };
+    let expected = gradients(0.0);
+    for share in [0.5, 1.0] {
+        let pairs = expected.iter().zip(gradients(share));
+        let worst = pairs.fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(worst < 1e-5, "{share}: {worst}");
+    }
 }

@@ -7,7 +7,7 @@ use espalier_spec::report::{Evaluation, MemoryStats};
 use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard, Step};
 use espalier_tests::{Toy, job};
 use espalier_worker::checkpoint::{RunState, Store};
-use espalier_worker::data::{Input, Loader, LoaderOptions, Placement, RankStep};
+use espalier_worker::data::{Loader, LoaderOptions, Placement, RankStep};
 use espalier_worker::engine::{Sources, StepReport, Trainer, Which};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -323,9 +323,6 @@ impl Ranks<'_> {
 /// Distinct token ids of a rank's part of a step.
 fn rows(batch: &RankStep) -> usize {
     let samples = batch.shards.iter().flat_map(|shard| &shard.micro).flatten();
-    let ids = samples.filter_map(|sample| match &sample.input {
-        Input::Tokens(ids) => Some(ids.iter().copied()),
-        Input::Numbers(_) => None,
-    });
+    let ids = samples.filter_map(|sample| Some(sample.input.ids()?.iter().copied()));
     ids.flatten().collect::<BTreeSet<u32>>().len()
 }

@@ -3,6 +3,7 @@
 use super::{Findings, Violation, nearest};
 use crate::balancer::{BalancerSpec, Class, Method, Normalize, OnNonFinite};
 use crate::exchange::Affinity;
+use crate::job::HeadKind;
 use crate::{InputGroups, JobSpec};
 
 /// Checks a balancer by itself, as in a job with `tasks` tasks (None: any number). Field paths
@@ -60,6 +61,15 @@ fn representation(spec: &JobSpec, found: &mut Findings) {
              in one input_group; put them there, or use `{instead}`"
         )
     });
+    for (index, task) in spec.tasks.iter().enumerate() {
+        let field = format!("tasks[{index}].head");
+        found.require(task.head != HeadKind::Tags, &field, || {
+            format!(
+                "reads the vectors of words, but `{method}` weighs gradients of pooled features; use \
+                 `{instead}`"
+            )
+        });
+    }
     let one_pass = [
         ("training.accumulation", spec.training.accumulation <= 1),
         (

@@ -30,7 +30,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
     let head = prop_oneof![
         Just(HeadKind::SingleLabel),
         Just(HeadKind::MultiLabel),
-        Just(HeadKind::Regression)
+        Just(HeadKind::Regression),
+        Just(HeadKind::Tags)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),

@@ -1,7 +1,7 @@
 //! Rules of one task: data, labels, loss, metric.
 
 use super::Findings;
-use crate::job::{ClassWeights, DataSpec, HeadKind, Metric, TaskSpec};
+use crate::job::{ClassWeights, DataSpec, HeadKind, Metric, Pooling, TaskSpec};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// File extensions that a reader exists for.
@@ -22,6 +22,20 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     );
     loss(task, &format!("{path}.loss"), found);
     metric(task, &format!("{path}.metric"), found);
+}
+
+/// A head that reads words needs a backbone that ends with their vectors.
+pub(super) fn pooling(task: &TaskSpec, pooling: Pooling, index: usize, found: &mut Findings) {
+    if task.head == HeadKind::Tags && pooling == Pooling::Pooler {
+        found.add(
+            "backbone.pooling",
+            format!(
+                "is `pooler`, which leaves no vectors of words for tasks[{index}] ({}); expected \
+                 mean, cls or max",
+                task.name
+            ),
+        );
+    }
 }
 
 fn data(data: &DataSpec, path: &str, found: &mut Findings) {
@@ -111,7 +125,7 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         return;
     };
     let least = match task.head {
-        HeadKind::SingleLabel => 2,
+        HeadKind::SingleLabel | HeadKind::Tags => 2,
         HeadKind::MultiLabel => 1,
         HeadKind::Regression => {
             found.add(
@@ -165,6 +179,13 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
         );
         return;
     }
+    if task.head == HeadKind::Tags && task.loss.class_weights != ClassWeights::None {
+        found.add(
+            field,
+            "a task of tags does not weigh its classes; remove it",
+        );
+        return;
+    }
     let ClassWeights::Given(weights) = &task.loss.class_weights else {
         return;
     };
@@ -204,6 +225,7 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
     let fitting: &[Metric] = match task.head {
         HeadKind::SingleLabel | HeadKind::MultiLabel => &[Metric::Accuracy, Metric::MacroF1],
         HeadKind::Regression => &[Metric::Mse, Metric::Pearson, Metric::Spearman],
+        HeadKind::Tags => &[Metric::SpanF1, Metric::Exact, Metric::Accuracy],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::data::NO_TOKEN;
 use crate::data::source::tests::parquet_file::{Column, write};
 use crate::metrics::Values;
 use serde_json::{Value, json};
@@ -67,10 +68,7 @@ fn refused(head: &str, train: (&str, &str), data: Value) -> String {
 fn texts_become_tokens() {
     let csv = "text,label\na b,x\na b c d e,y\n,x\n";
     let data = text_task("single_label", &[("a.csv", csv)], json!({})).unwrap();
-    let ids = |index| match data.train.input(index).unwrap() {
-        Input::Tokens(ids) => ids.to_vec(),
-        Input::Numbers(_) => panic!("a text"),
-    };
+    let ids = |index| data.train.input(index).unwrap().ids().unwrap().to_vec();
     assert_eq!(
         (ids(0), ids(1), ids(2)),
         (vec![1, 4, 5, 2], vec![1, 4, 5, 6, 2], vec![1, 2])
@@ -392,4 +390,65 @@ fn bad_tokenizers() {
         "{found}"
     );
     assert_eq!(tokenizer(dir.path(), 8).unwrap().vocabulary(), 9);
+}
+
+/// Texts that come as words keep their borders: each word knows its first token, those beyond the
+/// limit have none; tags are counted against the words.
+#[test]
+fn words_keep_their_tags() {
+    let rows = r#"{"tokens": ["a", "b-c", "d"], "tags": ["B-x", "I-x", "O"]}
+{"tokens": ["e"], "tags": ["O"]}
+"#;
+    let data = text_task("tags", &[("a.jsonl", rows)], json!({})).unwrap();
+    assert_eq!(data.labels.names(), ["B-x", "I-x", "O"]);
+    let input = data.train.input(0).unwrap();
+    // `b-c` is three tokens, of which two are within the limit of five.
+    assert_eq!(input.ids().unwrap()[..], [1, 4, 5, 0, 2]);
+    assert_eq!(input.first(), [1, 2, NO_TOKEN]);
+    assert_eq!(data.train.cut(), 1);
+    assert_eq!(data.train.input(1).unwrap().first(), [1]);
+    let Values::Tags { ends, values, .. } = data.train.labels.values(3, [1, 0]) else {
+        panic!("other labels");
+    };
+    assert_eq!((ends, values), (vec![1, 4], vec![2, 0, 1, 2]));
+    // A list of words serves any head.
+    let label = r#"{"words": ["a", "b"], "label": "x"}
+{"words": ["c"], "label": "y"}
+"#;
+    let columns = json!({"columns": {"input": "words"}});
+    let data = text_task("single_label", &[("a.jsonl", label)], columns).unwrap();
+    assert_eq!(data.train.input(0).unwrap().first(), [1, 2]);
+    let csv = "tokens,tags\n\"[\"\"a\"\",\"\"b\"\"]\",\"[\"\"N\"\",\"\"V\"\"]\"\n";
+    let data = text_task("tags", &[("a.csv", csv)], json!({})).unwrap();
+    assert_eq!(data.train.input(0).unwrap().first(), [1, 2]);
+}
+
+/// Tags that do not fit their words are named with file, row and word.
+#[test]
+fn bad_tags_are_named() {
+    let said = |row: &str| {
+        let rows = format!(
+            "{}\n{row}\n",
+            r#"{"tokens": ["a", "b"], "tags": ["B-x", "I-x"]}"#
+        );
+        text_task("tags", &[("a.jsonl", &rows)], json!({})).unwrap_err()
+    };
+    let error = said(r#"{"tokens": ["a", "b"], "tags": ["O"]}"#);
+    assert!(
+        error.contains("row 2") && error.contains("1 tags for 2 words"),
+        "{error}"
+    );
+    let error = said(r#"{"tokens": ["a", "b"], "tags": ["O", "I-x"]}"#);
+    assert!(error.contains("word 2 is `I-x` after `O`"), "{error}");
+    let error = said(r#"{"tokens": ["a"], "tags": ["I-x"]}"#);
+    assert!(error.contains("word 1 is `I-x` after nothing"), "{error}");
+    let error = said(r#"{"tokens": "a b", "tags": ["O", "O"]}"#);
+    assert!(
+        error.contains("expected a list of one word or more"),
+        "{error}"
+    );
+    let error = said(r#"{"tokens": [], "tags": []}"#);
+    assert!(error.contains("found a list of 0"), "{error}");
+    let error = said(r#"{"tokens": ["a"], "tags": "O"}"#);
+    assert!(error.contains("expected a list of tags"), "{error}");
 }

@@ -1,0 +1,135 @@
+//! Tags of words, alone and beside a task that labels the whole text.
+#![allow(clippy::unwrap_used)]
+
+mod kit;
+
+use espalier_spec::JobSpec;
+use espalier_spec::exchange::Sharding;
+use espalier_spec::job::Metric;
+use espalier_spec::plan::ExchangePlan;
+use kit::{Layout, spec, train};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::path::Path;
+
+const STEPS: u64 = 6;
+/// Both ranks serve both tasks.
+const ALL: [&[u32]; 2] = [&[0, 1], &[0, 1]];
+
+/// The toy's texts as words: what they are about, and which of the words are long ones, in a row.
+fn rows(dir: &Path, split: &str) -> String {
+    let texts = std::fs::read_to_string(dir.join(format!("topic.{split}.jsonl"))).unwrap();
+    let mut rows = String::new();
+    for line in texts.lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let words: Vec<&str> = row["text"].as_str().unwrap().split(' ').collect();
+        let mut tags: Vec<&str> = Vec::new();
+        for word in &words {
+            tags.push(match (word.len() > 4, tags.last()) {
+                (false, _) => "O",
+                (true, Some(&"B-long" | &"I-long")) => "I-long",
+                (true, _) => "B-long",
+            });
+        }
+        let row = json!({"tokens": words, "tags": tags, "topic": row["label"]});
+        writeln!(rows, "{row}").unwrap();
+    }
+    rows
+}
+
+fn joint(dir: &Path, balancer: &str, steps: u64) -> JobSpec {
+    spec(dir, steps, |job| {
+        for split in ["train", "test"] {
+            std::fs::write(dir.join(format!("words.{split}.jsonl")), rows(dir, split)).unwrap();
+        }
+        let task = |name: &str, head: &str, label: &str| {
+            json!({
+                "name": name, "head": head, "input_group": "texts",
+                "data": {"train": dir.join("words.train.jsonl"), "test": dir.join("words.test.jsonl"),
+                         "columns": {"input": "tokens", "label": label}},
+            })
+        };
+        job["tasks"] = json!([
+            task("topic", "single_label", "topic"),
+            task("long", "tags", "tags")
+        ]);
+        job["balancer"] = json!(balancer);
+    })
+}
+
+fn how(sharding: Sharding, apart: bool) -> ExchangePlan {
+    ExchangePlan {
+        sharding,
+        apart,
+        ..ExchangePlan::default()
+    }
+}
+
+// Promise: with tags of words too, sharding changes no bit, whether gradients travel apart or not.
+#[test]
+fn sharding_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for (balancer, apart) in [("upgrad", true), ("equal", false)] {
+        let job = joint(folder.path(), balancer, STEPS);
+        let run = |sharding| train(&job, &Layout::new(2, &ALL, how(sharding, apart)), STEPS);
+        let once = run(Sharding::Optimizer);
+        once.assert_same(&run(Sharding::None), &format!("{balancer}, none"));
+        once.assert_same(&run(Sharding::Full), &format!("{balancer}, full"));
+    }
+}
+
+// Promise: a balancer of losses weighs words' gradients as it weighs those of whole texts, whether they
+// are combined before backward or at the owners.
+#[test]
+fn weights_reach_the_vectors_of_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = joint(folder.path(), "dwa", STEPS);
+    let run = |apart| {
+        train(
+            &job,
+            &Layout::new(2, &ALL, how(Sharding::Optimizer, apart)),
+            STEPS,
+        )
+    };
+    let distance = run(false).distance(&run(true));
+    assert!(distance < 2e-5, "{distance}");
+}
+
+// Promise: two ranks train like one.
+#[test]
+fn two_ranks_train_like_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = joint(folder.path(), "equal", STEPS);
+    let two = train(
+        &job,
+        &Layout::new(2, &ALL, how(Sharding::Optimizer, false)),
+        STEPS,
+    );
+    let one: [&[u32]; 2] = [&[0], &[0]];
+    let one = train(
+        &job,
+        &Layout::new(1, &one, how(Sharding::Optimizer, false)),
+        STEPS,
+    );
+    let distance = two.distance(&one);
+    assert!(distance < 2e-5, "{distance}");
+}
+
+// Promise: tags are learned: long words are told from short ones, far above always saying the same.
+#[test]
+fn tags_are_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = joint(folder.path(), "equal", 60);
+    let done = train(
+        &job,
+        &Layout::new(2, &ALL, how(Sharding::Optimizer, false)),
+        60,
+    );
+    let scores = &done.evaluation.unwrap().tasks["long"];
+    let found = |metric: Metric| scores.metrics[&metric];
+    assert!(found(Metric::SpanF1) > 0.8, "{scores:?}");
+    assert!(
+        found(Metric::Accuracy) > scores.baseline[&Metric::Accuracy] + 0.1,
+        "{scores:?}"
+    );
+}
