@@ -53,7 +53,7 @@ def main():
                 found[task, metric].append(100 * scores[task]["metrics"][metric])
             print(f"seed {seed}: {job['seconds']:.0f} s")
         print("\nWhat the model makes of sentences that it never saw:\n")
-        cluster.espalier("predict", DEMO / f"export-{args.seeds[-1]}", text="".join(f"{one}\n" for one in SENTENCES))
+        cluster.espalier("predict", "--model", DEMO / f"export-{args.seeds[-1]}", text="".join(f"{one}\n" for one in SENTENCES))
     print(f"\n{'on the test set, %':<24}{'mean':>8}{'sd':>8}")
     for (task, metric), values in found.items():
         spread = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -497,7 +497,7 @@ fn tags_need_the_vectors_of_words() {
     let spec: JobSpec = serde_json::from_value(value).expect("right types");
     let found = check(&spec).expect_err("a head for words");
     let said = |field: &str, part: &str| {
-        let fits = |v: &&super::Violation| v.field == field && v.to_string().contains(part);
+        let fits = |v: &&super::Violation| v.field == field && v.message.contains(part);
         assert_eq!(found.iter().filter(fits).count(), 1, "{field}: {found:?}");
     };
     said("backbone.pooling", "expected mean, cls or max");
