@@ -485,22 +485,3 @@ fn all_violations_come_at_once_in_order() {
         ]
     );
 }
-
-#[test]
-fn tags_need_the_vectors_of_words() {
-    // What has no vectors of words, or weighs pooled features only, is refused beside the head `tags`.
-    let mut value = valid();
-    value["tasks"][2]["head"] = json!("tags");
-    value["tasks"][2]["loss"] = json!({"class_weights": "balanced"});
-    value["backbone"]["pooling"] = json!("pooler");
-    value["balancer"] = json!("mgda_ub");
-    let spec: JobSpec = serde_json::from_value(value).expect("right types");
-    let found = check(&spec).expect_err("a head for words");
-    let said = |field: &str, part: &str| {
-        let fits = |v: &&super::Violation| v.field == field && v.message.contains(part);
-        assert_eq!(found.iter().filter(fits).count(), 1, "{field}: {found:?}");
-    };
-    said("backbone.pooling", "expected mean, cls or max");
-    said("tasks[2].head", "weighs gradients of pooled features");
-    said("tasks[2].loss.class_weights", "does not weigh its classes");
-}
