@@ -1,13 +1,14 @@
 //! Promise: what is asked for and planned survives the wire unchanged, bytes included.
 
+use espalier_proto::Wire;
 use espalier_proto::convert::{plan_from_wire, plan_to_wire};
-use espalier_proto::{Wire, v1};
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
-    Affinity, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns, DataSpec, Device,
-    EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind, Init, LoraSpec, LossSpec, Metric,
-    Normalize, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec,
-    Sharding, SyncKind, TaskSpec, TrainingSpec, Tuning,
+    Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns,
+    ContrastiveSpec, DataSpec, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind,
+    Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnNonFinite, OptimizerSpec, Pooling,
+    Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding, SyncKind, TaskSpec, TrainingSpec,
+    Tuning,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -56,6 +57,7 @@ fn backbone() -> impl Strategy<Value = BackboneSpec> {
             max_tokens,
             pooling,
             dropout,
+            cache_features: max_tokens.is_multiple_of(2),
         })
 }
 
@@ -65,9 +67,15 @@ fn loss() -> impl Strategy<Value = LossSpec> {
         Just(ClassWeights::Balanced),
         btree_map(word(), number(), 1..4).prop_map(ClassWeights::Given),
     ];
-    (weights, number()).prop_map(|(class_weights, label_smoothing)| LossSpec {
-        class_weights,
-        label_smoothing,
+    let contrastive = option::of((number(), number()));
+    let contrastive = contrastive
+        .prop_map(|spec| spec.map(|(share, temperature)| ContrastiveSpec { share, temperature }));
+    (weights, number(), contrastive).prop_map(|(class_weights, label_smoothing, contrastive)| {
+        LossSpec {
+            class_weights,
+            label_smoothing,
+            contrastive,
+        }
     })
 }
 
@@ -87,15 +95,34 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         (option::of(word()), option::of(word())),
         option::of(vec(word(), 1..4)),
         option::of(any::<u64>()),
+        (any::<[u32; 3]>(), any::<[bool; 2]>()),
     )
         .prop_map(
-            |((train, validation, test), (input, label), labels, limit)| DataSpec {
-                train,
-                validation,
-                test,
-                columns: Columns { input, label },
-                labels,
-                max_train_samples: limit,
+            |((train, validation, test), (input, label), labels, limit, (numbers, flags))| {
+                DataSpec {
+                    train,
+                    validation,
+                    test,
+                    columns: Columns {
+                        pair: flags[1].then(|| "b".to_owned()),
+                        input,
+                        label,
+                    },
+                    labels,
+                    max_train_samples: limit,
+                    samples_per_class: flags[0].then_some(numbers[0]),
+                    on_bad_sample: if flags[0] {
+                        OnBadSample::Skip
+                    } else {
+                        OnBadSample::Fail
+                    },
+                    augment: Augment {
+                        crop: numbers[0],
+                        flip: flags[1],
+                        time_mask: numbers[1],
+                        frequency_mask: numbers[2],
+                    },
+                }
             },
         );
     let head = select(vec![
@@ -241,6 +268,10 @@ fn job() -> impl Strategy<Value = JobSpec> {
         Just(Sampler::Proportional),
         Just(Sampler::Uniform),
         number().prop_map(Sampler::Temperature),
+        (any::<u64>(), number())
+            .prop_map(|(cap, temperature)| Sampler::Capped { cap, temperature }),
+        (number(), number()).prop_map(|(from, to)| Sampler::Annealed { from, to }),
+        btree_map(word(), number(), 1..4).prop_map(Sampler::Probabilities),
     ];
     let evaluation = (
         option::of(any::<u64>()),
@@ -404,70 +435,4 @@ proptest! {
         let job = plan.job.clone();
         prop_assert_eq!(plan_from_wire(&job, plan_to_wire(&plan)), Ok(plan));
     }
-}
-
-// Promise: a plan that can't be obeyed is refused with the place, not obeyed in part.
-#[test]
-fn broken_plans_are_refused() {
-    let seat = |rank| v1::Seat {
-        rank,
-        worker: "w".into(),
-        device: 0,
-        shards: vec![rank],
-    };
-    let message = v1::Plan {
-        generation: 1,
-        seats: vec![seat(0), seat(2)],
-        tasks: vec![v1::TaskPlacement {
-            task: "t".into(),
-            shards: vec![0, 1],
-            load: vec![1.0],
-        }],
-        blocks: vec![
-            v1::BlockPlacement {
-                block: "a".into(),
-                ends: vec![5, 4],
-            },
-            v1::BlockPlacement {
-                block: "b".into(),
-                ends: vec![5],
-            },
-            v1::BlockPlacement {
-                block: "frozen".into(),
-                ends: vec![],
-            },
-        ],
-        reasons: vec![],
-        exchange: Some(v1::ExchangePlan {
-            sync: v1::exchange::Sync::Auto.into(),
-            dtype: 9,
-            ..Default::default()
-        }),
-    };
-    let bad = plan_from_wire(&JobId::from("job"), message).unwrap_err();
-    let fields: Vec<_> = bad.0.iter().map(|v| v.field.as_str()).collect();
-    assert_eq!(
-        fields,
-        [
-            "seats[1].rank",
-            "tasks[0].load",
-            "blocks[0].ends",
-            "blocks[1].ends",
-            "exchange.sync",
-            "exchange.dtype",
-        ]
-    );
-}
-
-// Promise: a plan of before there was a choice is obeyed as it was: owners combine sums.
-#[test]
-fn older_plans_are_read() {
-    let message = v1::Plan {
-        generation: 1,
-        ..Default::default()
-    };
-    let plan = plan_from_wire(&JobId::from("job"), message).unwrap();
-    assert_eq!(plan.exchange, ExchangePlan::default());
-    assert_eq!(plan.exchange.sync, SyncPath::OwnerCombine);
-    assert!(!plan.exchange.apart);
 }

@@ -18,11 +18,14 @@ from transformers import (BertConfig, BertModel, DistilBertConfig, DistilBertMod
 
 # No token is a padding, which RoBERTa numbers apart.
 TEXTS = [[3, 4, 7, 2], [3, 9], [5, 6, 8, 10, 2, 3], [9, 2]]
+# Of pairs: where the second text begins.
+SECONDS = [2, 2, 5, 1]
 IMAGES, CHANNELS, SIZE = 3, 2, 6
 LIKE_BERT = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
              "max_position_embeddings": 10, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 FAMILIES = {
     "bert": (BertModel, BertConfig(**LIKE_BERT, type_vocab_size=2)),
+    "pairs": (BertModel, BertConfig(**LIKE_BERT, type_vocab_size=2)),
     "roberta": (RobertaModel, RobertaConfig(**LIKE_BERT, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5)),
     "distilbert": (DistilBertModel, DistilBertConfig(vocab_size=11, dim=8, n_layers=2, n_heads=2, hidden_dim=12,
                                                      max_position_embeddings=10, dropout=0.0, attention_dropout=0.0)),
@@ -51,8 +54,10 @@ def outputs(family, model):
         # Our means are over patches.
         return list(zip(found.last_hidden_state, found.pooler_output))
     each = []
-    for ids in TEXTS:
-        found = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long))
+    for ids, second in zip(TEXTS, SECONDS):
+        types = [int(family == "pairs" and place >= second) for place in range(len(ids))]
+        of_pairs = {"token_type_ids": torch.tensor([types])} if family == "pairs" else {}
+        found = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), **of_pairs)
         pooler = getattr(found, "pooler_output", None)
         each.append((found.last_hidden_state[0], None if pooler is None else pooler[0]))
     return each

@@ -52,6 +52,22 @@ def regression():
     return case(1, targets, lambda z: loss(z.squeeze(1), targets.float()))
 
 
+def contrastive(classes, temperature, share):
+    """Supervised contrastive loss of each sample, share of it, and the gradient of the sum."""
+    x = features.clone().requires_grad_()
+    z = torch.nn.functional.normalize(x, dim=1)
+    losses = []
+    for i in range(B):
+        others = [a for a in range(B) if a != i]
+        same = [p for p in others if classes[p] == classes[i]]
+        below = torch.logsumexp(torch.stack([z[i] @ z[a] / temperature for a in others]), 0)
+        logs = [z[i] @ z[p] / temperature - below for p in same]
+        losses.append(-share * sum(logs) / len(logs) if logs else 0 * x.sum())
+    torch.stack(losses).sum().backward()
+    return {"classes": classes, "temperature": temperature, "share": share,
+            "losses": [loss.item() for loss in losses], "gradients": x.grad.tolist()}
+
+
 weights = torch.tensor([0.5, 2.0, 1.0, 3.5])
 weight, bias = torch.randn(C, H), torch.randn(C)
 golden = {
@@ -67,6 +83,7 @@ golden = {
     "single_label": [single(w, s) for w in (None, weights) for s in (0.0, 0.1)],
     "multi_label": [multi(w) for w in (None, weights)],
     "regression": [regression()],
+    "contrastive": [contrastive([0, 1, 0, 2, 1, 0], t, share) for t, share in ((0.1, 0.9), (1.0, 0.5))],
 }
 json.dump(golden, sys.stdout, separators=(",", ":"))
 print()

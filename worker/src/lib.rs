@@ -9,3 +9,4 @@ pub mod metrics;
 pub mod model;
 pub mod predict;
 pub mod torch;
+pub mod zero_shot;

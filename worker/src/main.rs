@@ -6,9 +6,10 @@ use espalier_spec::job::Pooling;
 use espalier_worker::agent::{self, Config, log::JobLog};
 use espalier_worker::checkpoint::write_tensors;
 use espalier_worker::data::Input;
-use espalier_worker::model::Modality;
 use espalier_worker::predict::Predictor;
+use espalier_worker::zero_shot::{Class, Classes};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,8 @@ enum Command {
         /// Compute threads.
         #[arg(long)]
         threads: Option<usize>,
+        #[command(flatten)]
+        zero_shot: ZeroShot,
     },
     /// Write features [n, h] of texts, one per line, and outputs of all heads of an export to a
     /// safetensors file: for comparing with other implementations.
@@ -70,6 +73,57 @@ enum Command {
         #[arg(long)]
         hidden: bool,
     },
+}
+
+/// Classes that are named at prediction.
+#[derive(clap::Args)]
+struct ZeroShot {
+    /// Classes to choose from in place of the tasks' own, comma-separated.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "CLASS,CLASS",
+        conflicts_with = "tasks"
+    )]
+    labels: Vec<String>,
+    /// Words for a class, to compare texts with in place of its name; may be repeated.
+    #[arg(long = "description", value_name = "CLASS=TEXT", requires = "labels")]
+    descriptions: Vec<String>,
+    /// A sentence with `{}` where the class stands; may be repeated, and then the mean counts.
+    #[arg(long = "template", value_name = "TEXT", requires = "labels")]
+    templates: Vec<String>,
+}
+
+impl ZeroShot {
+    /// What the answers are called.
+    const TASK: &str = "label";
+
+    /// The classes; none if none are named.
+    fn classes(&self, predictor: &Predictor) -> anyhow::Result<Option<Classes>> {
+        if self.labels.is_empty() {
+            return Ok(None);
+        }
+        let mut classes: Vec<Class> = Vec::with_capacity(self.labels.len());
+        for label in &self.labels {
+            let name = label.trim().to_owned();
+            if name.is_empty() {
+                bail!("--labels holds an empty class; name the classes, separated by commas");
+            }
+            let text = name.clone();
+            classes.push(Class { name, text });
+        }
+        for description in &self.descriptions {
+            let Some((name, text)) = description.split_once('=') else {
+                bail!("--description {description:?} is not CLASS=TEXT");
+            };
+            let class = classes.iter_mut().find(|class| class.name == name.trim());
+            let Some(class) = class else {
+                bail!("--description names the class {name:?}, which is not among --labels");
+            };
+            class.text = text.trim().to_owned();
+        }
+        Ok(Some(Classes::new(predictor, &classes, &self.templates)?))
+    }
 }
 
 #[derive(clap::Args)]
@@ -105,7 +159,8 @@ fn main() -> ExitCode {
             tasks,
             format: _,
             threads,
-        } => predict(&model, &tasks, threads),
+            zero_shot,
+        } => predict(&model, &tasks, &zero_shot, threads),
         Command::Forward {
             model,
             texts,
@@ -195,7 +250,18 @@ fn host_name() -> String {
 #[derive(Deserialize)]
 struct Question {
     text: Option<String>,
-    image: Option<Vec<f32>>,
+    /// The second text of a pair.
+    pair: Option<String>,
+    image: Option<Picture>,
+    audio: Option<String>,
+}
+
+/// An image: its numbers, or the path of its file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Picture {
+    Numbers(Vec<f32>),
+    Path(String),
 }
 
 #[derive(Serialize)]
@@ -205,12 +271,18 @@ struct Reply<'a, T: Serialize> {
     predictions: T,
 }
 
-fn predict(model: &Path, tasks: &[String], threads: Option<usize>) -> anyhow::Result<()> {
+fn predict(
+    model: &Path,
+    tasks: &[String],
+    zero_shot: &ZeroShot,
+    threads: Option<usize>,
+) -> anyhow::Result<()> {
     if let Some(threads) = threads {
         tch::set_num_threads(i32::try_from(threads.max(1))?);
     }
     let predictor = Predictor::load(model)?;
     predictor.check_tasks(tasks)?;
+    let classes = zero_shot.classes(&predictor)?;
     let mut lines = std::io::stdin().lock().lines().enumerate();
     let mut out = std::io::stdout().lock();
     loop {
@@ -220,27 +292,50 @@ fn predict(model: &Path, tasks: &[String], threads: Option<usize>) -> anyhow::Re
             let line = line.with_context(|| format!("line {}", number + 1))?;
             let question: Question = serde_json::from_str(&line).with_context(|| {
                 format!(
-                    "line {}: expected {{\"text\": …}} or {{\"image\": […]}}",
+                    "line {}: expected {{\"text\": …}}, {{\"image\": path or […]}} or {{\"audio\": path}}",
                     number + 1
                 )
             })?;
-            let input = match (&question.text, question.image, predictor.modality()) {
-                (Some(text), None, Modality::Text) => predictor.text(text),
-                (None, Some(numbers), Modality::Image(_)) => Ok(Input::Numbers(numbers.into())),
-                (_, _, Modality::Text) => {
-                    bail!("line {}: this model reads {{\"text\": …}}", number + 1)
+            let Question {
+                text,
+                pair,
+                image,
+                audio,
+            } = question;
+            let input = match (&text, image, audio, predictor.reads()) {
+                (Some(text), None, None, "texts") => match &pair {
+                    Some(second) => predictor.pair(text, second),
+                    None => predictor.text(text),
+                },
+                (None, Some(Picture::Numbers(numbers)), None, "images") => {
+                    Ok(Input::Numbers(numbers.into()))
                 }
-                (_, _, Modality::Image(_)) => {
-                    bail!("line {}: this model reads {{\"image\": […]}}", number + 1)
-                }
+                (None, Some(Picture::Path(path)), None, "images")
+                | (None, None, Some(path), "sounds") => predictor.file(&path),
+                (.., reads) => bail!(
+                    "line {}: this model reads {reads}; expected {}",
+                    number + 1,
+                    match reads {
+                        "texts" => "{\"text\": …} or {\"text\": …, \"pair\": …}",
+                        "images" => "{\"image\": path or […]}",
+                        _ => "{\"audio\": path}",
+                    }
+                ),
             };
             inputs.push(input.with_context(|| format!("line {}", number + 1))?);
-            texts.push(question.text);
+            texts.push(text);
         }
         if inputs.is_empty() {
             return Ok(());
         }
-        let answers = predictor.predict(&inputs, tasks)?;
+        let answers = match &classes {
+            None => predictor.predict(&inputs, tasks)?,
+            Some(classes) => {
+                let nearest = classes.nearest(&predictor, &inputs)?.into_iter();
+                let named = |answer| BTreeMap::from([(ZeroShot::TASK.to_owned(), answer)]);
+                nearest.map(named).collect()
+            }
+        };
         for (text, predictions) in texts.iter().zip(answers) {
             let reply = Reply {
                 text: text.as_deref(),

@@ -1,7 +1,7 @@
 //! Answers from an exported model.
 
 use crate::checkpoint::{Export, HEADS_FILE, META_FILE, read_tensors};
-use crate::data::{self, Input, Tokenizer};
+use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
 use crate::heads::Linear;
 use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
@@ -9,7 +9,6 @@ use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// Classes of a multi-label head are named from this probability on.
@@ -36,6 +35,9 @@ pub enum Error {
         /// What there is.
         known: String,
     },
+    /// Classes that were named at prediction.
+    #[error("{0}")]
+    ZeroShot(String),
     /// The model or an input.
     #[error(transparent)]
     Engine(#[from] engine::Error),
@@ -92,6 +94,20 @@ pub enum Answer {
     },
 }
 
+impl Answer {
+    /// One of several classes, by their probabilities.
+    #[must_use]
+    pub fn single(scores: BTreeMap<String, f64>) -> Self {
+        let best = scores.iter().rev().max_by(|a, b| a.1.total_cmp(b.1));
+        let (label, score) = best.map_or_else(Default::default, |(l, s)| (l.clone(), *s));
+        Answer::Single {
+            label,
+            score,
+            scores,
+        }
+    }
+}
+
 /// A class with its probability.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scored {
@@ -108,7 +124,7 @@ pub struct Predictor {
     backbone: Box<dyn Backbone>,
     heads: HashMap<String, Tensor>,
     modality: Modality,
-    tokenizer: Option<Arc<Tokenizer>>,
+    inputs: data::Modality,
 }
 
 impl Predictor {
@@ -156,17 +172,14 @@ impl Predictor {
             device: Device::Cpu,
         };
         let modality = source.modality()?;
-        let tokenizer = match inputs(&source, modality, meta.max_tokens)? {
-            data::Modality::Text(tokenizer) => Some(tokenizer),
-            data::Modality::Image { .. } => None,
-        };
+        let inputs = inputs(&source, modality, meta.max_tokens)?;
         let backbone = model::build(&source, &options)?;
         Ok(Self {
             meta,
             backbone,
             heads,
             modality,
-            tokenizer,
+            inputs,
         })
     }
 
@@ -214,8 +227,10 @@ impl Predictor {
     /// # Errors
     /// If the model reads images, or the text cannot be tokenised.
     pub fn text(&self, text: &str) -> Result<Input, Error> {
-        let no_text = || model::Error::Input("this model reads images, not texts".to_owned());
-        let tokenizer = self.tokenizer.as_ref().ok_or_else(no_text)?;
+        let data::Modality::Text(tokenizer) = &self.inputs else {
+            let message = format!("this model reads {}, not texts", self.reads());
+            return Err(model::Error::Input(message).into());
+        };
         let encoded = match self.reads_words() {
             true => tokenizer.encode_words(&text.split_whitespace().collect::<Vec<_>>()),
             false => tokenizer.encode(text),
@@ -223,6 +238,52 @@ impl Predictor {
         let encoded =
             encoded.map_err(|e| model::Error::Input(format!("cannot tokenise {text:?}: {e}")))?;
         Ok(encoded.into())
+    }
+
+    /// Tokenises a pair of texts as one input.
+    ///
+    /// # Errors
+    /// If the model reads no texts or reads words, or the texts cannot be tokenised.
+    pub fn pair(&self, first: &str, second: &str) -> Result<Input, Error> {
+        let wrong = |message: String| Error::from(model::Error::Input(message));
+        let data::Modality::Text(tokenizer) = &self.inputs else {
+            return Err(wrong(format!(
+                "this model reads {}, not texts",
+                self.reads()
+            )));
+        };
+        if self.reads_words() {
+            let message = "this model tells words apart in one text: it reads no pairs";
+            return Err(wrong(message.to_owned()));
+        }
+        let encoded = tokenizer.encode_pair(first, second);
+        let encoded = encoded.map_err(|e| wrong(format!("cannot tokenise {first:?}: {e}")))?;
+        Ok(encoded.into())
+    }
+
+    /// What the model reads, in words: `texts`, `images` or `sounds`.
+    #[must_use]
+    pub fn reads(&self) -> &'static str {
+        match &self.inputs {
+            data::Modality::Text(_) => "texts",
+            data::Modality::Media(reader) if reader.is_audio() => "sounds",
+            data::Modality::Media(_) => "images",
+        }
+    }
+
+    /// Reads an image or a sound from a file.
+    ///
+    /// # Errors
+    /// If the model reads texts, or the file cannot be read or decoded.
+    pub fn file(&self, path: &str) -> Result<Input, Error> {
+        let wrong = |message: String| Error::from(model::Error::Input(message));
+        let data::Modality::Media(reader) = &self.inputs else {
+            return Err(wrong("this model reads texts, not files".to_owned()));
+        };
+        let (numbers, _) = reader
+            .file(path)
+            .map_err(|e| wrong(format!("{path}: {e}")))?;
+        Ok(Input::Numbers(numbers.into()))
     }
 
     /// Features [b, h] of some inputs, in order.
@@ -377,14 +438,6 @@ fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
                 scores,
             }
         }
-        HeadKind::SingleLabel | HeadKind::Tags => {
-            let best = ranked.into_iter().next();
-            let (label, score) = best.map_or_else(Default::default, |b| (b.label, b.score));
-            Answer::Single {
-                label,
-                score,
-                scores,
-            }
-        }
+        HeadKind::SingleLabel | HeadKind::Tags => Answer::single(scores),
     }
 }

@@ -1,4 +1,4 @@
-//! `espalier predict`: applies an exported model to texts or images.
+//! `espalier predict`: applies an exported model to texts, images or sounds.
 //!
 //! The model runs in `espalier-worker predict`, a child process: this command links no torch. Inputs
 //! go to its standard input as JSON Lines, answers come back in the same order.
@@ -19,9 +19,12 @@ Examples:
   echo 'a web server written in C' | espalier predict --model model
   espalier predict --model model --task section --file texts.txt
   espalier predict --model model --file texts.jsonl -o json      one JSON value per text
+  espalier predict --model model --file texts.txt --labels weather,sport,music
 
-Input is one text per line, or JSON Lines with a field `text`; for a model of images, JSON Lines
-with a field `image`, a list of numbers.";
+Input is one text per line, or JSON Lines with a field `text` (and `pair`, for models of pairs of
+texts); for a model of images, JSON Lines
+with a field `image`, the path of a PNG or JPEG or a list of numbers; for one of sounds, a field
+`audio`, the path of a WAV.";
 
 /// Rows of a table that are shown at once: a stream has no end to wait for.
 const ROWS: usize = 200;
@@ -29,7 +32,7 @@ const ROWS: usize = 200;
 /// Longest text in a table, in characters.
 const SHOWN: usize = 60;
 
-/// Apply an exported model to texts or images from a file or standard input
+/// Apply an exported model to texts, images or sounds from a file or standard input
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -39,6 +42,17 @@ pub(crate) struct Args {
     /// Only this task; may be repeated
     #[arg(long = "task", value_name = "TASK")]
     tasks: Vec<String>,
+    /// Classes to choose from in place of the tasks' own, comma-separated: the model was trained on none
+    /// of them, and takes the one whose words are nearest to the text
+    #[arg(long, value_name = "CLASS,CLASS", conflicts_with = "tasks")]
+    labels: Option<String>,
+    /// Words for one of --labels, to compare texts with in place of its name; may be repeated
+    #[arg(long = "description", value_name = "CLASS=TEXT", requires = "labels")]
+    descriptions: Vec<String>,
+    /// A sentence with `{}` where one of --labels stands, such as "a text about {}"; may be repeated, and
+    /// then the mean of all counts
+    #[arg(long = "template", value_name = "TEXT", requires = "labels")]
+    templates: Vec<String>,
     /// File of inputs; default: standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -47,7 +61,7 @@ pub(crate) struct Args {
 /// One answer of the worker.
 #[derive(Debug, Serialize, Deserialize)]
 struct Answer {
-    /// Absent for images.
+    /// Absent for images and sounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     text: Option<String>,
     predictions: serde_json::Map<String, Value>,
@@ -114,11 +128,19 @@ fn start(args: &Args) -> Result<Child> {
         .arg("--model")
         .arg(&args.model)
         .args(["--format", "jsonl"])
+        .args(args.labels.iter().flat_map(|labels| ["--labels", labels]))
+        .args(repeated("--description", &args.descriptions))
+        .args(repeated("--template", &args.templates))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| Error::failure(format!("can't run {}: {error}", worker.display())))
+}
+
+/// A flag before each of its values.
+fn repeated<'a>(flag: &'a str, values: &'a [String]) -> impl Iterator<Item = &'a str> {
+    values.iter().flat_map(move |value| [flag, value.as_str()])
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
@@ -145,7 +167,7 @@ async fn feed(input: impl AsyncBufRead + Unpin, mut to: ChildStdin, name: &str) 
         }
         let question = question(&line).map_err(|message| {
             Error::failure(format!("line {number} of {name} {message}"))
-                .hint("expected plain text, or JSON Lines with a field `text` or `image`")
+                .hint("expected plain text, or JSON Lines with a field `text`, `image` or `audio`")
         })?;
         let mut message = question.to_string();
         message.push('\n');
@@ -159,21 +181,34 @@ async fn feed(input: impl AsyncBufRead + Unpin, mut to: ChildStdin, name: &str) 
     Ok(count)
 }
 
-/// What a line asks the worker: the field `text` or `image` of a JSON object, else the line itself
-/// as text.
+/// What a line asks the worker: the field `text`, `image` or `audio` of a JSON object, else the line
+/// itself as text.
 fn question(line: &str) -> Result<Value, String> {
     let fields = match serde_json::from_str::<Value>(line) {
         Ok(Value::Object(fields)) => fields,
         // A text may well begin with a brace.
         _ => return Ok(serde_json::json!({ "text": line })),
     };
-    match (fields.get("text"), fields.get("image")) {
-        (Some(text @ Value::String(_)), None) => Ok(serde_json::json!({ "text": text })),
-        (None, Some(image @ Value::Array(_))) => Ok(serde_json::json!({ "image": image })),
-        (Some(_), Some(_)) => Err("has both `text` and `image`".to_owned()),
-        (Some(_), None) => Err("has a `text` that is no string".to_owned()),
-        (None, Some(_)) => Err("has an `image` that is no list".to_owned()),
-        (None, None) => Err("is JSON without a field `text` or `image`".to_owned()),
+    let known = ["text", "image", "audio"];
+    let mut found = known
+        .into_iter()
+        .filter_map(|name| Some((name, fields.get(name)?)));
+    match (found.next(), found.next()) {
+        (Some((one, _)), Some((other, _))) => Err(format!("has both `{one}` and `{other}`")),
+        (Some(("text", text @ Value::String(_))), None) => match fields.get("pair") {
+            None => Ok(serde_json::json!({ "text": text })),
+            Some(pair @ Value::String(_)) => Ok(serde_json::json!({ "text": text, "pair": pair })),
+            Some(_) => Err("has a `pair` that is no string".to_owned()),
+        },
+        (Some((name, value)), None) => match (name, value) {
+            (_, Value::String(_)) | ("image", Value::Array(_)) => {
+                Ok(serde_json::json!({ name: value }))
+            }
+            ("text", _) => Err("has a `text` that is no string".to_owned()),
+            ("image", _) => Err("has an `image` that is no path and no list".to_owned()),
+            (name, _) => Err(format!("has an `{name}` that is no path")),
+        },
+        (None, _) => Err("is JSON without a field `text`, `image` or `audio`".to_owned()),
     }
 }
 
@@ -310,7 +345,18 @@ mod tests {
             question("{braces} are text"),
             Ok(json!({"text": "{braces} are text"}))
         );
-        for bad in [r#"{"txt": "x"}"#, r#"{"text": 3}"#, r#"{"image": "x"}"#] {
+        let pair = r#"{"text":"a","pair":"b"}"#;
+        for path in [r#"{"image":"a.png"}"#, r#"{"audio":"a.wav"}"#, pair] {
+            assert_eq!(question(path).map(|q| q.to_string()), Ok(path.to_owned()));
+        }
+        for bad in [
+            r#"{"txt": "x"}"#,
+            r#"{"text": 3}"#,
+            r#"{"image": 3}"#,
+            r#"{"audio": [1]}"#,
+            r#"{"text": "x", "audio": "a.wav"}"#,
+            r#"{"text": "x", "pair": 3}"#,
+        ] {
             assert!(question(bad).is_err(), "{bad}");
         }
     }

@@ -34,6 +34,37 @@ fn predict(folder: &Path, args: &[&str], input: &str) -> Run {
 }
 
 #[test]
+fn classes_named_at_prediction_reach_the_worker() {
+    // --labels, --description and --template go through as they are; two of them need the first.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(folder.path().join("model")).expect("made");
+    let worker = r#"
+shift 5
+[ "$*" = "--labels a b,c --description c=the third --template about {}" ] || { echo "bad arguments: $*" >&2; exit 8; }
+while read -r line; do
+  printf '{"text":"x","predictions":{"label":{"label":"a b","score":0.6}}}\n'
+done"#;
+    script(folder.path(), "espalier-worker", worker);
+    let args = [
+        "--labels",
+        "a b,c",
+        "--description",
+        "c=the third",
+        "--template",
+        "about {}",
+    ];
+    let done = predict(folder.path(), &args, "x\n");
+    assert_eq!(
+        done.stdout, "TEXT   LABEL\nx      a b 0.60\n",
+        "{}",
+        done.stderr
+    );
+    let alone = predict(folder.path(), &["--template", "about {}"], "x\n");
+    assert_eq!(alone.code, 2);
+    assert!(alone.stderr.contains("--labels"), "{}", alone.stderr);
+}
+
+#[test]
 fn texts_become_a_table_or_json_lines() {
     // Plain lines and JSON Lines go in; a row or a JSON value per text comes out, in order.
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -14,18 +14,21 @@ fn schema() -> Value {
 fn full() -> Value {
     json!({
         "name": "everything", "seed": 7, "priority": -1,
-        "backbone": { "path": "m", "init": "random", "max_tokens": 64, "pooling": "cls", "dropout": 0.1 },
+        "backbone": { "path": "m", "init": "random", "max_tokens": 64, "pooling": "cls", "dropout": 0.1,
+                      "cache_features": false },
         "tuning": { "last_blocks": 2 },
         "tasks": [{
             "name": "section", "head": "single_label", "weight": 1.0, "metric": "macro_f1",
             "data": {
                 "train": ["a.parquet", "b.jsonl"], "validation": "c.csv", "test": ["d.csv"],
-                "columns": { "input": "text", "label": "section" }, "labels": ["web", "games"],
-                "max_train_samples": 100
+                "columns": { "input": "text", "pair": "title", "label": "section" }, "labels": ["web", "games"],
+                "max_train_samples": 100, "samples_per_class": 8, "on_bad_sample": "skip",
+                "augment": { "crop": 2, "flip": true, "time_mask": 0, "frequency_mask": 0 }
             },
-            "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1 }
+            "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1,
+                      "contrastive": { "share": 0.5, "temperature": 0.2 } }
         }, { "name": "size", "head": "regression", "data": { "train": "e.csv" } }],
-        "sampler": { "temperature": 2.0 },
+        "sampler": { "capped": { "cap": 1000, "temperature": 2.0 } },
         "training": {
             "steps": 100, "epochs": 1.5, "batch_size": 16, "accumulation": 2, "clip_norm": 0.5,
             "optimizer": { "learning_rate": 1e-4, "head_learning_rate": 1e-3, "betas": [0.9, 0.98],

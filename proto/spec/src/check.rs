@@ -49,7 +49,7 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
         task::task(task, &format!("tasks[{index}]"), &mut found);
         task::pooling(task, spec.backbone.pooling, index, &mut found);
     }
-    job::sampler(spec.sampler, &mut found);
+    job::sampler(spec, &mut found);
     group::rules(&spec.tasks, &mut found);
     balancer::rules(spec, &mut found);
     training::training(&spec.training, &mut found);

@@ -3,6 +3,7 @@
 //! Every optional field has its default here and nowhere else. `check` holds the rules that
 //! connect fields.
 
+pub use crate::augment::{Augment, OnBadSample};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
@@ -82,6 +83,11 @@ pub struct BackboneSpec {
     /// Dropout rate in the backbone; default: the rates of its `config.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropout: Option<f64>,
+    /// Where the whole backbone is frozen (`tuning: heads`), compute the features of every sample once,
+    /// before the first step, if the run sees about all of them; later epochs and evaluations then run
+    /// the heads alone. Not with `augment` or the head `tags`.
+    #[serde(default = "yes")]
+    pub cache_features: bool,
 }
 
 /// Where a backbone's weights start.
@@ -124,9 +130,9 @@ pub struct TaskSpec {
     pub head: HeadKind,
     /// Where the samples are.
     pub data: DataSpec,
-    /// Tasks that name the same group label the same inputs: their training files, input column and
-    /// `max_train_samples` are the same. Every sample that is drawn is one for all of them, and one
-    /// forward pass serves them all. Default: inputs of its own.
+    /// Tasks that name the same group label the same inputs: their training files, input column,
+    /// `max_train_samples`, `on_bad_sample` and `augment` are the same. Every sample that is drawn is
+    /// one for all of them, and one forward pass serves them all. Default: inputs of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_group: Option<String>,
     /// Factor on the task's loss, with the balancers `mean` and `fixed`; all others find their
@@ -181,6 +187,16 @@ pub struct DataSpec {
     /// Use at most this many training samples (the first ones).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_train_samples: Option<u64>,
+    /// Use so many training samples of each class, drawn by the job's seed (few-shot learning);
+    /// `single_label` only. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples_per_class: Option<u32>,
+    /// What happens when an image or a sound cannot be decoded.
+    #[serde(default)]
+    pub on_bad_sample: OnBadSample,
+    /// Random changes of the training samples; images and sounds only.
+    #[serde(default)]
+    pub augment: Augment,
 }
 
 /// One path or several.
@@ -210,10 +226,14 @@ impl Files {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Columns {
-    /// Column of the input; default `text` for text backbones (`tokens` for the head `tags`), `image`
-    /// for image backbones.
+    /// Column of the input; default `text` (`tokens` for the head `tags`), `image` or `audio`, by what
+    /// the backbone takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
+    /// Column of a second text, for tasks on pairs of texts: both are tokenised as one input, with the
+    /// model's separator between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<String>,
     /// Column of the label; default `label` (`tags` for the head `tags`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
@@ -230,6 +250,32 @@ pub struct LossSpec {
     /// Share of probability spread over all classes, 0 (off) to below 1; `single_label` only.
     #[serde(default)]
     pub label_smoothing: f64,
+    /// Let the backbone learn to bring samples of a class together and those of others apart;
+    /// `single_label` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contrastive: Option<ContrastiveSpec>,
+}
+
+/// A supervised contrastive loss (Khosla et al. 2020, arXiv 2004.11362) beside the task's own, over
+/// the samples that a rank computes together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct ContrastiveSpec {
+    /// The backbone learns (1 - share) of the task's own loss and `share` of the contrastive one
+    /// (Gunel et al. 2021, arXiv 2011.01403); above 0, at most 1. The head learns the whole of its own.
+    pub share: f64,
+    /// Cosines of features are divided by it; above 0. Small ones care for the nearest samples.
+    pub temperature: f64,
+}
+
+impl Default for ContrastiveSpec {
+    fn default() -> Self {
+        Self {
+            share: 0.9,
+            temperature: 0.1,
+        }
+    }
 }
 
 /// Weights of the classes in a loss.
@@ -314,9 +360,9 @@ impl HeadKind {
 }
 
 /// How often each task's samples are drawn: p_k, the share of task k in a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Sampler {
     /// p_k ∝ n_k, the number of training samples.
     #[default]
@@ -325,6 +371,26 @@ pub enum Sampler {
     Uniform,
     /// p_k ∝ n_k^(1/T); T = 1 is proportional, T → ∞ uniform (Raffel et al. 2020, section 3.5.2).
     Temperature(f64),
+    /// p_k ∝ min(n_k, cap)^(1/T): what is beyond `cap` samples does not count.
+    Capped {
+        /// Samples of a task that count at most.
+        cap: u64,
+        /// T; default 1.
+        #[serde(default = "one")]
+        temperature: f64,
+    },
+    /// p_k ∝ n_k^a, where a goes from `from` to `to` over the run, in 32 stages at most (Stickland and
+    /// Murray 2019, arXiv 1902.02671, section 4.1, by epochs there).
+    Annealed {
+        /// a at the start; default 1, proportional.
+        #[serde(default = "one")]
+        from: f64,
+        /// a at the end; default 0.2, nearly uniform.
+        #[serde(default = "fifth")]
+        to: f64,
+    },
+    /// p_k as given for every task; what they add up to does not matter.
+    Probabilities(BTreeMap<String, f64>),
 }
 
 /// When tasks are evaluated and what follows from it.
@@ -413,6 +479,14 @@ fn default_max_tokens() -> u32 {
     128
 }
 
+fn yes() -> bool {
+    true
+}
+
 fn one() -> f64 {
     1.0
+}
+
+fn fifth() -> f64 {
+    0.2
 }

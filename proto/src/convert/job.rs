@@ -9,6 +9,8 @@ use espalier_spec::job::{
 };
 use espalier_spec::{JobSpec, Violation, check};
 
+/// `from` and `to` of the sampler `annealed`; a test holds them to the job file's defaults.
+const DEFAULT_ANNEALED: [f64; 2] = [1.0, 0.2];
 /// `max_tokens` of a backbone that gives none; a test holds it to the job file's default.
 const DEFAULT_MAX_TOKENS: u32 = 128;
 
@@ -124,6 +126,7 @@ impl Wire for BackboneSpec {
             max_tokens: self.max_tokens,
             pooling: pooling.into(),
             dropout: self.dropout,
+            cache_features: Some(self.cache_features),
         }
     }
 
@@ -151,6 +154,7 @@ impl Wire for BackboneSpec {
                 wire::Pooling::Pooler => Pooling::Pooler,
             },
             dropout: m.dropout,
+            cache_features: m.cache_features.unwrap_or(true),
         }
     }
 }
@@ -203,11 +207,20 @@ impl Wire for Sampler {
     type Message = v1::Sampler;
 
     fn to_wire(&self) -> v1::Sampler {
-        use v1::sampler::{Kind, Proportional, Uniform};
+        use v1::sampler::{Annealed, Capped, Kind, Probabilities, Proportional, Uniform};
         let kind = match self {
             Sampler::Proportional => Kind::Proportional(Proportional {}),
             Sampler::Uniform => Kind::Uniform(Uniform {}),
             Sampler::Temperature(t) => Kind::Temperature(*t),
+            Sampler::Capped { cap, temperature } => Kind::Capped(Capped {
+                cap: *cap,
+                temperature: Some(*temperature),
+            }),
+            Sampler::Annealed { from, to } => Kind::Annealed(Annealed {
+                from: Some(*from),
+                to: Some(*to),
+            }),
+            Sampler::Probabilities(of) => Kind::Probabilities(Probabilities { of: of.clone() }),
         };
         v1::Sampler { kind: Some(kind) }
     }
@@ -219,6 +232,15 @@ impl Wire for Sampler {
             Some(Kind::Proportional(_)) => Sampler::Proportional,
             Some(Kind::Uniform(_)) => Sampler::Uniform,
             Some(Kind::Temperature(t)) => Sampler::Temperature(t),
+            Some(Kind::Capped(capped)) => Sampler::Capped {
+                cap: capped.cap,
+                temperature: capped.temperature.unwrap_or(1.0),
+            },
+            Some(Kind::Annealed(annealed)) => Sampler::Annealed {
+                from: annealed.from.unwrap_or(DEFAULT_ANNEALED[0]),
+                to: annealed.to.unwrap_or(DEFAULT_ANNEALED[1]),
+            },
+            Some(Kind::Probabilities(given)) => Sampler::Probabilities(given.of),
         }
     }
 }

@@ -3,7 +3,8 @@
 use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
-    ClassWeights, Columns, DataSpec, Files, HeadKind, LossSpec, Metric, TaskSpec,
+    Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, LossSpec, Metric,
+    OnBadSample, TaskSpec,
 };
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
@@ -113,13 +114,27 @@ impl Wire for DataSpec {
             validation: list(&self.validation),
             test: list(&self.test),
             input_column: self.columns.input.clone().unwrap_or_default(),
+            samples_per_class: self.samples_per_class,
+            pair_column: self.columns.pair.clone().unwrap_or_default(),
             label_column: self.columns.label.clone().unwrap_or_default(),
             labels: self.labels.clone().unwrap_or_default(),
             max_train_samples: self.max_train_samples,
+            on_bad_sample: match self.on_bad_sample {
+                OnBadSample::Fail => v1::data::OnBadSample::Fail,
+                OnBadSample::Skip => v1::data::OnBadSample::Skip,
+            }
+            .into(),
+            augment: Some(self.augment.to_wire()),
         }
     }
 
-    fn read(m: v1::Data, _bad: &mut Bad, _path: &str) -> Self {
+    fn read(m: v1::Data, bad: &mut Bad, path: &str) -> Self {
+        use v1::data::OnBadSample as Policy;
+        let policy = bad.choice(
+            m.on_bad_sample,
+            || at(path, "on_bad_sample"),
+            "fail or skip",
+        );
         let some = |paths: Vec<String>| (!paths.is_empty()).then(|| files(paths));
         DataSpec {
             train: files(m.train),
@@ -127,10 +142,39 @@ impl Wire for DataSpec {
             test: some(m.test),
             columns: Columns {
                 input: text(m.input_column),
+                pair: text(m.pair_column),
                 label: text(m.label_column),
             },
             labels: (!m.labels.is_empty()).then_some(m.labels),
             max_train_samples: m.max_train_samples,
+            samples_per_class: m.samples_per_class,
+            on_bad_sample: match policy {
+                Policy::Unspecified | Policy::Fail => OnBadSample::Fail,
+                Policy::Skip => OnBadSample::Skip,
+            },
+            augment: Augment::read(m.augment.unwrap_or_default(), bad, &at(path, "augment")),
+        }
+    }
+}
+
+impl Wire for Augment {
+    type Message = v1::Augment;
+
+    fn to_wire(&self) -> v1::Augment {
+        v1::Augment {
+            crop: self.crop,
+            flip: self.flip,
+            time_mask: self.time_mask,
+            frequency_mask: self.frequency_mask,
+        }
+    }
+
+    fn read(m: v1::Augment, _bad: &mut Bad, _path: &str) -> Self {
+        Augment {
+            crop: m.crop,
+            flip: m.flip,
+            time_mask: m.time_mask,
+            frequency_mask: m.frequency_mask,
         }
     }
 }
@@ -158,6 +202,10 @@ impl Wire for LossSpec {
                 ClassWeights::None | ClassWeights::Balanced => Default::default(),
             },
             label_smoothing: self.label_smoothing,
+            contrastive: self.contrastive.map(|spec| v1::loss::Contrastive {
+                share: Some(spec.share),
+                temperature: Some(spec.temperature),
+            }),
         }
     }
 
@@ -178,6 +226,13 @@ impl Wire for LossSpec {
                 ClassWeights::None
             },
             label_smoothing: m.label_smoothing,
+            contrastive: m.contrastive.map(|spec| {
+                let default = ContrastiveSpec::default();
+                ContrastiveSpec {
+                    share: spec.share.unwrap_or(default.share),
+                    temperature: spec.temperature.unwrap_or(default.temperature),
+                }
+            }),
         }
     }
 }

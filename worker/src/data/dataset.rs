@@ -1,10 +1,14 @@
 //! A task's data: its splits, label set and mean cost.
 
-use super::inputs::{Images, Texts};
+use super::augment::Augmenter;
+use super::inputs::Texts;
 use super::labels::LabelReader;
+use super::media::{Images, MediaReader};
+use super::mix::{key, mix};
 use super::source::{self, Row, Wanted};
-use super::{Error, Input, Inputs, LabelSet, Labels, Place, Problem, Tokenizer};
-use espalier_spec::job::{Files, HeadKind, TaskSpec};
+use super::{Error, Features, Input, Inputs, LabelSet, Labels, Place, Problem, Tokenizer};
+use espalier_spec::job::{Files, HeadKind, OnBadSample, TaskSpec};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,12 +20,8 @@ const COST_SAMPLES: usize = 256;
 pub enum Modality {
     /// Text, in the column `text` unless the task says otherwise.
     Text(Arc<Tokenizer>),
-    /// Images of this many numbers each (channels · height · width), in the column `image` unless
-    /// the task says otherwise.
-    Image {
-        /// Numbers of an image.
-        numbers: usize,
-    },
+    /// Images or sounds, in the column `image` or `audio` unless the task says otherwise.
+    Media(Arc<MediaReader>),
 }
 
 /// A task's data, read into memory.
@@ -39,27 +39,73 @@ pub struct TaskData {
     pub validation: Option<Split>,
     /// Samples for the final evaluation.
     pub test: Option<Split>,
-    /// Mean cost of a training sample: tokens of the first 256 for text, 1 for images.
+    /// Random changes of the training samples.
+    pub augment: Option<Augmenter>,
+    /// Mean cost of a training sample: tokens of the first 256 for text, 1 for images and sounds.
     pub sample_cost: f64,
 }
 
+impl TaskData {
+    /// All splits.
+    pub fn splits(&self) -> impl Iterator<Item = &Split> {
+        let others = [self.validation.as_ref(), self.test.as_ref()];
+        std::iter::once(&self.train).chain(others.into_iter().flatten())
+    }
+
+    /// Keeps `most` training samples of each class, drawn by `seed`; only where every sample has one
+    /// class.
+    pub fn thin(&mut self, most: usize, seed: u64) {
+        self.train.thin(most, key(seed, &self.name));
+    }
+
+    /// The same task, with features of its training, validation and test samples in place of their
+    /// inputs; splits of which there are none stay as they are.
+    #[must_use]
+    pub fn with_features(&self, [train, validation, test]: [Option<Arc<Features>>; 3]) -> Self {
+        let with = |split: &Split, features: Option<Arc<Features>>| match features {
+            Some(features) => Split {
+                inputs: Arc::new(Inputs::Features(features)),
+                ..split.clone()
+            },
+            None => split.clone(),
+        };
+        let other = |split: &Option<Split>, features| Some(with(split.as_ref()?, features));
+        Self {
+            name: self.name.clone(),
+            head: self.head,
+            labels: self.labels.clone(),
+            train: with(&self.train, train),
+            validation: other(&self.validation, validation),
+            test: other(&self.test, test),
+            augment: None,
+            sample_cost: 1.0,
+        }
+    }
+}
+
 /// One split: inputs and targets of the same length, never empty.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Split {
     /// Inputs.
-    pub inputs: Inputs,
+    pub inputs: Arc<Inputs>,
     /// Targets.
     pub labels: Labels,
     name: &'static str,
     task: String,
+    skipped: u64,
     origins: Vec<Origin>,
+    /// Which of the inputs the samples are, where not all were kept.
+    kept: Option<Arc<[u32]>>,
 }
 
-/// A file and the number of its first sample in the split.
-#[derive(Debug)]
+/// Where a run of samples comes from: a file's rows one after another.
+#[derive(Clone, Debug)]
 struct Origin {
     file: Arc<PathBuf>,
+    /// Number of the run's first sample in the split.
     first: usize,
+    /// Its row in the file.
+    row: u64,
 }
 
 impl Split {
@@ -80,43 +126,87 @@ impl Split {
     /// # Errors
     /// Task, split, file and row of a text that can't become tokens.
     pub fn input(&self, index: usize) -> Result<Input, Error> {
-        match &self.inputs {
+        match self.inputs.as_ref() {
             Inputs::Text(texts) => texts
-                .tokens(index)
+                .tokens(self.row(index))
                 .map_err(|problem| self.problem(index, problem)),
-            Inputs::Image(images) => Ok(Input::Numbers(images.numbers(index).into())),
+            Inputs::Image(images) => Ok(Input::Numbers(images.numbers(self.row(index)))),
+            Inputs::Features(features) => Ok(Input::Numbers(features.row(index)?)),
         }
     }
 
-    /// Predicted cost of sample `index`: tokens for text, 1 for images.
+    /// The number of sample `index` among the inputs that were read.
+    fn row(&self, index: usize) -> usize {
+        let kept = self.kept.as_ref().and_then(|kept| kept.get(index));
+        kept.map_or(index, |row| *row as usize)
+    }
+
+    /// Keeps `most` samples of each class, drawn by a key, in their order; all of a class that has
+    /// fewer.
+    fn thin(&mut self, most: usize, key: u64) {
+        let Labels::Single(classes) = &self.labels else {
+            return;
+        };
+        let mut drawn: Vec<(u64, u32)> = (0..classes.len() as u32)
+            .map(|row| (mix(key ^ mix(u64::from(row))), row))
+            .collect();
+        drawn.sort_unstable();
+        let mut left: BTreeMap<u32, usize> = BTreeMap::new();
+        drawn.retain(|(_, row)| {
+            let count = left.entry(classes[*row as usize]).or_default();
+            *count += 1;
+            *count <= most
+        });
+        let mut rows: Vec<u32> = drawn.into_iter().map(|(_, row)| row).collect();
+        rows.sort_unstable();
+        self.labels = Labels::Single(rows.iter().map(|row| classes[*row as usize]).collect());
+        self.kept = Some(rows.into());
+    }
+
+    /// Predicted cost of sample `index`: tokens for text, 1 for images and sounds.
     ///
     /// # Errors
     /// As [`Split::input`].
     pub fn cost(&self, index: usize) -> Result<u64, Error> {
-        match &self.inputs {
+        match self.inputs.as_ref() {
             Inputs::Text(_) => Ok(self.input(index)?.cost()),
-            Inputs::Image(_) => Ok(1),
+            Inputs::Image(_) | Inputs::Features(_) => Ok(1),
         }
     }
 
-    /// How many samples tokenised so far were longer than the token limit and were cut.
+    /// How many samples were longer than the backbone takes and were cut: of texts, those tokenised
+    /// so far.
     #[must_use]
     pub fn cut(&self) -> u64 {
-        match &self.inputs {
+        match self.inputs.as_ref() {
             Inputs::Text(texts) => texts.cut(),
-            Inputs::Image(_) => 0,
+            Inputs::Image(images) => images.cut(),
+            Inputs::Features(_) => 0,
         }
+    }
+
+    /// `train`, `validation` or `test`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// How many rows were left out because they could not be decoded.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.skipped
     }
 
     /// The file and data row of sample `index`.
     #[must_use]
     pub fn place(&self, index: usize) -> Option<Place> {
+        let index = self.row(index);
         let origin = self
             .origins
             .iter()
             .rev()
             .find(|origin| origin.first <= index)?;
-        let row = (index - origin.first) as u64 + 1;
+        let row = (index - origin.first) as u64 + origin.row;
         Some(Place {
             file: origin.file.clone(),
             row,
@@ -152,10 +242,11 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
     let (input, label) = match (modality, task.head) {
         (Modality::Text(_), HeadKind::Tags) => ("tokens", "tags"),
         (Modality::Text(_), _) => ("text", "label"),
-        (Modality::Image { .. }, _) => ("image", "label"),
+        (Modality::Media(reader), _) => (reader.default_column(), "label"),
     };
     let wanted = Wanted {
         input: data.columns.input.as_deref().unwrap_or(input),
+        pair: data.columns.pair.as_deref(),
         label: data.columns.label.as_deref().unwrap_or(label),
     };
     let context = |split: &'static str| {
@@ -169,8 +260,11 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         }
     };
 
-    if task.head == HeadKind::Tags && matches!(modality, Modality::Image { .. }) {
+    if task.head == HeadKind::Tags && matches!(modality, Modality::Media(_)) {
         return Err(context("train")(Error::NoWords));
+    }
+    if wanted.pair.is_some() && matches!(modality, Modality::Media(_)) {
+        return Err(context("train")(Error::NoPairs));
     }
     let known = given_labels(task, wanted.label).map_err(context("train"))?;
     let read = |name: &'static str, files: &Files, known: Option<&LabelSet>, limit: Option<u64>| {
@@ -191,6 +285,11 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
     };
     let validation = other("validation", data.validation.as_ref())?;
     let test = other("test", data.test.as_ref())?;
+    let reader = match modality {
+        Modality::Media(reader) => Some(reader.as_ref()),
+        Modality::Text(_) => None,
+    };
+    let augment = Augmenter::new(data.augment, reader, &train).map_err(context("train"))?;
     let sample_cost = mean_cost(&train)?;
     let (name, head) = (task.name.clone(), task.head);
     Ok(TaskData {
@@ -200,6 +299,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         train,
         validation,
         test,
+        augment,
         sample_cost,
     })
 }
@@ -247,7 +347,7 @@ impl SplitReader<'_> {
                 let words = self.task.head == HeadKind::Tags;
                 Inputs::Text(Texts::new(tokenizer.clone(), words))
             }
-            Modality::Image { numbers } => Inputs::Image(Images::new(*numbers)),
+            Modality::Media(reader) => Inputs::Image(Images::new(reader.clone())),
         };
         // A regression has an empty label set, which is not a set to look labels up in.
         let known = self
@@ -257,6 +357,7 @@ impl SplitReader<'_> {
         let mut origins: Vec<Origin> = Vec::new();
         let limit = self.limit.unwrap_or(u64::MAX);
         let mut count = 0;
+        let mut bad = BadSamples::new(self.task.data.on_bad_sample);
         for path in paths {
             if count as u64 >= limit {
                 break;
@@ -265,13 +366,27 @@ impl SplitReader<'_> {
             origins.push(Origin {
                 file: Arc::new(path.to_owned()),
                 first: count,
+                row: 1,
             });
             source::read(path, self.wanted, &mut |row: Row| {
-                match &mut inputs {
-                    Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place)?,
-                    Inputs::Image(images) => {
-                        images.push(row.input, self.wanted.input, &row.place)?
-                    }
+                let pushed = match &mut inputs {
+                    Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place),
+                    Inputs::Image(images) => images.push(row.input, self.wanted.input, &row.place),
+                    // What is read from a file is no features.
+                    Inputs::Features(_) => Ok(()),
+                };
+                if let Err(error) = pushed {
+                    bad.skip(error)?;
+                    origins.push(Origin {
+                        file: row.place.file.clone(),
+                        first: count,
+                        row: row.place.row + 1,
+                    });
+                    return Ok(true);
+                }
+                if let (Inputs::Text(texts), Some(second)) = (&mut inputs, row.pair) {
+                    let column = self.wanted.pair.unwrap_or_default();
+                    texts.push_second(second, column, &row.place)?;
                 }
                 labels.push(row.label, &row.place)?;
                 if let (Inputs::Text(texts), Some(found)) = (&inputs, labels.last_tags()) {
@@ -292,24 +407,68 @@ impl SplitReader<'_> {
                 Ok((count as u64) < limit)
             })?;
         }
+        let skipped = bad.skipped;
         if count == 0 {
-            return Err(Error::NoFiles);
+            return Err(bad.nothing_left());
         }
-        if let Inputs::Text(texts) = &mut inputs {
-            texts.finish();
+        match &mut inputs {
+            Inputs::Text(texts) => texts.finish(),
+            Inputs::Image(images) => images.finish(),
+            Inputs::Features(_) => {}
         }
         let (labels, set) = labels.finish()?;
         let (task, name) = (self.task.name.clone(), self.name);
         Ok((
             Split {
-                inputs,
+                inputs: Arc::new(inputs),
                 labels,
                 name,
                 task,
+                skipped,
                 origins,
+                kept: None,
             },
             set,
         ))
+    }
+}
+
+/// What becomes of rows that can't be decoded.
+struct BadSamples {
+    policy: OnBadSample,
+    skipped: u64,
+    first: Option<Error>,
+}
+
+impl BadSamples {
+    fn new(policy: OnBadSample) -> Self {
+        Self {
+            policy,
+            skipped: 0,
+            first: None,
+        }
+    }
+
+    /// Counts a row out, or gives the error back.
+    fn skip(&mut self, error: Error) -> Result<(), Error> {
+        let is_bad = matches!(&error, Error::Row { problem, .. } if problem.is_bad_sample());
+        if self.policy == OnBadSample::Fail || !is_bad {
+            return Err(error);
+        }
+        self.skipped += 1;
+        self.first.get_or_insert(error);
+        Ok(())
+    }
+
+    /// Why a split has no rows.
+    fn nothing_left(self) -> Error {
+        match self.first {
+            Some(first) => Error::NothingLeft {
+                skipped: self.skipped,
+                first: Box::new(first),
+            },
+            None => Error::NoFiles,
+        }
     }
 }
 

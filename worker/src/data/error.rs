@@ -51,6 +51,11 @@ pub enum Error {
         "the head `tags` is for words, but this backbone reads images; use a text backbone or another head"
     )]
     NoWords,
+    /// Pairs of texts for a backbone that reads none.
+    #[error(
+        "data.columns.pair names a second text, but this backbone reads no texts; remove it or use a text backbone"
+    )]
+    NoPairs,
     /// A Parquet file without its end.
     #[error("{}: not a whole Parquet file: {found}; the file was probably cut off: copy it again", file.display())]
     CutOff {
@@ -117,6 +122,40 @@ pub enum Error {
         file: PathBuf,
         /// What is wrong.
         message: String,
+    },
+    /// The file that features of a frozen backbone are kept in can't be used.
+    #[error("{}: features of the frozen backbone cannot be kept there: {cause}; make room, or set backbone.cache_features to false", file.display())]
+    Spill {
+        /// The path; its name is gone while it is used.
+        file: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// `preprocessor_config.json` can't be used.
+    #[error("{}: {message}", file.display())]
+    Preprocessor {
+        /// The path.
+        file: PathBuf,
+        /// The field, what is wrong and what was expected.
+        message: String,
+    },
+    /// Random changes that the inputs don't have.
+    #[error("data.augment.{field}: {message}")]
+    Augment {
+        /// The field below `data.augment`.
+        field: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// No row of a split could be decoded.
+    #[error(
+        "all {skipped} rows were left out, as data.on_bad_sample is `skip`; the first: {first}"
+    )]
+    NothingLeft {
+        /// Rows left out.
+        skipped: u64,
+        /// What was wrong with the first of them.
+        first: Box<Error>,
     },
     /// A task that no shard may compute.
     #[error("task {task} of the plan is served by {shards}; expected one or more of shards 0 to {last}", last = count.saturating_sub(1))]
@@ -244,6 +283,36 @@ pub enum Problem {
         /// Numbers that stand there.
         found: usize,
     },
+    /// The file of an image or a sound can't be read.
+    #[error("column `{column}`: cannot read the file `{path}`: {message}")]
+    MediaFile {
+        /// The column.
+        column: String,
+        /// The path as it was looked for.
+        path: String,
+        /// What the system said, and what the column may hold.
+        message: String,
+    },
+    /// An image or a sound that can't be decoded.
+    #[error(
+        "column `{column}`: {message}; replace it, remove the row, or set data.on_bad_sample to skip"
+    )]
+    Undecodable {
+        /// The column.
+        column: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A sound of another sample rate.
+    #[error("column `{column}`: sample rate {found} Hz, the backbone takes {expected}; convert it")]
+    SampleRate {
+        /// The column.
+        column: String,
+        /// Samples a second of the sound.
+        found: u32,
+        /// Samples a second by `preprocessor_config.json`.
+        expected: u32,
+    },
     /// Bytes that are no UTF-8.
     #[error("not valid UTF-8; save the file in UTF-8")]
     Utf8,
@@ -283,6 +352,17 @@ pub enum Problem {
         /// What the tokenizer said.
         message: String,
     },
+}
+
+impl Problem {
+    /// Whether this is a sample that `data.on_bad_sample` may leave out: an image or a sound that
+    /// can't be read or decoded.
+    pub(crate) fn is_bad_sample(&self) -> bool {
+        matches!(
+            self,
+            Problem::MediaFile { .. } | Problem::Undecodable { .. } | Problem::SampleRate { .. }
+        )
+    }
 }
 
 fn did_you_mean(suggestion: Option<&str>) -> String {

@@ -1,6 +1,7 @@
 //! Inputs of a split, stored compactly, and their tokens, made once when first wanted.
 
-use super::{Cell, Error, Place, Problem, Tokenizer};
+use super::media::Images;
+use super::{Cell, Error, Features, Place, Problem, Tokenizer};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -20,7 +21,15 @@ pub enum Input {
         /// Place in `ids` of each word's first token.
         first: Arc<[u32]>,
     },
-    /// The numbers of an image, row-major (channels, height, width); as in the file.
+    /// Two texts, one after the other with the model's separators.
+    Pair {
+        /// Token ids, special tokens included.
+        ids: Arc<[u32]>,
+        /// Place in `ids` of the second text's first token.
+        second: u32,
+    },
+    /// The numbers of an image or a spectrogram, row-major (channels, height, width), as the backbone
+    /// takes them; or the features that it made of a sample before.
     Numbers(Arc<[f32]>),
 }
 
@@ -29,7 +38,9 @@ impl Input {
     #[must_use]
     pub fn cost(&self) -> u64 {
         match self {
-            Input::Tokens(ids) | Input::Words { ids, .. } => ids.len() as u64,
+            Input::Tokens(ids) | Input::Words { ids, .. } | Input::Pair { ids, .. } => {
+                ids.len() as u64
+            }
             Input::Numbers(_) => 1,
         }
     }
@@ -38,8 +49,17 @@ impl Input {
     #[must_use]
     pub fn ids(&self) -> Option<&Arc<[u32]>> {
         match self {
-            Input::Tokens(ids) | Input::Words { ids, .. } => Some(ids),
+            Input::Tokens(ids) | Input::Words { ids, .. } | Input::Pair { ids, .. } => Some(ids),
             Input::Numbers(_) => None,
+        }
+    }
+
+    /// Where the second text of a pair begins.
+    #[must_use]
+    pub fn second(&self) -> Option<u32> {
+        match self {
+            Input::Pair { second, .. } => Some(*second),
+            _ => None,
         }
     }
 
@@ -58,8 +78,10 @@ impl Input {
 pub enum Inputs {
     /// Texts.
     Text(Texts),
-    /// Images, each of the same number of numbers.
+    /// Images or spectrograms, each of the same number of numbers.
     Image(Images),
+    /// What a frozen backbone made of them.
+    Features(Arc<Features>),
 }
 
 impl Inputs {
@@ -68,7 +90,8 @@ impl Inputs {
     pub fn len(&self) -> usize {
         match self {
             Inputs::Text(texts) => texts.ends.len(),
-            Inputs::Image(images) => images.rows,
+            Inputs::Image(images) => images.len(),
+            Inputs::Features(features) => features.len(),
         }
     }
 
@@ -87,6 +110,9 @@ pub struct Texts {
     ends: Vec<usize>,
     /// Where texts are lists of words: the end of each word in `arena`, and of each text's words.
     words: Option<Words>,
+    /// The second texts of pairs, one after another; empty if there are none.
+    second: String,
+    second_ends: Vec<usize>,
     tokenizer: Arc<Tokenizer>,
     tokens: Vec<OnceLock<Input>>,
     cut: AtomicU64,
@@ -105,6 +131,8 @@ impl Texts {
             arena: String::new(),
             ends: Vec::new(),
             words: words.then(Words::default),
+            second: String::new(),
+            second_ends: Vec::new(),
             tokenizer,
             tokens: Vec::new(),
             cut: AtomicU64::new(0),
@@ -144,6 +172,25 @@ impl Texts {
         Ok(())
     }
 
+    /// Adds the second text of the last one.
+    pub(super) fn push_second(
+        &mut self,
+        cell: Cell,
+        column: &str,
+        place: &Place,
+    ) -> Result<(), Error> {
+        if self.words.is_some() {
+            let found = Cell::Other("a list of words in the first one".to_owned());
+            return Err(place.error(mismatch(column, "two texts", &found)));
+        }
+        match cell {
+            Cell::Text(text) | Cell::Raw(text) => self.second.push_str(&text),
+            other => return Err(place.error(mismatch(column, "a text", &other))),
+        }
+        self.second_ends.push(self.second.len());
+        Ok(())
+    }
+
     /// Words of text `index`, as they came; none if texts did not come as words.
     #[must_use]
     pub fn words(&self, index: usize) -> Option<Vec<&str>> {
@@ -165,6 +212,7 @@ impl Texts {
     /// Frees what reading reserved too much, and makes room for tokens.
     pub(super) fn finish(&mut self) {
         self.arena.shrink_to_fit();
+        self.second.shrink_to_fit();
         self.ends.shrink_to_fit();
         self.tokens = (0..self.ends.len()).map(|_| OnceLock::new()).collect();
     }
@@ -172,14 +220,13 @@ impl Texts {
     /// The text of sample `index`; empty beyond the last.
     #[must_use]
     pub fn text(&self, index: usize) -> &str {
-        let start = match index.checked_sub(1) {
-            Some(before) => self.ends.get(before).copied(),
-            None => Some(0),
-        };
-        match (start, self.ends.get(index)) {
-            (Some(start), Some(end)) => &self.arena[start..*end],
-            _ => "",
-        }
+        part(&self.arena, &self.ends, index).unwrap_or_default()
+    }
+
+    /// The second text of pair `index`; none if texts are no pairs.
+    #[must_use]
+    pub fn second(&self, index: usize) -> Option<&str> {
+        part(&self.second, &self.second_ends, index)
     }
 
     /// Tokens of sample `index`, tokenised when first wanted. Threads may call this at once.
@@ -190,9 +237,10 @@ impl Texts {
         if let Some(input) = self.tokens.get(index).and_then(OnceLock::get) {
             return Ok(input.clone());
         }
-        let encoded = match self.words(index) {
-            Some(words) => self.tokenizer.encode_words(&words)?,
-            None => self.tokenizer.encode(self.text(index))?,
+        let encoded = match (self.words(index), self.second(index)) {
+            (Some(words), _) => self.tokenizer.encode_words(&words)?,
+            (None, Some(second)) => self.tokenizer.encode_pair(self.text(index), second)?,
+            (None, None) => self.tokenizer.encode(self.text(index))?,
         };
         let cut = encoded.cut;
         let mut is_first = false;
@@ -218,55 +266,17 @@ impl Texts {
     }
 }
 
-/// Images in one buffer.
-#[derive(Debug)]
-pub struct Images {
-    values: Vec<f32>,
-    numbers: usize,
-    rows: usize,
-}
-
-impl Images {
-    pub(super) fn new(numbers: usize) -> Self {
-        Self {
-            values: Vec::new(),
-            numbers,
-            rows: 0,
-        }
-    }
-
-    pub(super) fn push(&mut self, cell: Cell, column: &str, place: &Place) -> Result<(), Error> {
-        let before = self.values.len();
-        let cell = cell.unpacked();
-        if !matches!(cell, Cell::List(_)) {
-            return Err(place.error(mismatch(column, "a list of numbers", &cell)));
-        }
-        flatten(&cell, column, &mut self.values).map_err(|problem| place.error(problem))?;
-        let found = self.values.len() - before;
-        if found != self.numbers {
-            let (column, expected) = (column.to_owned(), self.numbers);
-            return Err(place.error(Problem::ImageSize {
-                column,
-                expected,
-                found,
-            }));
-        }
-        self.rows += 1;
-        Ok(())
-    }
-
-    /// The numbers of image `index`; empty beyond the last.
-    #[must_use]
-    pub fn numbers(&self, index: usize) -> &[f32] {
-        let start = index.saturating_mul(self.numbers);
-        self.values
-            .get(start..start.saturating_add(self.numbers))
-            .unwrap_or_default()
-    }
+/// The part of `arena` between the end before and its own.
+fn part<'a>(arena: &'a str, ends: &[usize], index: usize) -> Option<&'a str> {
+    let start = match index.checked_sub(1) {
+        Some(before) => *ends.get(before)?,
+        None => 0,
+    };
+    arena.get(start..*ends.get(index)?)
 }
 
 /// Appends the numbers of a list, or of lists in lists, in order.
-fn flatten(cell: &Cell, column: &str, values: &mut Vec<f32>) -> Result<(), Problem> {
+pub(super) fn flatten(cell: &Cell, column: &str, values: &mut Vec<f32>) -> Result<(), Problem> {
     match cell {
         Cell::List(cells) => cells
             .iter()

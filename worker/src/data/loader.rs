@@ -232,10 +232,13 @@ impl Preparation {
     }
 
     fn sample(&self, at: SampleRef) -> Result<Sample, Error> {
-        Ok(Sample {
-            at,
-            input: self.task(at)?.train.input(at.sample as usize)?,
-        })
+        let task = self.task(at)?;
+        let input = task.train.input(at.sample as usize)?;
+        let input = match &task.augment {
+            Some(augmenter) => augmenter.apply(input, self.order.draw_key(at)),
+            None => input,
+        };
+        Ok(Sample { at, input })
     }
 
     fn task(&self, at: SampleRef) -> Result<&TaskData, Error> {

@@ -1,7 +1,7 @@
 //! Data: from a task's files to the samples that each rank computes in each step.
 //!
 //! Reading: [`source`] reads Parquet, JSON Lines and CSV cell by cell, [`labels`] turns cells into
-//! targets, [`tokens`] turns text into token ids, [`dataset`] puts them together into a
+//! targets, [`tokens`] turns text into token ids, [`media`] images and sounds into numbers, [`dataset`] puts them together into a
 //! [`TaskData`].
 //!
 //! Serving: [`order`] says which samples are in which step, a pure function of (seed, step), and
@@ -9,24 +9,33 @@
 //! Nothing here knows models, devices or the network, and nothing here depends on timing: the same
 //! job and seed give the same samples in the same order on any number of ranks.
 
+mod audio;
+pub mod augment;
 mod cell;
 pub mod dataset;
 mod error;
+mod features;
+mod image;
 pub mod inputs;
 pub mod labels;
 pub mod loader;
+pub mod media;
 mod mix;
 pub mod order;
+mod sampling;
 pub mod shard;
 pub mod source;
 pub mod tokens;
 
+pub use augment::Augmenter;
 pub use cell::Cell;
 pub use dataset::{Modality, Split, TaskData, load};
 pub use error::{Error, Place, Problem};
+pub use features::Features;
 pub use inputs::{Input, Inputs, NO_TOKEN};
 pub use labels::{LabelSet, Labels};
 pub use loader::{Loader, LoaderOptions, RankStep, Sample, ShardBatch};
+pub use media::MediaReader;
 pub use order::{Order, OrderTask, SampleRef, StepBatch, total_steps};
 pub use shard::Placement;
 pub use tokens::Tokenizer;

@@ -14,10 +14,9 @@
 //! order doesn't change with other tasks, batch size, ranks or shards.
 
 use super::mix::{Permutation, key, mix};
+use super::sampling::Sampling;
 use espalier_spec::InputGroups;
 use espalier_spec::job::{Sampler, TrainingSpec};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 /// One sample of one draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,8 +57,7 @@ impl StepBatch {
 pub struct Order {
     batch: u64,
     tasks: Vec<TaskOrder>,
-    weight: u128,
-    root: Node,
+    sampling: Sampling,
     groups: InputGroups,
 }
 
@@ -67,18 +65,6 @@ pub struct Order {
 struct TaskOrder {
     samples: u64,
     key: u64,
-    weight: u64,
-}
-
-#[derive(Clone, Debug)]
-enum Node {
-    Task(usize),
-    Split {
-        left: Box<Node>,
-        left_weight: u128,
-        right: Box<Node>,
-        right_weight: u128,
-    },
 }
 
 /// A task as the order sees it.
@@ -91,38 +77,36 @@ pub struct OrderTask<'a> {
 }
 
 impl Order {
-    /// The order for `tasks` (at least one), each with inputs of its own, with `batch` samples a step.
+    /// The order for `tasks` (at least one), each with inputs of its own, in a run of `steps` steps of
+    /// `batch` samples.
     #[must_use]
-    pub fn new(seed: u64, batch: u32, tasks: &[OrderTask<'_>], sampler: Sampler) -> Self {
-        Self::of_groups(seed, batch, tasks, InputGroups::apart(tasks.len()), sampler)
+    pub fn new(seed: u64, length: (u32, u64), tasks: &[OrderTask<'_>], sampler: &Sampler) -> Self {
+        Self::of_groups(
+            seed,
+            length,
+            tasks,
+            InputGroups::apart(tasks.len()),
+            sampler,
+        )
     }
 
     /// The same where tasks may share inputs: only for those that lead a group samples are drawn.
     #[must_use]
     pub fn of_groups(
         seed: u64,
-        batch: u32,
+        (batch, steps): (u32, u64),
         tasks: &[OrderTask<'_>],
         groups: InputGroups,
-        sampler: Sampler,
+        sampler: &Sampler,
     ) -> Self {
-        let of = |(index, task): (usize, &OrderTask<'_>)| TaskOrder {
+        let of = |task: &OrderTask<'_>| TaskOrder {
             samples: task.samples.max(1),
             key: key(seed, task.name),
-            weight: if groups.leads(index) {
-                weight(task.samples.max(1), sampler)
-            } else {
-                0
-            },
         };
-        let tasks: Vec<TaskOrder> = tasks.iter().enumerate().map(of).collect();
-        let root = tree(&tasks);
-        let weight = tasks.iter().map(|task| u128::from(task.weight)).sum();
         Self {
             batch: u64::from(batch),
-            tasks,
-            weight,
-            root,
+            sampling: Sampling::new((batch, steps), tasks, |task| groups.leads(task), sampler),
+            tasks: tasks.iter().map(of).collect(),
             groups,
         }
     }
@@ -151,28 +135,24 @@ impl Order {
         counts
     }
 
-    /// p_k: the share of task `task`, or of its group, in the batches.
+    /// p_k: the share of task `task`, or of its group, in the batches, in the mean over the run.
     #[must_use]
     pub fn share(&self, task: usize) -> f64 {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a share for people and for the planner"
-        )]
-        self.tasks
-            .get(self.groups.leader(task))
-            .map_or(0.0, |task| task.weight as f64 / self.weight as f64)
+        self.sampling.share(self.groups.leader(task))
     }
 
     /// Samples of each task drawn before step `step`.
     #[must_use]
     pub fn cursors(&self, step: u64) -> Vec<u64> {
-        let mut drawn = vec![0; self.tasks.len()];
-        deal(
-            &self.root,
-            u128::from(step) * u128::from(self.batch),
-            &mut drawn,
-        );
-        drawn
+        self.sampling.cursors(step)
+    }
+
+    /// A key for what is random about one draw of a sample: a function of (seed, task's name, epoch,
+    /// sample).
+    #[must_use]
+    pub fn draw_key(&self, at: SampleRef) -> u64 {
+        let task = self.tasks.get(usize::from(at.task));
+        task.map_or(0, |task| task.draw_key(at))
     }
 
     /// The samples of step `step` (that is, with `step` steps done before it).
@@ -190,6 +170,13 @@ impl Order {
 }
 
 impl TaskOrder {
+    /// See [`Order::draw_key`].
+    fn draw_key(&self, at: SampleRef) -> u64 {
+        const AUGMENT: u64 = 0x6175_676d_656e_7421;
+        let draw = u64::from(at.epoch) << 32 | u64::from(at.sample);
+        mix(mix(self.key ^ AUGMENT) ^ mix(draw))
+    }
+
     fn sample(&self, index: usize, draw: u64) -> SampleRef {
         let (epoch, place) = (draw / self.samples, draw % self.samples);
         let permutation = Permutation::new(self.samples, mix(self.key ^ mix(epoch)));
@@ -230,78 +217,6 @@ pub fn total_steps(training: &TrainingSpec, samples: u64) -> u64 {
     )]
     let steps = (samples as f64 * epochs / batch as f64).ceil() as u64;
     steps.max(1)
-}
-
-/// A task's weight as an integer, so that every machine computes the same counts. Proportional and
-/// uniform ones are exact; with temperature they are rounded to 2^-20 of n^(1/T), far coarser than
-/// machines' floating point may differ.
-fn weight(samples: u64, sampler: Sampler) -> u64 {
-    match sampler {
-        Sampler::Proportional => samples,
-        Sampler::Uniform => 1,
-        Sampler::Temperature(temperature) => {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::cast_precision_loss,
-                reason = "positive, below 2^52 + 2^20: samples are below 2^32"
-            )]
-            let scaled =
-                ((samples as f64).powf(1.0 / temperature) * f64::from(1 << 20)).round() as u64;
-            scaled.clamp(1, 1 << 60)
-        }
-    }
-}
-
-/// Huffman's tree: the two lightest nodes are joined until one is left; ties by order of tasks.
-fn tree(tasks: &[TaskOrder]) -> Node {
-    let mut heap = BinaryHeap::new();
-    let mut nodes: Vec<Option<Node>> = Vec::new();
-    for (index, task) in tasks.iter().enumerate() {
-        // A task that another one leads has no draws.
-        if task.weight > 0 {
-            heap.push(Reverse((u128::from(task.weight), index)));
-        }
-        nodes.push(Some(Node::Task(index)));
-    }
-    while let Some(Reverse((light, first))) = heap.pop() {
-        let left = nodes[first].take().unwrap_or(Node::Task(0));
-        let Some(Reverse((heavy, second))) = heap.pop() else {
-            return left;
-        };
-        let right = nodes[second].take().unwrap_or(Node::Task(0));
-        heap.push(Reverse((light + heavy, nodes.len())));
-        nodes.push(Some(Node::Split {
-            left: Box::new(left),
-            left_weight: light,
-            right: Box::new(right),
-            right_weight: heavy,
-        }));
-    }
-    Node::Task(0)
-}
-
-fn deal(node: &Node, count: u128, drawn: &mut [u64]) {
-    match node {
-        Node::Task(index) => {
-            if let Some(slot) = drawn.get_mut(*index) {
-                *slot = u64::try_from(count).unwrap_or(u64::MAX);
-            }
-        }
-        Node::Split {
-            left,
-            left_weight,
-            right,
-            right_weight,
-        } => {
-            let weight = left_weight + right_weight;
-            // Quotient and remainder apart: the product stays below 2^128 for any count.
-            let (whole, rest) = (count / weight, count % weight);
-            let to_left = whole * left_weight + (2 * rest * left_weight + weight) / (2 * weight);
-            deal(left, to_left, drawn);
-            deal(right, count - to_left, drawn);
-        }
-    }
 }
 
 #[cfg(test)]

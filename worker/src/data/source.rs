@@ -10,22 +10,26 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// The two columns that a task needs of a file.
+/// The columns that a task needs of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted<'a> {
     /// Column of the input.
     pub input: &'a str,
+    /// Column of the second text of a pair.
+    pub pair: Option<&'a str>,
     /// Column of the label.
     pub label: &'a str,
 }
 
-/// One row: input and label.
+/// One row: input, second text of a pair, label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Where it stands.
     pub place: Place,
     /// The input's cell.
     pub input: Cell,
+    /// The cell of the second text; none if none is wanted.
+    pub pair: Option<Cell>,
     /// The label's cell.
     pub label: Cell,
 }

@@ -5,7 +5,9 @@ use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use tokenizers::{InputSequence, TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{
+    EncodeInput, InputSequence, TruncationDirection, TruncationParams, TruncationStrategy,
+};
 
 /// A backbone's tokenizer with the job's token limit. Threads may share it.
 ///
@@ -25,6 +27,8 @@ pub struct Encoded {
     pub ids: Vec<u32>,
     /// Of words: the place of each word's first token, [`NO_TOKEN`] where there is none.
     pub first: Option<Vec<u32>>,
+    /// Of a pair: the place of the second text's first token, where the model tells them apart.
+    pub second: Option<u32>,
     /// Whether the text was longer than the limit and was cut.
     pub cut: bool,
 }
@@ -32,12 +36,13 @@ pub struct Encoded {
 impl From<Encoded> for Input {
     fn from(encoded: Encoded) -> Self {
         let ids = encoded.ids.into();
-        match encoded.first {
-            Some(first) => Input::Words {
+        match (encoded.first, encoded.second) {
+            (Some(first), _) => Input::Words {
                 ids,
                 first: first.into(),
             },
-            None => Input::Tokens(ids),
+            (None, Some(second)) => Input::Pair { ids, second },
+            (None, None) => Input::Tokens(ids),
         }
     }
 }
@@ -110,20 +115,34 @@ impl Tokenizer {
     /// [`Problem::NoTokens`] if nothing is left of the text, [`Problem::Tokenise`] if the
     /// tokenizer rejects it.
     pub fn encode(&self, text: &str) -> Result<Encoded, Problem> {
+        self.encode_input(text.into())
+    }
+
+    /// Token ids of two texts, the longer of which is cut first.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_pair(&self, first: &str, second: &str) -> Result<Encoded, Problem> {
+        self.encode_input((first, second).into())
+    }
+
+    fn encode_input(&self, input: EncodeInput<'_>) -> Result<Encoded, Problem> {
         let encoding = self
             .inner
-            .encode_fast(text, true)
+            .encode_fast(input, true)
             .map_err(|error| Problem::Tokenise {
                 message: error.to_string(),
             })?;
         if encoding.is_empty() {
             return Err(Problem::NoTokens);
         }
-        let cut = !encoding.get_overflowing().is_empty();
+        let mut types = (0..).zip(encoding.get_type_ids());
+        let second = types.find(|(_, kind)| **kind == 1);
         Ok(Encoded {
             ids: encoding.get_ids().to_vec(),
             first: None,
-            cut,
+            second: second.map(|(place, _)| place),
+            cut: !encoding.get_overflowing().is_empty(),
         })
     }
 
@@ -151,6 +170,7 @@ impl Tokenizer {
         Ok(Encoded {
             ids: encoding.get_ids().to_vec(),
             first: Some(first),
+            second: None,
             cut: !encoding.get_overflowing().is_empty(),
         })
     }

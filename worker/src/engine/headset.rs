@@ -9,6 +9,7 @@ use crate::heads::{self, Head, Level, Linear};
 use crate::metrics::Values;
 use crate::model::{Batch, Block, Context, Leaves, ParamSpec, mix};
 use crate::torch;
+use espalier_spec::job::ContrastiveSpec;
 use espalier_spec::{InputGroups, JobSpec};
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ const ROW_SITE: u64 = u64::MAX - 1;
 pub struct HeadSet {
     block: Block,
     heads: Vec<Box<dyn Head>>,
+    contrastive: Vec<Option<ContrastiveSpec>>,
     groups: InputGroups,
     dropout: f64,
 }
@@ -157,6 +159,7 @@ impl HeadSet {
         Ok(Self {
             block,
             heads,
+            contrastive: spec.tasks.iter().map(|t| t.loss.contrastive).collect(),
             groups: InputGroups::of(&spec.tasks),
             dropout: spec.backbone.dropout.unwrap_or(0.1),
         })
@@ -346,14 +349,33 @@ impl HeadSet {
                     _ => {
                         let (start, length) = (run.start as i64, run.len() as i64);
                         let features = dropped.features.f_narrow(0, start, length)?;
-                        let outputs = self.outputs(task, &features)?;
-                        self.heads[task].loss(&outputs, &targets)?
+                        self.sample_losses(task, &features, &targets)?
                     }
                 };
                 give((task, run.clone()), &losses)?;
             }
         }
         Ok(())
+    }
+
+    /// Losses [b] of a task from its samples' features [b, h], that of contrast included.
+    fn sample_losses(
+        &self,
+        task: usize,
+        features: &Tensor,
+        targets: &Values,
+    ) -> Result<Tensor, Error> {
+        let loss = |features: &Tensor| {
+            let outputs = self.outputs(task, features)?;
+            Ok::<_, Error>(self.heads[task].loss(&outputs, targets)?)
+        };
+        match self.contrastive[task] {
+            None => loss(features),
+            Some(spec) => {
+                let own = loss(&heads::dampened(features, spec)?)?;
+                Ok(own.f_add(&heads::contrastive(features, targets, spec)?)?)
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod adamw;
 mod agree;
 mod balancing;
+mod cache;
 mod combine;
 mod decide;
 mod error;

@@ -154,6 +154,8 @@ impl Run<'_> {
                 .resume_run(&self.store, &self.context.dir, step)?;
             tracing::info!(step = self.state.step.0, "going on from checkpoint");
         }
+        let draws = self.total * u64::from(self.context.spec.training.batch_size);
+        self.trainer.cache_features(draws, &self.context.dir)?;
         if let Some(ending) = self.train()? {
             return Ok(ending);
         }
@@ -238,7 +240,7 @@ impl Run<'_> {
         let shards = own.iter().map(|shard| shard.0 as usize).collect();
         let mut options = LoaderOptions::new(self.state.step.0..self.total, shards, placement);
         options.accumulation = self.context.spec.training.accumulation;
-        let (tasks, order) = (&self.context.sources.tasks, &self.context.sources.order);
+        let (tasks, order) = (self.trainer.tasks(), &self.context.sources.order);
         Ok(Loader::start(
             Arc::clone(tasks),
             Arc::clone(order),

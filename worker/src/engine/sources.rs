@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::headset::HeadSet;
-use crate::data::{self, Order, TaskData, Tokenizer};
+use crate::data::{self, MediaReader, Order, TaskData, Tokenizer};
 use crate::model::{self, Backbone, Modality, Options, Source};
 use espalier_spec::plan::{BlockProfile, Profile, TaskProfile};
 use espalier_spec::{InputGroups, JobSpec};
@@ -36,13 +36,18 @@ impl Sources {
         let inputs = inputs(&model, modality, spec.backbone.max_tokens)?;
         let mut tasks = Vec::with_capacity(spec.tasks.len());
         for task in &spec.tasks {
-            let data = data::load(task, &inputs)?;
+            let mut data = data::load(task, &inputs)?;
+            if let Some(most) = task.data.samples_per_class {
+                data.thin(most as usize, spec.seed);
+            }
             tracing::info!(
                 task = task.name,
                 train = data.train.len(),
                 validation = data.validation.as_ref().map_or(0, data::Split::len),
                 test = data.test.as_ref().map_or(0, data::Split::len),
                 classes = data.labels.len(),
+                cut = data.splits().map(data::Split::cut).sum::<u64>(),
+                skipped = data.splits().map(data::Split::skipped).sum::<u64>(),
                 "loaded"
             );
             tasks.push(Arc::new(data));
@@ -56,7 +61,13 @@ impl Sources {
             .collect();
         let groups = InputGroups::of(&spec.tasks);
         let batch = spec.training.batch_size;
-        let order = Order::of_groups(spec.seed, batch, &names, groups, spec.sampler);
+        let led = names
+            .iter()
+            .enumerate()
+            .filter(|(task, _)| groups.leads(*task));
+        let samples = led.map(|(_, task)| task.samples).sum();
+        let length = (batch, data::total_steps(&spec.training, samples));
+        let order = Order::of_groups(spec.seed, length, &names, groups, &spec.sampler);
         drop(names);
         Ok(Self {
             model,
@@ -141,7 +152,7 @@ impl Sources {
 /// How the data side must read inputs for a model.
 ///
 /// # Errors
-/// If the tokenizer is missing or unusable.
+/// If the tokenizer is missing, or it or the preprocessor's configuration is unusable.
 pub fn inputs(
     model: &Source,
     modality: Modality,
@@ -153,8 +164,9 @@ pub fn inputs(
             let limit = u32::try_from(limit).unwrap_or(u32::MAX).min(max_tokens);
             data::Modality::Text(Arc::new(Tokenizer::load(Path::new(model.dir()), limit)?))
         }
-        Modality::Image(shape) => data::Modality::Image {
-            numbers: shape.iter().product::<i64>().unsigned_abs() as usize,
-        },
+        Modality::Image(shape) => {
+            let shape = shape.map(|size| size.unsigned_abs() as usize);
+            data::Modality::Media(Arc::new(MediaReader::load(model.dir(), shape)?))
+        }
     })
 }

@@ -43,6 +43,8 @@ pub struct Trainer {
     /// Which tasks share inputs.
     pub(super) groups: InputGroups,
     modality: Modality,
+    /// Samples hold the features of a frozen backbone, not what it reads.
+    pub(super) cached: bool,
     device: Device,
 }
 
@@ -134,6 +136,7 @@ impl Trainer {
             scratch: Tensor::f_zeros([room as i64], (Kind::Float, device))?,
             passes: most_shards * spec.training.accumulation.max(1) as usize,
             gram_time: Duration::ZERO,
+            cached: false,
             device,
         };
         for block in trainer.backbone.blocks_mut() {
@@ -242,8 +245,29 @@ impl Trainer {
 
     /// A forward pass's batch; `keys` are the samples' identities for dropout.
     pub(super) fn batch(&self, inputs: &[&Input], keys: &[u64]) -> Result<Batch, Error> {
-        pack(inputs, keys, self.modality, self.device)
+        match self.cached {
+            true => features(inputs, self.backbone.width(), self.device),
+            false => pack(inputs, keys, self.modality, self.device),
+        }
     }
+
+    /// Makes steps and evaluations take these tasks' samples, which hold features of the backbone.
+    pub(super) fn take_features(&mut self, tasks: Vec<Arc<TaskData>>) {
+        self.tasks = Arc::new(tasks);
+        self.cached = true;
+    }
+}
+
+/// A batch of features that were computed before.
+fn features(inputs: &[&Input], width: usize, device: Device) -> Result<Batch, Error> {
+    let mut all = Vec::with_capacity(inputs.len() * width);
+    for input in inputs {
+        if let Input::Numbers(numbers) = input {
+            all.extend_from_slice(numbers);
+        }
+    }
+    let rows = Tensor::f_from_slice(&all)?.f_view([-1, width as i64])?;
+    Ok(Batch::Features(rows.f_to_device(device)?))
 }
 
 /// Packs inputs of one modality.
@@ -260,12 +284,14 @@ pub fn pack(
         Modality::Text => {
             let ids: Vec<Arc<[u32]>> = inputs.iter().filter_map(|i| i.ids().cloned()).collect();
             let samples: Vec<&[u32]> = ids.iter().map(AsRef::as_ref).collect();
-            Ok(Batch::Tokens(TokenBatch::pack(&samples, keys, device)?))
+            let seconds: Vec<Option<u32>> = inputs.iter().map(|input| input.second()).collect();
+            let batch = TokenBatch::pack_pairs(&samples, &seconds, keys, device)?;
+            Ok(Batch::Tokens(batch))
         }
         Modality::Image(shape) => {
             let numbers = |input: &&Input| match input {
                 Input::Numbers(numbers) => Some(numbers.clone()),
-                Input::Tokens(_) | Input::Words { .. } => None,
+                Input::Tokens(_) | Input::Words { .. } | Input::Pair { .. } => None,
             };
             let all: Vec<Arc<[f32]>> = inputs.iter().filter_map(numbers).collect();
             let samples: Vec<&[f32]> = all.iter().map(AsRef::as_ref).collect();

@@ -25,7 +25,7 @@ impl Words {
     ) -> Self {
         let starts = match batch {
             Batch::Tokens(tokens) => tokens.first_rows(),
-            Batch::Images(_) => Vec::new(),
+            Batch::Images(_) | Batch::Features(_) => Vec::new(),
         };
         let (mut rows, mut has) = (Vec::new(), Vec::new());
         for (start, input) in starts[run.start.min(starts.len())..].iter().zip(inputs) {

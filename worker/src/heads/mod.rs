@@ -14,6 +14,7 @@
 //! makes a sample's gradient depend on its neighbours. Here a sample weighs the same in any batch;
 //! balanced weights have mean 1 over the training samples, so both agree over an epoch.
 
+mod contrastive;
 mod init;
 mod multi_label;
 mod regression;
@@ -21,6 +22,7 @@ mod single_label;
 mod tags;
 mod weights;
 
+pub use contrastive::{contrastive, dampened};
 pub use init::{Parameter, parameters};
 pub use multi_label::MultiLabel;
 pub use regression::Regression;

@@ -1,4 +1,5 @@
 use super::*;
+use espalier_spec::job::ContrastiveSpec;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -82,6 +83,48 @@ fn losses_and_gradients_agree_with_pytorch() {
             close(&outputs.grad(), &case["gradients"]);
         }
     }
+}
+
+/// The contrastive loss and its gradient are those of the formula in PyTorch; a class of one sample
+/// adds nothing, and a batch of one is no error.
+#[test]
+fn contrast_agrees_with_pytorch() {
+    let golden = golden();
+    for case in golden["contrastive"].as_array().unwrap() {
+        let spec = ContrastiveSpec {
+            share: case["share"].as_f64().unwrap(),
+            temperature: case["temperature"].as_f64().unwrap(),
+        };
+        let classes = case["classes"].as_array().unwrap().iter();
+        let values: Vec<u32> = classes.map(|c| c.as_u64().unwrap() as u32).collect();
+        let targets = |values: &[u32]| Values::Single {
+            classes: 3,
+            values: values.to_vec(),
+        };
+        let features = tensor(&golden["linear"]["features"]).set_requires_grad(true);
+        let losses = contrastive(&features, &targets(&values), spec).unwrap();
+        close(&losses, &case["losses"]);
+        losses.sum(Kind::Float).backward();
+        close(&features.grad(), &case["gradients"]);
+        let one = contrastive(&features.narrow(0, 0, 1), &targets(&values[..1]), spec);
+        assert_eq!(Vec::<f32>::try_from(one.unwrap()).unwrap(), [0.0]);
+        assert!(contrastive(&features, &targets(&values[1..]), spec).is_err());
+    }
+}
+
+/// Dampened features are the same bits, and only their share of the gradient comes back.
+#[test]
+fn dampened_features_pass_on_a_part_of_the_gradient() {
+    let spec = ContrastiveSpec {
+        share: 0.75,
+        temperature: 0.1,
+    };
+    let features = Tensor::from_slice(&[0.1_f32, -3.0e-7, 1.0e6]).set_requires_grad(true);
+    let same = dampened(&features, spec).unwrap();
+    assert_eq!(Vec::<f32>::try_from(&same).unwrap(), [0.1, -3.0e-7, 1.0e6]);
+    same.sum(Kind::Float).backward();
+    let found = Vec::<f32>::try_from(features.grad()).unwrap();
+    assert_eq!(found, [0.25; 3]);
 }
 
 /// The linear layer is PyTorch's, and the mask is applied to the features before it.

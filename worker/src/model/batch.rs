@@ -1,4 +1,4 @@
-//! Batches: token sequences packed without padding, or images.
+//! Batches: token sequences packed without padding, images, or features computed before.
 
 use super::Error;
 use super::layout::Layout;
@@ -12,6 +12,8 @@ pub enum Batch {
     Tokens(TokenBatch),
     /// Images.
     Images(ImageBatch),
+    /// What the backbone made of the samples before, f32 [b, h]: no block runs.
+    Features(Tensor),
 }
 
 impl Batch {
@@ -21,6 +23,7 @@ impl Batch {
         match self {
             Batch::Tokens(tokens) => tokens.order.len(),
             Batch::Images(images) => images.keys.len(),
+            Batch::Features(rows) => rows.size()[0] as usize,
         }
     }
 
@@ -29,7 +32,7 @@ impl Batch {
     pub fn tokens(&self) -> usize {
         match self {
             Batch::Tokens(tokens) => tokens.host_ids.len(),
-            Batch::Images(_) => 0,
+            Batch::Images(_) | Batch::Features(_) => 0,
         }
     }
 
@@ -41,6 +44,7 @@ impl Batch {
         match self {
             Batch::Tokens(tokens) => Ok(tokens),
             Batch::Images(_) => Err(Error::Input("a text model was given images".into())),
+            Batch::Features(_) => Err(Error::Input("a model was given its own features".into())),
         }
     }
 
@@ -52,6 +56,7 @@ impl Batch {
         match self {
             Batch::Images(images) => Ok(images),
             Batch::Tokens(_) => Err(Error::Input("an image model was given texts".into())),
+            Batch::Features(_) => Err(Error::Input("a model was given its own features".into())),
         }
     }
 }
@@ -96,6 +101,8 @@ pub struct TokenBatch {
     pub ids: Tensor,
     /// Place of each token in its sample, i64 `[T]`.
     pub positions: Tensor,
+    /// Which text of a pair each token belongs to, i64 `[T]` of 0 and 1; none if there are no pairs.
+    pub segments: Option<Tensor>,
     /// Where samples and their tokens stand.
     pub layout: Layout,
     /// `order[i]`: which of the samples given is the i-th packed one.
@@ -126,6 +133,20 @@ impl TokenBatch {
     /// # Errors
     /// [`Error::Input`] for an empty batch or an empty sample.
     pub fn pack(samples: &[&[u32]], keys: &[u64], device: Device) -> Result<Self, Error> {
+        Self::pack_pairs(samples, &[], keys, device)
+    }
+
+    /// The same for pairs of texts: `seconds` says where in each sample the second text begins; what it
+    /// lacks is one text.
+    ///
+    /// # Errors
+    /// As [`TokenBatch::pack`].
+    pub fn pack_pairs(
+        samples: &[&[u32]],
+        seconds: &[Option<u32>],
+        keys: &[u64],
+        device: Device,
+    ) -> Result<Self, Error> {
         if samples.is_empty() || samples.len() != keys.len() {
             return Err(Error::Input(
                 "a batch needs at least one sample, and a key for each".into(),
@@ -142,11 +163,18 @@ impl TokenBatch {
         let mut host_ids = Vec::with_capacity(total);
         let mut positions = Vec::with_capacity(total);
         let mut layout = Layout::default();
+        let mut segments = Vec::new();
+        let has_pairs = seconds.iter().any(Option::is_some);
         for &index in &order {
             let sample = samples[index];
             host_ids.extend_from_slice(sample);
             positions.extend(0..sample.len() as i64);
             layout.push(keys[index], sample.len());
+            if has_pairs {
+                let second = seconds.get(index).copied().flatten();
+                let second = second.map_or(sample.len(), |second| second as usize);
+                segments.extend((0..sample.len()).map(|place| i64::from(place >= second)));
+            }
         }
         let mut inverse = vec![0i64; order.len()];
         for (packed, &index) in order.iter().enumerate() {
@@ -156,6 +184,10 @@ impl TokenBatch {
         Ok(Self {
             ids: Tensor::f_from_slice(&ids)?.f_to_device(device)?,
             positions: Tensor::f_from_slice(&positions)?.f_to_device(device)?,
+            segments: match has_pairs {
+                true => Some(Tensor::f_from_slice(&segments)?.f_to_device(device)?),
+                false => None,
+            },
             layout,
             inverse: Tensor::f_from_slice(&inverse)?.f_to_device(device)?,
             order,

@@ -90,9 +90,15 @@ impl Bert {
         let positions_th = Tensor::f_embedding(p(0), &positions, -1, false, false)?;
         let mut x_th = words_th.f_add(&positions_th)?;
         let mut next = 1;
-        if self.shape.types.is_some() {
-            // One segment: token type 0 everywhere.
-            x_th = x_th.f_add(&p(1).f_narrow(0, 0, 1)?)?;
+        if let Some(types) = self.shape.types {
+            let types_th = match &batch.segments {
+                Some(segments) if types > 1 => {
+                    Tensor::f_embedding(p(1), segments, -1, false, false)?
+                }
+                // One text, or a model that tells none apart: type 0 everywhere.
+                _ => p(1).f_narrow(0, 0, 1)?,
+            };
+            x_th = x_th.f_add(&types_th)?;
             next = 2;
         }
         let x_th = layers.norm(&x_th, p(next), p(next + 1))?;

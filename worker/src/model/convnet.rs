@@ -20,9 +20,29 @@ pub(super) struct Config {
     /// Channels of the image.
     pub num_channels: i64,
     /// Height and width of the image.
-    pub image_size: i64,
+    pub image_size: ImageSize,
     /// Channels of each block's output.
     pub hidden_sizes: Vec<i64>,
+}
+
+/// `image_size`: one number, or height and width.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum ImageSize {
+    /// Height and width are the same.
+    Square(i64),
+    /// Height, width.
+    Sides([i64; 2]),
+}
+
+impl ImageSize {
+    /// Height and width.
+    pub(super) fn sides(self) -> [i64; 2] {
+        match self {
+            ImageSize::Square(side) => [side, side],
+            ImageSize::Sides(sides) => sides,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -40,7 +60,7 @@ impl ConvNet {
             let message = "hidden_sizes must name the channels of one block or more".to_owned();
             return Err(source.wrong("config.json", message));
         }
-        if config.num_channels <= 0 || config.image_size <= 0 {
+        if config.num_channels <= 0 || config.image_size.sides().iter().any(|side| *side <= 0) {
             let message = "num_channels and image_size must be above 0".to_owned();
             return Err(source.wrong("config.json", message));
         }
@@ -99,10 +119,10 @@ impl Backbone for ConvNet {
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {
-        let size = self.config.image_size;
+        let [height, width] = self.config.image_size.sides();
         batch
             .as_images()?
-            .of_shape([self.config.num_channels, size, size])
+            .of_shape([self.config.num_channels, height, width])
     }
 
     fn forward(&self, block: usize, x: &Tensor, _: &Batch, _: &Context) -> Result<Tensor, Error> {

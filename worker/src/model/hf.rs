@@ -77,15 +77,15 @@ impl Source {
         let (channels, size) = match self.model_type.as_str() {
             super::convnet::MODEL_TYPE => {
                 let config: super::convnet::Config = self.config()?;
-                (config.num_channels, config.image_size)
+                (config.num_channels, config.image_size.sides())
             }
             super::vit::MODEL_TYPE => {
                 let config: super::vit::Config = self.config()?;
-                (config.num_channels, config.image_size)
+                (config.num_channels, [config.image_size; 2])
             }
             _ => return Ok(Modality::Text),
         };
-        Ok(Modality::Image([channels, size, size]))
+        Ok(Modality::Image([channels, size[0], size[1]]))
     }
 
     /// Longest input by the configuration, in tokens.

@@ -67,6 +67,9 @@ impl<'a> Pass<'a> {
         mut tell: impl FnMut(Moment) -> Result<(), E>,
     ) -> Result<Self, E> {
         let count = backbone.blocks().len();
+        if let Batch::Features(features) = batch {
+            return Ok(Self::done(backbone, batch, ctx, features.shallow_clone()));
+        }
         let first = match backbone.blocks().iter().position(super::Block::trainable) {
             Some(first) if ctx.train => first,
             _ => count,
@@ -78,16 +81,8 @@ impl<'a> Pass<'a> {
             x = tch::no_grad(|| backbone.forward(index, &x, batch, &Context::eval()))?;
             tell(Moment::ForwardDone(index))?;
         }
-        let mut pass = Self {
-            backbone,
-            batch,
-            ctx: *ctx,
-            first,
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            features: Tensor::new(),
-            rows: Tensor::new(),
-        };
+        let mut pass = Self::done(backbone, batch, ctx, Tensor::new());
+        pass.first = first;
         for index in first..count {
             tell(Moment::Forward(index))?;
             // The table's rows are a leaf already if the table is trained.
@@ -115,6 +110,20 @@ impl<'a> Pass<'a> {
             features
         };
         Ok(pass)
+    }
+
+    /// A pass that leaves these features and no graph.
+    fn done(backbone: &'a dyn Backbone, batch: &'a Batch, ctx: &Context, features: Tensor) -> Self {
+        Self {
+            backbone,
+            batch,
+            ctx: *ctx,
+            first: backbone.blocks().len(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            features,
+            rows: Tensor::new(),
+        }
     }
 
     /// Features f32 [b, h], in the order the samples were given in, cut from the graph: a leaf that

@@ -10,7 +10,9 @@ use tch::Kind;
 const TEXTS: [&[u32]; 4] = [&[3, 4, 7, 2], &[3, 9], &[5, 6, 8, 10, 2, 3], &[9, 2]];
 const IMAGES: usize = 3;
 const SHAPE: [i64; 3] = [2, 6, 6];
-const FAMILIES: [&str; 4] = ["bert", "roberta", "distilbert", "vit"];
+/// Where the second text of each begins, in the family `pairs`: BERT that reads pairs of texts.
+const SECONDS: [Option<u32>; 4] = [Some(2), None, Some(5), Some(1)];
+const FAMILIES: [&str; 5] = ["bert", "pairs", "roberta", "distilbert", "vit"];
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("golden.json")).unwrap()
@@ -52,6 +54,11 @@ fn directory(dir: &Path, config: &Value) -> Source {
 }
 
 fn batch(family: &str) -> Batch {
+    if family == "pairs" {
+        let keys = [1, 2, 3, 4];
+        let pairs = TokenBatch::pack_pairs(&TEXTS, &SECONDS, &keys, Device::Cpu);
+        return Batch::Tokens(pairs.unwrap());
+    }
     if family != "vit" {
         return Batch::Tokens(TokenBatch::pack(&TEXTS, &[1, 2, 3, 4], Device::Cpu).unwrap());
     }

@@ -264,7 +264,7 @@ impl Ranks<'_> {
         Trainer::new(self.spec, self.plan, comm, self.sources, backbone).unwrap()
     }
 
-    fn loader(&self, rank: usize, steps: Range<u64>) -> Loader {
+    fn loader(&self, trainer: &Trainer, rank: usize, steps: Range<u64>) -> Loader {
         let placed = self.plan.tasks.iter().map(|task| task.shards.as_slice());
         let count = self.plan.shards.iter().map(Vec::len).sum();
         let own = self.plan.shards[rank]
@@ -274,12 +274,14 @@ impl Ranks<'_> {
         let placement = Placement::new(count, placed).unwrap();
         let mut options = LoaderOptions::new(steps, own, placement);
         options.accumulation = self.spec.training.accumulation;
-        let (tasks, order) = (self.sources.tasks.clone(), self.sources.order.clone());
+        let (tasks, order) = (trainer.tasks().clone(), self.sources.order.clone());
         Loader::start(tasks, order, options).unwrap()
     }
 
     fn steps(&self, trainer: &mut Trainer, rank: usize, steps: Range<u64>, seen: &mut Seen) {
-        for batch in self.loader(rank, steps) {
+        let draws = self.steps * u64::from(self.spec.training.batch_size);
+        trainer.cache_features(draws, self.dir).unwrap();
+        for batch in self.loader(trainer, rank, steps) {
             let batch = batch.unwrap();
             seen.held.rows = seen.held.rows.max(rows(&batch));
             seen.reports.push(trainer.step(&batch, false).unwrap());

@@ -36,10 +36,16 @@ pub(super) fn rules(tasks: &[TaskSpec], found: &mut Findings) {
                 "columns.input",
                 data.0.columns.input == data.1.columns.input,
             ),
+            ("columns.pair", data.0.columns.pair == data.1.columns.pair),
             (
                 "max_train_samples",
                 data.0.max_train_samples == data.1.max_train_samples,
             ),
+            (
+                "on_bad_sample",
+                data.0.on_bad_sample == data.1.on_bad_sample,
+            ),
+            ("augment", data.0.augment == data.1.augment),
         ];
         for (field, same) in same {
             found.require(same, &format!("{path}.data.{field}"), || {
@@ -72,11 +78,16 @@ mod tests {
         assert_eq!(check(&spec), Ok(()));
         spec.tasks[1].data.train = Files::One("other.csv".to_owned());
         spec.tasks[1].data.max_train_samples = Some(3);
+        spec.tasks[1].data.augment.flip = true;
         let violations = check(&spec).expect_err("two sources");
         let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
         assert_eq!(
             fields,
-            ["tasks[1].data.train", "tasks[1].data.max_train_samples"]
+            [
+                "tasks[1].data.train",
+                "tasks[1].data.max_train_samples",
+                "tasks[1].data.augment"
+            ]
         );
         assert!(violations[0].message.contains("(tasks[0])"));
         spec.tasks[1].input_group = None;

@@ -2,6 +2,7 @@
 
 use super::Findings;
 use crate::job::{BackboneSpec, Resources, Sampler, TaskSpec, Tuning};
+use crate::{InputGroups, JobSpec};
 use std::collections::BTreeMap;
 
 /// Longest name of a job or a task, in bytes: that of a DNS label.
@@ -161,18 +162,65 @@ fn task_name(name: &str, field: &str, found: &mut Findings) {
     }
 }
 
-pub(super) fn sampler(sampler: Sampler, found: &mut Findings) {
-    if let Sampler::Temperature(temperature) = sampler {
-        found.require(
-            temperature.is_finite() && temperature > 0.0,
-            "sampler.temperature",
-            || {
-                format!(
-                    "is {temperature}; expected a finite number above 0: 1 is proportional, \
-                     larger ones are nearer to uniform"
-                )
-            },
-        );
+pub(super) fn sampler(spec: &JobSpec, found: &mut Findings) {
+    let mut temperature = |temperature: f64, field: &str| {
+        found.require(temperature.is_finite() && temperature > 0.0, field, || {
+            format!(
+                "is {temperature}; expected a finite number above 0: 1 is proportional, \
+                 larger ones are nearer to uniform"
+            )
+        });
+    };
+    match &spec.sampler {
+        Sampler::Proportional | Sampler::Uniform => {}
+        Sampler::Temperature(given) => temperature(*given, "sampler.temperature"),
+        Sampler::Capped {
+            cap,
+            temperature: given,
+        } => {
+            temperature(*given, "sampler.capped.temperature");
+            found.require(*cap > 0, "sampler.capped.cap", || {
+                "is 0; expected the number of samples that count at most".to_owned()
+            });
+        }
+        Sampler::Annealed { from, to } => {
+            for (name, value) in [("from", from), ("to", to)] {
+                let field = format!("sampler.annealed.{name}");
+                found.require((0.0..=4.0).contains(value), &field, || {
+                    format!("is {value}; expected 0 (uniform) to 4, where 1 is proportional")
+                });
+            }
+        }
+        Sampler::Probabilities(given) => probabilities(spec, given, found),
+    }
+}
+
+/// Every task that leads its inputs has a probability, and nothing else has.
+fn probabilities(spec: &JobSpec, given: &BTreeMap<String, f64>, found: &mut Findings) {
+    const FIELD: &str = "sampler.probabilities";
+    let groups = InputGroups::of(&spec.tasks);
+    for (index, task) in spec.tasks.iter().enumerate() {
+        let named = given.contains_key(&task.name);
+        if groups.leads(index) {
+            found.require(named, FIELD, || {
+                format!("has no number for the task `{}`; add one", task.name)
+            });
+        } else if named {
+            let leader = &spec.tasks[groups.leader(index)].name;
+            found.add(
+                format!("{FIELD}.{}", task.name),
+                format!("is of a task that is drawn with `{leader}` (input_group); remove it"),
+            );
+        }
+    }
+    for (name, value) in given {
+        let field = format!("{FIELD}.{name}");
+        found.require(value.is_finite() && *value > 0.0, &field, || {
+            format!("is {value}; expected a finite number above 0")
+        });
+        if !spec.tasks.iter().any(|task| task.name == *name) {
+            found.add(field, "is of no task of this job; remove it");
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use super::tests::valid;
 use crate::JobSpec;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
-    ClassWeights, Columns, DataSpec, Files, HeadKind, LossSpec, Metric, Sampler, TaskSpec, Tuning,
+    Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, LossSpec, Metric,
+    OnBadSample, Sampler, TaskSpec, Tuning,
 };
 use proptest::prelude::*;
 
@@ -59,10 +60,17 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 test,
                 columns: Columns {
                     input: column.clone(),
+                    pair: column.clone(),
                     label: column,
                 },
                 labels,
                 max_train_samples,
+                samples_per_class: max_train_samples.map(|most| most as u32),
+                on_bad_sample: OnBadSample::default(),
+                augment: Augment {
+                    crop: max_train_samples.unwrap_or(0) as u32,
+                    ..Augment::default()
+                },
             },
         );
     (".{0,70}", head, data, number(), (weights, number()), metric).prop_map(
@@ -75,6 +83,10 @@ fn task() -> impl Strategy<Value = TaskSpec> {
             loss: LossSpec {
                 class_weights,
                 label_smoothing,
+                contrastive: (label_smoothing > 1.0).then_some(ContrastiveSpec {
+                    share: label_smoothing,
+                    temperature: weight,
+                }),
             },
             metric,
         },

@@ -9,6 +9,26 @@ const EXTENSIONS: [&str; 3] = ["parquet", "jsonl", "csv"];
 
 pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     data(&task.data, &format!("{path}.data"), found);
+    if task.head == HeadKind::Tags && task.data.columns.pair.is_some() {
+        found.add(
+            format!("{path}.data.columns.pair"),
+            "names a second text, but the head `tags` reads the words of one; remove it",
+        );
+    }
+    if let Some(most) = task.data.samples_per_class {
+        let field = format!("{path}.data.samples_per_class");
+        found.require(most > 0, &field, || {
+            "is 0; expected at least 1, or leave it out to use all".to_owned()
+        });
+        found.require(task.head == HeadKind::SingleLabel, &field, || {
+            let head = task.head.as_str();
+            format!("is for `single_label` only, and this head is `{head}`; remove it")
+        });
+        found.require(task.input_group.is_none(), &field, || {
+            "picks samples by their label, and tasks of an input group share theirs; remove one of both"
+                .to_owned()
+        });
+    }
     labels(task, &format!("{path}.data.labels"), found);
     found.require(
         task.weight.is_finite() && task.weight > 0.0,
@@ -65,7 +85,8 @@ fn data(data: &DataSpec, path: &str, found: &mut Findings) {
         }
     }
     let (input, label) = (&data.columns.input, &data.columns.label);
-    for (name, column) in [("input", input), ("label", label)] {
+    let pair = &data.columns.pair;
+    for (name, column) in [("input", input), ("pair", pair), ("label", label)] {
         if column
             .as_deref()
             .is_some_and(|column| column.trim().is_empty())
@@ -85,12 +106,26 @@ fn data(data: &DataSpec, path: &str, found: &mut Findings) {
             ),
         );
     }
+    if pair.is_some() && (pair == input || pair == label) {
+        found.add(
+            format!("{path}.columns.pair"),
+            format!(
+                "is {:?}, which is also another column; name the column of the second text",
+                pair.as_deref().unwrap_or_default()
+            ),
+        );
+    }
     if data.max_train_samples == Some(0) {
         found.add(
             format!("{path}.max_train_samples"),
             "is 0; expected at least 1, or leave it out to use all",
         );
     }
+    let both = data.augment.of_images() && data.augment.of_sounds();
+    found.require(!both, &format!("{path}.augment"), || {
+        "crop and flip are for images, time_mask and frequency_mask for sounds; name those of one kind"
+            .to_owned()
+    });
 }
 
 fn files(paths: &[String], field: &str, found: &mut Findings) {
@@ -171,6 +206,7 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
             ),
         );
     }
+    contrastive(task, &format!("{path}.contrastive"), found);
     let field = format!("{path}.class_weights");
     if task.head == HeadKind::Regression && task.loss.class_weights != ClassWeights::None {
         found.add(
@@ -218,6 +254,29 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
             );
         }
     }
+}
+
+fn contrastive(task: &TaskSpec, path: &str, found: &mut Findings) {
+    let Some(contrastive) = &task.loss.contrastive else {
+        return;
+    };
+    found.require(task.head == HeadKind::SingleLabel, path, || {
+        format!(
+            "is for `single_label` only, and this head is `{}`; remove it",
+            task.head.as_str()
+        )
+    });
+    let share = contrastive.share;
+    found.require(
+        share > 0.0 && share <= 1.0,
+        &format!("{path}.share"),
+        || format!("is {share}; expected above 0, at most 1: to do without, remove `contrastive`"),
+    );
+    let temperature = contrastive.temperature;
+    let field = format!("{path}.temperature");
+    found.require(temperature.is_finite() && temperature > 0.0, &field, || {
+        format!("is {temperature}; expected a finite number above 0, such as 0.1")
+    });
 }
 
 fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {

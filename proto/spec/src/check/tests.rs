@@ -1,8 +1,10 @@
-//! Every rule broken once.
+//! Every rule broken once: those of the job as a whole here, those of tasks in `tasks`.
 
 use super::check;
 use crate::JobSpec;
 use serde_json::{Value, json};
+
+mod tasks;
 
 pub(super) fn valid() -> Value {
     json!({
@@ -94,137 +96,40 @@ fn every_rule_names_its_field() {
         ),
         ("/tasks", json!([]), "tasks", "at least one task"),
         (
-            "/tasks/1/name",
-            json!("section"),
-            "tasks[1].name",
-            "already the name of tasks[0]",
-        ),
-        (
-            "/tasks/1/name",
-            json!("a b"),
-            "tasks[1].name",
-            "letters, digits",
-        ),
-        (
-            "/tasks/0/data/train",
-            json!([]),
-            "tasks[0].data.train",
-            "at least one file",
-        ),
-        (
-            "/tasks/0/data/train",
-            json!("a.txt"),
-            "tasks[0].data.train",
-            ".parquet, .jsonl or .csv",
-        ),
-        (
-            "/tasks/0/data/train",
-            json!("dir.d/a"),
-            "tasks[0].data.train",
-            "no file extension",
-        ),
-        (
-            "/tasks/0/data/validation",
-            json!(""),
-            "tasks[0].data.validation",
-            "empty path",
-        ),
-        (
-            "/tasks/0/data/test",
-            json!("a.parquet"),
-            "tasks[0].data.test",
-            "also a training file",
-        ),
-        (
-            "/tasks/0/data/columns",
-            json!({"input": "x", "label": "x"}),
-            "tasks[0].data.columns",
-            "same column",
-        ),
-        (
-            "/tasks/0/data/columns/label",
-            json!(""),
-            "tasks[0].data.columns.label",
-            "is empty",
-        ),
-        (
-            "/tasks/0/data/labels",
-            json!(["web"]),
-            "tasks[0].data.labels",
-            "1 of at least 2",
-        ),
-        (
-            "/tasks/0/data/labels",
-            json!(["a", "b", "a"]),
-            "tasks[0].data.labels",
-            "twice (entries 0 and 2)",
-        ),
-        (
-            "/tasks/1/data/labels",
-            json!(["a"]),
-            "tasks[1].data.labels",
-            "no classes",
-        ),
-        (
-            "/tasks/0/data/max_train_samples",
-            json!(0),
-            "tasks[0].data.max_train_samples",
-            "at least 1",
-        ),
-        ("/tasks/0/weight", json!(-1.0), "tasks[0].weight", "above 0"),
-        (
-            "/tasks/0/loss/label_smoothing",
-            json!(1.0),
-            "tasks[0].loss.label_smoothing",
-            "below 1",
-        ),
-        (
-            "/tasks/2/loss/label_smoothing",
-            json!(0.1),
-            "tasks[2].loss.label_smoothing",
-            "`single_label` only",
-        ),
-        (
-            "/tasks/1/loss/class_weights",
-            json!("balanced"),
-            "tasks[1].loss.class_weights",
-            "no classes",
-        ),
-        (
-            "/tasks/0/loss/class_weights",
-            json!({"given": {"wbe": 2.0}}),
-            "tasks[0].loss.class_weights.given.wbe",
-            "web, games",
-        ),
-        (
-            "/tasks/0/loss/class_weights",
-            json!({"given": {"web": -2.0}}),
-            "tasks[0].loss.class_weights.given.web",
-            "at least 0",
-        ),
-        (
-            "/tasks/0/loss/class_weights",
-            json!({"given": {"web": 0.0, "games": 0.0}}),
-            "tasks[0].loss.class_weights",
-            "every class weighs 0",
-        ),
-        (
-            "/tasks/0/metric",
-            json!("mse"),
-            "tasks[0].metric",
-            "accuracy or macro_f1",
-        ),
-        (
-            "/tasks/1/metric",
-            json!("accuracy"),
-            "tasks[1].metric",
-            "mse or pearson or spearman",
-        ),
-        (
             "/sampler",
             json!({"temperature": 0.0}),
             "sampler.temperature",
             "above 0",
+        ),
+        (
+            "/sampler",
+            json!({"capped": {"cap": 0}}),
+            "sampler.capped.cap",
+            "at most",
+        ),
+        (
+            "/sampler",
+            json!({"annealed": {"to": -0.5}}),
+            "sampler.annealed.to",
+            "0 (uniform) to 4",
+        ),
+        (
+            "/sampler",
+            json!({"probabilities": {"section": 1.0, "popularity": 0.0, "tags": 0.5}}),
+            "sampler.probabilities.popularity",
+            "above 0",
+        ),
+        (
+            "/sampler",
+            json!({"probabilities": {"section": 1.0, "popularity": 1.0, "tags": 0.5, "x": 1.0}}),
+            "sampler.probabilities.x",
+            "no task",
+        ),
+        (
+            "/sampler",
+            json!({"probabilities": {"section": 1.0, "tags": 0.5}}),
+            "sampler.probabilities",
+            "the task `popularity`",
         ),
         (
             "/balancer",
@@ -434,6 +339,11 @@ fn every_rule_names_its_field() {
         ),
         ("/output", json!(""), "output", "is empty"),
     ];
+    broken_alone(table);
+}
+
+/// Each of (JSON pointer, value, field, words) breaks one rule, which names the field in these words.
+pub(super) fn broken_alone(table: Vec<(&str, Value, &str, &str)>) {
     for (pointer, value, field, words) in table {
         let shown = format!("{pointer} = {value}");
         let violations = check(&with(pointer, value)).expect_err(&shown);

@@ -1,24 +1,39 @@
 use super::*;
 use crate::data::order::OrderTask;
-use crate::data::{Modality, load};
+use crate::data::{MediaReader, Modality, load};
 use espalier_spec::Shard;
 use espalier_spec::job::{HeadKind, Sampler, TaskSpec};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
+/// Images of 2 x 2; those of task `a` are changed at random.
 fn task(dir: &Path, name: &str, rows: usize) -> Arc<TaskData> {
     let file = dir.join(format!("{name}.jsonl"));
     let mut out = std::fs::File::create(&file).unwrap();
     for row in 0..rows {
-        writeln!(out, "{{\"image\": [{row}, 1], \"label\": \"{}\"}}", row % 2).unwrap();
+        writeln!(
+            out,
+            "{{\"image\": [{row}, 1, 2, 3], \"label\": \"{}\"}}",
+            row % 2
+        )
+        .unwrap();
     }
     let spec = serde_json::json!({
-        "name": name, "head": "single_label", "data": { "train": file.to_str().unwrap() },
+        "name": name, "head": "single_label", "data": {
+            "train": file.to_str().unwrap(),
+            "augment": { "crop": u8::from(name == "a"), "flip": name == "a" },
+        },
     });
     let spec: TaskSpec = serde_json::from_value(spec).unwrap();
     assert_eq!(spec.head, HeadKind::SingleLabel);
-    Arc::new(load(&spec, &Modality::Image { numbers: 2 }).unwrap())
+    Arc::new(
+        load(
+            &spec,
+            &Modality::Media(Arc::new(MediaReader::plain([1, 2, 2]))),
+        )
+        .unwrap(),
+    )
 }
 
 struct Setting {
@@ -37,7 +52,7 @@ fn setting() -> Setting {
             samples: task.train.len() as u64,
         })
         .collect();
-    let order = Order::new(3, 11, &sizes, Sampler::Proportional);
+    let order = Order::new(3, (11, 100), &sizes, &Sampler::Proportional);
     Setting {
         tasks: Arc::new(tasks),
         order: Arc::new(order),
@@ -92,6 +107,23 @@ fn delivery_is_a_function_of_the_step() {
             (&all.counts, &all.shards[2..])
         );
     }
+}
+
+/// Random changes come with the draw: a sample of the task that asks for them is another one in every
+/// epoch, one of the other task never.
+#[test]
+fn changes_are_drawn_anew_in_every_epoch() {
+    let setting = setting();
+    let options = LoaderOptions::new(0..100, vec![0], placement(1));
+    let mut seen: [BTreeSet<String>; 2] = Default::default();
+    for batch in collect(&setting, options) {
+        let micro = batch.shards.iter().flat_map(|shard| &shard.micro);
+        for sample in micro.flatten().filter(|sample| sample.at.sample == 3) {
+            seen[usize::from(sample.at.task)].insert(format!("{:?}", sample.input));
+        }
+    }
+    assert!(seen[0].len() > 5, "{seen:?}");
+    assert_eq!(seen[1].len(), 1, "{seen:?}");
 }
 
 /// Over all shards and micro-batches, a step computes each of its samples exactly once.
@@ -154,7 +186,7 @@ fn errors_arrive_in_order() {
         .zip([40, 15, 1])
         .map(|(name, samples)| OrderTask { name, samples })
         .collect();
-    let order = Arc::new(Order::new(3, 11, &tasks, Sampler::Proportional));
+    let order = Arc::new(Order::new(3, (11, 100), &tasks, &Sampler::Proportional));
     let good = (0..)
         .take_while(|step| order.cursors(step + 1)[2] == 0)
         .count();

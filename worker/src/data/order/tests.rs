@@ -2,6 +2,9 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+/// Steps of a run.
+const STEPS: u64 = 60;
+
 fn order(seed: u64, batch: u32, sizes: &[u64], sampler: Sampler) -> Order {
     let names: Vec<String> = (0..sizes.len()).map(|i| format!("task-{i}")).collect();
     let tasks: Vec<OrderTask<'_>> = names
@@ -12,7 +15,7 @@ fn order(seed: u64, batch: u32, sizes: &[u64], sampler: Sampler) -> Order {
             samples: *samples,
         })
         .collect();
-    Order::new(seed, batch, &tasks, sampler)
+    Order::new(seed, (batch, STEPS), &tasks, &sampler)
 }
 
 fn sizes() -> impl Strategy<Value = Vec<u64>> {
@@ -24,6 +27,21 @@ fn samplers() -> impl Strategy<Value = Sampler> {
         Just(Sampler::Proportional),
         Just(Sampler::Uniform),
         (1.0_f64..8.0).prop_map(Sampler::Temperature),
+        (1_u64..100, 1.0_f64..8.0)
+            .prop_map(|(cap, temperature)| Sampler::Capped { cap, temperature }),
+        Just(Sampler::Probabilities(
+            (0..9)
+                .map(|i| (format!("task-{i}"), f64::from(i + 1)))
+                .collect()
+        )),
+    ]
+}
+
+fn changing() -> impl Strategy<Value = Sampler> {
+    let annealed = (0.0_f64..2.0, 0.0_f64..2.0);
+    prop_oneof![
+        samplers(),
+        annealed.prop_map(|(from, to)| Sampler::Annealed { from, to })
     ]
 }
 
@@ -50,7 +68,7 @@ proptest! {
 
     /// Every epoch of every task holds each of its samples exactly once, in an order of its own.
     #[test]
-    fn epochs_are_exact(sizes in sizes(), sampler in samplers(), seed: u64) {
+    fn epochs_are_exact(sizes in sizes(), sampler in changing(), seed: u64) {
         let order = order(seed, 37, &sizes, sampler);
         let mut seen: BTreeMap<(u16, u32), Vec<u32>> = BTreeMap::new();
         for step in 0..60 {
@@ -71,6 +89,49 @@ proptest! {
             prop_assert!(samples.iter().all(|s| u64::from(*s) < n));
         }
     }
+}
+
+/// Shares are those that the sampler's formula gives, and annealed ones go from the first to the last
+/// over the run, whose mean is what the planner sees.
+#[test]
+fn shares_are_those_of_the_formula() {
+    let sizes = [1000, 100, 10];
+    let of = |sampler| {
+        let order = order(1, 64, &sizes, sampler);
+        let cursors = order.cursors(1000);
+        let shares: Vec<f64> = cursors.iter().map(|c| *c as f64 / 64_000.0).collect();
+        for (task, share) in shares.iter().enumerate() {
+            assert!((order.share(task) - share).abs() < 1e-4);
+        }
+        shares
+    };
+    let close = |found: Vec<f64>, expected: [f64; 3]| {
+        let pairs = found.iter().zip(&expected);
+        assert!(
+            pairs.clone().all(|(a, b)| (a - b).abs() < 1e-4),
+            "{found:?}, not {expected:?}"
+        );
+    };
+    let capped = Sampler::Capped {
+        cap: 100,
+        temperature: 2.0,
+    };
+    close(of(capped), [0.43171, 0.43171, 0.13652]);
+    let given = [("task-0", 3.0), ("task-1", 1.0), ("task-2", 4.0)];
+    let given = given.map(|(name, p)| (name.to_owned(), p)).into();
+    close(of(Sampler::Probabilities(given)), [0.375, 0.125, 0.5]);
+
+    let annealed = order(1, 64, &sizes, Sampler::Annealed { from: 1.0, to: 0.0 });
+    let share = |step| {
+        let (before, after) = (annealed.cursors(step), annealed.cursors(step + 1));
+        (after[2] - before[2]) as f64 / 64.0
+    };
+    assert!(share(0) < 0.03 && (share(STEPS - 1) - 1.0 / 3.0).abs() < 0.03);
+    let last = annealed.cursors(STEPS);
+    assert_eq!(last.iter().sum::<u64>(), 64 * STEPS);
+    assert!((annealed.share(2) - last[2] as f64 / (64 * STEPS) as f64).abs() < 0.01);
+    // Beyond the planned end it goes on as at the end.
+    assert!((share(10 * STEPS) - 1.0 / 3.0).abs() < 0.03);
 }
 
 /// With the proportional sampler, one pass over all samples together is one epoch of each task.
@@ -159,13 +220,13 @@ fn a_group_is_drawn_as_one() {
     };
     let group = Some("x");
     let groups = InputGroups::of(&[spec("a", group), spec("b", None), spec("c", group)]);
-    let order = Order::of_groups(1, 10, &tasks, groups, Sampler::Proportional);
+    let order = Order::of_groups(1, (10, STEPS), &tasks, groups, &Sampler::Proportional);
     assert_eq!(order.samples(), 80);
     assert_eq!([0, 1, 2].map(|task| order.share(task)), [0.5; 3]);
     let batch = order.batch(3);
     assert_eq!(batch.counts(3), [5, 5, 0]);
     assert_eq!(order.counts(&batch), [5, 5, 5]);
     // What a task draws does not depend on who else labels it.
-    let alone = Order::new(1, 10, &tasks[..2], Sampler::Proportional);
+    let alone = Order::new(1, (10, STEPS), &tasks[..2], &Sampler::Proportional);
     assert_eq!(alone.batch(3).samples, batch.samples);
 }

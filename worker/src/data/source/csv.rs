@@ -39,6 +39,7 @@ pub(super) fn read(
             .ok_or_else(|| missing_column(path, wanted, names.clone()))
     };
     let (input, label) = (column(wanted.input)?, column(wanted.label)?);
+    let pair = wanted.pair.map(column).transpose()?;
 
     let mut record = ByteRecord::new();
     let mut row = 0;
@@ -70,9 +71,11 @@ pub(super) fn read(
             Err(_) => Err(at.error(Problem::Utf8)),
         };
         let (input, label) = (cell(input)?, cell(label)?);
+        let pair = pair.map(cell).transpose()?;
         if !sink(Row {
             place: at,
             input,
+            pair,
             label,
         })? {
             return Ok(());

@@ -55,7 +55,11 @@ pub(super) fn read(
         } else {
             take(&mut object, wanted.label, wanted, &place)?
         };
+        let pair = wanted
+            .pair
+            .map(|pair| take(&mut object, pair, wanted, &place));
         if !sink(Row {
+            pair: pair.transpose()?,
             place,
             input,
             label,
@@ -110,18 +114,14 @@ fn take(
             column: column.to_owned(),
         }));
     }
-    // The other column is taken already but not removed, so `found` lists all.
-    let other = if column == wanted.input {
-        wanted.label
-    } else {
-        wanted.input
-    };
+    // The other columns may be taken already but are not removed, so `found` lists all.
+    let others = [Some(wanted.input), wanted.pair, Some(wanted.label)];
     let suggestion = nearest(
         column,
         found
             .iter()
             .map(String::as_str)
-            .filter(|name| *name != other),
+            .filter(|name| !others.contains(&Some(name))),
     );
     let wanted = column.to_owned();
     Err(Error::Column {

@@ -1,4 +1,4 @@
-//! Parquet through the record interface: only the two columns are decoded.
+//! Parquet through the record interface: only the wanted columns are decoded.
 
 use super::{Row, Sink, Wanted, missing_column};
 use crate::data::{Cell, Error, Place, Problem};
@@ -50,6 +50,7 @@ pub(super) fn read(
         let input = cell_of(&record, wanted.input);
         let label = cell_of(&record, wanted.label);
         if !sink(Row {
+            pair: wanted.pair.map(|pair| cell_of(&record, pair)),
             place,
             input,
             label,
@@ -133,7 +134,8 @@ fn projection(path: &Path, schema: &Type, wanted: Wanted<'_>) -> Result<Type, Er
         .iter()
         .map(|f| f.name().to_owned())
         .collect();
-    for column in [wanted.input, wanted.label] {
+    let columns = [Some(wanted.input), wanted.pair, Some(wanted.label)];
+    for column in columns.into_iter().flatten() {
         if !names.iter().any(|name| name == column) {
             return Err(missing_column(path, column, names));
         }
@@ -141,7 +143,7 @@ fn projection(path: &Path, schema: &Type, wanted: Wanted<'_>) -> Result<Type, Er
     let fields = schema
         .get_fields()
         .iter()
-        .filter(|field| field.name() == wanted.input || field.name() == wanted.label)
+        .filter(|field| columns.contains(&Some(field.name())))
         .cloned()
         .collect();
     Type::group_type_builder(schema.name())
@@ -179,11 +181,16 @@ fn cell(field: &Field) -> Cell {
         // Writers that annotate nothing store text as plain bytes.
         Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
             Ok(text) => Cell::Text(text.to_owned()),
-            Err(_) => Cell::Other("bytes that are not UTF-8".to_owned()),
+            Err(_) => Cell::Bytes(bytes.data().to_vec()),
         },
         Field::ListInternal(list) => Cell::List(list.elements().iter().map(cell).collect()),
         Field::Decimal(_) => Cell::Other("a decimal".to_owned()),
-        Field::Group(_) => Cell::Other("a struct".to_owned()),
+        Field::Group(group) => Cell::Struct(
+            group
+                .get_column_iter()
+                .map(|(name, field)| (name.clone(), cell(field)))
+                .collect(),
+        ),
         Field::MapInternal(_) => Cell::Other("a map".to_owned()),
         Field::Date(_)
         | Field::TimeMillis(_)

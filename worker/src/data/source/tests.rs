@@ -7,6 +7,7 @@ pub(crate) mod parquet_file;
 
 const WANTED: Wanted<'_> = Wanted {
     input: "text",
+    pair: None,
     label: "label",
 };
 
@@ -47,6 +48,39 @@ fn reads_json_lines() {
     assert_eq!(
         rows(&path).unwrap(),
         [(1, text("ä\n"), Cell::Int(1)), (2, text("b"), list)]
+    );
+}
+
+/// A second text comes from its own column, in every format; where it is missing, that is said.
+#[test]
+fn reads_the_second_text_of_a_pair() {
+    let dir = tempfile::tempdir().unwrap();
+    let wanted = Wanted {
+        pair: Some("other"),
+        ..WANTED
+    };
+    let seen = |name: &str| {
+        let mut pairs = Vec::new();
+        let done = read(&dir.path().join(name), wanted, &mut |row| {
+            pairs.push((row.input, row.pair));
+            Ok(true)
+        });
+        done.map(|()| pairs).map_err(|error| error.to_string())
+    };
+    fs::write(dir.path().join("a.csv"), "label,other,text\nx,b,a\n").unwrap();
+    assert_eq!(seen("a.csv").unwrap(), [(raw("a"), Some(raw("b")))]);
+    let line = "{\"label\": 1, \"text\": \"a\", \"other\": \"b\"}";
+    fs::write(dir.path().join("a.jsonl"), line).unwrap();
+    assert_eq!(seen("a.jsonl").unwrap(), [(text("a"), Some(text("b")))]);
+    let columns = [("other", "b"), ("text", "a"), ("label", "x")];
+    let columns = columns.map(|(name, value)| (name, Column::Texts(vec![Some(value)])));
+    write(&dir.path().join("a.parquet"), &columns, "SNAPPY", None);
+    assert_eq!(seen("a.parquet").unwrap(), [(text("a"), Some(text("b")))]);
+    fs::write(dir.path().join("b.csv"), "label,oter,text\nx,b,a\n").unwrap();
+    let missing = seen("b.csv").unwrap_err();
+    assert!(
+        missing.contains("other") && missing.contains("oter"),
+        "{missing}"
     );
 }
 

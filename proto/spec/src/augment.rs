@@ -1,0 +1,50 @@
+//! Images and sounds: what cannot be decoded, and random changes for training.
+
+use serde::{Deserialize, Serialize};
+
+/// What happens when an image or a sound cannot be decoded: its file is missing or damaged, or it
+/// has another sample rate than the backbone takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadSample {
+    /// The job fails and names file and row.
+    #[default]
+    Fail,
+    /// The row is left out; the log says how many were.
+    Skip,
+}
+
+/// Random changes of training samples, new in every epoch; 0 and `false` change nothing. What is
+/// drawn is a function of the job's seed, the task, the epoch and the sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// Images: pixels of black on all sides, out of which a window of the image's size is cut.
+    #[serde(default)]
+    pub crop: u32,
+    /// Images: half of them, drawn at random, are mirrored left for right.
+    #[serde(default)]
+    pub flip: bool,
+    /// Sounds: most frames (columns) that are set to the spectrogram's mean.
+    #[serde(default)]
+    pub time_mask: u32,
+    /// Sounds: most mel bins (rows) that are set to the spectrogram's mean.
+    #[serde(default)]
+    pub frequency_mask: u32,
+}
+
+impl Augment {
+    /// Whether something is asked for that only images have.
+    #[must_use]
+    pub fn of_images(&self) -> bool {
+        self.crop > 0 || self.flip
+    }
+
+    /// Whether something is asked for that only spectrograms have.
+    #[must_use]
+    pub fn of_sounds(&self) -> bool {
+        self.time_mask > 0 || self.frequency_mask > 0
+    }
+}

@@ -1,0 +1,180 @@
+//! Every rule of a task broken once.
+
+use super::broken_alone;
+use serde_json::json;
+
+#[test]
+fn every_rule_of_a_task_names_its_field() {
+    // Each rule, broken alone, is reported once, at its own field, with a word of what to do.
+    broken_alone(vec![
+        (
+            "/tasks/1/name",
+            json!("section"),
+            "tasks[1].name",
+            "already the name of tasks[0]",
+        ),
+        (
+            "/tasks/1/name",
+            json!("a b"),
+            "tasks[1].name",
+            "letters, digits",
+        ),
+        (
+            "/tasks/0/data/train",
+            json!([]),
+            "tasks[0].data.train",
+            "at least one file",
+        ),
+        (
+            "/tasks/0/data/train",
+            json!("a.txt"),
+            "tasks[0].data.train",
+            ".parquet, .jsonl or .csv",
+        ),
+        (
+            "/tasks/0/data/train",
+            json!("dir.d/a"),
+            "tasks[0].data.train",
+            "no file extension",
+        ),
+        (
+            "/tasks/0/data/validation",
+            json!(""),
+            "tasks[0].data.validation",
+            "empty path",
+        ),
+        (
+            "/tasks/0/data/test",
+            json!("a.parquet"),
+            "tasks[0].data.test",
+            "also a training file",
+        ),
+        (
+            "/tasks/0/data/columns",
+            json!({"input": "x", "label": "x"}),
+            "tasks[0].data.columns",
+            "same column",
+        ),
+        (
+            "/tasks/0/data/columns/label",
+            json!(""),
+            "tasks[0].data.columns.label",
+            "is empty",
+        ),
+        (
+            "/tasks/0/data/labels",
+            json!(["web"]),
+            "tasks[0].data.labels",
+            "1 of at least 2",
+        ),
+        (
+            "/tasks/0/data/labels",
+            json!(["a", "b", "a"]),
+            "tasks[0].data.labels",
+            "twice (entries 0 and 2)",
+        ),
+        (
+            "/tasks/1/data/labels",
+            json!(["a"]),
+            "tasks[1].data.labels",
+            "no classes",
+        ),
+        (
+            "/tasks/0/data/max_train_samples",
+            json!(0),
+            "tasks[0].data.max_train_samples",
+            "at least 1",
+        ),
+        (
+            "/tasks/0/data/augment",
+            json!({"flip": true, "time_mask": 3}),
+            "tasks[0].data.augment",
+            "of one kind",
+        ),
+        (
+            "/tasks/0/data/samples_per_class",
+            json!(0),
+            "tasks[0].data.samples_per_class",
+            "leave it out",
+        ),
+        (
+            "/tasks/1/data/samples_per_class",
+            json!(8),
+            "tasks[1].data.samples_per_class",
+            "`single_label` only",
+        ),
+        (
+            "/tasks/0/data/columns",
+            json!({"pair": "label", "label": "label"}),
+            "tasks[0].data.columns.pair",
+            "also another column",
+        ),
+        (
+            "/tasks/0/loss/contrastive",
+            json!({"share": 0.0}),
+            "tasks[0].loss.contrastive.share",
+            "remove `contrastive`",
+        ),
+        (
+            "/tasks/0/loss/contrastive",
+            json!({"temperature": 0.0}),
+            "tasks[0].loss.contrastive.temperature",
+            "such as 0.1",
+        ),
+        (
+            "/tasks/1/loss/contrastive",
+            json!({}),
+            "tasks[1].loss.contrastive",
+            "`single_label` only",
+        ),
+        ("/tasks/0/weight", json!(-1.0), "tasks[0].weight", "above 0"),
+        (
+            "/tasks/0/loss/label_smoothing",
+            json!(1.0),
+            "tasks[0].loss.label_smoothing",
+            "below 1",
+        ),
+        (
+            "/tasks/2/loss/label_smoothing",
+            json!(0.1),
+            "tasks[2].loss.label_smoothing",
+            "`single_label` only",
+        ),
+        (
+            "/tasks/1/loss/class_weights",
+            json!("balanced"),
+            "tasks[1].loss.class_weights",
+            "no classes",
+        ),
+        (
+            "/tasks/0/loss/class_weights",
+            json!({"given": {"wbe": 2.0}}),
+            "tasks[0].loss.class_weights.given.wbe",
+            "web, games",
+        ),
+        (
+            "/tasks/0/loss/class_weights",
+            json!({"given": {"web": -2.0}}),
+            "tasks[0].loss.class_weights.given.web",
+            "at least 0",
+        ),
+        (
+            "/tasks/0/loss/class_weights",
+            json!({"given": {"web": 0.0, "games": 0.0}}),
+            "tasks[0].loss.class_weights",
+            "every class weighs 0",
+        ),
+        (
+            "/tasks/0/metric",
+            json!("mse"),
+            "tasks[0].metric",
+            "accuracy or macro_f1",
+        ),
+        (
+            "/tasks/1/metric",
+            json!("accuracy"),
+            "tasks[1].metric",
+            "mse or pearson or spearman",
+        ),
+    ]);
+}

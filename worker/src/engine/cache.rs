@@ -1,0 +1,187 @@
+//! What a frozen backbone makes of every sample, computed once: later epochs and evaluations run the
+//! heads alone.
+//!
+//! Samples are sorted by cost and computed in groups that depend on the data alone; groups are dealt to
+//! ranks. So every number is the same on any number of ranks, and in a run that was resumed.
+
+use super::Error;
+use super::trainer::Trainer;
+use crate::data::{Features, Input, Split, TaskData};
+use crate::model::Context;
+use crate::torch;
+use espalier_comm::CommunicatorExt;
+use espalier_spec::job::{Files, OnBadSample, TaskSpec, Tuning};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Samples of one forward pass.
+const GROUP: usize = 32;
+/// Groups of each rank between two exchanges.
+const ROUND: usize = 8;
+/// Features of more bytes than this are kept in files, not in memory.
+const IN_MEMORY: usize = 1 << 30;
+/// Progress is logged this often at most.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// What decides on the inputs of a split: tasks that agree in it share its features.
+type Identity<'a> = (&'a Files, [Option<&'a str>; 2], Option<u64>, OnBadSample);
+
+impl Trainer {
+    /// The tasks whose samples steps and evaluations take.
+    #[must_use]
+    pub fn tasks(&self) -> &Arc<Vec<Arc<TaskData>>> {
+        &self.tasks
+    }
+
+    /// Computes the features of all samples, if the backbone is frozen and a run that draws `draws`
+    /// samples sees about every one: from then on [`Trainer::tasks`] holds features in place of inputs.
+    /// What is too much for memory goes to files in `dir`. All ranks call it together. Says whether it
+    /// did.
+    ///
+    /// # Errors
+    /// If a sample cannot be read, a file cannot be written, or a peer is lost.
+    pub fn cache_features(&mut self, draws: u64, dir: &Path) -> Result<bool, Error> {
+        if !self.is_worth_caching(draws) {
+            return Ok(false);
+        }
+        let splits = self.tasks.iter().flat_map(|task| task.splits());
+        let numbers = splits.map(Split::len).sum::<usize>() * self.backbone.width();
+        let spill = (numbers * size_of::<f32>() > IN_MEMORY).then_some(dir);
+        let begun = Instant::now();
+        let (tasks, specs) = (Arc::clone(&self.tasks), self.spec.tasks.clone());
+        let mut known: Vec<(Identity<'_>, Arc<Features>)> = Vec::new();
+        let mut cached = Vec::with_capacity(tasks.len());
+        for (task, spec) in tasks.iter().zip(&specs) {
+            let mut found = [const { None }; 3];
+            for (place, (split, inputs)) in found.iter_mut().zip(splits_of(task, spec)) {
+                let (Some(split), Some(inputs)) = (split, inputs) else {
+                    continue;
+                };
+                let same = known.iter().find(|(other, _)| *other == inputs);
+                let features = match same {
+                    Some((_, features)) => Arc::clone(features),
+                    None => {
+                        let features = Arc::new(self.features_of(task, split, spill)?);
+                        known.push((inputs, Arc::clone(&features)));
+                        features
+                    }
+                };
+                *place = Some(features);
+            }
+            cached.push(Arc::new(task.with_features(found)));
+        }
+        tracing::info!(
+            numbers,
+            in_memory = spill.is_none(),
+            seconds = begun.elapsed().as_secs_f64(),
+            "features of the frozen backbone are computed"
+        );
+        self.take_features(cached);
+        Ok(true)
+    }
+
+    /// Whether every sample has features of its own that never change, and they are wanted once or
+    /// more.
+    fn is_worth_caching(&self, draws: u64) -> bool {
+        let samples = self.tasks.iter().map(|task| task.train.len() as u64).sum();
+        !self.cached
+            && self.spec.backbone.cache_features
+            && self.spec.tuning == Tuning::Heads
+            && !self.heads.wants_rows()
+            && self.tasks.iter().all(|task| task.augment.is_none())
+            && draws >= samples
+    }
+
+    /// The features of a split.
+    fn features_of(
+        &mut self,
+        task: &TaskData,
+        split: &Split,
+        spill: Option<&Path>,
+    ) -> Result<Features, Error> {
+        let comm = self.exchange.comm();
+        let (rank, size) = (comm.rank(), comm.size());
+        let mut order = Vec::with_capacity(split.len());
+        for index in 0..split.len() {
+            order.push((split.cost(index)?, index));
+        }
+        order.sort_unstable();
+        let width = self.backbone.width();
+        let mut features = Features::new(split.len(), width, spill)?;
+        let groups: Vec<&[(u64, usize)]> = order.chunks(GROUP).collect();
+        let mut told = Instant::now();
+        let mut done = 0;
+        for round in groups.chunks(size * ROUND) {
+            let mut bytes = Vec::new();
+            for turn in 0..round.len().div_ceil(size) {
+                // A rank whose groups are done still takes part in what all ranks do together.
+                let group = round.get(turn * size + rank).copied().unwrap_or_default();
+                self.append_features(split, group, &mut bytes)?;
+            }
+            let parts = self.exchange.comm().all_gather_bytes(bytes)?;
+            for (rank, part) in parts.iter().enumerate() {
+                let samples = round.iter().skip(rank).step_by(size).copied().flatten();
+                let mut rows = part.chunks_exact(width * size_of::<f32>());
+                for (_, index) in samples {
+                    let row = rows.next();
+                    let broken = || Error::Plan("a peer sent broken features".to_owned());
+                    features.put(*index, row.ok_or_else(broken)?)?;
+                    done += 1;
+                }
+            }
+            if told.elapsed() >= EVERY {
+                told = Instant::now();
+                let percent = 100 * done / split.len().max(1);
+                tracing::info!(
+                    task = task.name,
+                    split = split.name(),
+                    percent,
+                    "computing features of the frozen backbone"
+                );
+            }
+        }
+        Ok(features)
+    }
+
+    /// Adds the features of some samples; of none, where there is nothing left for this rank.
+    fn append_features(
+        &mut self,
+        split: &Split,
+        group: &[(u64, usize)],
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let inputs = group.iter().map(|(_, index)| split.input(*index));
+        let inputs = inputs.collect::<Result<Vec<Input>, _>>()?;
+        let packed = match inputs.is_empty() {
+            true => None,
+            false => {
+                let inputs: Vec<&Input> = inputs.iter().collect();
+                Some(self.batch(&inputs, &vec![0; inputs.len()])?)
+            }
+        };
+        if let Some(leaves) = self.features(packed.as_ref(), &Context::eval())? {
+            let numbers = leaves.features.f_contiguous()?;
+            let numbers = torch::data(&numbers)?.iter();
+            bytes.extend(numbers.flat_map(|number| number.to_le_bytes()));
+        }
+        Ok(())
+    }
+}
+
+/// The splits of a task, and what decides on their inputs.
+fn splits_of<'a>(
+    task: &'a TaskData,
+    spec: &'a TaskSpec,
+) -> [(Option<&'a Split>, Option<Identity<'a>>); 3] {
+    let data = &spec.data;
+    let columns = [&data.columns.input, &data.columns.pair].map(Option::as_deref);
+    let of = |files, most| (files, columns, most, data.on_bad_sample);
+    let train = of(&data.train, data.max_train_samples);
+    let rest = |files: Option<&'a Files>| files.map(|files| of(files, None));
+    [
+        (Some(&task.train), Some(train)),
+        (task.validation.as_ref(), rest(data.validation.as_ref())),
+        (task.test.as_ref(), rest(data.test.as_ref())),
+    ]
+}

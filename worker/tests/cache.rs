@@ -1,0 +1,97 @@
+//! Features of a frozen backbone, computed once.
+#![allow(clippy::unwrap_used)]
+
+mod kit;
+
+use espalier_spec::JobSpec;
+use espalier_spec::exchange::Sharding;
+use espalier_spec::plan::ExchangePlan;
+use kit::{Layout, Outcome, spec, train, train_in_halves};
+use serde_json::json;
+use std::path::Path;
+
+/// Enough for every sample of the toy to be drawn.
+const STEPS: u64 = 40;
+const ALL: [&[u32]; 3] = [&[0, 1], &[0, 1], &[0, 1]];
+
+fn job(dir: &Path, cache: bool) -> JobSpec {
+    spec(dir, STEPS, |job| {
+        job["tuning"] = json!("heads");
+        job["training"]["batch_size"] = json!(24);
+        job["backbone"]["cache_features"] = json!(cache);
+    })
+}
+
+fn run(job: &JobSpec, ranks: u32) -> Outcome {
+    let one: [&[u32]; 3] = [&[0]; 3];
+    let tasks: &[&[u32]] = if ranks == 1 { &one } else { &ALL };
+    train(
+        job,
+        &Layout::new(ranks, tasks, how(Sharding::Optimizer)),
+        STEPS,
+    )
+}
+
+fn how(sharding: Sharding) -> ExchangePlan {
+    ExchangePlan {
+        sharding,
+        ..ExchangePlan::default()
+    }
+}
+
+/// Largest difference between the losses of two runs' steps.
+fn distance(one: &Outcome, other: &Outcome) -> f64 {
+    let losses = |outcome: &Outcome| -> Vec<f64> {
+        let reports = outcome.reports.iter();
+        reports
+            .flat_map(|r| r.losses.iter().map(|l| l.sum))
+            .collect()
+    };
+    let pairs = losses(one).into_iter().zip(losses(other));
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+// Promise: training on features that were computed before is training on the inputs: no token goes
+// through the backbone, and losses agree to rounding.
+#[test]
+fn features_stand_for_their_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let cached = run(&job(folder.path(), true), 2);
+    let plain = run(&job(folder.path(), false), 2);
+    let tokens = |outcome: &Outcome| outcome.reports.iter().map(|r| r.tokens).sum::<u64>();
+    assert_eq!(tokens(&cached), 0);
+    assert!(tokens(&plain) > 0);
+    let distance = distance(&cached, &plain);
+    assert!(distance < 1e-4, "{distance}");
+    assert!(cached.model == plain.model, "the frozen backbone changed");
+}
+
+// Promise: sharding changes no bit, and a run that is taken up again has the bits of one that was not
+// interrupted.
+#[test]
+fn neither_sharding_nor_a_resume_changes_a_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), true);
+    let once = run(&job, 2);
+    for sharding in [Sharding::None, Sharding::Full] {
+        let other = train(&job, &Layout::new(2, &ALL, how(sharding)), STEPS);
+        once.assert_same(&other, &format!("{sharding:?}"));
+    }
+    let layout = Layout::new(2, &ALL, how(Sharding::Optimizer));
+    let halves = train_in_halves(&job, &layout, STEPS);
+    once.assert_same(&halves, "in halves");
+}
+
+// Promise: the features are the same on any number of ranks: the first step's losses are those of one
+// rank, bit by bit.
+#[test]
+fn ranks_share_the_work_and_not_the_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), true);
+    let (one, two) = (run(&job, 1), run(&job, 2));
+    let first = |outcome: &Outcome| -> Vec<u64> {
+        let losses = outcome.reports[0].losses.iter();
+        losses.map(|loss| loss.sum.to_bits()).collect()
+    };
+    assert_eq!(first(&one), first(&two));
+}
