@@ -1,7 +1,9 @@
 """What the recipes' demo scripts share: a local cluster for as long as one runs, jobs, tables."""
 
+import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPO / "target"))
 ESPALIER = str(TARGET / "debug/espalier")
+SETS = REPO / ".espalier/data/sets"
 FAST = os.environ.get("DEMO_FAST", "") not in ("", "0")
 
 
@@ -21,6 +24,37 @@ def build():
     """Builds the binaries; cargo says what is wrong where that fails."""
     if subprocess.run(["cargo", "build", "--workspace", "--bins"], cwd=REPO).returncode != 0:
         raise DemoError("the binaries could not be built, see cargo's message above")
+
+
+def link_data(*files):
+    """Makes the folder ESPALIER_DATA known where job files look for it; `files` must be in it."""
+    source = Path(os.environ.get("ESPALIER_DATA", REPO.parent / "shared/data")).resolve()
+    for file in files:
+        if not (source / file).is_file():
+            raise DemoError(f"no {file} in {source}: set ESPALIER_DATA to the folder of the data sets")
+    SETS.parent.mkdir(parents=True, exist_ok=True)
+    SETS.unlink(missing_ok=True)
+    SETS.symlink_to(source)
+
+
+def arguments(doc, seeds=(1,)):
+    """A parser with what recipes on several seeds take: --seeds and --set."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    numbers = lambda text: [int(seed) for seed in text.split(",")]
+    parser.add_argument("--seeds", type=numbers, default=list(seeds), metavar="1,2,3", help="train once with each")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the job")
+    return parser
+
+
+def fields_of(args):
+    """The fields that --set changes."""
+    return dict(one.split("=", 1) for one in args.set)
+
+
+def spread(values):
+    """Mean and standard deviation over seeds (of the sample, 0 of one alone) as text."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):>8.2f}{deviation:>8.2f}"
 
 
 class Cluster:
