@@ -2,13 +2,14 @@
 
 use espalier_proto::Wire;
 use espalier_proto::convert::{plan_from_wire, plan_to_wire};
+use espalier_spec::adaptation;
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
-    Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns,
-    ContrastiveSpec, DataSpec, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind,
-    Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnNonFinite, OptimizerSpec, Pooling,
-    Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding, SyncKind, TaskSpec, TrainingSpec,
-    Tuning,
+    AdaptationSpec, Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights,
+    Columns, ContrastiveSpec, DataSpec, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files,
+    HeadKind, Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnNonFinite, OptimizerSpec,
+    Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind,
+    TargetSpec, TaskSpec, TrainingSpec, Tuning,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -131,15 +132,40 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::Regression,
         HeadKind::Tags,
     ]);
-    (word(), head, data, number(), loss(), option::of(metric())).prop_map(
-        |(name, head, data, weight, loss, metric)| TaskSpec {
-            name,
-            head,
-            data,
-            input_group: (weight > 1.0).then(|| "g".to_owned()),
+    let adapted = option::of(adaptation());
+    (
+        word(),
+        head,
+        data,
+        number(),
+        (loss(), adapted),
+        option::of(metric()),
+    )
+        .prop_map(
+            |(name, head, data, weight, (loss, adaptation), metric)| TaskSpec {
+                name,
+                head,
+                data,
+                input_group: (weight > 1.0).then(|| "g".to_owned()),
+                weight,
+                loss,
+                metric,
+                adaptation,
+            },
+        )
+}
+
+fn adaptation() -> impl Strategy<Value = AdaptationSpec> {
+    let methods: Vec<_> = adaptation::METHODS.iter().map(|info| info.method).collect();
+    let numbers = (option::of(number()), option::of(any::<u64>()));
+    let params = btree_map(word(), number(), 0..3);
+    (select(methods), files(), numbers, params).prop_map(
+        |(method, train, (weight, warm_up), params)| AdaptationSpec {
+            method,
+            target: TargetSpec { train },
             weight,
-            loss,
-            metric,
+            warm_up,
+            params,
         },
     )
 }
@@ -278,12 +304,19 @@ fn job() -> impl Strategy<Value = JobSpec> {
         1u32..,
         any::<bool>(),
         option::of(any::<u32>()),
+        select(vec![
+            SelectBy::Metric,
+            SelectBy::Entropy,
+            SelectBy::InformationMaximisation,
+            SelectBy::SoftNeighbourhoodDensity,
+        ]),
     )
         .prop_map(
-            |(every_steps, batch_size, select_best, patience)| EvaluationSpec {
+            |(every_steps, batch_size, select_best, patience, select_by)| EvaluationSpec {
                 every_steps,
                 batch_size,
                 select_best,
+                select_by,
                 early_stopping_patience: patience,
             },
         );

@@ -14,7 +14,9 @@ pub(super) fn resolve(spec: &mut JobSpec, folder: &Path) {
             test,
             ..
         } = &mut task.data;
-        for files in [Some(train), validation.as_mut(), test.as_mut()]
+        let target = task.adaptation.as_mut();
+        let target = target.map(|adaptation| &mut adaptation.target.train);
+        for files in [Some(train), validation.as_mut(), test.as_mut(), target]
             .into_iter()
             .flatten()
         {
@@ -57,14 +59,16 @@ pub(crate) fn missing_files(spec: &JobSpec) -> Vec<(String, String)> {
     look("backbone.path".to_owned(), &spec.backbone.path);
     for (index, task) in spec.tasks.iter().enumerate() {
         let data = &task.data;
+        let target = task.adaptation.as_ref();
         let splits = [
-            ("train", Some(&data.train)),
-            ("validation", data.validation.as_ref()),
-            ("test", data.test.as_ref()),
+            ("data.train", Some(&data.train)),
+            ("data.validation", data.validation.as_ref()),
+            ("data.test", data.test.as_ref()),
+            ("adaptation.target.train", target.map(|a| &a.target.train)),
         ];
         for (split, files) in splits {
             for path in files.into_iter().flat_map(Files::paths) {
-                look(format!("tasks[{index}].data.{split}"), path);
+                look(format!("tasks[{index}].{split}"), path);
             }
         }
     }

@@ -26,7 +26,9 @@ fn full() -> Value {
                 "augment": { "crop": 2, "flip": true, "time_mask": 0, "frequency_mask": 0 }
             },
             "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1,
-                      "contrastive": { "share": 0.5, "temperature": 0.2 } }
+                      "contrastive": { "share": 0.5, "temperature": 0.2 } },
+            "adaptation": { "method": "cdan", "target": { "train": ["t.parquet"] }, "weight": 0.5,
+                            "warm_up": 100, "params": { "hidden": 64, "entropy": true } }
         }, { "name": "size", "head": "regression", "data": { "train": "e.csv" } }],
         "sampler": { "capped": { "cap": 1000, "temperature": 2.0 } },
         "training": {
@@ -41,7 +43,7 @@ fn full() -> Value {
         "exchange": { "sync": "owner_combine", "sharding": "full", "dtype": "bf16",
                       "recompute": true, "affinity": "on" },
         "evaluation": { "every_steps": 10, "batch_size": 8, "select_best": false,
-                        "early_stopping_patience": 3 },
+                        "select_by": "metric", "early_stopping_patience": 3 },
         "checkpoint": { "every_steps": 50, "keep": 1 },
         "resources": { "ranks": 2, "shards": 4, "device": "cpu" },
         "output": "out"

@@ -3,9 +3,10 @@
 //! Types are checked by serde while a job file is read; here are the rules that a type cannot
 //! hold: ranges, names and what one field demands of another. `job` has the rules of the job as a
 //! whole, `task` those of one task, `training` those of length, optimizer and evaluation,
-//! `balancer` and `exchange` those of the fields of these names, `group` what tasks with shared
+//! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with shared
 //! inputs must have in common.
 
+mod adaptation;
 mod balancer;
 mod exchange;
 mod group;
@@ -51,6 +52,7 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     }
     job::sampler(spec, &mut found);
     group::rules(&spec.tasks, &mut found);
+    adaptation::rules(spec, &mut found);
     balancer::rules(spec, &mut found);
     training::training(&spec.training, &mut found);
     exchange::rules(spec, &mut found);

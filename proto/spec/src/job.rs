@@ -3,8 +3,10 @@
 //! Every optional field has its default here and nowhere else. `check` holds the rules that
 //! connect fields.
 
+pub use crate::adaptation::{Adapt, AdaptationSpec, TargetSpec};
 pub use crate::augment::{Augment, OnBadSample};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
+pub use crate::evaluation::{EvaluationSpec, SelectBy};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 pub use crate::tuning::{LoraSpec, Tuning};
@@ -146,6 +148,9 @@ pub struct TaskSpec {
     /// `multi_label`, Pearson for `regression`, span F1 for `tags`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
+    /// Unlabelled samples of another domain that the task learns from as well. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptation: Option<AdaptationSpec>,
 }
 
 /// What a head predicts.
@@ -391,36 +396,6 @@ pub enum Sampler {
     },
     /// p_k as given for every task; what they add up to does not matter.
     Probabilities(BTreeMap<String, f64>),
-}
-
-/// When tasks are evaluated and what follows from it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct EvaluationSpec {
-    /// Evaluate on the validation files every so many steps and at the end. Default: at the end
-    /// only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub every_steps: Option<u64>,
-    /// Samples per batch of evaluation, per rank.
-    pub batch_size: u32,
-    /// Keep and export the model of the best evaluation (mean over tasks of each task's metric,
-    /// `mse` counted negative) instead of the last one.
-    pub select_best: bool,
-    /// Stop when this many evaluations in a row brought no better model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub early_stopping_patience: Option<u32>,
-}
-
-impl Default for EvaluationSpec {
-    fn default() -> Self {
-        Self {
-            every_steps: None,
-            batch_size: 64,
-            select_best: true,
-            early_stopping_patience: None,
-        }
-    }
 }
 
 /// Durable recovery points.

@@ -3,10 +3,12 @@
 //! Everything here is plain data. Nothing here reads a file, the clock or the network, so every
 //! crate may import it. Formats (YAML, protobuf) are turned into these types at the edges.
 
+pub mod adaptation;
 mod affinity;
 pub mod augment;
 pub mod balancer;
 pub mod check;
+mod evaluation;
 pub mod exchange;
 pub mod group;
 pub mod id;

@@ -337,29 +337,6 @@ impl Wire for ScheduleSpec {
     }
 }
 
-impl Wire for EvaluationSpec {
-    type Message = v1::EvaluationPolicy;
-
-    fn to_wire(&self) -> v1::EvaluationPolicy {
-        v1::EvaluationPolicy {
-            every_steps: self.every_steps,
-            batch_size: self.batch_size,
-            select_best: Some(self.select_best),
-            early_stopping_patience: self.early_stopping_patience,
-        }
-    }
-
-    fn read(m: v1::EvaluationPolicy, _bad: &mut Bad, _path: &str) -> Self {
-        let default = EvaluationSpec::default();
-        EvaluationSpec {
-            every_steps: m.every_steps,
-            batch_size: or_default(m.batch_size, default.batch_size),
-            select_best: m.select_best.unwrap_or(default.select_best),
-            early_stopping_patience: m.early_stopping_patience,
-        }
-    }
-}
-
 impl Wire for CheckpointSpec {
     type Message = v1::CheckpointPolicy;
 

@@ -3,8 +3,8 @@
 use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
-    Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, LossSpec, Metric,
-    OnBadSample, TaskSpec,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind,
+    LossSpec, Metric, OnBadSample, TaskSpec,
 };
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
@@ -56,6 +56,7 @@ impl Wire for TaskSpec {
                 .metric
                 .map(|metric| metric.as_str().to_owned())
                 .unwrap_or_default(),
+            adaptation: self.adaptation.as_ref().map(Wire::to_wire),
         }
     }
 
@@ -87,6 +88,9 @@ impl Wire for TaskSpec {
             }
             found
         });
+        let adaptation = m
+            .adaptation
+            .map(|m| AdaptationSpec::read(m, bad, &at(path, "adaptation")));
         TaskSpec {
             name: m.name,
             head,
@@ -95,6 +99,7 @@ impl Wire for TaskSpec {
             weight: m.weight.unwrap_or(DEFAULT_WEIGHT),
             loss,
             metric,
+            adaptation,
         }
     }
 }
@@ -180,7 +185,7 @@ impl Wire for Augment {
 }
 
 /// One path is `One`, so that a job comes back as most people write it.
-fn files(mut paths: Vec<String>) -> Files {
+pub(super) fn files(mut paths: Vec<String>) -> Files {
     match paths.pop() {
         Some(only) if paths.is_empty() => Files::One(only),
         Some(last) => {

@@ -3,10 +3,11 @@
 use super::check;
 use super::tests::valid;
 use crate::JobSpec;
+use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
-    Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, LossSpec, Metric,
-    OnBadSample, Sampler, TaskSpec, Tuning,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind,
+    LossSpec, Metric, OnBadSample, Sampler, TargetSpec, TaskSpec, Tuning,
 };
 use proptest::prelude::*;
 
@@ -75,6 +76,15 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         );
     (".{0,70}", head, data, number(), (weights, number()), metric).prop_map(
         |(name, head, data, weight, (class_weights, label_smoothing), metric)| TaskSpec {
+            adaptation: (weight < 0.5).then(|| AdaptationSpec {
+                method: ADAPTATIONS[name.len() % ADAPTATIONS.len()].method,
+                target: TargetSpec {
+                    train: data.train.clone(),
+                },
+                weight: Some(weight),
+                warm_up: None,
+                params: [("hidden".to_owned(), weight)].into(),
+            }),
             name,
             head,
             data,

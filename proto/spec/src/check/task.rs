@@ -128,7 +128,7 @@ fn data(data: &DataSpec, path: &str, found: &mut Findings) {
     });
 }
 
-fn files(paths: &[String], field: &str, found: &mut Findings) {
+pub(super) fn files(paths: &[String], field: &str, found: &mut Findings) {
     for path in paths {
         if path.trim().is_empty() {
             found.add(field, "holds an empty path; remove it");
