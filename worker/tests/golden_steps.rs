@@ -185,6 +185,7 @@ fn steps(
             task: 0,
             sample: index as u32,
             epoch: 0,
+            target: false,
         },
         input: sources.tasks[0].train.input(index).unwrap(),
     };

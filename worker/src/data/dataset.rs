@@ -1,5 +1,7 @@
 //! A task's data: its splits, label set and mean cost.
 
+mod target;
+
 use super::augment::Augmenter;
 use super::inputs::Texts;
 use super::labels::LabelReader;
@@ -39,16 +41,19 @@ pub struct TaskData {
     pub validation: Option<Split>,
     /// Samples for the final evaluation.
     pub test: Option<Split>,
+    /// Samples of another domain, without labels, that the task learns from as well.
+    pub target: Option<Split>,
     /// Random changes of the training samples.
     pub augment: Option<Augmenter>,
-    /// Mean cost of a training sample: tokens of the first 256 for text, 1 for images and sounds.
+    /// Mean cost of a training sample, with that of the target drawn beside it: tokens of the first 256
+    /// for text, 1 for images and sounds.
     pub sample_cost: f64,
 }
 
 impl TaskData {
     /// All splits.
     pub fn splits(&self) -> impl Iterator<Item = &Split> {
-        let others = [self.validation.as_ref(), self.test.as_ref()];
+        let others = [&self.validation, &self.test, &self.target].map(Option::as_ref);
         std::iter::once(&self.train).chain(others.into_iter().flatten())
     }
 
@@ -77,6 +82,7 @@ impl TaskData {
             train: with(&self.train, train),
             validation: other(&self.validation, validation),
             test: other(&self.test, test),
+            target: self.target.clone(),
             augment: None,
             sample_cost: 1.0,
         }
@@ -185,7 +191,7 @@ impl Split {
         }
     }
 
-    /// `train`, `validation` or `test`.
+    /// `train`, `validation`, `test` or `target`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
@@ -275,6 +281,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
             known,
             limit,
             name,
+            labelled: true,
         };
         reader.read(files.paths()).map_err(context(name))
     };
@@ -285,12 +292,13 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
     };
     let validation = other("validation", data.validation.as_ref())?;
     let test = other("test", data.test.as_ref())?;
+    let target = target::read(task, modality, wanted, &labels).map_err(context("target"))?;
     let reader = match modality {
         Modality::Media(reader) => Some(reader.as_ref()),
         Modality::Text(_) => None,
     };
     let augment = Augmenter::new(data.augment, reader, &train).map_err(context("train"))?;
-    let sample_cost = mean_cost(&train)?;
+    let sample_cost = mean_cost(&train)? + target.as_ref().map_or(Ok(0.0), mean_cost)?;
     let (name, head) = (task.name.clone(), task.head);
     Ok(TaskData {
         name,
@@ -299,6 +307,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         train,
         validation,
         test,
+        target,
         augment,
         sample_cost,
     })
@@ -338,6 +347,7 @@ struct SplitReader<'a> {
     known: Option<&'a LabelSet>,
     limit: Option<u64>,
     name: &'static str,
+    labelled: bool,
 }
 
 impl SplitReader<'_> {
@@ -353,7 +363,10 @@ impl SplitReader<'_> {
         let known = self
             .known
             .filter(|_| self.task.head != HeadKind::Regression);
-        let mut labels = LabelReader::new(self.task.head, self.wanted.label, known);
+        let mut labels = match self.labelled {
+            true => LabelReader::new(self.task.head, self.wanted.label, known),
+            false => LabelReader::none(self.wanted.label),
+        };
         let mut origins: Vec<Origin> = Vec::new();
         let limit = self.limit.unwrap_or(u64::MAX);
         let mut count = 0;

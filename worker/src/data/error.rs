@@ -12,7 +12,7 @@ pub enum Error {
     Task {
         /// Name of the task.
         task: String,
-        /// `train`, `validation` or `test`.
+        /// `train`, `validation`, `test` or `target`.
         split: &'static str,
         /// What happened.
         cause: Box<Error>,

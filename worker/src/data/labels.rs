@@ -137,6 +137,8 @@ pub enum Labels {
         /// The tags of all samples.
         tags: Vec<u32>,
     },
+    /// None for any of so many samples.
+    Unlabelled(usize),
 }
 
 impl Labels {
@@ -148,6 +150,7 @@ impl Labels {
             Labels::Multi { ends, .. } => ends.len(),
             Labels::Numbers(numbers) => numbers.len(),
             Labels::Tags { ends, .. } => ends.len(),
+            Labels::Unlabelled(count) => *count,
         }
     }
 
@@ -179,7 +182,7 @@ impl Labels {
                     .get(start as usize..end as usize)
                     .unwrap_or_default()
             }
-            Labels::Numbers(_) => &[],
+            Labels::Numbers(_) | Labels::Unlabelled(_) => &[],
         }
     }
 
@@ -191,7 +194,7 @@ impl Labels {
             Labels::Single(all)
             | Labels::Multi { classes: all, .. }
             | Labels::Tags { tags: all, .. } => all.as_slice(),
-            Labels::Numbers(_) => &[],
+            Labels::Numbers(_) | Labels::Unlabelled(_) => &[],
         };
         for class in all {
             if let Some(count) = counts.get_mut(*class as usize) {
@@ -201,7 +204,8 @@ impl Labels {
         counts
     }
 
-    /// The targets of the samples `which`, in that order, as metrics take them.
+    /// The targets of the samples `which`, in that order, as metrics take them; no numbers where there
+    /// are no labels.
     pub fn values(&self, classes: usize, which: impl IntoIterator<Item = usize>) -> Values {
         match self {
             Labels::Single(all) => Values::Single {
@@ -234,6 +238,7 @@ impl Labels {
                     values,
                 }
             }
+            Labels::Unlabelled(_) => Values::Numbers(Vec::new()),
             Labels::Numbers(all) => Values::Numbers(
                 which
                     .into_iter()
@@ -275,6 +280,16 @@ impl<'a> LabelReader<'a> {
         }
     }
 
+    /// Reads none.
+    pub(super) fn none(column: &'a str) -> Self {
+        Self {
+            column,
+            known: None,
+            found: LabelSet::default(),
+            labels: Labels::Unlabelled(0),
+        }
+    }
+
     pub(super) fn push(&mut self, cell: Cell, place: &Place) -> Result<(), Error> {
         self.add(cell).map_err(|problem| place.error(problem))
     }
@@ -292,6 +307,7 @@ impl<'a> LabelReader<'a> {
     fn add(&mut self, cell: Cell) -> Result<(), Problem> {
         match &mut self.labels {
             Labels::Numbers(numbers) => numbers.push(number(&cell, self.column)?),
+            Labels::Unlabelled(count) => *count += 1,
             Labels::Single(classes) => {
                 let label = Label::of(cell, self.column, "a class: a text or an integer")?;
                 classes.push(class(self.known, &mut self.found, &label)?);
@@ -359,7 +375,7 @@ impl<'a> LabelReader<'a> {
             }
             return Ok((self.labels, known.clone()));
         }
-        if matches!(self.labels, Labels::Numbers(_)) {
+        if matches!(self.labels, Labels::Numbers(_) | Labels::Unlabelled(_)) {
             return Ok((self.labels, LabelSet::default()));
         }
         let renamed = self.found.sort();
@@ -378,7 +394,7 @@ impl<'a> LabelReader<'a> {
                     .for_each(|tag| *tag = renamed[*tag as usize]);
                 *set = Arc::new(TagSet::of(self.found.names()));
             }
-            Labels::Numbers(_) => {}
+            Labels::Numbers(_) | Labels::Unlabelled(_) => {}
         }
         Ok((self.labels, self.found.checked()?))
     }

@@ -45,6 +45,7 @@ impl Sources {
                 train = data.train.len(),
                 validation = data.validation.as_ref().map_or(0, data::Split::len),
                 test = data.test.as_ref().map_or(0, data::Split::len),
+                target = data.target.as_ref().map_or(0, data::Split::len),
                 classes = data.labels.len(),
                 cut = data.splits().map(data::Split::cut).sum::<u64>(),
                 skipped = data.splits().map(data::Split::skipped).sum::<u64>(),
@@ -57,6 +58,7 @@ impl Sources {
             .map(|task| data::OrderTask {
                 name: &task.name,
                 samples: task.train.len() as u64,
+                target: task.target.as_ref().map(|target| target.len() as u64),
             })
             .collect();
         let groups = InputGroups::of(&spec.tasks);
