@@ -1,5 +1,6 @@
 //! Espalier's worker: data, model, heads, engine, checkpoints and the agent.
 
+pub mod adapt;
 pub mod agent;
 pub mod checkpoint;
 pub mod data;

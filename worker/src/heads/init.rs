@@ -21,13 +21,25 @@ pub struct Parameter {
 /// values are a function of the arguments, whatever other tasks the job has.
 #[must_use]
 pub fn parameters(seed: u64, task: &str, outputs: usize, hidden: usize) -> [Parameter; 2] {
-    let name = |part: &str| format!("heads.{task}.{part}");
+    layer(seed, &format!("heads.{task}"), (outputs, hidden), STD)
+}
+
+/// The parameters `<name>.weight` `[outputs, inputs]` (normal with standard deviation `deviation`) and
+/// `<name>.bias` `[outputs]` (0) of a linear layer, a function of the arguments.
+#[must_use]
+pub fn layer(
+    seed: u64,
+    name: &str,
+    (outputs, inputs): (usize, usize),
+    deviation: f64,
+) -> [Parameter; 2] {
+    let name = |part: &str| format!("{name}.{part}");
     let shape = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
     [
         Parameter {
             name: name("weight"),
-            shape: vec![shape(outputs), shape(hidden)],
-            values: normal(seed, &name("weight"), outputs * hidden),
+            shape: vec![shape(outputs), shape(inputs)],
+            values: normal(seed, &name("weight"), outputs * inputs, deviation),
         },
         Parameter {
             name: name("bias"),
@@ -38,7 +50,7 @@ pub fn parameters(seed: u64, task: &str, outputs: usize, hidden: usize) -> [Para
 }
 
 /// `count` normally distributed numbers from the stream of (seed, name), by Box and Muller.
-fn normal(seed: u64, name: &str, count: usize) -> Vec<f32> {
+fn normal(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
     let mut stream = hasher.finalize_xof();
@@ -56,7 +68,7 @@ fn normal(seed: u64, name: &str, count: usize) -> Vec<f32> {
             let unit = (bits as f64 + 0.5) / (1_u64 << 53) as f64;
             unit
         };
-        let radius = STD * (-2.0 * unit(&bytes[..8]).ln()).sqrt();
+        let radius = deviation * (-2.0 * unit(&bytes[..8]).ln()).sqrt();
         let angle = TAU * unit(&bytes[8..]);
         #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
         values.extend([(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]);

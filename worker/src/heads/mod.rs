@@ -23,7 +23,7 @@ mod tags;
 mod weights;
 
 pub use contrastive::{contrastive, dampened};
-pub use init::{Parameter, parameters};
+pub use init::{Parameter, layer, parameters};
 pub use multi_label::MultiLabel;
 pub use regression::Regression;
 pub use single_label::SingleLabel;
