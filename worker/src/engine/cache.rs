@@ -90,6 +90,7 @@ impl Trainer {
             && self.spec.tuning == Tuning::Heads
             && !self.heads.wants_rows()
             && self.tasks.iter().all(|task| task.augment.is_none())
+            && self.tasks.iter().all(|task| task.target.is_none())
             && draws >= samples
     }
 

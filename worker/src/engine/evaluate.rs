@@ -48,8 +48,8 @@ struct Verdict {
 }
 
 impl Trainer {
-    /// Evaluates all tasks that have such a split; none if no task has. All ranks get the same
-    /// figures, bit by bit.
+    /// Evaluates all tasks that have such a split; none if no task has, and nothing else says how good
+    /// the model is. All ranks get the same figures, bit by bit.
     ///
     /// # Errors
     /// If a sample cannot be read or a peer is lost.
@@ -61,7 +61,11 @@ impl Trainer {
                 scores.insert(task.name.clone(), self.evaluate_task(index, split)?);
             }
         }
-        if scores.is_empty() {
+        let unlabelled = match which {
+            Which::Validation => self.unlabelled_score()?,
+            Which::Test => None,
+        };
+        if scores.is_empty() && unlabelled.is_none() {
             return Ok(None);
         }
         let mut figures = Vec::new();
@@ -75,7 +79,8 @@ impl Trainer {
                 });
             }
         }
-        let selection = figures.iter().sum::<f64>() / figures.len().max(1) as f64;
+        let mean = figures.iter().sum::<f64>() / figures.len().max(1) as f64;
+        let selection = unlabelled.unwrap_or(mean);
         let split = which.as_str().to_owned();
         Ok(Some(Evaluation {
             step,
@@ -117,7 +122,7 @@ impl Trainer {
     }
 
     /// Samples of a batch of an evaluation.
-    fn evaluation_batch(&self) -> usize {
+    pub(super) fn evaluation_batch(&self) -> usize {
         self.spec.evaluation.batch_size.max(1) as usize
     }
 

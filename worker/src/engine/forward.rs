@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::balancing::Decision;
+use super::costs::Tally;
 use super::exact::ExactSum;
 use super::exchange::Held;
 use super::headset::{Seen, key};
@@ -87,7 +88,11 @@ impl Trainer {
                     batch,
                     leaves: &leaves,
                 };
-                self.heads.measure(seen, &self.tasks, &ctx, &mut losses)?;
+                let mut tally = Tally {
+                    losses: &mut losses,
+                    adaptation: &mut [],
+                };
+                self.heads.measure(seen, &self.tasks, &ctx, &mut tally)?;
             }
         }
         self.balancing

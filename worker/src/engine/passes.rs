@@ -1,9 +1,10 @@
 //! A rank's passes of a step: forward, heads and backward, slot by slot.
 
 use super::Error;
+use super::costs::{Run, Tally};
 use super::exact::ExactSum;
 use super::exchange::Held;
-use super::headset::{HeadPass, Run, Seen, key};
+use super::headset::{HeadPass, Seen, key};
 use super::lanes::{RowId, Slot};
 use super::step::Sums;
 use super::trainer::Trainer;
@@ -20,6 +21,10 @@ impl Trainer {
     pub(super) fn accumulate(&mut self, batch: &RankStep) -> Result<Sums, Error> {
         let mut sums = Sums {
             losses: vec![ExactSum::default(); self.tasks.len()],
+            adaptation: match self.heads.adapts() {
+                true => vec![ExactSum::default(); self.tasks.len()],
+                false => Vec::new(),
+            },
             ..Sums::default()
         };
         // The rows that all passes of the step read.
@@ -35,7 +40,8 @@ impl Trainer {
             let micros = own.get(slot).map(|what| self.micros(batch, *what));
             let micros = micros.unwrap_or_default();
             for what in own.get(slots.clone()).unwrap_or_default() {
-                let count = micros.iter().map(Vec::len).sum();
+                let samples = micros.iter().flatten();
+                let count = samples.filter(|sample| !sample.at.target).count();
                 self.note_samples(*what, count, &mut sums);
                 sums.rows.push(Default::default());
             }
@@ -191,25 +197,28 @@ impl Trainer {
                 scales: &scales,
                 only: what.task,
             };
-            let losses = &mut sums.losses;
+            let (losses, adaptation) = (&mut sums.losses, &mut sums.adaptation);
+            let mut tally = Tally { losses, adaptation };
             let by_task = self.balancing.is_early()
                 && self.balancing.scales_features()
                 && (self.groups.any_shared() || leaves.rows.is_some())
                 && features.requires_grad();
             if by_task {
                 let set = &self.heads;
-                let parts = set.backward_by_task(seen, &self.tasks, how, losses)?;
+                let parts = set.backward_by_task(seen, &self.tasks, how, &mut tally)?;
                 let shared = self.groups.any_shared();
                 let products = shared.then(|| parts.products(self.tasks.len()));
                 let products = products.transpose()?;
                 let balancing = &mut self.balancing;
+                let losses = &sums.losses;
                 let decision = balancing.early(batch, losses, products.as_deref(), exchange)?;
                 parts.combine(&decision.weights)?;
                 sums.early = Some(decision);
             } else {
                 let set = &self.heads;
-                let runs = set.backward(seen, &self.tasks, how, losses)?;
+                let runs = set.backward(seen, &self.tasks, how, &mut tally)?;
                 if self.balancing.is_early() {
+                    let losses = &sums.losses;
                     let decision = self.balancing.early(batch, losses, None, exchange)?;
                     if self.balancing.scales_features() {
                         weigh(&features.grad(), &runs, &decision.weights)?;
@@ -251,7 +260,8 @@ impl Trainer {
     pub(super) fn micros<'a>(&self, batch: &'a RankStep, what: Slot) -> Vec<Vec<&'a Sample>> {
         let mut micros = Vec::new();
         for shard in &batch.shards {
-            let mut seen = 0;
+            // A sample of the target goes where the one that it is drawn with goes.
+            let mut seen = [0; 2];
             for micro in &shard.micro {
                 let samples: Vec<&Sample> = micro
                     .iter()
@@ -259,8 +269,9 @@ impl Trainer {
                         None => true,
                         Some(task) => {
                             let own = usize::from(sample.at.task) == self.groups.leader(task);
-                            seen += usize::from(own);
-                            own && (what.parts == 1 || seen % what.parts == what.part)
+                            let seen = &mut seen[usize::from(sample.at.target)];
+                            *seen += usize::from(own);
+                            own && (what.parts == 1 || *seen % what.parts == what.part)
                         }
                     })
                     .collect();

@@ -227,7 +227,7 @@ impl Trainer {
                 tasks: self.spec.tasks.iter().enumerate().map(task).collect(),
             };
             let source = Path::new(&self.spec.backbone.path);
-            let heads = self.heads.block().export()?;
+            let heads = self.heads.export()?;
             let backbone = self.backbone.export()?;
             write_export(target, source, &meta, backbone, &heads, self.adapter()?)
                 .map_err(Error::from)
