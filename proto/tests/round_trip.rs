@@ -6,9 +6,9 @@ use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
     Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns,
     ContrastiveSpec, DataSpec, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind,
-    Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnNonFinite, OptimizerSpec, Pooling,
-    Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding, SyncKind, TaskSpec, TrainingSpec,
-    Tuning,
+    Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnMissingLabel, OnNonFinite,
+    OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding, SyncKind,
+    TaskSpec, TrainingSpec, Tuning,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -115,6 +115,11 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                         OnBadSample::Skip
                     } else {
                         OnBadSample::Fail
+                    },
+                    on_missing_label: if flags[1] {
+                        OnMissingLabel::Skip
+                    } else {
+                        OnMissingLabel::Error
                     },
                     augment: Augment {
                         crop: numbers[0],

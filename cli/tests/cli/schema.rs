@@ -22,7 +22,7 @@ fn full() -> Value {
             "data": {
                 "train": ["a.parquet", "b.jsonl"], "validation": "c.csv", "test": ["d.csv"],
                 "columns": { "input": "text", "pair": "title", "label": "section" }, "labels": ["web", "games"],
-                "max_train_samples": 100, "samples_per_class": 8, "on_bad_sample": "skip",
+                "max_train_samples": 100, "samples_per_class": 8, "on_bad_sample": "skip", "on_missing_label": "skip",
                 "augment": { "crop": 2, "flip": true, "time_mask": 0, "frequency_mask": 0 }
             },
             "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1,

@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod group;
 pub mod id;
 pub mod job;
+mod loss;
 pub mod plan;
 pub mod report;
 mod training;

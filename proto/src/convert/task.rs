@@ -4,7 +4,7 @@ use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
     Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, LossSpec, Metric,
-    OnBadSample, TaskSpec,
+    OnBadSample, OnMissingLabel, TaskSpec,
 };
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
@@ -125,6 +125,7 @@ impl Wire for DataSpec {
             }
             .into(),
             augment: Some(self.augment.to_wire()),
+            skip_missing_labels: self.on_missing_label == OnMissingLabel::Skip,
         }
     }
 
@@ -151,6 +152,10 @@ impl Wire for DataSpec {
             on_bad_sample: match policy {
                 Policy::Unspecified | Policy::Fail => OnBadSample::Fail,
                 Policy::Skip => OnBadSample::Skip,
+            },
+            on_missing_label: match m.skip_missing_labels {
+                true => OnMissingLabel::Skip,
+                false => OnMissingLabel::Error,
             },
             augment: Augment::read(m.augment.unwrap_or_default(), bad, &at(path, "augment")),
         }

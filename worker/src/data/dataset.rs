@@ -1,5 +1,7 @@
 //! A task's data: its splits, label set and mean cost.
 
+mod left_out;
+
 use super::augment::Augmenter;
 use super::inputs::Texts;
 use super::labels::LabelReader;
@@ -7,7 +9,8 @@ use super::media::{Images, MediaReader};
 use super::mix::{key, mix};
 use super::source::{self, Row, Wanted};
 use super::{Error, Features, Input, Inputs, LabelSet, Labels, Place, Problem, Tokenizer};
-use espalier_spec::job::{Files, HeadKind, OnBadSample, TaskSpec};
+use espalier_spec::job::{Files, HeadKind, OnMissingLabel, TaskSpec};
+use left_out::LeftOut;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,9 +96,12 @@ pub struct Split {
     name: &'static str,
     task: String,
     skipped: u64,
+    unlabelled: u64,
     origins: Vec<Origin>,
     /// Which of the inputs the samples are, where not all were kept.
     kept: Option<Arc<[u32]>>,
+    /// Samples without a label, ascending.
+    missing: Arc<[u32]>,
 }
 
 /// Where a run of samples comes from: a file's rows one after another.
@@ -195,6 +201,24 @@ impl Split {
     #[must_use]
     pub fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// How many rows had no label: they were left out, or, where tasks share their inputs, stayed for
+    /// the others.
+    #[must_use]
+    pub fn unlabelled(&self) -> u64 {
+        self.unlabelled
+    }
+
+    /// Whether sample `index` has a label.
+    #[must_use]
+    pub fn has_label(&self, index: usize) -> bool {
+        self.missing.is_empty() || self.missing.binary_search(&(index as u32)).is_err()
+    }
+
+    /// The samples that have a label, ascending.
+    pub fn labelled(&self) -> impl Iterator<Item = usize> {
+        (0..self.len()).filter(|index| self.has_label(*index))
     }
 
     /// The file and data row of sample `index`.
@@ -341,6 +365,15 @@ struct SplitReader<'a> {
 }
 
 impl SplitReader<'_> {
+    fn skips_unlabelled(&self) -> bool {
+        self.task.data.on_missing_label == OnMissingLabel::Skip
+    }
+
+    /// Whether rows without a label stay for the other tasks of a group.
+    fn keeps_unlabelled(&self) -> bool {
+        self.task.input_group.is_some() && self.name == "train"
+    }
+
     fn read(self, paths: &[String]) -> Result<(Split, LabelSet), Error> {
         let mut inputs = match self.modality {
             Modality::Text(tokenizer) => {
@@ -357,7 +390,7 @@ impl SplitReader<'_> {
         let mut origins: Vec<Origin> = Vec::new();
         let limit = self.limit.unwrap_or(u64::MAX);
         let mut count = 0;
-        let mut bad = BadSamples::new(self.task.data.on_bad_sample);
+        let mut left_out = LeftOut::new(&self.task.data);
         for path in paths {
             if count as u64 >= limit {
                 break;
@@ -369,6 +402,19 @@ impl SplitReader<'_> {
                 row: 1,
             });
             source::read(path, self.wanted, &mut |row: Row| {
+                let missing = self.skips_unlabelled() && LabelReader::is_missing(&row.label);
+                let next = |count| Origin {
+                    file: row.place.file.clone(),
+                    first: count,
+                    row: row.place.row + 1,
+                };
+                if missing {
+                    left_out.unlabelled += 1;
+                    if !self.keeps_unlabelled() {
+                        origins.push(next(count));
+                        return Ok(true);
+                    }
+                }
                 let pushed = match &mut inputs {
                     Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place),
                     Inputs::Image(images) => images.push(row.input, self.wanted.input, &row.place),
@@ -376,20 +422,21 @@ impl SplitReader<'_> {
                     Inputs::Features(_) => Ok(()),
                 };
                 if let Err(error) = pushed {
-                    bad.skip(error)?;
-                    origins.push(Origin {
-                        file: row.place.file.clone(),
-                        first: count,
-                        row: row.place.row + 1,
-                    });
+                    left_out.skip(error)?;
+                    origins.push(next(count));
                     return Ok(true);
                 }
                 if let (Inputs::Text(texts), Some(second)) = (&mut inputs, row.pair) {
                     let column = self.wanted.pair.unwrap_or_default();
                     texts.push_second(second, column, &row.place)?;
                 }
-                labels.push(row.label, &row.place)?;
-                if let (Inputs::Text(texts), Some(found)) = (&inputs, labels.last_tags()) {
+                match missing {
+                    true => labels.push_missing(),
+                    false => labels.push(row.label, &row.place)?,
+                }
+                if let (Inputs::Text(texts), Some(found)) = (&inputs, labels.last_tags())
+                    && !missing
+                {
                     let expected = texts.words(count).map_or(0, |words| words.len());
                     if found != expected {
                         let column = self.wanted.label.to_owned();
@@ -407,10 +454,11 @@ impl SplitReader<'_> {
                 Ok((count as u64) < limit)
             })?;
         }
-        let skipped = bad.skipped;
-        if count == 0 {
-            return Err(bad.nothing_left());
+        let missing = labels.take_missing();
+        if count == missing.len() {
+            return Err(left_out.nothing_left(self.wanted.label));
         }
+        let (skipped, unlabelled) = (left_out.skipped, left_out.unlabelled);
         match &mut inputs {
             Inputs::Text(texts) => texts.finish(),
             Inputs::Image(images) => images.finish(),
@@ -425,50 +473,13 @@ impl SplitReader<'_> {
                 name,
                 task,
                 skipped,
+                unlabelled,
                 origins,
                 kept: None,
+                missing: missing.into(),
             },
             set,
         ))
-    }
-}
-
-/// What becomes of rows that can't be decoded.
-struct BadSamples {
-    policy: OnBadSample,
-    skipped: u64,
-    first: Option<Error>,
-}
-
-impl BadSamples {
-    fn new(policy: OnBadSample) -> Self {
-        Self {
-            policy,
-            skipped: 0,
-            first: None,
-        }
-    }
-
-    /// Counts a row out, or gives the error back.
-    fn skip(&mut self, error: Error) -> Result<(), Error> {
-        let is_bad = matches!(&error, Error::Row { problem, .. } if problem.is_bad_sample());
-        if self.policy == OnBadSample::Fail || !is_bad {
-            return Err(error);
-        }
-        self.skipped += 1;
-        self.first.get_or_insert(error);
-        Ok(())
-    }
-
-    /// Why a split has no rows.
-    fn nothing_left(self) -> Error {
-        match self.first {
-            Some(first) => Error::NothingLeft {
-                skipped: self.skipped,
-                first: Box::new(first),
-            },
-            None => Error::NoFiles,
-        }
     }
 }
 

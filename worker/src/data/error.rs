@@ -157,6 +157,16 @@ pub enum Error {
         /// What was wrong with the first of them.
         first: Box<Error>,
     },
+    /// No row of a split has a label.
+    #[error(
+        "no row has a label in column `{column}`: all {rows} are null or empty, and data.on_missing_label is `skip`; check the column's name"
+    )]
+    NoLabels {
+        /// The column.
+        column: String,
+        /// Rows without a label.
+        rows: u64,
+    },
     /// A task that no shard may compute.
     #[error("task {task} of the plan is served by {shards}; expected one or more of shards 0 to {last}", last = count.saturating_sub(1))]
     Placement {
@@ -217,6 +227,14 @@ pub enum Problem {
     /// No value.
     #[error("column `{column}` is null; fill it or remove the row")]
     Null {
+        /// The column.
+        column: String,
+    },
+    /// No label.
+    #[error(
+        "column `{column}` is null or empty; fill it, remove the row, or set data.on_missing_label to skip"
+    )]
+    NoLabel {
         /// The column.
         column: String,
     },

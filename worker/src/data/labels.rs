@@ -8,6 +8,9 @@ use espalier_spec::job::HeadKind;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Stands for the class of a sample that has none; no head is that wide.
+const NO_CLASS: u32 = u32::MAX;
+
 /// The classes of a task, in order; empty for regression.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelSet {
@@ -250,6 +253,8 @@ pub(super) struct LabelReader<'a> {
     known: Option<&'a LabelSet>,
     found: LabelSet,
     labels: Labels,
+    /// Samples without a label, ascending.
+    missing: Vec<u32>,
 }
 
 impl<'a> LabelReader<'a> {
@@ -272,10 +277,36 @@ impl<'a> LabelReader<'a> {
             known,
             found: LabelSet::default(),
             labels,
+            missing: Vec::new(),
         }
     }
 
+    /// Whether a cell holds no label: null, an empty text, or not a number.
+    pub(super) fn is_missing(cell: &Cell) -> bool {
+        is_empty(cell) || matches!(cell, Cell::Float(number) if number.is_nan())
+    }
+
+    /// Adds a sample without a label.
+    pub(super) fn push_missing(&mut self) {
+        self.missing.push(index(self.labels.len()));
+        match &mut self.labels {
+            Labels::Single(classes) => classes.push(NO_CLASS),
+            Labels::Multi { ends, classes } => ends.push(index(classes.len())),
+            Labels::Numbers(numbers) => numbers.push(f32::NAN),
+            Labels::Tags { ends, tags, .. } => ends.push(index(tags.len())),
+        }
+    }
+
+    /// Samples without a label, ascending.
+    pub(super) fn take_missing(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.missing)
+    }
+
     pub(super) fn push(&mut self, cell: Cell, place: &Place) -> Result<(), Error> {
+        if is_empty(&cell) {
+            let column = self.column.to_owned();
+            return Err(place.error(Problem::NoLabel { column }));
+        }
         self.add(cell).map_err(|problem| place.error(problem))
     }
 
@@ -364,7 +395,10 @@ impl<'a> LabelReader<'a> {
         }
         let renamed = self.found.sort();
         match &mut self.labels {
-            Labels::Single(all) => all.iter_mut().for_each(|c| *c = renamed[*c as usize]),
+            Labels::Single(all) => all
+                .iter_mut()
+                .filter(|class| **class != NO_CLASS)
+                .for_each(|c| *c = renamed[*c as usize]),
             Labels::Multi { ends, classes } => {
                 classes.iter_mut().for_each(|c| *c = renamed[*c as usize]);
                 let mut start = 0;
@@ -381,6 +415,14 @@ impl<'a> LabelReader<'a> {
             Labels::Numbers(_) => {}
         }
         Ok((self.labels, self.found.checked()?))
+    }
+}
+
+fn is_empty(cell: &Cell) -> bool {
+    match cell {
+        Cell::Null => true,
+        Cell::Text(text) | Cell::Raw(text) => text.is_empty(),
+        _ => false,
     }
 }
 

@@ -107,7 +107,7 @@ impl Trainer {
         let truth = split.labels.values(classes, 0..split.len());
         let predicted = decisions(&truth, &all);
         let loss = all.iter().map(|v| f64::from(v.loss)).sum::<f64>() / all.len().max(1) as f64;
-        let train = task.train.labels.values(classes, 0..task.train.len());
+        let train = task.train.labels.values(classes, task.train.labelled());
         Ok(TaskScores {
             samples: all.len() as u64,
             loss,

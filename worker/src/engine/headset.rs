@@ -321,8 +321,8 @@ impl HeadSet {
         })
     }
 
-    /// Gives each task's rows of the features and its losses [rows]; a task that shares its inputs
-    /// has the rows of the task that leads it.
+    /// Gives each task's rows of the features and the losses of those that have a label; a task that
+    /// shares its inputs has the rows of the task that leads it. Nothing of a task without a label.
     fn losses(
         &self,
         dropped: &Leaves,
@@ -336,19 +336,22 @@ impl HeadSet {
                 if only.is_some_and(|only| only != task) {
                     continue;
                 }
-                let which = seen.samples[run.clone()].iter();
-                let which = which.map(|sample| sample.at.sample as usize);
-                let targets = targets(&tasks[task], which);
+                let sample = |place: usize| seen.samples[place].at.sample as usize;
+                let has_label = |place: &usize| tasks[task].train.has_label(sample(*place));
+                let places: Vec<usize> = run.clone().filter(has_label).collect();
+                if places.is_empty() {
+                    continue;
+                }
+                let targets = targets(&tasks[task], places.iter().map(|place| sample(*place)));
                 let losses = match (self.heads[task].level(), &dropped.rows) {
                     (Level::Word, Some(rows)) => {
-                        let inputs = seen.samples[run.clone()].iter().map(|s| &s.input);
-                        let words = Words::of(seen.batch, run.clone(), inputs);
+                        let inputs = places.iter().map(|place| &seen.samples[*place].input);
+                        let words = Words::of(seen.batch, places.iter().copied(), inputs);
                         let outputs = self.outputs(task, &words.vectors(rows)?)?;
                         self.heads[task].loss(&outputs, &words.kept(targets))?
                     }
                     _ => {
-                        let (start, length) = (run.start as i64, run.len() as i64);
-                        let features = dropped.features.f_narrow(0, start, length)?;
+                        let features = rows_of(&dropped.features, &run, &places)?;
                         self.sample_losses(task, &features, &targets)?
                     }
                 };
@@ -395,6 +398,16 @@ impl std::fmt::Debug for HeadSet {
             self.block.len()
         )
     }
+}
+
+/// The rows `places` of features, which are all or some of `run`.
+fn rows_of(features: &Tensor, run: &Range<usize>, places: &[usize]) -> Result<Tensor, Error> {
+    if places.len() == run.len() {
+        return Ok(features.f_narrow(0, run.start as i64, run.len() as i64)?);
+    }
+    let places: Vec<i64> = places.iter().map(|place| *place as i64).collect();
+    let places = Tensor::f_from_slice(&places)?.f_to_device(features.device())?;
+    Ok(features.f_index_select(0, &places)?)
 }
 
 /// A sample's identity for dropout.

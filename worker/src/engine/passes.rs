@@ -35,8 +35,7 @@ impl Trainer {
             let micros = own.get(slot).map(|what| self.micros(batch, *what));
             let micros = micros.unwrap_or_default();
             for what in own.get(slots.clone()).unwrap_or_default() {
-                let count = micros.iter().map(Vec::len).sum();
-                self.note_samples(*what, count, &mut sums);
+                self.note_samples(*what, &micros, &mut sums);
                 sums.rows.push(Default::default());
             }
             let passes = self.equally_many(micros.len().max(1), self.passes);
@@ -73,13 +72,18 @@ impl Trainer {
     }
 
     /// Counts a slot's samples, where a batch is cut into parts.
-    fn note_samples(&self, what: Slot, count: usize, sums: &mut Sums) {
-        if what.parts <= 1 {
+    fn note_samples(&self, what: Slot, micros: &[Vec<&Sample>], sums: &mut Sums) {
+        let (true, Some(task)) = (what.parts > 1, what.task) else {
             return;
-        }
+        };
+        let train = &self.tasks[task].train;
+        let samples = micros.iter().flatten();
+        let count = samples
+            .filter(|sample| train.has_label(sample.at.sample as usize))
+            .count();
         let rows = self.balancing.rows();
         sums.row_samples.resize(rows.len(), 0.0);
-        let row = |row: &RowId| Some(row.task) == what.task && row.part == what.part;
+        let row = |row: &RowId| row.task == task && row.part == what.part;
         if let Some(place) = rows.iter().position(row) {
             sums.row_samples[place] += count as f64;
         }
@@ -217,7 +221,7 @@ impl Trainer {
                     sums.early = Some(decision);
                 }
             }
-            if !leaves.has_grad() {
+            if !leaves.wants_grad() {
                 pass = Some(run);
                 continue;
             }

@@ -93,7 +93,7 @@ impl Trainer {
         }
         let losses = agreed.losses(&batch.counts);
         Ok(StepReport {
-            samples: self.drawn(&batch.counts),
+            samples: batch.drawn,
             losses,
             gradient_norm: norm,
             tokens: agreed.tokens,
@@ -107,13 +107,6 @@ impl Trainer {
                 balancing: balancing + combining,
             },
         })
-    }
-
-    /// Samples drawn: one that several tasks label counts once.
-    fn drawn(&self, counts: &[u32]) -> u64 {
-        let all = counts.iter().enumerate();
-        let drawn = all.filter(|(task, _)| self.groups.leads(*task));
-        drawn.map(|(_, count)| u64::from(*count)).sum()
     }
 
     /// Ends the exchange of gradients and lets all ranks agree on what the step was.

@@ -6,7 +6,7 @@ use crate::JobSpec;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, LossSpec, Metric,
-    OnBadSample, Sampler, TaskSpec, Tuning,
+    OnBadSample, OnMissingLabel, Sampler, TaskSpec, Tuning,
 };
 use proptest::prelude::*;
 
@@ -67,6 +67,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 max_train_samples,
                 samples_per_class: max_train_samples.map(|most| most as u32),
                 on_bad_sample: OnBadSample::default(),
+                on_missing_label: OnMissingLabel::default(),
                 augment: Augment {
                     crop: max_train_samples.unwrap_or(0) as u32,
                     ..Augment::default()
