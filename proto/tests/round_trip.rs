@@ -86,6 +86,8 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::Mse,
         Metric::Pearson,
         Metric::Spearman,
+        Metric::Mae,
+        Metric::QuadraticKappa,
     ])
 }
 
@@ -135,6 +137,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::MultiLabel,
         HeadKind::Regression,
         HeadKind::Tags,
+        HeadKind::Ordinal,
     ]);
     (word(), head, data, number(), loss(), option::of(metric())).prop_map(
         |(name, head, data, weight, loss, metric)| TaskSpec {

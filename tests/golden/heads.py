@@ -52,6 +52,14 @@ def regression():
     return case(1, targets, lambda z: loss(z.squeeze(1), targets.float()))
 
 
+def ordinal():
+    # Of the linear layer only the outputs count here; CORAL's own has one direction.
+    targets = torch.tensor([0, 3, 1, 1, 2, 3])
+    above = (targets[:, None] > torch.arange(C - 1)[None]).float()
+    loss = BCEWithLogitsLoss(reduction="none")
+    return case(C - 1, targets, lambda z: loss(z, above).sum(1))
+
+
 def contrastive(classes, temperature, share):
     """Supervised contrastive loss of each sample, share of it, and the gradient of the sum."""
     x = features.clone().requires_grad_()
@@ -84,6 +92,7 @@ golden = {
     "multi_label": [multi(w) for w in (None, weights)],
     "regression": [regression()],
     "contrastive": [contrastive([0, 1, 0, 2, 1, 0], t, share) for t, share in ((0.1, 0.9), (1.0, 0.5))],
+    "ordinal": [ordinal()],
 }
 json.dump(golden, sys.stdout, separators=(",", ":"))
 print()

@@ -3,7 +3,7 @@
 use crate::checkpoint::{Export, HEADS_FILE, META_FILE, read_tensors};
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
-use crate::heads::Linear;
+use crate::heads::{Linear, ordinal_probabilities};
 use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
 use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
 use serde::Serialize;
@@ -385,6 +385,9 @@ impl Predictor {
             let scores = match task.head {
                 HeadKind::SingleLabel | HeadKind::Tags => outputs.f_softmax(-1, Kind::Float)?,
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
+                HeadKind::Ordinal => {
+                    ordinal_probabilities(&outputs).map_err(|e| Error::Engine(e.into()))?
+                }
                 HeadKind::Regression => outputs,
             };
             let width = scores
@@ -435,6 +438,21 @@ fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
             ranked.retain(|class| class.score >= THRESHOLD);
             Answer::Multi {
                 labels: ranked,
+                scores,
+            }
+        }
+        HeadKind::Ordinal => {
+            // The median, as in evaluations: the first class that at most one half is above.
+            let mut above = 1.0;
+            let median = row.iter().position(|score| {
+                above -= f64::from(*score);
+                above <= 0.5
+            });
+            let label = median.and_then(|class| labels.get(class)).cloned();
+            let label = label.unwrap_or_default();
+            Answer::Single {
+                score: scores.get(&label).copied().unwrap_or_default(),
+                label,
                 scores,
             }
         }

@@ -144,7 +144,7 @@ pub struct TaskSpec {
     #[serde(default)]
     pub loss: LossSpec,
     /// Metric that selects the best checkpoint; default: accuracy for `single_label`, macro F1 for
-    /// `multi_label`, Pearson for `regression`, span F1 for `tags`.
+    /// `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic kappa for `ordinal`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
 }
@@ -163,6 +163,10 @@ pub enum HeadKind {
     /// One of several classes for every word of a text that comes as a list of words (softmax and
     /// cross-entropy per word): `B-x` begins a span of type x, `I-x` goes on with it, `O` is outside.
     Tags,
+    /// One of several classes that have an order, such as one to five stars: whether the class is above
+    /// each of them but the last (sigmoid and binary cross-entropy, one direction of the features for
+    /// all: CORAL, Cao et al. 2020, arXiv 1901.07884). Texts need `data.labels`, in order.
+    Ordinal,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -262,13 +266,17 @@ pub enum Metric {
     SpanF1,
     /// Share of samples with every word's tag right (`tags`).
     Exact,
+    /// Mean distance from the right class, in classes; lower is better (`ordinal`).
+    Mae,
+    /// Cohen's kappa with squared distances as weights (`ordinal`).
+    QuadraticKappa,
 }
 
 impl Metric {
     /// Whether a larger value is better.
     #[must_use]
     pub fn higher_is_better(self) -> bool {
-        !matches!(self, Metric::Mse)
+        !matches!(self, Metric::Mse | Metric::Mae)
     }
 
     /// The name in job files and answers.
@@ -282,6 +290,8 @@ impl Metric {
             Metric::Spearman => "spearman",
             Metric::SpanF1 => "span_f1",
             Metric::Exact => "exact",
+            Metric::Mae => "mae",
+            Metric::QuadraticKappa => "quadratic_kappa",
         }
     }
 }
@@ -295,6 +305,7 @@ impl HeadKind {
             HeadKind::MultiLabel => "multi_label",
             HeadKind::Regression => "regression",
             HeadKind::Tags => "tags",
+            HeadKind::Ordinal => "ordinal",
         }
     }
 
@@ -306,6 +317,7 @@ impl HeadKind {
             HeadKind::MultiLabel => Metric::MacroF1,
             HeadKind::Regression => Metric::Pearson,
             HeadKind::Tags => Metric::SpanF1,
+            HeadKind::Ordinal => Metric::QuadraticKappa,
         }
     }
 }

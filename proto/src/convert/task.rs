@@ -10,7 +10,7 @@ use espalier_spec::job::{
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 7] = [
+const METRICS: [Metric; 9] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -18,6 +18,8 @@ const METRICS: [Metric; 7] = [
     Metric::Spearman,
     Metric::SpanF1,
     Metric::Exact,
+    Metric::Mae,
+    Metric::QuadraticKappa,
 ];
 
 /// The metric of this name.
@@ -44,6 +46,7 @@ impl Wire for TaskSpec {
             HeadKind::MultiLabel => Head::MultiLabel,
             HeadKind::Regression => Head::Regression,
             HeadKind::Tags => Head::Tags,
+            HeadKind::Ordinal => Head::Ordinal,
         };
         v1::Task {
             name: self.name.clone(),
@@ -61,12 +64,13 @@ impl Wire for TaskSpec {
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
-        const HEADS: &str = "single_label, multi_label, regression or tags";
+        const HEADS: &str = "single_label, multi_label, regression, tags or ordinal";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
             Head::Regression => HeadKind::Regression,
             Head::Tags => HeadKind::Tags,
+            Head::Ordinal => HeadKind::Ordinal,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));

@@ -1,18 +1,21 @@
 //! A task's data: its splits, label set and mean cost.
 
 mod left_out;
+mod split;
 
 use super::augment::Augmenter;
 use super::inputs::Texts;
 use super::labels::LabelReader;
 use super::media::{Images, MediaReader};
-use super::mix::{key, mix};
+use super::mix::key;
 use super::source::{self, Row, Wanted};
-use super::{Error, Features, Input, Inputs, LabelSet, Labels, Place, Problem, Tokenizer};
+use super::{Error, Features, Inputs, LabelSet, Problem, Tokenizer};
+use crate::metrics::Values;
 use espalier_spec::job::{Files, HeadKind, OnMissingLabel, TaskSpec};
 use left_out::LeftOut;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use split::Origin;
+pub use split::Split;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Samples whose tokens are counted for a task's mean cost.
@@ -55,6 +58,16 @@ impl TaskData {
         std::iter::once(&self.train).chain(others.into_iter().flatten())
     }
 
+    /// The targets of the samples `which` of one of its splits, as its head takes them.
+    pub fn values(&self, split: &Split, which: impl IntoIterator<Item = usize>) -> Values {
+        match (split.labels.values(self.labels.len(), which), self.head) {
+            (Values::Single { classes, values }, HeadKind::Ordinal) => {
+                Values::Ordered { classes, values }
+            }
+            (values, _) => values,
+        }
+    }
+
     /// Keeps `most` training samples of each class, drawn by `seed`; only where every sample has one
     /// class.
     pub fn thin(&mut self, most: usize, seed: u64) {
@@ -82,173 +95,6 @@ impl TaskData {
             test: other(&self.test, test),
             augment: None,
             sample_cost: 1.0,
-        }
-    }
-}
-
-/// One split: inputs and targets of the same length, never empty.
-#[derive(Clone, Debug)]
-pub struct Split {
-    /// Inputs.
-    pub inputs: Arc<Inputs>,
-    /// Targets.
-    pub labels: Labels,
-    name: &'static str,
-    task: String,
-    skipped: u64,
-    unlabelled: u64,
-    origins: Vec<Origin>,
-    /// Which of the inputs the samples are, where not all were kept.
-    kept: Option<Arc<[u32]>>,
-    /// Samples without a label, ascending.
-    missing: Arc<[u32]>,
-}
-
-/// Where a run of samples comes from: a file's rows one after another.
-#[derive(Clone, Debug)]
-struct Origin {
-    file: Arc<PathBuf>,
-    /// Number of the run's first sample in the split.
-    first: usize,
-    /// Its row in the file.
-    row: u64,
-}
-
-impl Split {
-    /// Samples held; at most 2^32 - 1.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Whether there is no sample; never true for a split that was read.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The input of sample `index`; text is tokenised when first wanted.
-    ///
-    /// # Errors
-    /// Task, split, file and row of a text that can't become tokens.
-    pub fn input(&self, index: usize) -> Result<Input, Error> {
-        match self.inputs.as_ref() {
-            Inputs::Text(texts) => texts
-                .tokens(self.row(index))
-                .map_err(|problem| self.problem(index, problem)),
-            Inputs::Image(images) => Ok(Input::Numbers(images.numbers(self.row(index)))),
-            Inputs::Features(features) => Ok(Input::Numbers(features.row(index)?)),
-        }
-    }
-
-    /// The number of sample `index` among the inputs that were read.
-    fn row(&self, index: usize) -> usize {
-        let kept = self.kept.as_ref().and_then(|kept| kept.get(index));
-        kept.map_or(index, |row| *row as usize)
-    }
-
-    /// Keeps `most` samples of each class, drawn by a key, in their order; all of a class that has
-    /// fewer.
-    fn thin(&mut self, most: usize, key: u64) {
-        let Labels::Single(classes) = &self.labels else {
-            return;
-        };
-        let mut drawn: Vec<(u64, u32)> = (0..classes.len() as u32)
-            .map(|row| (mix(key ^ mix(u64::from(row))), row))
-            .collect();
-        drawn.sort_unstable();
-        let mut left: BTreeMap<u32, usize> = BTreeMap::new();
-        drawn.retain(|(_, row)| {
-            let count = left.entry(classes[*row as usize]).or_default();
-            *count += 1;
-            *count <= most
-        });
-        let mut rows: Vec<u32> = drawn.into_iter().map(|(_, row)| row).collect();
-        rows.sort_unstable();
-        self.labels = Labels::Single(rows.iter().map(|row| classes[*row as usize]).collect());
-        self.kept = Some(rows.into());
-    }
-
-    /// Predicted cost of sample `index`: tokens for text, 1 for images and sounds.
-    ///
-    /// # Errors
-    /// As [`Split::input`].
-    pub fn cost(&self, index: usize) -> Result<u64, Error> {
-        match self.inputs.as_ref() {
-            Inputs::Text(_) => Ok(self.input(index)?.cost()),
-            Inputs::Image(_) | Inputs::Features(_) => Ok(1),
-        }
-    }
-
-    /// How many samples were longer than the backbone takes and were cut: of texts, those tokenised
-    /// so far.
-    #[must_use]
-    pub fn cut(&self) -> u64 {
-        match self.inputs.as_ref() {
-            Inputs::Text(texts) => texts.cut(),
-            Inputs::Image(images) => images.cut(),
-            Inputs::Features(_) => 0,
-        }
-    }
-
-    /// `train`, `validation` or `test`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// How many rows were left out because they could not be decoded.
-    #[must_use]
-    pub fn skipped(&self) -> u64 {
-        self.skipped
-    }
-
-    /// How many rows had no label: they were left out, or, where tasks share their inputs, stayed for
-    /// the others.
-    #[must_use]
-    pub fn unlabelled(&self) -> u64 {
-        self.unlabelled
-    }
-
-    /// Whether sample `index` has a label.
-    #[must_use]
-    pub fn has_label(&self, index: usize) -> bool {
-        self.missing.is_empty() || self.missing.binary_search(&(index as u32)).is_err()
-    }
-
-    /// The samples that have a label, ascending.
-    pub fn labelled(&self) -> impl Iterator<Item = usize> {
-        (0..self.len()).filter(|index| self.has_label(*index))
-    }
-
-    /// The file and data row of sample `index`.
-    #[must_use]
-    pub fn place(&self, index: usize) -> Option<Place> {
-        let index = self.row(index);
-        let origin = self
-            .origins
-            .iter()
-            .rev()
-            .find(|origin| origin.first <= index)?;
-        let row = (index - origin.first) as u64 + origin.row;
-        Some(Place {
-            file: origin.file.clone(),
-            row,
-            line: None,
-        })
-    }
-
-    fn problem(&self, index: usize, problem: Problem) -> Error {
-        let unknown = || Place {
-            file: Arc::new(PathBuf::new()),
-            row: index as u64 + 1,
-            line: None,
-        };
-        let cause = self.place(index).unwrap_or_else(unknown).error(problem);
-        Error::Task {
-            task: self.task.clone(),
-            split: self.name,
-            cause: Box::new(cause),
         }
     }
 }
@@ -307,6 +153,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         Some(files) => read(name, files, Some(&labels), None).map(|(split, _)| Some(split)),
         None => Ok(None),
     };
+    in_order(task, &labels).map_err(context("train"))?;
     let validation = other("validation", data.validation.as_ref())?;
     let test = other("test", data.test.as_ref())?;
     let reader = match modality {
@@ -342,6 +189,21 @@ fn given_labels(task: &TaskSpec, label: &str) -> Result<Option<LabelSet>, Error>
         .as_deref()
         .map(LabelSet::given)
         .transpose()
+}
+
+/// Numbers have an order; of other classes the job must give it.
+fn in_order(task: &TaskSpec, labels: &LabelSet) -> Result<(), Error> {
+    let mut texts = labels
+        .names()
+        .iter()
+        .filter(|name| name.parse::<i64>().is_err());
+    match texts.next() {
+        Some(label) if task.head == HeadKind::Ordinal && task.data.labels.is_none() => {
+            let label = label.clone();
+            Err(Error::Order { label })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn mean_cost(split: &Split) -> Result<f64, Error> {

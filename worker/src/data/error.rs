@@ -100,6 +100,14 @@ pub enum Error {
         /// Distinct labels seen.
         count: usize,
     },
+    /// Ordered classes whose order is not known.
+    #[error(
+        "the classes of the head `ordinal` are texts, such as `{label}`, and their order is not known; list them in data.labels, lowest first"
+    )]
+    Order {
+        /// One of the classes.
+        label: String,
+    },
     /// A label stands twice in the job's list.
     #[error("data.labels names `{label}` twice; name each class once")]
     DuplicateLabel {

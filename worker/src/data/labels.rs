@@ -260,7 +260,7 @@ pub(super) struct LabelReader<'a> {
 impl<'a> LabelReader<'a> {
     pub(super) fn new(head: HeadKind, column: &'a str, known: Option<&'a LabelSet>) -> Self {
         let labels = match head {
-            HeadKind::SingleLabel => Labels::Single(Vec::new()),
+            HeadKind::SingleLabel | HeadKind::Ordinal => Labels::Single(Vec::new()),
             HeadKind::MultiLabel => Labels::Multi {
                 ends: Vec::new(),
                 classes: Vec::new(),

@@ -88,7 +88,6 @@ impl Trainer {
 
     fn evaluate_task(&mut self, index: usize, split: &Split) -> Result<TaskScores, Error> {
         let task = Arc::clone(&self.tasks[index]);
-        let classes = task.labels.len();
         let mut verdicts = Vec::new();
         let batches = self.batches(split)?;
         // Rank 0 is dealt the first sample, so none has more than it.
@@ -104,10 +103,10 @@ impl Trainer {
             decode(&part, &mut all)?;
         }
         all.sort_by_key(|verdict| verdict.sample);
-        let truth = split.labels.values(classes, 0..split.len());
+        let truth = task.values(split, 0..split.len());
         let predicted = decisions(&truth, &all);
         let loss = all.iter().map(|v| f64::from(v.loss)).sum::<f64>() / all.len().max(1) as f64;
-        let train = task.train.labels.values(classes, task.train.labelled());
+        let train = task.values(&task.train, task.train.labelled());
         Ok(TaskScores {
             samples: all.len() as u64,
             loss,
@@ -172,7 +171,7 @@ impl Trainer {
         };
         let (losses, decided) = tch::no_grad(|| {
             let which = batch.iter().map(|(sample, _)| *sample as usize);
-            let targets = split.labels.values(self.tasks[index].labels.len(), which);
+            let targets = self.tasks[index].values(split, which);
             let (outputs, targets) = match &words {
                 Some((rows, words)) => {
                     let outputs = self.heads.outputs(index, &words.vectors(rows)?)?;
@@ -196,7 +195,9 @@ impl Trainer {
                 }
                 // A head decides on words one by one.
                 Values::Tags { .. } => Vec::new(),
-                Values::Single { values, .. } => values[place].to_le_bytes().to_vec(),
+                Values::Single { values, .. } | Values::Ordered { values, .. } => {
+                    values[place].to_le_bytes().to_vec()
+                }
                 Values::Multi { classes, values } => values[place * classes..(place + 1) * classes]
                     .iter()
                     .map(|&v| u8::from(v))
@@ -249,6 +250,13 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
     let long = |verdict: &Verdict| verdict.decision.first_chunk().copied().unwrap_or_default();
     match truth {
         Values::Single { classes, .. } => Values::Single {
+            classes: *classes,
+            values: verdicts
+                .iter()
+                .map(|v| u32::from_le_bytes(word(v)))
+                .collect(),
+        },
+        Values::Ordered { classes, .. } => Values::Ordered {
             classes: *classes,
             values: verdicts
                 .iter()

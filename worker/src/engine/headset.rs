@@ -140,7 +140,7 @@ impl HeadSet {
         for (task, data) in spec.tasks.iter().zip(tasks) {
             let counts = data.train.labels.counts(data.labels.len());
             let head = heads::build(task, data.labels.names(), &counts)?;
-            for parameter in heads::parameters(spec.seed, &task.name, head.outputs(), width) {
+            for parameter in heads::parameters(spec.seed, &task.name, head.shape(), width) {
                 let shape = &parameter.shape[..];
                 params.push(if parameter.name.ends_with(".weight") {
                     ParamSpec::weight(&parameter.name, shape)
@@ -417,7 +417,7 @@ pub(super) fn key(sample: &Sample) -> u64 {
 
 /// Targets of a task's training samples.
 fn targets(task: &TaskData, which: impl IntoIterator<Item = usize>) -> Values {
-    task.train.labels.values(task.labels.len(), which)
+    task.values(&task.train, which)
 }
 
 /// Runs of samples drawn for one task.

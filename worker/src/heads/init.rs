@@ -1,5 +1,6 @@
 //! Names, shapes and first values of a head's parameters.
 
+use super::Shape;
 use std::f64::consts::TAU;
 
 /// Standard deviation of the first weights, as in BERT.
@@ -17,22 +18,22 @@ pub struct Parameter {
 }
 
 /// The parameters of the head of `task`, in the order in which they lie in the block of heads:
-/// weight `[outputs, hidden]` (normal with standard deviation 0.02) and bias `[outputs]` (0). The
-/// values are a function of the arguments, whatever other tasks the job has.
+/// weight `[directions, hidden]` (normal with standard deviation 0.02) and bias `[outputs]` (as
+/// `head` says). The values are a function of the arguments, whatever other tasks the job has.
 #[must_use]
-pub fn parameters(seed: u64, task: &str, outputs: usize, hidden: usize) -> [Parameter; 2] {
+pub fn parameters(seed: u64, task: &str, head: Shape, hidden: usize) -> [Parameter; 2] {
     let name = |part: &str| format!("heads.{task}.{part}");
     let shape = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
     [
         Parameter {
             name: name("weight"),
-            shape: vec![shape(outputs), shape(hidden)],
-            values: normal(seed, &name("weight"), outputs * hidden),
+            shape: vec![shape(head.directions), shape(hidden)],
+            values: normal(seed, &name("weight"), head.directions * hidden),
         },
         Parameter {
             name: name("bias"),
-            shape: vec![shape(outputs)],
-            values: vec![0.0; outputs],
+            shape: vec![shape(head.biases.len())],
+            values: head.biases,
         },
     ]
 }

@@ -32,7 +32,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::SingleLabel),
         Just(HeadKind::MultiLabel),
         Just(HeadKind::Regression),
-        Just(HeadKind::Tags)
+        Just(HeadKind::Tags),
+        Just(HeadKind::Ordinal)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),

@@ -1,6 +1,6 @@
 use super::*;
-use crate::data::NO_TOKEN;
 use crate::data::source::tests::parquet_file::{Column, write};
+use crate::data::{Input, Labels, NO_TOKEN};
 use crate::metrics::Values;
 use serde_json::{Value, json};
 use std::fs;

@@ -122,3 +122,25 @@ fn rows_without_a_label() {
         "{none}"
     );
 }
+
+/// Classes with an order are numbers, or listed: texts alone say nothing of their order.
+#[test]
+fn ordered_classes_have_an_order() {
+    let data = text_task(
+        "ordinal",
+        &[("a.csv", "text,label\na,10\nb,9\nc,2\n")],
+        json!({}),
+    );
+    assert_eq!(data.unwrap().labels.names(), ["2", "9", "10"]);
+    let csv = "text,label\na,good\nb,bad\nc,fair\n";
+    let listed = json!({"labels": ["bad", "fair", "good"]});
+    let data = text_task("ordinal", &[("a.csv", csv)], listed).unwrap();
+    assert_eq!(data.train.labels, Labels::Single(vec![2, 0, 1]));
+    let expected = Values::Ordered {
+        classes: 3,
+        values: vec![2, 1],
+    };
+    assert_eq!(data.values(&data.train, [0, 2]), expected);
+    let refused = refused("ordinal", ("a.csv", csv), json!({}));
+    assert!(refused.contains("list them in data.labels"), "{refused}");
+}
