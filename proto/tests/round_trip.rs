@@ -5,10 +5,10 @@ use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
     Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns,
-    ContrastiveSpec, DataSpec, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind,
+    ContrastiveSpec, DataSpec, Descriptions, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind,
     Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnMissingLabel, OnNonFinite,
     OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding, SyncKind,
-    TaskSpec, TrainingSpec, Tuning,
+    TaskSpec, TrainingSpec, ZeroShotSpec, Tuning,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -88,7 +88,24 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::Spearman,
         Metric::Mae,
         Metric::QuadraticKappa,
+        Metric::HarmonicMean,
     ])
+}
+
+fn zero_shot() -> impl Strategy<Value = ZeroShotSpec> {
+    let descriptions = prop_oneof![
+        word().prop_map(Descriptions::File),
+        btree_map(word(), word(), 1..4).prop_map(Descriptions::Given),
+    ];
+    let lists = (vec(word(), 0..3), vec(word(), 0..3));
+    (descriptions, lists, option::of(number())).prop_map(
+        |(descriptions, (templates, unseen), calibration)| ZeroShotSpec {
+            descriptions,
+            templates,
+            unseen,
+            calibration,
+        },
+    )
 }
 
 fn task() -> impl Strategy<Value = TaskSpec> {
@@ -138,9 +155,12 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::Regression,
         HeadKind::Tags,
         HeadKind::Ordinal,
+        HeadKind::LabelEmbedding,
     ]);
-    (word(), head, data, number(), loss(), option::of(metric())).prop_map(
-        |(name, head, data, weight, loss, metric)| TaskSpec {
+    let more = (loss(), option::of(metric()), option::of(zero_shot()));
+    (word(), head, data, number(), more).prop_map(
+        |(name, head, data, weight, (loss, metric, zero_shot))| TaskSpec {
+            zero_shot,
             name,
             head,
             data,

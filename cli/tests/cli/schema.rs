@@ -27,7 +27,10 @@ fn full() -> Value {
             },
             "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1,
                       "contrastive": { "share": 0.5, "temperature": 0.2 } }
-        }, { "name": "size", "head": "regression", "data": { "train": "e.csv" } }],
+        }, { "name": "size", "head": "regression", "data": { "train": "e.csv" } },
+           { "name": "kind", "head": "label_embedding", "data": { "train": "f.csv" },
+             "zero_shot": { "descriptions": { "a": "first", "c": "third" }, "templates": ["a {}"], "unseen": ["c"], "calibration": 0.1 } },
+           { "name": "sort", "head": "label_embedding", "data": { "train": "f.csv" }, "zero_shot": { "descriptions": "g.csv" } }],
         "sampler": { "capped": { "cap": 1000, "temperature": 2.0 } },
         "training": {
             "steps": 100, "epochs": 1.5, "batch_size": 16, "accumulation": 2, "clip_norm": 0.5,

@@ -9,6 +9,7 @@ pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKi
 pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 pub use crate::tuning::{LoraSpec, Tuning};
+pub use crate::zero_shot::{Descriptions, ZeroShotSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -143,7 +144,11 @@ pub struct TaskSpec {
     /// Details of the loss.
     #[serde(default)]
     pub loss: LossSpec,
-    /// Metric that selects the best checkpoint; default: accuracy for `single_label`, macro F1 for
+    /// What the classes are; for the head `label_embedding`, which needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_shot: Option<ZeroShotSpec>,
+    /// Metric that selects the best checkpoint; default: accuracy for `single_label` and
+    /// `label_embedding`, macro F1 for
     /// `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic kappa for `ordinal`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
@@ -167,6 +172,10 @@ pub enum HeadKind {
     /// each of them but the last (sigmoid and binary cross-entropy, one direction of the features for
     /// all: CORAL, Cao et al. 2020, arXiv 1901.07884). Texts need `data.labels`, in order.
     Ordinal,
+    /// One of several classes, by the cosine between a text and the class's description, both read by the
+    /// backbone (softmax over cosines times a learned factor). Classes that were never trained on are
+    /// told by their description.
+    LabelEmbedding,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -270,6 +279,16 @@ pub enum Metric {
     Mae,
     /// Cohen's kappa with squared distances as weights (`ordinal`).
     QuadraticKappa,
+    /// Mean over the classes trained on of the share of right predictions among all classes
+    /// (`label_embedding`).
+    SeenAccuracy,
+    /// The same of unseen classes (`label_embedding`).
+    UnseenAccuracy,
+    /// Harmonic mean of these two: generalised zero-shot learning (Xian et al. 2019, arXiv 1707.00600).
+    HarmonicMean,
+    /// Mean over unseen classes of the share of right predictions among unseen classes
+    /// (`label_embedding`).
+    ZeroShotAccuracy,
 }
 
 impl Metric {
@@ -292,6 +311,10 @@ impl Metric {
             Metric::Exact => "exact",
             Metric::Mae => "mae",
             Metric::QuadraticKappa => "quadratic_kappa",
+            Metric::SeenAccuracy => "seen_accuracy",
+            Metric::UnseenAccuracy => "unseen_accuracy",
+            Metric::HarmonicMean => "harmonic_mean",
+            Metric::ZeroShotAccuracy => "zero_shot_accuracy",
         }
     }
 }
@@ -306,6 +329,7 @@ impl HeadKind {
             HeadKind::Regression => "regression",
             HeadKind::Tags => "tags",
             HeadKind::Ordinal => "ordinal",
+            HeadKind::LabelEmbedding => "label_embedding",
         }
     }
 
@@ -313,7 +337,7 @@ impl HeadKind {
     #[must_use]
     pub fn default_metric(self) -> Metric {
         match self {
-            HeadKind::SingleLabel => Metric::Accuracy,
+            HeadKind::SingleLabel | HeadKind::LabelEmbedding => Metric::Accuracy,
             HeadKind::MultiLabel => Metric::MacroF1,
             HeadKind::Regression => Metric::Pearson,
             HeadKind::Tags => Metric::SpanF1,

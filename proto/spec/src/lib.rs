@@ -16,6 +16,7 @@ pub mod plan;
 pub mod report;
 mod training;
 mod tuning;
+pub mod zero_shot;
 
 pub use check::{Violation, check};
 pub use group::InputGroups;

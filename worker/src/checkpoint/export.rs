@@ -68,6 +68,22 @@ pub struct ExportedTask {
     pub head: HeadKind,
     /// Classes in order; empty for regression.
     pub labels: Vec<String>,
+    /// What the classes are, where the head knows them by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ExportedClasses>,
+}
+
+/// Classes that are known by their description. Their head is `heads.<task>.scale` `[1]`, the logarithm of
+/// what cosines are multiplied by, and `heads.<task>.calibration` `[1]`, what is taken from those of classes
+/// that were trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExportedClasses {
+    /// Sentences around a description, which stands at `{}`.
+    pub templates: Vec<String>,
+    /// Description of each class.
+    pub texts: Vec<String>,
+    /// Whether each class was trained on.
+    pub seen: Vec<bool>,
 }
 
 /// Writes an export to `target`, replacing an older one only when the new one is whole.
@@ -142,7 +158,10 @@ pub fn write_export(
 
 /// Whether a class of transformers has such a head.
 fn has_class(head: HeadKind) -> bool {
-    !matches!(head, HeadKind::Regression | HeadKind::Ordinal)
+    !matches!(
+        head,
+        HeadKind::Regression | HeadKind::Ordinal | HeadKind::LabelEmbedding
+    )
 }
 
 /// A directory that `AutoModelForSequenceClassification` (`AutoModelForTokenClassification`, where words
@@ -200,7 +219,9 @@ fn write_task(
         HeadKind::MultiLabel => Some("multi_label_classification"),
         HeadKind::SingleLabel => Some("single_label_classification"),
         // transformers knows kinds of problems for whole texts only.
-        HeadKind::Tags | HeadKind::Regression | HeadKind::Ordinal => None,
+        HeadKind::Tags | HeadKind::Regression | HeadKind::Ordinal | HeadKind::LabelEmbedding => {
+            None
+        }
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));

@@ -1,5 +1,6 @@
 //! A task's data: its splits, label set and mean cost.
 
+mod classes;
 mod left_out;
 mod split;
 
@@ -11,6 +12,7 @@ use super::mix::key;
 use super::source::{self, Row, Wanted};
 use super::{Error, Features, Inputs, LabelSet, Problem, Tokenizer};
 use crate::metrics::Values;
+pub use classes::Classes;
 use espalier_spec::job::{Files, HeadKind, OnMissingLabel, TaskSpec};
 use left_out::LeftOut;
 use split::Origin;
@@ -39,6 +41,8 @@ pub struct TaskData {
     pub head: HeadKind,
     /// The classes; empty for regression.
     pub labels: LabelSet,
+    /// What they are, where they are known by that.
+    pub classes: Option<Classes>,
     /// Samples for training.
     pub train: Split,
     /// Samples for evaluation during training.
@@ -90,6 +94,7 @@ impl TaskData {
             name: self.name.clone(),
             head: self.head,
             labels: self.labels.clone(),
+            classes: self.classes.clone(),
             train: with(&self.train, train),
             validation: other(&self.validation, validation),
             test: other(&self.test, test),
@@ -154,6 +159,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         None => Ok(None),
     };
     in_order(task, &labels).map_err(context("train"))?;
+    let (labels, classes) = described(task, modality, labels).map_err(context("train"))?;
     let validation = other("validation", data.validation.as_ref())?;
     let test = other("test", data.test.as_ref())?;
     let reader = match modality {
@@ -167,6 +173,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         name,
         head,
         labels,
+        classes,
         train,
         validation,
         test,
@@ -189,6 +196,22 @@ fn given_labels(task: &TaskSpec, label: &str) -> Result<Option<LabelSet>, Error>
         .as_deref()
         .map(LabelSet::given)
         .transpose()
+}
+
+/// The label set with unseen classes, and what all classes are; as it is where nobody describes them.
+fn described(
+    task: &TaskSpec,
+    modality: &Modality,
+    labels: LabelSet,
+) -> Result<(LabelSet, Option<Classes>), Error> {
+    match (&task.zero_shot, modality) {
+        (None, _) => Ok((labels, None)),
+        (Some(_), Modality::Media(_)) => Err(Error::NoDescriptions),
+        (Some(spec), Modality::Text(tokenizer)) => {
+            let (labels, classes) = classes::read(spec, &labels, tokenizer)?;
+            Ok((labels, Some(classes)))
+        }
+    }
 }
 
 /// Numbers have an order; of other classes the job must give it.
@@ -227,6 +250,14 @@ struct SplitReader<'a> {
 }
 
 impl SplitReader<'_> {
+    /// Classes that no row of the split may have.
+    fn unseen(&self) -> &[String] {
+        match &self.task.zero_shot {
+            Some(spec) if self.name == "train" => &spec.unseen,
+            _ => &[],
+        }
+    }
+
     fn skips_unlabelled(&self) -> bool {
         self.task.data.on_missing_label == OnMissingLabel::Skip
     }
@@ -248,7 +279,8 @@ impl SplitReader<'_> {
         let known = self
             .known
             .filter(|_| self.task.head != HeadKind::Regression);
-        let mut labels = LabelReader::new(self.task.head, self.wanted.label, known);
+        let mut labels =
+            LabelReader::new(self.task.head, self.wanted.label, known).without(self.unseen());
         let mut origins: Vec<Origin> = Vec::new();
         let limit = self.limit.unwrap_or(u64::MAX);
         let mut count = 0;

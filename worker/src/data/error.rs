@@ -100,6 +100,27 @@ pub enum Error {
         /// Distinct labels seen.
         count: usize,
     },
+    /// A class that nobody describes.
+    #[error("zero_shot.descriptions has no description of the class `{class}`{}; add one", did_you_mean(suggestion.as_deref()))]
+    Undescribed {
+        /// The class.
+        class: String,
+        /// The nearest class that has one.
+        suggestion: Option<String>,
+    },
+    /// A description that becomes no tokens.
+    #[error("zero_shot.descriptions, class `{class}`: {problem}")]
+    Description {
+        /// The class.
+        class: String,
+        /// What is wrong with it.
+        problem: Box<Problem>,
+    },
+    /// Descriptions for a backbone that reads no texts.
+    #[error(
+        "the head `label_embedding` compares texts with descriptions, but this backbone reads no texts; use a text backbone or another head"
+    )]
+    NoDescriptions,
     /// Ordered classes whose order is not known.
     #[error(
         "the classes of the head `ordinal` are texts, such as `{label}`, and their order is not known; list them in data.labels, lowest first"
@@ -276,6 +297,14 @@ pub enum Problem {
         given: bool,
         /// Size of the set.
         classes: usize,
+    },
+    /// A class that was not to be trained on.
+    #[error(
+        "label `{label}` is in zero_shot.unseen, but this row would train on it; remove the row, or the class from the list"
+    )]
+    Unseen {
+        /// The label.
+        label: String,
     },
     /// Tags that are more or fewer than the words.
     #[error("column `{column}`: {found} tags for {expected} words; expected one for each")]

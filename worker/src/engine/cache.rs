@@ -95,7 +95,10 @@ impl Trainer {
             && self.spec.backbone.cache_features
             && self.spec.tuning == Tuning::Heads
             && !self.heads.wants_rows()
-            && self.tasks.iter().all(|task| task.augment.is_none())
+            && self
+                .tasks
+                .iter()
+                .all(|task| task.augment.is_none() && task.classes.is_none())
             && draws >= samples
     }
 

@@ -2,14 +2,15 @@
 
 use super::Error;
 use super::exact::ExactSum;
-use super::kernel::{dot, pair, pairs};
+use super::feature_gradients::FeatureGradients;
+use super::micro::Micro;
 use super::words::Words;
 use crate::data::{Sample, TaskData};
 use crate::heads::{self, Head, Level, Linear};
 use crate::metrics::Values;
 use crate::model::{Batch, Block, Context, Leaves, ParamSpec, mix};
 use crate::torch;
-use espalier_spec::job::ContrastiveSpec;
+use espalier_spec::job::{ContrastiveSpec, HeadKind};
 use espalier_spec::{InputGroups, JobSpec};
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ const ROW_SITE: u64 = u64::MAX - 1;
 pub struct HeadSet {
     block: Block,
     heads: Vec<Box<dyn Head>>,
+    /// Places of each task's two parameters in the block.
+    params: Vec<[usize; 2]>,
     contrastive: Vec<Option<ContrastiveSpec>>,
     groups: InputGroups,
     dropout: f64,
@@ -48,11 +51,11 @@ impl LossSum {
 /// Samples of one task in a micro-batch: rows of its features.
 pub(super) type Run = (usize, Range<usize>);
 
-/// What heads read: the samples of a micro-batch, sorted by task, and what the backbone made of them.
+/// What heads read: a micro-batch, its samples sorted by task, and what the backbone made of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen<'a> {
     pub(super) samples: &'a [&'a Sample],
-    pub(super) batch: &'a Batch,
+    pub(super) micro: &'a Micro,
     pub(super) leaves: &'a Leaves,
 }
 
@@ -64,63 +67,6 @@ pub(super) struct HeadPass<'a> {
     pub(super) scales: &'a [f64],
     /// The only task whose losses are taken; all if none.
     pub(super) only: Option<usize>,
-}
-
-/// Gradients of the features by task, where tasks share samples and weights are not known yet.
-#[derive(Debug)]
-pub(super) struct FeatureGradients {
-    /// The features as heads saw them, with the graph back to the features.
-    dropped: Tensor,
-    /// Each task's rows and their gradient [rows, h].
-    parts: Vec<(Run, Tensor)>,
-    /// The same of heads that read words: vectors of tokens, and gradients of all of them by task.
-    rows: Option<Tensor>,
-    row_parts: Vec<(usize, Tensor)>,
-}
-
-impl FeatureGradients {
-    /// Scalar products of all pairs of `tasks` tasks, as indexed by [`pair`]. Samples are taken one
-    /// by one and added exactly: which rank has which changes no bit.
-    ///
-    /// # Errors
-    /// If libtorch refuses.
-    pub(super) fn products(&self, tasks: usize) -> Result<Vec<ExactSum>, Error> {
-        let mut sums = vec![ExactSum::default(); pairs(tasks)];
-        for (place, ((a, rows), left)) in self.parts.iter().enumerate() {
-            for ((b, others), right) in &self.parts[place..] {
-                if rows != others {
-                    continue;
-                }
-                let width = (left.numel() / rows.len().max(1)).max(1);
-                let (left, right) = (torch::data(left)?, torch::data(right)?);
-                let samples = left.chunks_exact(width).zip(right.chunks_exact(width));
-                let sum = &mut sums[pair(*a, *b, tasks)];
-                samples.for_each(|(left, right)| sum.add(f64::from(dot(left, right))));
-            }
-        }
-        Ok(sums)
-    }
-
-    /// Brings the weighted sum to the features' gradient.
-    ///
-    /// # Errors
-    /// If libtorch refuses.
-    pub(super) fn combine(self, weights: &[f64]) -> Result<(), Error> {
-        let total = self.dropped.f_zeros_like()?;
-        for ((task, rows), grad) in &self.parts {
-            let mut place = total.f_narrow(0, rows.start as i64, rows.len() as i64)?;
-            let _ = place.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
-        }
-        torch::backward(&[&self.dropped], &[&total])?;
-        if let Some(rows) = &self.rows {
-            let mut total = rows.f_zeros_like()?;
-            for (task, grad) in &self.row_parts {
-                let _ = total.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
-            }
-            torch::backward(&[rows], &[&total])?;
-        }
-        Ok(())
-    }
 }
 
 impl HeadSet {
@@ -142,23 +88,28 @@ impl HeadSet {
             let head = heads::build(task, data.labels.names(), &counts)?;
             for parameter in heads::parameters(spec.seed, &task.name, head.shape(), width) {
                 let shape = &parameter.shape[..];
-                params.push(if parameter.name.ends_with(".weight") {
-                    ParamSpec::weight(&parameter.name, shape)
-                } else {
-                    ParamSpec::bias(&parameter.name, shape)
+                let param = match parameter.decays {
+                    true => ParamSpec::weight(&parameter.name, shape),
+                    false => ParamSpec::bias(&parameter.name, shape),
+                };
+                params.push(ParamSpec {
+                    trained: parameter.trained,
+                    ..param
                 });
                 values.push(parameter);
             }
             heads.push(head);
         }
         let mut block = Block::new("heads", params, true, device)?;
-        for parameter in values {
+        for parameter in &values {
             let tensor = Tensor::f_from_slice(&parameter.values)?;
             block.load(&parameter.name, &tensor.f_view(&parameter.shape[..])?)?;
         }
+        let params = places(&block, &values)?;
         Ok(Self {
             block,
             heads,
+            params,
             contrastive: spec.tasks.iter().map(|t| t.loss.contrastive).collect(),
             groups: InputGroups::of(&spec.tasks),
             dropout: spec.backbone.dropout.unwrap_or(0.1),
@@ -188,21 +139,54 @@ impl HeadSet {
         self.heads.iter().any(|head| head.level() == Level::Word)
     }
 
-    /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h].
+    /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h];
+    /// `classes` are the vectors [C, h] of classes that are known by their description.
     ///
     /// # Errors
     /// If libtorch refuses.
-    pub fn outputs(&self, task: usize, features: &Tensor) -> Result<Tensor, Error> {
-        let weight = self.block.param(task);
-        let bias = self.block.param(self.heads.len() + task);
+    pub fn outputs(
+        &self,
+        task: usize,
+        features: &Tensor,
+        classes: Option<&Tensor>,
+    ) -> Result<Tensor, Error> {
+        let [first, second] = self.params[task].map(|place| self.block.param(place));
+        if let Some(classes) = classes {
+            return Ok(heads::scaled(&heads::cosines(features, classes)?, first)?);
+        }
+        let (weight, bias) = (first, second);
         Ok(Linear { weight, bias }.forward(features, None)?)
     }
 
-    /// The numbers of the heads' block that are a task's: its weight and its bias.
+    /// What is taken from the cosines of classes that a task was trained on.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn calibration(&self, task: usize) -> Result<f64, Error> {
+        let values = Vec::<f32>::try_from(&self.block.param(self.params[task][1]).f_detach()?)?;
+        Ok(values.first().map_or(0.0, |value| f64::from(*value)))
+    }
+
+    /// Sets it, the same on all ranks.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn set_calibration(&mut self, task: usize, value: f64) -> Result<(), Error> {
+        let name = self.block.params()[self.params[task][1]].name.clone();
+        #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
+        let value = Tensor::f_from_slice(&[value as f32])?;
+        Ok(self.block.load(&name, &value)?)
+    }
+
+    /// The trained numbers of the heads' block that are a task's.
     #[must_use]
-    pub fn ranges(&self, task: usize) -> [Range<usize>; 2] {
-        let heads = self.heads.len();
-        [self.block.range(task), self.block.range(heads + task)]
+    pub fn ranges(&self, task: usize) -> Vec<Range<usize>> {
+        let [first, second] = self.params[task];
+        match self.heads[task].kind() {
+            // Its calibration is not trained, and lies elsewhere.
+            HeadKind::LabelEmbedding => vec![self.block.range(first)],
+            _ => vec![self.block.range(first), self.block.range(second)],
+        }
     }
 
     /// Loss and backward of one micro-batch. Gradients accumulate in the heads' block and in the
@@ -234,6 +218,7 @@ impl HeadSet {
         if let Some(total) = total {
             torch::backward(&[&total], &[&total.f_ones_like()?])?;
         }
+        runs.extend(seen.micro.classes.iter().cloned());
         Ok(runs)
     }
 
@@ -266,11 +251,14 @@ impl HeadSet {
                     torch::set_grad(rows, &Tensor::new())?;
                 }
                 _ => {
-                    let (start, length) = (run.1.start as i64, run.1.len() as i64);
                     let grad = leaves.features.f_grad()?;
-                    let grad = grad.f_narrow(0, start, length)?.f_contiguous()?;
+                    let classes = seen.micro.classes.iter().filter(|own| own.0 == run.0);
+                    for (task, rows) in std::iter::once(&run).chain(classes) {
+                        let (start, length) = (rows.start as i64, rows.len() as i64);
+                        let grad = grad.f_narrow(0, start, length)?.f_contiguous()?;
+                        parts.push(((*task, rows.clone()), grad));
+                    }
                     torch::set_grad(&leaves.features, &Tensor::new())?;
-                    parts.push((run, grad));
                 }
             }
             Ok(())
@@ -304,9 +292,8 @@ impl HeadSet {
 
     /// What heads read, after dropout.
     fn dropped(&self, seen: Seen<'_>, ctx: &Context) -> Result<Leaves, Error> {
-        let keys: Vec<u64> = seen.samples.iter().map(|sample| key(sample)).collect();
         let features = seen.leaves.features.shallow_clone();
-        let rows = match (&seen.leaves.rows, seen.batch) {
+        let rows = match (&seen.leaves.rows, &seen.micro.batch) {
             (Some(rows), Batch::Tokens(tokens)) => Some(ctx.dropout(
                 rows.shallow_clone(),
                 &tokens.layout.row_keys,
@@ -316,7 +303,7 @@ impl HeadSet {
             _ => None,
         };
         Ok(Leaves {
-            features: ctx.dropout(features, &keys, SITE, self.dropout)?,
+            features: ctx.dropout(features, &seen.micro.keys, SITE, self.dropout)?,
             rows,
         })
     }
@@ -346,13 +333,23 @@ impl HeadSet {
                 let losses = match (self.heads[task].level(), &dropped.rows) {
                     (Level::Word, Some(rows)) => {
                         let inputs = places.iter().map(|place| &seen.samples[*place].input);
-                        let words = Words::of(seen.batch, places.iter().copied(), inputs);
-                        let outputs = self.outputs(task, &words.vectors(rows)?)?;
+                        let words = Words::of(&seen.micro.batch, places.iter().copied(), inputs);
+                        let outputs = self.outputs(task, &words.vectors(rows)?, None)?;
                         self.heads[task].loss(&outputs, &words.kept(targets))?
                     }
                     _ => {
                         let features = rows_of(&dropped.features, &run, &places)?;
-                        self.sample_losses(task, &features, &targets)?
+                        match (&tasks[task].classes, seen.micro.classes_of(task)) {
+                            (Some(classes), Some(rows)) => {
+                                let each = classes.templates.len();
+                                let (start, length) = (rows.start as i64, rows.len() as i64);
+                                let texts = dropped.features.f_narrow(0, start, length)?;
+                                let vectors = heads::class_vectors(&texts, each)?;
+                                let outputs = self.outputs(task, &features, Some(&vectors))?;
+                                self.heads[task].loss(&outputs, &classes.trained(targets))?
+                            }
+                            _ => self.sample_losses(task, &features, &targets)?,
+                        }
                     }
                 };
                 give((task, run.clone()), &losses)?;
@@ -369,7 +366,7 @@ impl HeadSet {
         targets: &Values,
     ) -> Result<Tensor, Error> {
         let loss = |features: &Tensor| {
-            let outputs = self.outputs(task, features)?;
+            let outputs = self.outputs(task, features, None)?;
             Ok::<_, Error>(self.heads[task].loss(&outputs, targets)?)
         };
         match self.contrastive[task] {
@@ -398,6 +395,18 @@ impl std::fmt::Debug for HeadSet {
             self.block.len()
         )
     }
+}
+
+/// Places of the parameters in the block, two by two.
+fn places(block: &Block, values: &[heads::Parameter]) -> Result<Vec<[usize; 2]>, Error> {
+    let place = |wanted: &heads::Parameter| {
+        let mut all = block.params().iter();
+        let found = all.position(|param| param.name == wanted.name);
+        found.ok_or_else(|| Error::Plan(format!("no parameter {}", wanted.name)))
+    };
+    let (pairs, _) = values.as_chunks::<2>();
+    let pair = |[first, second]: &[heads::Parameter; 2]| Ok([place(first)?, place(second)?]);
+    pairs.iter().map(pair).collect()
 }
 
 /// The rows `places` of features, which are all or some of `run`.
@@ -431,32 +440,4 @@ fn by_task(samples: &[&Sample]) -> Vec<Run> {
         }
     }
     runs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // Promise: products are those of the tasks' gradients of the same samples, and what comes to the
-    // features is their weighted sum.
-    #[test]
-    fn feature_gradients_multiply_and_add_up() {
-        let tensor = |values: &[f32]| Tensor::from_slice(values).view([2, 2]);
-        let features = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let gradients = FeatureGradients {
-            dropped: features.f_mul_scalar(2.0).unwrap(),
-            parts: vec![
-                ((0, 0..2), tensor(&[1.0, 2.0, 3.0, 4.0])),
-                ((1, 0..2), tensor(&[-1.0, 0.5, 0.0, 2.0])),
-            ],
-            rows: None,
-            row_parts: Vec::new(),
-        };
-        let products = gradients.products(2).unwrap();
-        let products: Vec<f64> = products.iter().map(ExactSum::value).collect();
-        assert_eq!(products, [30.0, 8.0, 5.25]);
-        gradients.combine(&[1.0, 10.0]).unwrap();
-        let grad = features.grad();
-        assert_eq!(torch::data(&grad).unwrap(), [-18.0, 14.0, 6.0, 48.0]);
-    }
 }

@@ -3,7 +3,7 @@
 use super::Error;
 use super::exact::ExactSum;
 use super::exchange::Held;
-use super::headset::{HeadPass, Run, Seen, key};
+use super::headset::{HeadPass, Run, Seen};
 use super::lanes::{RowId, Slot};
 use super::step::Sums;
 use super::trainer::Trainer;
@@ -25,7 +25,8 @@ impl Trainer {
         // The rows that all passes of the step read.
         let samples = self.micros(batch, Slot::ALL).into_iter().flatten();
         let ids = samples.filter_map(|sample| Some(sample.input.ids()?.iter().copied()));
-        self.fetch_rows(ids.flatten())?;
+        let ids: Vec<u32> = ids.flatten().chain(self.class_ids()).collect();
+        self.fetch_rows(ids.into_iter())?;
         let rank = self.exchange.comm().rank();
         let own = self.exchange.lanes().of(rank).to_vec();
         let most = self.exchange.lanes().most();
@@ -151,10 +152,9 @@ impl Trainer {
         sums: &mut Sums,
     ) -> Result<(), Error> {
         let ctx = self.context(batch.step);
-        let keys: Vec<u64> = samples.iter().map(|sample| key(sample)).collect();
-        let inputs: Vec<_> = samples.iter().map(|sample| &sample.input).collect();
-        let packed = self.batch(&inputs, &keys)?;
-        sums.tokens += packed.tokens() as u64;
+        let micro = self.micro(samples, slots)?;
+        let packed = &micro.batch;
+        sums.tokens += micro.tokens;
         let scales = self.balancing.loss_scales(&batch.counts);
         let heads = self.blocks() - 1;
 
@@ -168,7 +168,7 @@ impl Trainer {
         let exchange = &mut self.exchange;
         let mut pass = Some(Pass::forward(
             backbone,
-            &packed,
+            packed,
             &ctx,
             |moment| match moment {
                 Moment::Forward(index) => exchange.need(index, Some(index + 1), &held),
@@ -187,7 +187,7 @@ impl Trainer {
             let features = &leaves.features;
             let seen = Seen {
                 samples,
-                batch: &packed,
+                micro: &micro,
                 leaves: &leaves,
             };
             let how = HeadPass {
@@ -242,7 +242,7 @@ impl Trainer {
                 pass = Some(run);
                 rows
             };
-            if let (Some(rows), Batch::Tokens(tokens)) = (rows, &packed) {
+            if let (Some(rows), Batch::Tokens(tokens)) = (rows, packed) {
                 let (ids, values) = &mut sums.rows[slot];
                 ids.extend(&tokens.host_ids);
                 values.extend(torch::data(&rows.f_contiguous()?)?);

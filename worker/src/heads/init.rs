@@ -15,27 +15,45 @@ pub struct Parameter {
     pub shape: Vec<i64>,
     /// Its first values, row-major.
     pub values: Vec<f32>,
+    /// Whether weight decay applies.
+    pub decays: bool,
+    /// Whether it is trained.
+    pub trained: bool,
 }
 
-/// The parameters of the head of `task`, in the order in which they lie in the block of heads:
-/// weight `[directions, hidden]` (normal with standard deviation 0.02) and bias `[outputs]` (as
-/// `head` says). The values are a function of the arguments, whatever other tasks the job has.
+/// The parameters of the head of `task`: weight `[directions, hidden]` (normal with standard deviation
+/// 0.02) and bias `[outputs]`, or scale `[1]` and calibration `[1]`, which begin as `head` says. The values
+/// are a function of the arguments, whatever other tasks the job has.
 #[must_use]
 pub fn parameters(seed: u64, task: &str, head: Shape, hidden: usize) -> [Parameter; 2] {
     let name = |part: &str| format!("heads.{task}.{part}");
-    let shape = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
-    [
-        Parameter {
-            name: name("weight"),
-            shape: vec![shape(head.directions), shape(hidden)],
-            values: normal(seed, &name("weight"), head.directions * hidden),
-        },
-        Parameter {
-            name: name("bias"),
-            shape: vec![shape(head.biases.len())],
-            values: head.biases,
-        },
-    ]
+    let size = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let row = |part: &str, values: Vec<f32>| Parameter {
+        name: name(part),
+        shape: vec![size(values.len())],
+        values,
+        decays: false,
+        trained: true,
+    };
+    match head {
+        Shape::Linear { directions, biases } => [
+            Parameter {
+                name: name("weight"),
+                shape: vec![size(directions), size(hidden)],
+                values: normal(seed, &name("weight"), directions * hidden),
+                decays: true,
+                trained: true,
+            },
+            row("bias", biases),
+        ],
+        Shape::Cosine { scale, calibration } => [
+            row("scale", vec![scale]),
+            Parameter {
+                trained: false,
+                ..row("calibration", vec![calibration])
+            },
+        ],
+    }
 }
 
 /// `count` normally distributed numbers from the stream of (seed, name), by Box and Muller.

@@ -2,7 +2,8 @@
 //!
 //! A head is one linear layer, `[C, H]` and `[C]` (ordered classes share one direction, `[1, H]`), on top of the backbone's pooled features
 //! `[B, H]`. It owns no tensors: its parameters are views of the flat block that holds all heads of
-//! a job, named `heads.<task>.weight` and `heads.<task>.bias`, and are passed in. One file per kind:
+//! a job, named `heads.<task>.weight` and `heads.<task>.bias`, and are passed in. The head of classes that
+//! are known by their description has a scale instead (`label_embedding`). One file per kind:
 //! another kind is one more file, and one more line in [`build`].
 //!
 //! Shapes: B samples, H hidden size, C outputs (classes, or 1 for regression). All tensors are
@@ -16,6 +17,7 @@
 
 mod contrastive;
 mod init;
+mod label_embedding;
 mod multi_label;
 mod ordinal;
 mod regression;
@@ -25,6 +27,7 @@ mod weights;
 
 pub use contrastive::{contrastive, dampened};
 pub use init::{Parameter, parameters};
+pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
 pub use multi_label::MultiLabel;
 pub use ordinal::{Ordinal, probabilities as ordinal_probabilities};
 pub use regression::Regression;
@@ -45,9 +48,9 @@ pub trait Head: Send + Sync {
     /// Number of outputs C.
     fn outputs(&self) -> usize;
 
-    /// How its linear layer begins.
+    /// What its parameters are, and how they begin.
     fn shape(&self) -> Shape {
-        Shape {
+        Shape::Linear {
             directions: self.outputs(),
             biases: vec![0.0; self.outputs()],
         }
@@ -82,13 +85,23 @@ pub trait Head: Send + Sync {
     fn config(&self) -> Map<String, Value>;
 }
 
-/// The linear layer of a head.
+/// The parameters of a head.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Shape {
-    /// Rows of the weight: one for each output, or one for all.
-    pub directions: usize,
-    /// First values of the biases, one for each output.
-    pub biases: Vec<f32>,
+pub enum Shape {
+    /// A linear layer.
+    Linear {
+        /// Rows of the weight: one for each output, or one for all.
+        directions: usize,
+        /// First values of the biases, one for each output.
+        biases: Vec<f32>,
+    },
+    /// Cosines with vectors of classes.
+    Cosine {
+        /// First logarithm of what they are multiplied by.
+        scale: f32,
+        /// What is taken from those of classes that were trained on; not trained itself.
+        calibration: f32,
+    },
 }
 
 /// What a head has one row of outputs for.
@@ -254,6 +267,20 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             "ordinal",
         ),
         HeadKind::Ordinal => Ok(Box::new(Ordinal::new(classes))),
+        HeadKind::LabelEmbedding if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "label_embedding")
+        }
+        HeadKind::LabelEmbedding if task.loss.class_weights != ClassWeights::None => refuse(
+            "loss.class_weights",
+            "single_label and multi_label",
+            "label_embedding",
+        ),
+        HeadKind::LabelEmbedding => {
+            let given = task.zero_shot.as_ref().and_then(|spec| spec.calibration);
+            #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
+            let calibration = given.unwrap_or(0.0) as f32;
+            Ok(Box::new(LabelEmbedding::new(classes, calibration)))
+        }
     }
 }
 

@@ -36,7 +36,7 @@ impl Head for Ordinal {
         let count = self.outputs();
         #[expect(clippy::cast_precision_loss, reason = "classes")]
         let bias = |k: usize| (count - k) as f32 / count as f32;
-        Shape {
+        Shape::Linear {
             directions: 1,
             biases: (0..count).map(bias).collect(),
         }

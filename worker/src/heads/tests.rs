@@ -80,7 +80,7 @@ fn losses_and_gradients_agree_with_pytorch() {
                     classes,
                     values: targets.iter().map(|t| t.as_u64().unwrap() as u32).collect(),
                 },
-                HeadKind::Tags => panic!("tested in tags.rs"),
+                HeadKind::Tags | HeadKind::LabelEmbedding => panic!("tested apart"),
                 HeadKind::Regression => {
                     Values::Numbers(targets.iter().map(|t| t.as_f64().unwrap()).collect())
                 }
@@ -117,6 +117,33 @@ fn contrast_agrees_with_pytorch() {
         let one = contrastive(&features.narrow(0, 0, 1), &targets(&values[..1]), spec);
         assert_eq!(Vec::<f32>::try_from(one.unwrap()).unwrap(), [0.0]);
         assert!(contrastive(&features, &targets(&values[1..]), spec).is_err());
+    }
+}
+
+/// Cosines with classes of several templates, their loss and the gradients of both sides and of the scale
+/// are those of the formulas in PyTorch.
+#[test]
+fn nearest_descriptions_agree_with_pytorch() {
+    let golden = golden();
+    for case in golden["label_embedding"].as_array().unwrap() {
+        let leaf = |name: &str| tensor(&case[name]).set_requires_grad(true);
+        let (features, texts, scale) = (leaf("features"), leaf("texts"), leaf("scale"));
+        let templates = case["templates"].as_u64().unwrap() as usize;
+        let classes = class_vectors(&texts, templates).unwrap();
+        let outputs = scaled(&cosines(&features, &classes).unwrap(), &scale).unwrap();
+        let count = outputs.size()[1] as usize;
+        let targets = case["targets"].as_array().unwrap().iter();
+        let targets = Values::Single {
+            classes: count,
+            values: targets.map(|t| t.as_u64().unwrap() as u32).collect(),
+        };
+        let head = LabelEmbedding::new(names(count + 1), 0.0);
+        let losses = head.loss(&outputs, &targets).unwrap();
+        close(&losses, &case["losses"]);
+        losses.sum(Kind::Float).backward();
+        close(&features.grad(), &case["feature_gradients"]);
+        close(&texts.grad(), &case["text_gradients"]);
+        close(&scale.grad(), &case["scale_gradients"]);
     }
 }
 
@@ -194,10 +221,12 @@ fn decisions_and_scores() {
 #[test]
 fn ordered_classes() {
     let head = Ordinal::new(names(5));
-    let shape = head.shape();
-    assert_eq!((shape.directions, shape.biases.len()), (1, 4));
-    assert!(shape.biases.windows(2).all(|pair| pair[0] > pair[1]));
-    let [weight, bias] = parameters(1, "tone", shape, 3);
+    let [weight, bias] = parameters(1, "tone", head.shape(), 3);
+    assert_eq!(
+        (&weight.shape[..], &bias.shape[..]),
+        (&[1, 3][..], &[4][..])
+    );
+    assert!(bias.values.windows(2).all(|pair| pair[0] > pair[1]));
     let view = |p: &Parameter| Tensor::from_slice(&p.values).view(&p.shape[..]);
     let (weight, bias) = (view(&weight), view(&bias));
     let linear = Linear {

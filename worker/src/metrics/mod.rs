@@ -11,6 +11,7 @@ mod classes;
 mod numbers;
 mod ordered;
 mod spans;
+mod zero_shot;
 
 pub use affinity::AffinityMeter;
 pub use baseline::Baseline;
@@ -18,6 +19,7 @@ pub use classes::{accuracy, macro_f1, multi_accuracy, multi_macro_f1};
 pub use numbers::{mse, pearson, spearman};
 pub use ordered::{class_mae, quadratic_kappa};
 pub use spans::{NO_TAG, Tag, TagSet, span_f1};
+pub use zero_shot::{Nearest, calibrate, zero_shot};
 
 use espalier_spec::job::Metric;
 use std::collections::BTreeMap;

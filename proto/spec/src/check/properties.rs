@@ -5,8 +5,8 @@ use super::tests::valid;
 use crate::JobSpec;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
-    Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, LossSpec, Metric,
-    OnBadSample, OnMissingLabel, Sampler, TaskSpec, Tuning,
+    Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files, HeadKind,
+    LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -33,7 +33,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::MultiLabel),
         Just(HeadKind::Regression),
         Just(HeadKind::Tags),
-        Just(HeadKind::Ordinal)
+        Just(HeadKind::Ordinal),
+        Just(HeadKind::LabelEmbedding)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -90,6 +91,12 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                     temperature: weight,
                 }),
             },
+            zero_shot: (weight < 0.5).then(|| ZeroShotSpec {
+                descriptions: Descriptions::File("a".to_owned()),
+                templates: vec!["a".to_owned()],
+                unseen: vec!["b".to_owned(), "b".to_owned()],
+                calibration: Some(weight),
+            }),
             metric,
         },
     )

@@ -30,6 +30,7 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
         });
     }
     labels(task, &format!("{path}.data.labels"), found);
+    super::zero_shot::rules(task, path, found);
     found.require(
         task.weight.is_finite() && task.weight > 0.0,
         &format!("{path}.weight"),
@@ -128,7 +129,7 @@ fn data(data: &DataSpec, path: &str, found: &mut Findings) {
     });
 }
 
-fn files(paths: &[String], field: &str, found: &mut Findings) {
+pub(super) fn files(paths: &[String], field: &str, found: &mut Findings) {
     for path in paths {
         if path.trim().is_empty() {
             found.add(field, "holds an empty path; remove it");
@@ -160,7 +161,7 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         return;
     };
     let least = match task.head {
-        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::Ordinal => 2,
+        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding => 2,
         HeadKind::MultiLabel => 1,
         HeadKind::Regression => {
             found.add(
@@ -215,8 +216,10 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
         );
         return;
     }
-    if matches!(task.head, HeadKind::Tags | HeadKind::Ordinal)
-        && task.loss.class_weights != ClassWeights::None
+    if matches!(
+        task.head,
+        HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding
+    ) && task.loss.class_weights != ClassWeights::None
     {
         let head = task.head.as_str();
         found.add(
@@ -289,6 +292,14 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
         HeadKind::Regression => &[Metric::Mse, Metric::Pearson, Metric::Spearman],
         HeadKind::Tags => &[Metric::SpanF1, Metric::Exact, Metric::Accuracy],
         HeadKind::Ordinal => &[Metric::QuadraticKappa, Metric::Mae, Metric::Accuracy],
+        HeadKind::LabelEmbedding => &[
+            Metric::Accuracy,
+            Metric::MacroF1,
+            Metric::SeenAccuracy,
+            Metric::UnseenAccuracy,
+            Metric::HarmonicMean,
+            Metric::ZeroShotAccuracy,
+        ],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();

@@ -147,12 +147,6 @@ fn every_rule_of_a_task_names_its_field() {
             "no classes",
         ),
         (
-            "/tasks/0/head",
-            json!("ordinal"),
-            "tasks[0].metric",
-            "quadratic_kappa or mae",
-        ),
-        (
             "/tasks/0/loss/class_weights",
             json!({"given": {"wbe": 2.0}}),
             "tasks[0].loss.class_weights.given.wbe",
