@@ -13,8 +13,9 @@ import math
 import sys
 
 import torch
-from transformers import (BertConfig, BertModel, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel,
+from transformers import (BertConfig, BertModel, DistilBertConfig, DistilBertModel, MPNetConfig, MPNetModel, RobertaConfig, RobertaModel,
                           ViTConfig, ViTModel)
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 # No token is a padding, which RoBERTa numbers apart.
 TEXTS = [[3, 4, 7, 2], [3, 9], [5, 6, 8, 10, 2, 3], [9, 2]]
@@ -29,6 +30,7 @@ FAMILIES = {
     "roberta": (RobertaModel, RobertaConfig(**LIKE_BERT, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5)),
     "distilbert": (DistilBertModel, DistilBertConfig(vocab_size=11, dim=8, n_layers=2, n_heads=2, hidden_dim=12,
                                                      max_position_embeddings=10, dropout=0.0, attention_dropout=0.0)),
+    "mpnet": (MPNetModel, MPNetConfig(**LIKE_BERT, relative_attention_num_buckets=32, pad_token_id=1, layer_norm_eps=1e-5)),
     "vit": (ViTModel, ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, image_size=SIZE,
                                 patch_size=3, num_channels=CHANNELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)),
 }
@@ -81,6 +83,9 @@ def main():
             "features": {name: value.flatten().tolist() for name, value in features.items()},
             "gradients": {name: tensor.grad.norm().item() for name, tensor in model.named_parameters() if tensor.grad is not None},
         }
+    # Buckets of MPNet's relative positions, from a key's place minus its query's.
+    distances = torch.arange(-200, 201)
+    golden["buckets"] = MPNetEncoder.relative_position_bucket(distances).tolist()
     json.dump(golden, sys.stdout, separators=(",", ":"))
     print()
 

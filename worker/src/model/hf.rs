@@ -95,8 +95,12 @@ impl Source {
         Some(positions.saturating_sub(self.first_position().unsigned_abs()))
     }
 
-    /// The position of a text's first token: RoBERTa counts from behind that of its padding.
+    /// The position of a text's first token: RoBERTa and MPNet count from behind that of their padding,
+    /// which for MPNet is always 1.
     pub(super) fn first_position(&self) -> i64 {
+        if self.model_type == super::bert::MPNET {
+            return 2;
+        }
         if self.model_type != super::bert::ROBERTA {
             return 0;
         }

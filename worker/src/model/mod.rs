@@ -136,7 +136,7 @@ pub trait Backbone: std::fmt::Debug + Send {
 /// [`Error::Architecture`] for one that nobody here knows; else what is wrong with its files.
 pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Error> {
     match source.model_type() {
-        bert::BERT | bert::ROBERTA | bert::DISTILBERT => {
+        bert::BERT | bert::ROBERTA | bert::DISTILBERT | bert::MPNET => {
             Ok(Box::new(bert::Bert::load(source, options)?))
         }
         vit::MODEL_TYPE => Ok(Box::new(vit::Vit::load(source, options)?)),
@@ -144,7 +144,7 @@ pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Er
         found => Err(Error::Architecture {
             dir: source.dir().to_owned(),
             found: found.to_owned(),
-            supported: "bert, roberta, distilbert, vit, espalier-convnet",
+            supported: "bert, roberta, distilbert, mpnet, vit, espalier-convnet",
         }),
     }
 }
