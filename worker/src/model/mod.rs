@@ -20,6 +20,7 @@ mod layer;
 mod layout;
 mod lora;
 mod pass;
+mod resnet;
 mod table;
 mod tuning;
 mod vit;
@@ -139,12 +140,13 @@ pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Er
         bert::BERT | bert::ROBERTA | bert::DISTILBERT | bert::MPNET => {
             Ok(Box::new(bert::Bert::load(source, options)?))
         }
+        resnet::MODEL_TYPE => Ok(Box::new(resnet::ResNet::load(source, options)?)),
         vit::MODEL_TYPE => Ok(Box::new(vit::Vit::load(source, options)?)),
         convnet::MODEL_TYPE => Ok(Box::new(convnet::ConvNet::load(source, options)?)),
         found => Err(Error::Architecture {
             dir: source.dir().to_owned(),
             found: found.to_owned(),
-            supported: "bert, roberta, distilbert, mpnet, vit, espalier-convnet",
+            supported: "bert, roberta, distilbert, mpnet, vit, resnet, espalier-convnet",
         }),
     }
 }
