@@ -115,7 +115,7 @@ impl Trainer {
         let truth = task.values(split, 0..split.len());
         let (predicted, more) = match (&task.classes, &truth) {
             (Some(classes), Values::Single { values, .. }) => {
-                self.among_classes(index, &classes.seen, (values, &all), which)?
+                self.among_classes(index, &classes.seen, (values.as_slice(), &all[..]), which)?
             }
             _ => (decisions(&truth, &all), BTreeMap::new()),
         };

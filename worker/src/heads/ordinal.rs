@@ -79,7 +79,7 @@ impl Head for Ordinal {
         let width = self.outputs();
         samples(outputs, width)?;
         let all = numbers(outputs)?;
-        let passed = |row: &[f32]| row.iter().map(|z| u32::from(*z > 0.0)).sum();
+        let passed = |row: &[f32]| row.iter().map(|z| u32::from(*z > 0.0)).sum::<u32>();
         Ok(Values::Ordered {
             classes: self.names.len(),
             values: all.chunks_exact(width.max(1)).map(passed).collect(),
