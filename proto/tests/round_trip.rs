@@ -5,11 +5,7 @@ use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_spec::adaptation;
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
-    AdaptationSpec, Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights,
-    Columns, ContrastiveSpec, DataSpec, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files,
-    HeadKind, Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnNonFinite, OptimizerSpec,
-    Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind,
-    TargetSpec, TaskSpec, TrainingSpec, Tuning,
+    AdaptationSpec, Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind, Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnMissingLabel, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind, TargetSpec, TaskSpec, TrainingSpec, Tuning, ZeroShotSpec,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -87,7 +83,26 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::Mse,
         Metric::Pearson,
         Metric::Spearman,
+        Metric::Mae,
+        Metric::QuadraticKappa,
+        Metric::HarmonicMean,
     ])
+}
+
+fn zero_shot() -> impl Strategy<Value = ZeroShotSpec> {
+    let descriptions = prop_oneof![
+        word().prop_map(Descriptions::File),
+        btree_map(word(), word(), 1..4).prop_map(Descriptions::Given),
+    ];
+    let lists = (vec(word(), 0..3), vec(word(), 0..3));
+    (descriptions, lists, option::of(number())).prop_map(
+        |(descriptions, (templates, unseen), calibration)| ZeroShotSpec {
+            descriptions,
+            templates,
+            unseen,
+            calibration,
+        },
+    )
 }
 
 fn task() -> impl Strategy<Value = TaskSpec> {
@@ -117,6 +132,11 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                     } else {
                         OnBadSample::Fail
                     },
+                    on_missing_label: if flags[1] {
+                        OnMissingLabel::Skip
+                    } else {
+                        OnMissingLabel::Error
+                    },
                     augment: Augment {
                         crop: numbers[0],
                         flip: flags[1],
@@ -131,28 +151,27 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::MultiLabel,
         HeadKind::Regression,
         HeadKind::Tags,
+        HeadKind::Ordinal,
+        HeadKind::LabelEmbedding,
     ]);
-    let adapted = option::of(adaptation());
-    (
-        word(),
-        head,
-        data,
-        number(),
-        (loss(), adapted),
+    let more = (
+        (loss(), option::of(adaptation())),
         option::of(metric()),
+        option::of(zero_shot()),
+    );
+    (word(), head, data, number(), more).prop_map(
+        |(name, head, data, weight, ((loss, adaptation), metric, zero_shot))| TaskSpec {
+            name,
+            head,
+            data,
+            input_group: (weight > 1.0).then(|| "g".to_owned()),
+            weight,
+            loss,
+            zero_shot,
+            metric,
+            adaptation,
+        },
     )
-        .prop_map(
-            |(name, head, data, weight, (loss, adaptation), metric)| TaskSpec {
-                name,
-                head,
-                data,
-                input_group: (weight > 1.0).then(|| "g".to_owned()),
-                weight,
-                loss,
-                metric,
-                adaptation,
-            },
-        )
 }
 
 fn adaptation() -> impl Strategy<Value = AdaptationSpec> {

@@ -103,13 +103,19 @@ impl ZeroShot {
         if self.labels.is_empty() {
             return Ok(None);
         }
+        // What the model was trained on is called what it was called there.
+        let known = |name: &str| {
+            let task = predictor.described()?;
+            let place = task.labels.iter().position(|label| label == name)?;
+            task.classes.as_ref()?.texts.get(place).cloned()
+        };
         let mut classes: Vec<Class> = Vec::with_capacity(self.labels.len());
         for label in &self.labels {
             let name = label.trim().to_owned();
             if name.is_empty() {
                 bail!("--labels holds an empty class; name the classes, separated by commas");
             }
-            let text = name.clone();
+            let text = known(&name).unwrap_or_else(|| name.clone());
             classes.push(Class { name, text });
         }
         for description in &self.descriptions {

@@ -1,18 +1,21 @@
 //! Answers from an exported model.
 
-use crate::checkpoint::{Export, HEADS_FILE, META_FILE, read_tensors};
+mod answer;
+mod described;
+
+use crate::checkpoint::{Export, ExportedTask, HEADS_FILE, META_FILE, read_tensors};
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
-use crate::heads::Linear;
+use crate::heads::{self, Linear, ordinal_probabilities};
 use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
 use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
-use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// Classes of a multi-label head are named from this probability on.
-const THRESHOLD: f64 = 0.5;
+pub use answer::{Answer, Scored};
+use answer::{best, shape};
+pub use described::Described;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -56,65 +59,15 @@ impl From<data::Error> for Error {
         Error::Engine(error.into())
     }
 }
+impl From<heads::Error> for Error {
+    fn from(error: heads::Error) -> Self {
+        Error::Engine(error.into())
+    }
+}
 impl From<tch::TchError> for Error {
     fn from(error: tch::TchError) -> Self {
         Error::Engine(error.into())
     }
-}
-
-/// What one head says of one input.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Answer {
-    /// One class.
-    Single {
-        /// The most probable class.
-        label: String,
-        /// Its probability.
-        score: f64,
-        /// Probability of every class.
-        scores: BTreeMap<String, f64>,
-    },
-    /// Any number of classes.
-    Multi {
-        /// Classes with probability 0.5 or more, most probable first.
-        labels: Vec<Scored>,
-        /// Probability of every class.
-        scores: BTreeMap<String, f64>,
-    },
-    /// A tag for every word; texts are cut into words at white space.
-    Tags {
-        /// The most probable tag of each word; none for words beyond the token limit.
-        tags: Vec<Option<Scored>>,
-    },
-    /// A number.
-    Number {
-        /// The number.
-        value: f64,
-    },
-}
-
-impl Answer {
-    /// One of several classes, by their probabilities.
-    #[must_use]
-    pub fn single(scores: BTreeMap<String, f64>) -> Self {
-        let best = scores.iter().rev().max_by(|a, b| a.1.total_cmp(b.1));
-        let (label, score) = best.map_or_else(Default::default, |(l, s)| (l.clone(), *s));
-        Answer::Single {
-            label,
-            score,
-            scores,
-        }
-    }
-}
-
-/// A class with its probability.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Scored {
-    /// The class.
-    pub label: String,
-    /// Its probability.
-    pub score: f64,
 }
 
 /// An exported model, loaded.
@@ -123,6 +76,8 @@ pub struct Predictor {
     meta: Export,
     backbone: Box<dyn Backbone>,
     heads: HashMap<String, Tensor>,
+    /// Classes of tasks that know them by their description.
+    classes: BTreeMap<String, Described>,
     modality: Modality,
     inputs: data::Modality,
 }
@@ -174,13 +129,21 @@ impl Predictor {
         let modality = source.modality()?;
         let inputs = inputs(&source, modality, meta.max_tokens)?;
         let backbone = model::build(&source, &options)?;
-        Ok(Self {
+        let mut predictor = Self {
             meta,
             backbone,
             heads,
+            classes: BTreeMap::new(),
             modality,
             inputs,
-        })
+        };
+        let tasks: Vec<ExportedTask> = predictor.meta.tasks.clone();
+        for task in tasks {
+            if let Some(classes) = Described::of_task(&predictor, &task)? {
+                predictor.classes.insert(task.name, classes);
+            }
+        }
+        Ok(predictor)
     }
 
     /// What the model reads.
@@ -197,6 +160,29 @@ impl Predictor {
             .iter()
             .map(|task| task.name.as_str())
             .collect()
+    }
+
+    /// The first task that knows classes by their description.
+    #[must_use]
+    pub fn described(&self) -> Option<&ExportedTask> {
+        self.meta.tasks.iter().find(|task| task.classes.is_some())
+    }
+
+    /// A number of a task's head, such as `scale`.
+    ///
+    /// # Errors
+    /// [`Error::NoExport`] if it is missing.
+    fn number(&self, task: &str, name: &str) -> Result<f64, Error> {
+        let values = Vec::<f32>::try_from(self.part(task, name)?)?;
+        Ok(values.first().map_or(0.0, |value| f64::from(*value)))
+    }
+
+    fn part(&self, task: &str, name: &str) -> Result<&Tensor, Error> {
+        let name = format!("heads.{task}.{name}");
+        self.heads.get(&name).ok_or_else(|| Error::NoExport {
+            dir: HEADS_FILE.to_owned(),
+            message: format!("tensor {name} is missing"),
+        })
     }
 
     /// Checks names of tasks.
@@ -238,6 +224,22 @@ impl Predictor {
         let encoded =
             encoded.map_err(|e| model::Error::Input(format!("cannot tokenise {text:?}: {e}")))?;
         Ok(encoded.into())
+    }
+
+    /// Tokenises the text of a class, whether tasks are about words or not.
+    ///
+    /// # Errors
+    /// As [`Predictor::text`].
+    fn class_text(&self, text: &str) -> Result<Input, Error> {
+        match &self.inputs {
+            data::Modality::Text(tokenizer) if self.reads_words() => {
+                let encoded = tokenizer.encode(text).map_err(|e| {
+                    model::Error::Input(format!("cannot tokenise the class {text:?}: {e}"))
+                })?;
+                Ok(encoded.into())
+            }
+            _ => self.text(text),
+        }
     }
 
     /// Tokenises a pair of texts as one input.
@@ -343,16 +345,9 @@ impl Predictor {
     /// # Errors
     /// [`Error::NoExport`] if the head is missing.
     pub fn outputs(&self, task: &str, features: &Tensor) -> Result<Tensor, Error> {
-        let part = |name: &str| {
-            let name = format!("heads.{task}.{name}");
-            self.heads.get(&name).ok_or_else(|| Error::NoExport {
-                dir: HEADS_FILE.to_owned(),
-                message: format!("tensor {name} is missing"),
-            })
-        };
         let linear = Linear {
-            weight: part("weight")?,
-            bias: part("bias")?,
+            weight: self.part(task, "weight")?,
+            bias: self.part(task, "bias")?,
         };
         tch::no_grad(|| linear.forward(features, None)).map_err(|e| Error::Engine(e.into()))
     }
@@ -381,10 +376,20 @@ impl Predictor {
                 }
                 continue;
             }
+            if let Some(classes) = self.classes.get(&task.name) {
+                let found = classes.answers(&task.labels, &leaves.features)?;
+                for (answer, found) in answers.iter_mut().zip(found) {
+                    answer.insert(task.name.clone(), found);
+                }
+                continue;
+            }
             let outputs = self.outputs(&task.name, &leaves.features)?;
             let scores = match task.head {
-                HeadKind::SingleLabel | HeadKind::Tags => outputs.f_softmax(-1, Kind::Float)?,
+                HeadKind::SingleLabel | HeadKind::Tags | HeadKind::LabelEmbedding => {
+                    outputs.f_softmax(-1, Kind::Float)?
+                }
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
+                HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
                 HeadKind::Regression => outputs,
             };
             let width = scores
@@ -398,46 +403,5 @@ impl Predictor {
             }
         }
         Ok(answers)
-    }
-}
-
-/// The most probable class of each row of `outputs` [w, C].
-fn best(outputs: &Tensor, labels: &[String]) -> Result<Vec<Scored>, Error> {
-    let (scores, classes) = outputs.f_softmax(-1, Kind::Float)?.f_max_dim(-1, false)?;
-    let scores = Vec::<f32>::try_from(&scores.f_contiguous()?)?;
-    let classes = Vec::<i64>::try_from(&classes.f_contiguous()?)?;
-    let label = |class: i64| labels.get(class.unsigned_abs() as usize).cloned();
-    let all = classes.into_iter().zip(scores);
-    Ok(all
-        .map(|(class, score)| Scored {
-            label: label(class).unwrap_or_default(),
-            score: f64::from(score),
-        })
-        .collect())
-}
-
-fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
-    let scored = |(label, &score): (&String, &f32)| (label.clone(), f64::from(score));
-    let scores: BTreeMap<String, f64> = labels.iter().zip(row).map(scored).collect();
-    let mut ranked: Vec<Scored> = scores
-        .iter()
-        .map(|(label, &score)| Scored {
-            label: label.clone(),
-            score,
-        })
-        .collect();
-    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
-    match head {
-        HeadKind::Regression => Answer::Number {
-            value: row.first().map_or(0.0, |&v| f64::from(v)),
-        },
-        HeadKind::MultiLabel => {
-            ranked.retain(|class| class.score >= THRESHOLD);
-            Answer::Multi {
-                labels: ranked,
-                scores,
-            }
-        }
-        HeadKind::SingleLabel | HeadKind::Tags => Answer::single(scores),
     }
 }

@@ -193,6 +193,7 @@ fn steps(
     let mut batch = RankStep {
         step: 0,
         counts: vec![golden.texts.len() as u32],
+        drawn: golden.texts.len() as u64,
         shards: vec![ShardBatch {
             shard: rank,
             micro: vec![micro],

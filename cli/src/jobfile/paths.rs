@@ -1,7 +1,7 @@
 //! Paths in a job: relative ones start from the job file's folder.
 
 use espalier_spec::JobSpec;
-use espalier_spec::job::{DataSpec, Files};
+use espalier_spec::job::{DataSpec, Descriptions, Files};
 use std::path::{Path, PathBuf};
 
 /// Makes every path of the job absolute. URLs and empty paths stay as they are.
@@ -24,6 +24,13 @@ pub(super) fn resolve(spec: &mut JobSpec, folder: &Path) {
                 Files::One(path) => absolute(path, folder),
                 Files::Many(paths) => paths.iter_mut().for_each(|path| absolute(path, folder)),
             }
+        }
+    }
+    for task in &mut spec.tasks {
+        if let Some(zero_shot) = &mut task.zero_shot
+            && let Descriptions::File(path) = &mut zero_shot.descriptions
+        {
+            absolute(path, folder);
         }
     }
     if let Some(output) = &mut spec.output {
@@ -70,6 +77,11 @@ pub(crate) fn missing_files(spec: &JobSpec) -> Vec<(String, String)> {
             for path in files.into_iter().flat_map(Files::paths) {
                 look(format!("tasks[{index}].{split}"), path);
             }
+        }
+        if let Some(zero_shot) = &task.zero_shot
+            && let Descriptions::File(path) = &zero_shot.descriptions
+        {
+            look(format!("tasks[{index}].zero_shot.descriptions"), path);
         }
     }
     missing

@@ -4,7 +4,7 @@
 //! hold: ranges, names and what one field demands of another. `job` has the rules of the job as a
 //! whole, `task` those of one task, `training` those of length, optimizer and evaluation,
 //! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with shared
-//! inputs must have in common.
+//! inputs must have in common, `zero_shot` how classes are described.
 
 mod adaptation;
 mod balancer;
@@ -14,6 +14,7 @@ mod job;
 mod nearest;
 mod task;
 mod training;
+mod zero_shot;
 
 #[cfg(test)]
 mod properties;

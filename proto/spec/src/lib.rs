@@ -13,10 +13,12 @@ pub mod exchange;
 pub mod group;
 pub mod id;
 pub mod job;
+mod loss;
 pub mod plan;
 pub mod report;
 mod training;
 mod tuning;
+pub mod zero_shot;
 
 pub use check::{Violation, check};
 pub use group::InputGroups;

@@ -3,14 +3,14 @@
 use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
-    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind,
-    LossSpec, Metric, OnBadSample, TaskSpec,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files, HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskSpec, ZeroShotSpec,
 };
+use std::collections::BTreeMap;
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 7] = [
+const METRICS: [Metric; 13] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -18,6 +18,12 @@ const METRICS: [Metric; 7] = [
     Metric::Spearman,
     Metric::SpanF1,
     Metric::Exact,
+    Metric::Mae,
+    Metric::QuadraticKappa,
+    Metric::SeenAccuracy,
+    Metric::UnseenAccuracy,
+    Metric::HarmonicMean,
+    Metric::ZeroShotAccuracy,
 ];
 
 /// The metric of this name.
@@ -44,6 +50,8 @@ impl Wire for TaskSpec {
             HeadKind::MultiLabel => Head::MultiLabel,
             HeadKind::Regression => Head::Regression,
             HeadKind::Tags => Head::Tags,
+            HeadKind::Ordinal => Head::Ordinal,
+            HeadKind::LabelEmbedding => Head::LabelEmbedding,
         };
         v1::Task {
             name: self.name.clone(),
@@ -52,6 +60,7 @@ impl Wire for TaskSpec {
             input_group: self.input_group.clone().unwrap_or_default(),
             weight: Some(self.weight),
             loss: Some(self.loss.to_wire()),
+            zero_shot: self.zero_shot.as_ref().map(Wire::to_wire),
             metric: self
                 .metric
                 .map(|metric| metric.as_str().to_owned())
@@ -62,12 +71,15 @@ impl Wire for TaskSpec {
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
-        const HEADS: &str = "single_label, multi_label, regression or tags";
+        const HEADS: &str =
+            "single_label, multi_label, regression, tags, ordinal or label_embedding";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
             Head::Regression => HeadKind::Regression,
             Head::Tags => HeadKind::Tags,
+            Head::Ordinal => HeadKind::Ordinal,
+            Head::LabelEmbedding => HeadKind::LabelEmbedding,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -98,6 +110,9 @@ impl Wire for TaskSpec {
             input_group: text(m.input_group),
             weight: m.weight.unwrap_or(DEFAULT_WEIGHT),
             loss,
+            zero_shot: m
+                .zero_shot
+                .map(|m| ZeroShotSpec::read(m, bad, &at(path, "zero_shot"))),
             metric,
             adaptation,
         }
@@ -130,6 +145,7 @@ impl Wire for DataSpec {
             }
             .into(),
             augment: Some(self.augment.to_wire()),
+            skip_missing_labels: self.on_missing_label == OnMissingLabel::Skip,
         }
     }
 
@@ -157,6 +173,10 @@ impl Wire for DataSpec {
                 Policy::Unspecified | Policy::Fail => OnBadSample::Fail,
                 Policy::Skip => OnBadSample::Skip,
             },
+            on_missing_label: match m.skip_missing_labels {
+                true => OnMissingLabel::Skip,
+                false => OnMissingLabel::Error,
+            },
             augment: Augment::read(m.augment.unwrap_or_default(), bad, &at(path, "augment")),
         }
     }
@@ -180,6 +200,43 @@ impl Wire for Augment {
             flip: m.flip,
             time_mask: m.time_mask,
             frequency_mask: m.frequency_mask,
+        }
+    }
+}
+
+impl Wire for ZeroShotSpec {
+    type Message = v1::ZeroShot;
+
+    fn to_wire(&self) -> v1::ZeroShot {
+        let (file, given) = match &self.descriptions {
+            Descriptions::File(file) => (file.clone(), BTreeMap::new()),
+            Descriptions::Given(given) => (String::new(), given.clone()),
+        };
+        v1::ZeroShot {
+            descriptions: given,
+            descriptions_file: file,
+            templates: self.templates.clone(),
+            unseen: self.unseen.clone(),
+            calibration: self.calibration,
+        }
+    }
+
+    fn read(m: v1::ZeroShot, bad: &mut Bad, path: &str) -> Self {
+        let file = text(m.descriptions_file);
+        if file.is_some() && !m.descriptions.is_empty() {
+            bad.add(
+                at(path, "descriptions"),
+                "texts and a file exclude each other, choose one",
+            );
+        }
+        ZeroShotSpec {
+            descriptions: match file {
+                Some(file) => Descriptions::File(file),
+                None => Descriptions::Given(m.descriptions),
+            },
+            templates: m.templates,
+            unseen: m.unseen,
+            calibration: m.calibration,
         }
     }
 }

@@ -21,7 +21,8 @@ use tch::Tensor;
 
 /// Name of the file that describes an export.
 pub const META_FILE: &str = "espalier.json";
-/// Name of the file with all heads: `heads.<task>.weight` [C, H] and `heads.<task>.bias` `[C]`.
+/// Name of the file with all heads: `heads.<task>.weight` `[C, H]` (`[1, H]` for ordered classes) and
+/// `heads.<task>.bias` `[C]`.
 pub const HEADS_FILE: &str = "heads.safetensors";
 
 /// Name of the directory with low-rank updates alone, where a job trained some.
@@ -67,6 +68,22 @@ pub struct ExportedTask {
     pub head: HeadKind,
     /// Classes in order; empty for regression.
     pub labels: Vec<String>,
+    /// What the classes are, where the head knows them by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ExportedClasses>,
+}
+
+/// Classes that are known by their description. Their head is `heads.<task>.scale` `[1]`, the logarithm of
+/// what cosines are multiplied by, and `heads.<task>.calibration` `[1]`, what is taken from those of classes
+/// that were trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExportedClasses {
+    /// Sentences around a description, which stands at `{}`.
+    pub templates: Vec<String>,
+    /// Description of each class.
+    pub texts: Vec<String>,
+    /// Whether each class was trained on.
+    pub seen: Vec<bool>,
 }
 
 /// Writes an export to `target`, replacing an older one only when the new one is whole.
@@ -124,11 +141,7 @@ pub fn write_export(
 
     if is_bert {
         let keys: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
-        for task in meta
-            .tasks
-            .iter()
-            .filter(|task| task.head != HeadKind::Regression)
-        {
+        for task in meta.tasks.iter().filter(|task| has_class(task.head)) {
             let dir = temporary.join("tasks").join(&task.name);
             write_task(&dir, (&temporary, meta), task, (&config, &keys), heads)?;
         }
@@ -141,6 +154,14 @@ pub fn write_export(
     }
     fs::rename(&temporary, target).map_err(|e| Error::io("rename", target, e))?;
     remove(&old)
+}
+
+/// Whether a class of transformers has such a head.
+fn has_class(head: HeadKind) -> bool {
+    !matches!(
+        head,
+        HeadKind::Regression | HeadKind::Ordinal | HeadKind::LabelEmbedding
+    )
 }
 
 /// A directory that `AutoModelForSequenceClassification` (`AutoModelForTokenClassification`, where words
@@ -198,7 +219,9 @@ fn write_task(
         HeadKind::MultiLabel => Some("multi_label_classification"),
         HeadKind::SingleLabel => Some("single_label_classification"),
         // transformers knows kinds of problems for whole texts only.
-        HeadKind::Tags | HeadKind::Regression => None,
+        HeadKind::Tags | HeadKind::Regression | HeadKind::Ordinal | HeadKind::LabelEmbedding => {
+            None
+        }
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));

@@ -100,6 +100,35 @@ pub enum Error {
         /// Distinct labels seen.
         count: usize,
     },
+    /// A class that nobody describes.
+    #[error("zero_shot.descriptions has no description of the class `{class}`{}; add one", did_you_mean(suggestion.as_deref()))]
+    Undescribed {
+        /// The class.
+        class: String,
+        /// The nearest class that has one.
+        suggestion: Option<String>,
+    },
+    /// A description that becomes no tokens.
+    #[error("zero_shot.descriptions, class `{class}`: {problem}")]
+    Description {
+        /// The class.
+        class: String,
+        /// What is wrong with it.
+        problem: Box<Problem>,
+    },
+    /// Descriptions for a backbone that reads no texts.
+    #[error(
+        "the head `label_embedding` compares texts with descriptions, but this backbone reads no texts; use a text backbone or another head"
+    )]
+    NoDescriptions,
+    /// Ordered classes whose order is not known.
+    #[error(
+        "the classes of the head `ordinal` are texts, such as `{label}`, and their order is not known; list them in data.labels, lowest first"
+    )]
+    Order {
+        /// One of the classes.
+        label: String,
+    },
     /// A label stands twice in the job's list.
     #[error("data.labels names `{label}` twice; name each class once")]
     DuplicateLabel {
@@ -156,6 +185,16 @@ pub enum Error {
         skipped: u64,
         /// What was wrong with the first of them.
         first: Box<Error>,
+    },
+    /// No row of a split has a label.
+    #[error(
+        "no row has a label in column `{column}`: all {rows} are null or empty, and data.on_missing_label is `skip`; check the column's name"
+    )]
+    NoLabels {
+        /// The column.
+        column: String,
+        /// Rows without a label.
+        rows: u64,
     },
     /// A task that no shard may compute.
     #[error("task {task} of the plan is served by {shards}; expected one or more of shards 0 to {last}", last = count.saturating_sub(1))]
@@ -220,6 +259,14 @@ pub enum Problem {
         /// The column.
         column: String,
     },
+    /// No label.
+    #[error(
+        "column `{column}` is null or empty; fill it, remove the row, or set data.on_missing_label to skip"
+    )]
+    NoLabel {
+        /// The column.
+        column: String,
+    },
     /// A value of another type.
     #[error("column `{column}`: expected {expected}, found {found}")]
     Type {
@@ -250,6 +297,14 @@ pub enum Problem {
         given: bool,
         /// Size of the set.
         classes: usize,
+    },
+    /// A class that was not to be trained on.
+    #[error(
+        "label `{label}` is in zero_shot.unseen, but this row would train on it; remove the row, or the class from the list"
+    )]
+    Unseen {
+        /// The label.
+        label: String,
     },
     /// Tags that are more or fewer than the words.
     #[error("column `{column}`: {found} tags for {expected} words; expected one for each")]

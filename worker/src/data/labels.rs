@@ -1,12 +1,17 @@
 //! Labels: the classes of a task and the targets of its samples.
 
+mod reader;
+
 use super::error::nearest;
-use super::inputs::{mismatch, number};
-use super::{Cell, Error, Place, Problem};
+use super::{Error, Problem};
 use crate::metrics::{TagSet, Values};
-use espalier_spec::job::HeadKind;
+use reader::Label;
+pub(super) use reader::LabelReader;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Stands for the class of a sample that has none; no head is that wide.
+const NO_CLASS: u32 = u32::MAX;
 
 /// The classes of a task, in order; empty for regression.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,6 +82,15 @@ impl LabelSet {
         self.names.push(name.to_owned());
         self.index.insert(name.to_owned(), next);
         next
+    }
+
+    /// The same set with `more` classes at its end; those that are there already stay where they are.
+    pub(super) fn with(&self, more: &[String]) -> Self {
+        let mut all = self.clone();
+        for name in more {
+            all.intern(name);
+        }
+        all
     }
 
     fn checked(self) -> Result<Self, Error> {
@@ -245,197 +259,6 @@ impl Labels {
                     .filter_map(|i| all.get(i).map(|x| f64::from(*x)))
                     .collect(),
             ),
-        }
-    }
-}
-
-/// Turns cells into targets. Without a label set it collects one.
-pub(super) struct LabelReader<'a> {
-    column: &'a str,
-    known: Option<&'a LabelSet>,
-    found: LabelSet,
-    labels: Labels,
-}
-
-impl<'a> LabelReader<'a> {
-    pub(super) fn new(head: HeadKind, column: &'a str, known: Option<&'a LabelSet>) -> Self {
-        let labels = match head {
-            HeadKind::SingleLabel => Labels::Single(Vec::new()),
-            HeadKind::MultiLabel => Labels::Multi {
-                ends: Vec::new(),
-                classes: Vec::new(),
-            },
-            HeadKind::Regression => Labels::Numbers(Vec::new()),
-            HeadKind::Tags => Labels::Tags {
-                set: Arc::default(),
-                ends: Vec::new(),
-                tags: Vec::new(),
-            },
-        };
-        Self {
-            column,
-            known,
-            found: LabelSet::default(),
-            labels,
-        }
-    }
-
-    /// Reads none.
-    pub(super) fn none(column: &'a str) -> Self {
-        Self {
-            column,
-            known: None,
-            found: LabelSet::default(),
-            labels: Labels::Unlabelled(0),
-        }
-    }
-
-    pub(super) fn push(&mut self, cell: Cell, place: &Place) -> Result<(), Error> {
-        self.add(cell).map_err(|problem| place.error(problem))
-    }
-
-    /// Tags of the sample that was pushed last; none if labels are no tags.
-    pub(super) fn last_tags(&self) -> Option<usize> {
-        match &self.labels {
-            Labels::Tags { .. } => {
-                Some(self.labels.classes(self.labels.len().checked_sub(1)?).len())
-            }
-            _ => None,
-        }
-    }
-
-    fn add(&mut self, cell: Cell) -> Result<(), Problem> {
-        match &mut self.labels {
-            Labels::Numbers(numbers) => numbers.push(number(&cell, self.column)?),
-            Labels::Unlabelled(count) => *count += 1,
-            Labels::Single(classes) => {
-                let label = Label::of(cell, self.column, "a class: a text or an integer")?;
-                classes.push(class(self.known, &mut self.found, &label)?);
-            }
-            Labels::Multi { ends, classes } => {
-                let cells = match cell.unpacked() {
-                    Cell::List(cells) => cells,
-                    other => {
-                        let what = "a list of classes, such as [\"a\",\"b\"] or []";
-                        return Err(mismatch(self.column, what, &other));
-                    }
-                };
-                let mut row = Vec::with_capacity(cells.len());
-                for cell in cells {
-                    let label = Label::of(cell, self.column, "a list of texts or integers")?;
-                    row.push(class(self.known, &mut self.found, &label)?);
-                }
-                row.sort_unstable();
-                row.dedup();
-                classes.extend(row);
-                ends.push(index(classes.len()));
-            }
-            Labels::Tags { ends, tags, .. } => {
-                let what = "a list of tags, one for each word";
-                let cells = match cell.unpacked() {
-                    Cell::List(cells) => cells,
-                    other => return Err(mismatch(self.column, what, &other)),
-                };
-                let mut before: Option<String> = None;
-                for (word, cell) in cells.into_iter().enumerate() {
-                    let label = Label::of(cell, self.column, what)?;
-                    tags.push(class(self.known, &mut self.found, &label)?);
-                    let name = match self.known {
-                        // By number: the name is the set's.
-                        Some(set) => tags
-                            .last()
-                            .and_then(|&tag| set.names.get(tag as usize))
-                            .cloned(),
-                        None => None,
-                    };
-                    let name = name.unwrap_or(label.name);
-                    if let Some(kind) = name.strip_prefix("I-")
-                        && before.as_deref().and_then(|b| b.get(2..)) != Some(kind)
-                    {
-                        return Err(Problem::Bio {
-                            column: self.column.to_owned(),
-                            word: word + 1,
-                            before: before.map_or("nothing".to_owned(), |tag| format!("`{tag}`")),
-                            tag: name,
-                        });
-                    }
-                    before = Some(name);
-                }
-                ends.push(index(tags.len()));
-            }
-        }
-        Ok(())
-    }
-
-    /// The targets, and the label set: the known one, or the one found, sorted.
-    pub(super) fn finish(mut self) -> Result<(Labels, LabelSet), Error> {
-        if let Some(known) = self.known {
-            if let Labels::Tags { set, .. } = &mut self.labels {
-                *set = Arc::new(TagSet::of(known.names()));
-            }
-            return Ok((self.labels, known.clone()));
-        }
-        if matches!(self.labels, Labels::Numbers(_) | Labels::Unlabelled(_)) {
-            return Ok((self.labels, LabelSet::default()));
-        }
-        let renamed = self.found.sort();
-        match &mut self.labels {
-            Labels::Single(all) => all.iter_mut().for_each(|c| *c = renamed[*c as usize]),
-            Labels::Multi { ends, classes } => {
-                classes.iter_mut().for_each(|c| *c = renamed[*c as usize]);
-                let mut start = 0;
-                for end in ends {
-                    classes[start..*end as usize].sort_unstable();
-                    start = *end as usize;
-                }
-            }
-            Labels::Tags { set, tags, .. } => {
-                tags.iter_mut()
-                    .for_each(|tag| *tag = renamed[*tag as usize]);
-                *set = Arc::new(TagSet::of(self.found.names()));
-            }
-            Labels::Numbers(_) | Labels::Unlabelled(_) => {}
-        }
-        Ok((self.labels, self.found.checked()?))
-    }
-}
-
-fn class(known: Option<&LabelSet>, found: &mut LabelSet, label: &Label) -> Result<u32, Problem> {
-    match known {
-        Some(set) => set.find(label).ok_or_else(|| set.unknown(label)),
-        None => Ok(found.intern(&label.name)),
-    }
-}
-
-/// A class as a row names it.
-struct Label {
-    name: String,
-    number: Option<i64>,
-}
-
-impl Label {
-    fn of(cell: Cell, column: &str, expected: &str) -> Result<Self, Problem> {
-        match cell {
-            Cell::Text(name) => Ok(Label { name, number: None }),
-            Cell::Raw(name) if !name.is_empty() => {
-                let number = name.parse().ok();
-                Ok(Label { name, number })
-            }
-            Cell::Int(number) => Ok(Label {
-                name: number.to_string(),
-                number: Some(number),
-            }),
-            Cell::Bool(value) => Ok(Label {
-                name: value.to_string(),
-                number: Some(i64::from(value)),
-            }),
-            // A column of integers with gaps is often stored as floating point.
-            #[expect(clippy::cast_possible_truncation, reason = "whole and small: exact")]
-            Cell::Float(number) if number.fract() == 0.0 && number.abs() < 1e15 => Ok(Label {
-                name: (number as i64).to_string(),
-                number: Some(number as i64),
-            }),
-            other => Err(mismatch(column, expected, &other)),
         }
     }
 }

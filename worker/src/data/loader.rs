@@ -1,7 +1,7 @@
 //! A rank's part of every step, prepared ahead of time by threads.
 
 use super::shard::{Placement, SAMPLE_COST, Work, micro_batches, split};
-use super::{Error, Input, Order, SampleRef, Split, TaskData};
+use super::{Error, Input, Order, SampleRef, Split, StepBatch, TaskData};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,9 +33,11 @@ pub struct ShardBatch {
 pub struct RankStep {
     /// Steps done before it.
     pub step: u64,
-    /// Samples of each task in the whole step, over all shards, those of targets not counted: what
-    /// sums of losses are divided by.
+    /// Samples of each task that have a label for it, in the whole step, over all shards, those of targets
+    /// not counted: what sums of losses are divided by.
     pub counts: Vec<u32>,
+    /// Samples drawn for the step, over all shards; one that several tasks label counts once.
+    pub drawn: u64,
     /// The rank's shards, in order.
     pub shards: Vec<ShardBatch>,
 }
@@ -238,9 +240,25 @@ impl Preparation {
         }
         Ok(Some(RankStep {
             step,
-            counts: self.order.counts(&batch),
+            counts: self.counts(&batch),
+            drawn: batch.samples.len() as u64,
             shards,
         }))
+    }
+
+    /// Samples of each task that have a label for it; every rank knows all labels.
+    fn counts(&self, batch: &StepBatch) -> Vec<u32> {
+        let mut counts = self.order.counts(batch);
+        for (task, (count, data)) in counts.iter_mut().zip(self.tasks.iter()).enumerate() {
+            if data.train.unlabelled() > 0 {
+                let leader = self.order.groups().leader(task);
+                let own = batch.samples.iter();
+                let own = own.filter(|at| usize::from(at.task) == leader);
+                let labelled = own.filter(|at| data.train.has_label(at.sample as usize));
+                *count = u32::try_from(labelled.count()).unwrap_or(u32::MAX);
+            }
+        }
+        counts
     }
 
     fn sample(&self, at: SampleRef) -> Result<Sample, Error> {

@@ -155,7 +155,7 @@ pub(super) fn adaptation(
 
 /// Targets of a task's training samples.
 pub(super) fn targets(task: &TaskData, which: impl IntoIterator<Item = usize>) -> Values {
-    task.train.labels.values(task.labels.len(), which)
+    task.values(&task.train, which)
 }
 
 /// Runs of samples drawn for one task.

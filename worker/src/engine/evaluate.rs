@@ -1,17 +1,20 @@
 //! Evaluation of a split: samples are dealt to ranks, decisions gathered, scored by all alike.
 
 use super::Error;
+use super::described;
 use super::trainer::Trainer;
 use super::words::Words;
 use crate::data::{Input, Split, TaskData};
-use crate::heads::Level;
-use crate::metrics::{self, Baseline, NO_TAG, Values};
+use crate::heads::{self, Level};
+use crate::metrics::{self, Baseline, NO_TAG, Nearest, Values};
 use crate::model::Context;
 use espalier_comm::CommunicatorExt;
 use espalier_spec::Step;
+use espalier_spec::job::Metric;
 use espalier_spec::report::{Evaluation, TaskScores};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tch::Tensor;
 
 /// Which samples are evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +61,7 @@ impl Trainer {
         let tasks = Arc::clone(&self.tasks);
         for (index, task) in tasks.iter().enumerate() {
             if let Some(split) = which.of(task) {
-                scores.insert(task.name.clone(), self.evaluate_task(index, split)?);
+                scores.insert(task.name.clone(), self.evaluate_task(index, split, which)?);
             }
         }
         let unlabelled = match which {
@@ -91,9 +94,14 @@ impl Trainer {
         }))
     }
 
-    fn evaluate_task(&mut self, index: usize, split: &Split) -> Result<TaskScores, Error> {
+    fn evaluate_task(
+        &mut self,
+        index: usize,
+        split: &Split,
+        which: Which,
+    ) -> Result<TaskScores, Error> {
         let task = Arc::clone(&self.tasks[index]);
-        let classes = task.labels.len();
+        let vectors = self.class_vectors(index)?;
         let mut verdicts = Vec::new();
         let batches = self.batches(split)?;
         // Rank 0 is dealt the first sample, so none has more than it.
@@ -101,7 +109,7 @@ impl Trainer {
         let most = most.div_ceil(self.evaluation_batch());
         for pass in 0..self.equally_many(batches.len(), most) {
             let batch = batches.get(pass).map_or(&[][..], Vec::as_slice);
-            self.judge(index, split, batch, &mut verdicts)?;
+            self.judge(index, (split, vectors.as_ref()), batch, &mut verdicts)?;
         }
         let bytes = encode(&verdicts);
         let mut all = Vec::new();
@@ -109,16 +117,53 @@ impl Trainer {
             decode(&part, &mut all)?;
         }
         all.sort_by_key(|verdict| verdict.sample);
-        let truth = split.labels.values(classes, 0..split.len());
-        let predicted = decisions(&truth, &all);
+        let truth = task.values(split, 0..split.len());
+        let (predicted, more) = match (&task.classes, &truth) {
+            (Some(classes), Values::Single { values, .. }) => {
+                self.among_classes(index, &classes.seen, (values.as_slice(), &all[..]), which)?
+            }
+            _ => (decisions(&truth, &all), BTreeMap::new()),
+        };
         let loss = all.iter().map(|v| f64::from(v.loss)).sum::<f64>() / all.len().max(1) as f64;
-        let train = task.train.labels.values(classes, 0..task.train.len());
+        let train = task.values(&task.train, task.train.labelled());
+        let mut figures = metrics::scores(&truth, &predicted)?;
+        figures.extend(more);
         Ok(TaskScores {
             samples: all.len() as u64,
             loss,
-            metrics: metrics::scores(&truth, &predicted)?,
+            metrics: figures,
             baseline: Baseline::fit(&train).scores(&truth)?,
         })
+    }
+
+    /// Decisions among described classes, and their figures. Validation chooses the calibration, if the job
+    /// gives none and it has samples of unseen classes, too.
+    fn among_classes(
+        &mut self,
+        index: usize,
+        seen: &[bool],
+        (truth, verdicts): (&[u32], &[Verdict]),
+        which: Which,
+    ) -> Result<(Values, BTreeMap<Metric, f64>), Error> {
+        let nearest = verdicts.iter().map(|v| described::read(&v.decision));
+        let nearest: Vec<Nearest> = nearest.collect();
+        let spec = self.spec.tasks[index].zero_shot.as_ref();
+        let is_given = spec.is_some_and(|spec| spec.calibration.is_some());
+        if which == Which::Validation
+            && !is_given
+            && let Some(calibration) = metrics::calibrate(truth, &nearest, seen)
+        {
+            self.heads.set_calibration(index, calibration)?;
+        }
+        let calibration = self.heads.calibration(index)?;
+        let values = Values::Single {
+            classes: seen.len(),
+            values: nearest.iter().map(|one| one.class(calibration)).collect(),
+        };
+        Ok((
+            values,
+            metrics::zero_shot(truth, &nearest, seen, calibration),
+        ))
     }
 
     /// Samples of a batch of an evaluation.
@@ -153,7 +198,7 @@ impl Trainer {
     fn judge(
         &mut self,
         index: usize,
-        split: &Split,
+        (split, vectors): (&Split, Option<&Tensor>),
         batch: &[(u32, Input)],
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Error> {
@@ -177,13 +222,16 @@ impl Trainer {
         };
         let (losses, decided) = tch::no_grad(|| {
             let which = batch.iter().map(|(sample, _)| *sample as usize);
-            let targets = split.labels.values(self.tasks[index].labels.len(), which);
+            let targets = self.tasks[index].values(split, which);
             let (outputs, targets) = match &words {
                 Some((rows, words)) => {
-                    let outputs = self.heads.outputs(index, &words.vectors(rows)?)?;
+                    let outputs = self.heads.outputs(index, &words.vectors(rows)?, None)?;
                     (outputs, words.kept(targets))
                 }
-                None => (self.heads.outputs(index, &leaves.features)?, targets),
+                None => {
+                    let outputs = self.heads.outputs(index, &leaves.features, vectors)?;
+                    (outputs, targets)
+                }
             };
             let losses = Vec::<f32>::try_from(&head.loss(&outputs, &targets)?.f_contiguous()?)?;
             Ok::<_, Error>((losses, head.decide(&outputs)?))
@@ -192,8 +240,16 @@ impl Trainer {
             (Some((_, words)), Values::Single { values, .. }) => words.spread(values.clone()),
             _ => Vec::new(),
         };
+        let near = match (vectors, &self.tasks[index].classes) {
+            (Some(vectors), Some(classes)) => {
+                let cosines = tch::no_grad(|| heads::cosines(&leaves.features, vectors))?;
+                described::nearest(&cosines, &classes.seen)?
+            }
+            _ => Vec::new(),
+        };
         for (place, (sample, _)) in batch.iter().enumerate() {
             let decision = match &decided {
+                _ if vectors.is_some() => near.get(place).map(described::write).unwrap_or_default(),
                 _ if words.is_some() => {
                     let own = tags.get(place).into_iter().flatten();
                     own.flat_map(|tag| tag.unwrap_or(NO_TAG).to_le_bytes())
@@ -201,7 +257,9 @@ impl Trainer {
                 }
                 // A head decides on words one by one.
                 Values::Tags { .. } => Vec::new(),
-                Values::Single { values, .. } => values[place].to_le_bytes().to_vec(),
+                Values::Single { values, .. } | Values::Ordered { values, .. } => {
+                    values[place].to_le_bytes().to_vec()
+                }
                 Values::Multi { classes, values } => values[place * classes..(place + 1) * classes]
                     .iter()
                     .map(|&v| u8::from(v))
@@ -254,6 +312,13 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
     let long = |verdict: &Verdict| verdict.decision.first_chunk().copied().unwrap_or_default();
     match truth {
         Values::Single { classes, .. } => Values::Single {
+            classes: *classes,
+            values: verdicts
+                .iter()
+                .map(|v| u32::from_le_bytes(word(v)))
+                .collect(),
+        },
+        Values::Ordered { classes, .. } => Values::Ordered {
             classes: *classes,
             values: verdicts
                 .iter()

@@ -5,7 +5,7 @@ use super::balancing::Decision;
 use super::costs::Tally;
 use super::exact::ExactSum;
 use super::exchange::Held;
-use super::headset::{Seen, key};
+use super::headset::Seen;
 use super::lanes::Slot;
 use super::trainer::Trainer;
 use crate::data::{RankStep, Sample};
@@ -74,18 +74,15 @@ impl Trainer {
         let micros = self.micros(batch, Slot::ALL);
         for pass in 0..self.equally_many(micros.len(), self.passes) {
             let samples: &[&Sample] = micros.get(pass).map_or(&[], Vec::as_slice);
-            let packed = match samples {
+            let micro = match samples {
                 [] => None,
-                samples => {
-                    let keys: Vec<u64> = samples.iter().map(|sample| key(sample)).collect();
-                    let inputs: Vec<_> = samples.iter().map(|sample| &sample.input).collect();
-                    Some(self.batch(&inputs, &keys)?)
-                }
+                samples => Some(self.micro(samples, &[Slot::ALL])?),
             };
-            if let (Some(leaves), Some(batch)) = (self.features(packed.as_ref(), &ctx)?, &packed) {
+            let batch = micro.as_ref().map(|micro| &micro.batch);
+            if let (Some(leaves), Some(micro)) = (self.features(batch, &ctx)?, &micro) {
                 let seen = Seen {
                     samples,
-                    batch,
+                    micro,
                     leaves: &leaves,
                 };
                 let mut tally = Tally {

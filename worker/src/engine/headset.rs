@@ -3,6 +3,7 @@
 use super::Error;
 use super::costs::{Cost, Run, Tally, adaptation, by_task, sample_losses, targets};
 use super::feature_gradients::FeatureGradients;
+use super::micro::Micro;
 use super::words::Words;
 use crate::adapt::Adaptation;
 use crate::data::{Sample, TaskData, total_steps};
@@ -13,7 +14,7 @@ use espalier_spec::job::ContrastiveSpec;
 use espalier_spec::{InputGroups, JobSpec};
 use std::ops::Range;
 use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// Dropout sites of the heads' input, features and rows; the backbone counts its own from 0.
 const SITE: u64 = u64::MAX;
@@ -25,11 +26,12 @@ const EXPORTED: &str = "heads.";
 pub struct HeadSet {
     block: Block,
     heads: Vec<Box<dyn Head>>,
+    /// Places in the block of the two parameters of each layer: heads first, in order of tasks, then
+    /// adaptations' own.
+    params: Vec<[usize; 2]>,
     contrastive: Vec<Option<ContrastiveSpec>>,
-    /// Adaptations of tasks, and which of the block's layers are their own.
+    /// Adaptations of tasks, and which of the layers are their own.
     adaptations: Vec<Option<(Adaptation, Range<usize>)>>,
-    /// Linear layers in the block: heads first, in order of tasks.
-    layers: usize,
     groups: InputGroups,
     dropout: f64,
 }
@@ -51,11 +53,11 @@ impl LossSum {
     }
 }
 
-/// What heads read: the samples of a micro-batch, sorted by task, and what the backbone made of them.
+/// What heads read: a micro-batch, its samples sorted by task, and what the backbone made of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen<'a> {
     pub(super) samples: &'a [&'a Sample],
-    pub(super) batch: &'a Batch,
+    pub(super) micro: &'a Micro,
     pub(super) leaves: &'a Leaves,
 }
 
@@ -86,7 +88,7 @@ impl HeadSet {
         for (task, data) in spec.tasks.iter().zip(tasks) {
             let counts = data.train.labels.counts(data.labels.len());
             let head = heads::build(task, data.labels.names(), &counts)?;
-            let own = heads::parameters(spec.seed, &task.name, head.outputs(), width);
+            let own = heads::parameters(spec.seed, &task.name, head.shape(), width);
             values.extend(own);
             heads.push(head);
         }
@@ -113,26 +115,19 @@ impl HeadSet {
             }
             adaptations.push(Some((adaptation, first..layers)));
         }
-        let param = |parameter: &Parameter| {
-            let shape = &parameter.shape[..];
-            if parameter.name.ends_with(".weight") {
-                ParamSpec::weight(&parameter.name, shape)
-            } else {
-                ParamSpec::bias(&parameter.name, shape)
-            }
-        };
         let params = values.iter().map(param).collect();
         let mut block = Block::new("heads", params, true, device)?;
-        for parameter in values {
+        for parameter in &values {
             let tensor = Tensor::f_from_slice(&parameter.values)?;
             block.load(&parameter.name, &tensor.f_view(&parameter.shape[..])?)?;
         }
+        let params = places(&block, &values)?;
         Ok(Self {
             block,
             heads,
+            params,
             contrastive: spec.tasks.iter().map(|t| t.loss.contrastive).collect(),
             adaptations,
-            layers,
             groups,
             dropout: spec.backbone.dropout.unwrap_or(0.1),
         })
@@ -161,31 +156,61 @@ impl HeadSet {
         self.heads.iter().any(|head| head.level() == Level::Word)
     }
 
-    /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h].
+    /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h];
+    /// `classes` are the vectors [C, h] of classes that are known by their description.
     ///
     /// # Errors
     /// If libtorch refuses.
-    pub fn outputs(&self, task: usize, features: &Tensor) -> Result<Tensor, Error> {
-        Ok(self.linear(task).forward(features, None)?)
-    }
-
-    /// A layer of the block: weights come first.
-    fn linear(&self, layer: usize) -> Linear<'_> {
-        Linear {
-            weight: self.block.param(layer),
-            bias: self.block.param(self.layers + layer),
+    pub fn outputs(
+        &self,
+        task: usize,
+        features: &Tensor,
+        classes: Option<&Tensor>,
+    ) -> Result<Tensor, Error> {
+        let linear = self.linear(task);
+        if let Some(classes) = classes {
+            let cosines = heads::cosines(features, classes)?;
+            return Ok(heads::scaled(&cosines, linear.weight)?);
         }
+        Ok(linear.forward(features, None)?)
     }
 
-    /// The numbers of the heads' block that are a task's: weights and biases of its head and of its
-    /// adaptation.
+    /// A layer of the block.
+    fn linear(&self, layer: usize) -> Linear<'_> {
+        let [weight, bias] = self.params[layer].map(|place| self.block.param(place));
+        Linear { weight, bias }
+    }
+
+    /// What is taken from the cosines of classes that a task was trained on.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn calibration(&self, task: usize) -> Result<f64, Error> {
+        let values = Vec::<f32>::try_from(&self.block.param(self.params[task][1]).f_detach()?)?;
+        Ok(values.first().map_or(0.0, |value| f64::from(*value)))
+    }
+
+    /// Sets it, the same on all ranks.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn set_calibration(&mut self, task: usize, value: f64) -> Result<(), Error> {
+        let name = self.block.params()[self.params[task][1]].name.clone();
+        #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
+        let value = Tensor::f_from_slice(&[value as f32])?;
+        Ok(self.block.load(&name, &value)?)
+    }
+
+    /// The trained numbers of the heads' block that are a task's: of its head and of its adaptation.
     #[must_use]
     pub fn ranges(&self, task: usize) -> Vec<Range<usize>> {
         let own = self.adaptations[task].as_ref();
         let own = own.map_or(0..0, |(_, own)| own.clone());
-        let layers = std::iter::once(task).chain(own);
-        let of = |layer| [layer, self.layers + layer].map(|param| self.block.range(param));
-        layers.flat_map(of).collect()
+        let places = std::iter::once(task).chain(own);
+        let places = places.flat_map(|layer| self.params[layer]);
+        // What is not trained, such as a calibration, lies elsewhere.
+        let trained = places.filter(|place| self.block.params()[*place].trained);
+        trained.map(|place| self.block.range(place)).collect()
     }
 
     /// Names and values of the heads' parameters, without those of adaptations.
@@ -233,6 +258,7 @@ impl HeadSet {
         if let Some(total) = total {
             torch::backward(&[&total], &[&total.f_ones_like()?])?;
         }
+        runs.extend(seen.micro.classes.iter().cloned());
         Ok(runs)
     }
 
@@ -267,7 +293,9 @@ impl HeadSet {
             }
             let grad = leaves.features.f_grad()?;
             if grad.defined() {
-                for run in cost.runs() {
+                let classes = seen.micro.classes.iter();
+                let classes = classes.filter(|own| own.0 == cost.task).cloned();
+                for run in cost.runs().chain(classes) {
                     let (start, length) = (run.1.start as i64, run.1.len() as i64);
                     parts.push((run, grad.f_narrow(0, start, length)?.f_contiguous()?));
                 }
@@ -307,9 +335,8 @@ impl HeadSet {
 
     /// What heads read, after dropout.
     fn dropped(&self, seen: Seen<'_>, ctx: &Context) -> Result<Leaves, Error> {
-        let keys: Vec<u64> = seen.samples.iter().map(|sample| key(sample)).collect();
         let features = seen.leaves.features.shallow_clone();
-        let rows = match (&seen.leaves.rows, seen.batch) {
+        let rows = match (&seen.leaves.rows, &seen.micro.batch) {
             (Some(rows), Batch::Tokens(tokens)) => Some(ctx.dropout(
                 rows.shallow_clone(),
                 &tokens.layout.row_keys,
@@ -319,13 +346,13 @@ impl HeadSet {
             _ => None,
         };
         Ok(Leaves {
-            features: ctx.dropout(features, &keys, SITE, self.dropout)?,
+            features: ctx.dropout(features, &seen.micro.keys, SITE, self.dropout)?,
             rows,
         })
     }
 
-    /// Gives what each task's samples cost; a task that shares its inputs has the rows of the task that
-    /// leads it.
+    /// Gives what the labelled samples of each task cost; a task that shares its inputs has the rows of
+    /// the task that leads it. Nothing of a task without a label.
     fn costs(
         &self,
         dropped: &Leaves,
@@ -340,24 +367,13 @@ impl HeadSet {
                 if how.only.is_some_and(|only| only != task) {
                     continue;
                 }
-                let which = seen.samples[run.clone()].iter();
-                let which = which.map(|sample| sample.at.sample as usize);
-                let targets = targets(&tasks[task], which);
-                let outputs = |features: &Tensor| self.outputs(task, features);
-                let head = self.heads[task].as_ref();
-                let losses = match (head.level(), &dropped.rows) {
-                    (Level::Word, Some(rows)) => {
-                        let inputs = seen.samples[run.clone()].iter().map(|s| &s.input);
-                        let words = Words::of(seen.batch, run.clone(), inputs);
-                        let outputs = outputs(&words.vectors(rows)?)?;
-                        head.loss(&outputs, &words.kept(targets))?
-                    }
-                    _ => {
-                        let (start, length) = (run.start as i64, run.len() as i64);
-                        let features = dropped.features.f_narrow(0, start, length)?;
-                        sample_losses(head, outputs, &features, &targets, self.contrastive[task])?
-                    }
-                };
+                let sample = |place: usize| seen.samples[place].at.sample as usize;
+                let has_label = |place: &usize| tasks[task].train.has_label(sample(*place));
+                let places: Vec<usize> = run.clone().filter(has_label).collect();
+                if places.is_empty() {
+                    continue;
+                }
+                let outputs = |features: &Tensor| self.outputs(task, features, None);
                 let adaptation = match &self.adaptations[task] {
                     Some((how_to, layers)) if !own.target.is_empty() => {
                         let layers: Vec<_> = layers.clone().map(|l| self.linear(l)).collect();
@@ -370,12 +386,54 @@ impl HeadSet {
                     task,
                     rows: run.clone(),
                     target: own.target.clone(),
-                    losses,
+                    losses: self.losses(&tasks[task], task, (dropped, seen), (&run, &places))?,
                     adaptation,
                 })?;
             }
         }
         Ok(())
+    }
+
+    /// Losses of the labelled ones, `places`, of a task's samples `run`.
+    fn losses(
+        &self,
+        data: &TaskData,
+        task: usize,
+        (dropped, seen): (&Leaves, Seen<'_>),
+        (run, places): (&Range<usize>, &[usize]),
+    ) -> Result<Tensor, Error> {
+        let sample = |place: &usize| seen.samples[*place].at.sample as usize;
+        let targets = targets(data, places.iter().map(sample));
+        let head = self.heads[task].as_ref();
+        if let (Level::Word, Some(rows)) = (head.level(), &dropped.rows) {
+            let inputs = places.iter().map(|place| &seen.samples[*place].input);
+            let words = Words::of(&seen.micro.batch, places.iter().copied(), inputs);
+            let outputs = self.outputs(task, &words.vectors(rows)?, None)?;
+            return Ok(head.loss(&outputs, &words.kept(targets))?);
+        }
+        let features = rows_of(&dropped.features, run, places)?;
+        if let (Some(classes), Some(rows)) = (&data.classes, seen.micro.classes_of(task)) {
+            let (start, length) = (rows.start as i64, rows.len() as i64);
+            let texts = dropped.features.f_narrow(0, start, length)?;
+            let vectors = heads::class_vectors(&texts, classes.templates.len())?;
+            let outputs = self.outputs(task, &features, Some(&vectors))?;
+            return Ok(head.loss(&outputs, &classes.trained(targets))?);
+        }
+        let outputs = |features: &Tensor| self.outputs(task, features, None);
+        sample_losses(head, outputs, &features, &targets, self.contrastive[task])
+    }
+}
+
+/// A parameter as the block wants it.
+fn param(parameter: &Parameter) -> ParamSpec {
+    let shape = &parameter.shape[..];
+    let param = match parameter.decays {
+        true => ParamSpec::weight(&parameter.name, shape),
+        false => ParamSpec::bias(&parameter.name, shape),
+    };
+    ParamSpec {
+        trained: parameter.trained,
+        ..param
     }
 }
 
@@ -388,6 +446,28 @@ impl std::fmt::Debug for HeadSet {
             self.block.len()
         )
     }
+}
+
+/// Places of the parameters in the block, two by two.
+fn places(block: &Block, values: &[Parameter]) -> Result<Vec<[usize; 2]>, Error> {
+    let place = |wanted: &Parameter| {
+        let mut all = block.params().iter();
+        let found = all.position(|param| param.name == wanted.name);
+        found.ok_or_else(|| Error::Plan(format!("no parameter {}", wanted.name)))
+    };
+    let (pairs, _) = values.as_chunks::<2>();
+    let pair = |[first, second]: &[Parameter; 2]| Ok([place(first)?, place(second)?]);
+    pairs.iter().map(pair).collect()
+}
+
+/// The rows `places` of features, which are all or some of `run`.
+fn rows_of(features: &Tensor, run: &Range<usize>, places: &[usize]) -> Result<Tensor, Error> {
+    if places.len() == run.len() {
+        return Ok(features.f_narrow(0, run.start as i64, run.len() as i64)?);
+    }
+    let places: Vec<i64> = places.iter().map(|place| *place as i64).collect();
+    let places = Tensor::f_from_slice(&places)?.f_to_device(features.device())?;
+    Ok(features.f_index_select(0, &places)?)
 }
 
 /// A sample's identity for dropout.

@@ -4,7 +4,7 @@ use super::Error;
 use super::costs::{Run, Tally};
 use super::exact::ExactSum;
 use super::exchange::Held;
-use super::headset::{HeadPass, Seen, key};
+use super::headset::{HeadPass, Seen};
 use super::lanes::{RowId, Slot};
 use super::step::Sums;
 use super::trainer::Trainer;
@@ -30,7 +30,8 @@ impl Trainer {
         // The rows that all passes of the step read.
         let samples = self.micros(batch, Slot::ALL).into_iter().flatten();
         let ids = samples.filter_map(|sample| Some(sample.input.ids()?.iter().copied()));
-        self.fetch_rows(ids.flatten())?;
+        let ids: Vec<u32> = ids.flatten().chain(self.class_ids()).collect();
+        self.fetch_rows(ids.into_iter())?;
         let rank = self.exchange.comm().rank();
         let own = self.exchange.lanes().of(rank).to_vec();
         let most = self.exchange.lanes().most();
@@ -40,9 +41,7 @@ impl Trainer {
             let micros = own.get(slot).map(|what| self.micros(batch, *what));
             let micros = micros.unwrap_or_default();
             for what in own.get(slots.clone()).unwrap_or_default() {
-                let samples = micros.iter().flatten();
-                let count = samples.filter(|sample| !sample.at.target).count();
-                self.note_samples(*what, count, &mut sums);
+                self.note_samples(*what, &micros, &mut sums);
                 sums.rows.push(Default::default());
             }
             let passes = self.equally_many(micros.len().max(1), self.passes);
@@ -79,13 +78,18 @@ impl Trainer {
     }
 
     /// Counts a slot's samples, where a batch is cut into parts.
-    fn note_samples(&self, what: Slot, count: usize, sums: &mut Sums) {
-        if what.parts <= 1 {
+    fn note_samples(&self, what: Slot, micros: &[Vec<&Sample>], sums: &mut Sums) {
+        let (true, Some(task)) = (what.parts > 1, what.task) else {
             return;
-        }
+        };
+        let train = &self.tasks[task].train;
+        let samples = micros.iter().flatten();
+        let count = samples
+            .filter(|sample| !sample.at.target && train.has_label(sample.at.sample as usize))
+            .count();
         let rows = self.balancing.rows();
         sums.row_samples.resize(rows.len(), 0.0);
-        let row = |row: &RowId| Some(row.task) == what.task && row.part == what.part;
+        let row = |row: &RowId| row.task == task && row.part == what.part;
         if let Some(place) = rows.iter().position(row) {
             sums.row_samples[place] += count as f64;
         }
@@ -153,10 +157,9 @@ impl Trainer {
         sums: &mut Sums,
     ) -> Result<(), Error> {
         let ctx = self.context(batch.step);
-        let keys: Vec<u64> = samples.iter().map(|sample| key(sample)).collect();
-        let inputs: Vec<_> = samples.iter().map(|sample| &sample.input).collect();
-        let packed = self.batch(&inputs, &keys)?;
-        sums.tokens += packed.tokens() as u64;
+        let micro = self.micro(samples, slots)?;
+        let packed = &micro.batch;
+        sums.tokens += micro.tokens;
         let scales = self.balancing.loss_scales(&batch.counts);
         let heads = self.blocks() - 1;
 
@@ -170,7 +173,7 @@ impl Trainer {
         let exchange = &mut self.exchange;
         let mut pass = Some(Pass::forward(
             backbone,
-            &packed,
+            packed,
             &ctx,
             |moment| match moment {
                 Moment::Forward(index) => exchange.need(index, Some(index + 1), &held),
@@ -189,7 +192,7 @@ impl Trainer {
             let features = &leaves.features;
             let seen = Seen {
                 samples,
-                batch: &packed,
+                micro: &micro,
                 leaves: &leaves,
             };
             let how = HeadPass {
@@ -226,7 +229,7 @@ impl Trainer {
                     sums.early = Some(decision);
                 }
             }
-            if !leaves.has_grad() {
+            if !leaves.wants_grad() {
                 pass = Some(run);
                 continue;
             }
@@ -247,7 +250,7 @@ impl Trainer {
                 pass = Some(run);
                 rows
             };
-            if let (Some(rows), Batch::Tokens(tokens)) = (rows, &packed) {
+            if let (Some(rows), Batch::Tokens(tokens)) = (rows, packed) {
                 let (ids, values) = &mut sums.rows[slot];
                 ids.extend(&tokens.host_ids);
                 values.extend(torch::data(&rows.f_contiguous()?)?);

@@ -3,8 +3,8 @@
 use super::Error;
 use super::trainer::Trainer;
 use crate::checkpoint::{
-    self, Adapter, Checkpoint, Export, ExportedTask, FileEntry, RunState, Store, write_export,
-    write_tensors,
+    self, Adapter, Checkpoint, Export, ExportedClasses, ExportedTask, FileEntry, RunState, Store,
+    write_export, write_tensors,
 };
 use espalier_comm::CommunicatorExt;
 use espalier_spec::job::Tuning;
@@ -217,6 +217,14 @@ impl Trainer {
                 name: task.name.clone(),
                 head: task.head,
                 labels: self.tasks[index].labels.names().to_vec(),
+                classes: self.tasks[index]
+                    .classes
+                    .as_ref()
+                    .map(|classes| ExportedClasses {
+                        templates: classes.templates.clone(),
+                        texts: classes.texts.clone(),
+                        seen: classes.seen.clone(),
+                    }),
             };
             let meta = Export {
                 format: 1,

@@ -49,6 +49,7 @@ impl Sources {
                 classes = data.labels.len(),
                 cut = data.splits().map(data::Split::cut).sum::<u64>(),
                 skipped = data.splits().map(data::Split::skipped).sum::<u64>(),
+                unlabelled = data.splits().map(data::Split::unlabelled).sum::<u64>(),
                 "loaded"
             );
             tasks.push(Arc::new(data));

@@ -97,7 +97,7 @@ impl Trainer {
         }
         let losses = agreed.losses(&batch.counts);
         Ok(StepReport {
-            samples: self.drawn(&batch.counts),
+            samples: batch.drawn,
             losses,
             adaptation: agreed.adaptation(&batch.counts),
             gradient_norm: norm,
@@ -112,13 +112,6 @@ impl Trainer {
                 balancing: balancing + combining,
             },
         })
-    }
-
-    /// Samples drawn: one that several tasks label counts once.
-    fn drawn(&self, counts: &[u32]) -> u64 {
-        let all = counts.iter().enumerate();
-        let drawn = all.filter(|(task, _)| self.groups.leads(*task));
-        drawn.map(|(_, count)| u64::from(*count)).sum()
     }
 
     /// Ends the exchange of gradients and lets all ranks agree on what the step was.

@@ -69,7 +69,7 @@ impl Trainer {
             };
             if let Some(leaves) = self.features(packed.as_ref(), &Context::eval())? {
                 let likely = tch::no_grad(|| {
-                    let outputs = self.heads.outputs(task, &leaves.features)?;
+                    let outputs = self.heads.outputs(task, &leaves.features, None)?;
                     Ok::<_, Error>(outputs.f_softmax(-1, Kind::Float)?.f_contiguous()?)
                 })?;
                 let numbers = torch::data(&likely)?;

@@ -1,8 +1,9 @@
 //! Heads: the task-specific part of the model, what it learns from, and what it answers.
 //!
-//! A head is one linear layer, `[C, H]` and `[C]`, on top of the backbone's pooled features
+//! A head is one linear layer, `[C, H]` and `[C]` (ordered classes share one direction, `[1, H]`), on top of the backbone's pooled features
 //! `[B, H]`. It owns no tensors: its parameters are views of the flat block that holds all heads of
-//! a job, named `heads.<task>.weight` and `heads.<task>.bias`, and are passed in. One file per kind:
+//! a job, named `heads.<task>.weight` and `heads.<task>.bias`, and are passed in. The head of classes that
+//! are known by their description has a scale instead (`label_embedding`). One file per kind:
 //! another kind is one more file, and one more line in [`build`].
 //!
 //! Shapes: B samples, H hidden size, C outputs (classes, or 1 for regression). All tensors are
@@ -16,7 +17,9 @@
 
 mod contrastive;
 mod init;
+mod label_embedding;
 mod multi_label;
+mod ordinal;
 mod regression;
 mod single_label;
 mod tags;
@@ -24,7 +27,9 @@ mod weights;
 
 pub use contrastive::{contrastive, dampened};
 pub use init::{Parameter, layer, parameters};
+pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
 pub use multi_label::MultiLabel;
+pub use ordinal::{Ordinal, probabilities as ordinal_probabilities};
 pub use regression::Regression;
 pub use single_label::SingleLabel;
 pub use tags::Tags;
@@ -42,6 +47,14 @@ pub trait Head: Send + Sync {
 
     /// Number of outputs C.
     fn outputs(&self) -> usize;
+
+    /// What its parameters are, and how they begin.
+    fn shape(&self) -> Shape {
+        Shape::Linear {
+            directions: self.outputs(),
+            biases: vec![0.0; self.outputs()],
+        }
+    }
 
     /// What has one row of outputs.
     fn level(&self) -> Level {
@@ -72,6 +85,25 @@ pub trait Head: Send + Sync {
     fn config(&self) -> Map<String, Value>;
 }
 
+/// The parameters of a head.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shape {
+    /// A linear layer.
+    Linear {
+        /// Rows of the weight: one for each output, or one for all.
+        directions: usize,
+        /// First values of the biases, one for each output.
+        biases: Vec<f32>,
+    },
+    /// Cosines with vectors of classes.
+    Cosine {
+        /// First logarithm of what they are multiplied by.
+        scale: f32,
+        /// What is taken from those of classes that were trained on; not trained itself.
+        calibration: f32,
+    },
+}
+
 /// What a head has one row of outputs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -85,7 +117,7 @@ pub enum Level {
 /// A head's parameters: views of the flat block of all heads.
 #[derive(Debug)]
 pub struct Linear<'a> {
-    /// Weights `[C, H]`.
+    /// Weights `[C, H]`, or `[1, H]` for all outputs.
     pub weight: &'a Tensor,
     /// Biases `[C]`.
     pub bias: &'a Tensor,
@@ -101,7 +133,12 @@ impl Linear<'_> {
     pub fn forward(&self, features: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, Error> {
         let dropped = mask.map(|mask| features.f_mul(mask)).transpose()?;
         let features = dropped.as_ref().unwrap_or(features);
-        Ok(features.f_linear(self.weight, Some(self.bias))?)
+        if self.weight.size().first() == self.bias.size().first() {
+            return Ok(features.f_linear(self.weight, Some(self.bias))?);
+        }
+        Ok(features
+            .f_linear::<&Tensor>(self.weight, None)?
+            .f_add(self.bias)?)
     }
 }
 
@@ -221,6 +258,29 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             refuse("loss.class_weights", "single_label and multi_label", "tags")
         }
         HeadKind::Tags => Ok(Box::new(Tags::new(classes))),
+        HeadKind::Ordinal if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "ordinal")
+        }
+        HeadKind::Ordinal if task.loss.class_weights != ClassWeights::None => refuse(
+            "loss.class_weights",
+            "single_label and multi_label",
+            "ordinal",
+        ),
+        HeadKind::Ordinal => Ok(Box::new(Ordinal::new(classes))),
+        HeadKind::LabelEmbedding if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "label_embedding")
+        }
+        HeadKind::LabelEmbedding if task.loss.class_weights != ClassWeights::None => refuse(
+            "loss.class_weights",
+            "single_label and multi_label",
+            "label_embedding",
+        ),
+        HeadKind::LabelEmbedding => {
+            let given = task.zero_shot.as_ref().and_then(|spec| spec.calibration);
+            #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
+            let calibration = given.unwrap_or(0.0) as f32;
+            Ok(Box::new(LabelEmbedding::new(classes, calibration)))
+        }
     }
 }
 

@@ -14,6 +14,13 @@ pub enum Baseline {
         /// The class.
         class: u32,
     },
+    /// The median class, which is the best constant for the mean distance; of two the lower.
+    Ordered {
+        /// Number of classes.
+        classes: usize,
+        /// The class.
+        class: u32,
+    },
     /// The most frequent set of classes (maybe the empty one); of equally frequent ones the one
     /// whose indicators come first in order, absent before present. It is the best constant for
     /// accuracy, which asks for every label of a sample.
@@ -34,6 +41,15 @@ impl Baseline {
                 Baseline::Class {
                     classes: *classes,
                     class,
+                }
+            }
+            Values::Ordered { classes, values } => {
+                let mut sorted = values.clone();
+                sorted.sort_unstable();
+                let middle = sorted.get(sorted.len().saturating_sub(1) / 2);
+                Baseline::Ordered {
+                    classes: *classes,
+                    class: middle.copied().unwrap_or(0),
                 }
             }
             Values::Multi { classes, values } => {
@@ -66,6 +82,10 @@ impl Baseline {
                 _ => Values::Numbers(Vec::new()),
             },
             Baseline::Class { classes, class } => Values::Single {
+                classes: *classes,
+                values: vec![*class; samples],
+            },
+            Baseline::Ordered { classes, class } => Values::Ordered {
                 classes: *classes,
                 values: vec![*class; samples],
             },

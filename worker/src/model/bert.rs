@@ -1,16 +1,17 @@
 //! The BERT family of encoders as Hugging Face transformers has them: BERT (Devlin et al. 2019),
-//! RoBERTa (Liu et al. 2019), DistilBERT (Sanh et al. 2019).
+//! RoBERTa (Liu et al. 2019), DistilBERT (Sanh et al. 2019), MPNet (Song et al. 2020).
 //!
 //! Shapes: t tokens of the packed batch, b samples, h hidden width, l length.
 
 mod config;
+mod relative;
 
 use super::batch::TokenBatch;
 use super::hf::{self, Source};
 use super::tuning::{is_table_trained, is_trained, tune};
 use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
 use config::Shape;
-pub(super) use config::{BERT, DISTILBERT, ROBERTA};
+pub(super) use config::{BERT, DISTILBERT, MPNET, ROBERTA};
 use espalier_spec::job::{Pooling, Tuning};
 use tch::{Kind, Tensor};
 
@@ -101,8 +102,36 @@ impl Bert {
             x_th = x_th.f_add(&types_th)?;
             next = 2;
         }
+        let bias = self.shape.relative.then_some(next);
+        next += usize::from(self.shape.relative);
         let x_th = layers.norm(&x_th, p(next), p(next + 1))?;
-        ctx.dropout(x_th, &batch.layout.row_keys, 0, layers.dropout)
+        let x_th = ctx.dropout(x_th, &batch.layout.row_keys, 0, layers.dropout)?;
+        match bias {
+            Some(place) => relative::append(&x_th, p(place)),
+            None => Ok(x_th),
+        }
+    }
+
+    /// A layer with relative positions, whose numbers go along behind the rows but for the last.
+    fn forward_relative(
+        &self,
+        index: usize,
+        x: &Tensor,
+        batch: &TokenBatch,
+        ctx: &Context,
+    ) -> Result<Tensor, Error> {
+        let layers = &self.shape.layers;
+        let (x_th, bias_rh) = relative::split(x)?;
+        let (layout, keys) = (&batch.layout, &batch.layout.row_keys[..]);
+        let how = (layers.heads, layers.attention_dropout);
+        let layer = (index - 1, &self.blocks[index]);
+        let y_th = layers.run(layer, &x_th, (keys, ctx), |qkv, site| {
+            relative::attend(qkv, &bias_rh, layout, how, (ctx, site))
+        })?;
+        match index < self.shape.depth {
+            true => Ok(Tensor::f_cat(&[&y_th, &bias_rh], 0)?),
+            false => Ok(y_th),
+        }
     }
 
     /// Features of each sample in packed order, [b, h].
@@ -165,6 +194,9 @@ impl Backbone for Bert {
         let batch = batch.as_tokens()?;
         match block {
             0 => self.embed(x, batch, ctx),
+            index if index <= self.shape.depth && self.shape.relative => {
+                self.forward_relative(index, x, batch, ctx)
+            }
             index if index <= self.shape.depth => {
                 let layer = (index - 1, &self.blocks[index]);
                 self.shape.layers.forward(layer, x, &batch.layout, ctx)
@@ -190,7 +222,7 @@ impl Backbone for Bert {
 }
 
 /// Parameters of the embeddings without the word table, in the order of use: positions, types if
-/// there are any, norm.
+/// there are any, numbers of relative positions if there are any, norm.
 fn embeddings(shape: &Shape) -> Vec<ParamSpec> {
     let h = shape.layers.hidden;
     let positions = ("position_embeddings", Some(shape.positions));
@@ -203,5 +235,9 @@ fn embeddings(shape: &Shape) -> Vec<ParamSpec> {
     });
     let norm =
         ["weight", "bias"].map(|end| ParamSpec::bias(format!("embeddings.LayerNorm.{end}"), &[h]));
-    tables.chain(norm).collect()
+    let relative = shape.relative.then(|| {
+        let size = [relative::BUCKETS, shape.layers.heads];
+        ParamSpec::weight("encoder.relative_attention_bias.weight", &size)
+    });
+    tables.chain(relative).chain(norm).collect()
 }

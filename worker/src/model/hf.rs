@@ -83,6 +83,7 @@ impl Source {
                 let config: super::vit::Config = self.config()?;
                 (config.num_channels, [config.image_size; 2])
             }
+            super::resnet::MODEL_TYPE => return Ok(Modality::Image(super::resnet::image(self)?)),
             _ => return Ok(Modality::Text),
         };
         Ok(Modality::Image([channels, size[0], size[1]]))
@@ -95,8 +96,12 @@ impl Source {
         Some(positions.saturating_sub(self.first_position().unsigned_abs()))
     }
 
-    /// The position of a text's first token: RoBERTa counts from behind that of its padding.
+    /// The position of a text's first token: RoBERTa and MPNet count from behind that of their padding,
+    /// which for MPNet is always 1.
     pub(super) fn first_position(&self) -> i64 {
+        if self.model_type == super::bert::MPNET {
+            return 2;
+        }
         if self.model_type != super::bert::ROBERTA {
             return 0;
         }
@@ -130,12 +135,13 @@ fn fill(weights: &mut Weights<'_>, block: &mut Block) -> Result<(), Error> {
     Ok(())
 }
 
-/// Random start of a block: weights normal, biases 0, weights of norms 1.
+/// Random start of a block: weights normal, biases and means 0, weights of norms and variances 1.
 pub(super) fn randomize(block: &mut Block, seed: u64, std: f64) -> Result<(), Error> {
     for (name, shape) in block.model_names() {
         let count = shape.iter().product::<i64>() as usize;
         let is_norm = name.to_ascii_lowercase().contains("norm");
-        let values = match (name.ends_with("bias"), is_norm) {
+        let is_zero = name.ends_with("bias") || name.ends_with("running_mean");
+        let values = match (is_zero, is_norm) {
             (true, _) => vec![0.0; count],
             (false, true) => vec![1.0; count],
             (false, false) => normal(count, key(seed, &name), std),

@@ -132,14 +132,33 @@ impl Layers {
         layout: &Layout,
         ctx: &Context,
     ) -> Result<Tensor, Error> {
+        let keys = &layout.row_keys[..];
+        self.run((index, block), x_th, (keys, ctx), |qkv, site| {
+            self.attend(qkv, layout, ctx, site)
+        })
+    }
+
+    /// The same with another attention: queries, keys and values [t, h] of all rows, and a dropout site,
+    /// to [t, h]. `keys` are the rows' identities for dropout.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub(super) fn run(
+        &self,
+        (index, block): (usize, &Block),
+        x_th: &Tensor,
+        (keys, ctx): (&[u64], &Context),
+        attend: impl FnOnce([&Tensor; 3], u64) -> Result<Tensor, Error>,
+    ) -> Result<Tensor, Error> {
         let p = |place: usize| block.param(place);
+        let h = self.hidden;
         // Site 0 is the embeddings'.
         let site = 1 + index as u64 * SITES;
-        let keys = &layout.row_keys;
         let linear = |x: &Tensor, places| block.linear(x, places, keys, (ctx, site));
         let attention = |x_th: &Tensor| -> Result<Tensor, Error> {
             let qkv_t3h = linear(x_th, (0, 4))?;
-            let attended_th = self.attend(&qkv_t3h, layout, ctx, site)?;
+            let part = |place: i64| qkv_t3h.f_narrow(-1, place * h, h);
+            let attended_th = attend([&part(0)?, &part(1)?, &part(2)?], site)?;
             let y_th = linear(&attended_th, (1, 5))?;
             ctx.dropout(y_th, keys, site + 1, self.dropout)
         };
@@ -163,7 +182,7 @@ impl Layers {
     /// Attention within each sample: samples of one length at a time, so there is nothing to mask.
     fn attend(
         &self,
-        qkv_t3h: &Tensor,
+        qkv: [&Tensor; 3],
         layout: &Layout,
         ctx: &Context,
         site: u64,
@@ -177,21 +196,23 @@ impl Layers {
             Vec::new()
         };
         let mut outputs = Vec::with_capacity(layout.groups.len());
-        let parts = layout.split(qkv_t3h)?;
-        for (place, (part, group)) in parts.iter().zip(&layout.groups).enumerate() {
+        let [q_parts, k_parts, v_parts] = qkv.map(|x| layout.split(x));
+        let (q_parts, k_parts, v_parts) = (q_parts?, k_parts?, v_parts?);
+        for (place, group) in layout.groups.iter().enumerate() {
             let (b, l) = (group.samples, group.length);
-            let qkv_3bnld = part.f_view([b, l, 3, n, d])?.f_permute([2, 0, 3, 1, 4])?;
-            let unbound = qkv_3bnld.f_unbind(0)?;
-            let [q, k, v] = [&unbound[0], &unbound[1], &unbound[2]];
+            let by_head = |x: &Tensor| x.f_view([b, l, n, d])?.f_transpose(1, 2);
+            let q = by_head(&q_parts[place])?;
+            let k = by_head(&k_parts[place])?;
+            let v = by_head(&v_parts[place])?;
             let y_bnld = if let Some(keys) = keys.get(place) {
                 let scores_bnll = q
                     .f_matmul(&k.f_transpose(-2, -1)?)?
                     .f_mul_scalar(1.0 / (d as f64).sqrt())?;
                 let probs_bnll = scores_bnll.f_softmax(-1, Kind::Float)?;
-                ctx.dropout(probs_bnll, keys, site, rate)?.f_matmul(v)?
+                ctx.dropout(probs_bnll, keys, site, rate)?.f_matmul(&v)?
             } else {
                 let mask: Option<&Tensor> = None;
-                Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, false, None, false)?
+                Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, 0.0, false, None, false)?
             };
             outputs.push(y_bnld.f_transpose(1, 2)?.f_reshape([b * l, h])?);
         }

@@ -20,6 +20,7 @@ mod layer;
 mod layout;
 mod lora;
 mod pass;
+mod resnet;
 mod table;
 mod tuning;
 mod vit;
@@ -136,15 +137,16 @@ pub trait Backbone: std::fmt::Debug + Send {
 /// [`Error::Architecture`] for one that nobody here knows; else what is wrong with its files.
 pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Error> {
     match source.model_type() {
-        bert::BERT | bert::ROBERTA | bert::DISTILBERT => {
+        bert::BERT | bert::ROBERTA | bert::DISTILBERT | bert::MPNET => {
             Ok(Box::new(bert::Bert::load(source, options)?))
         }
+        resnet::MODEL_TYPE => Ok(Box::new(resnet::ResNet::load(source, options)?)),
         vit::MODEL_TYPE => Ok(Box::new(vit::Vit::load(source, options)?)),
         convnet::MODEL_TYPE => Ok(Box::new(convnet::ConvNet::load(source, options)?)),
         found => Err(Error::Architecture {
             dir: source.dir().to_owned(),
             found: found.to_owned(),
-            supported: "bert, roberta, distilbert, vit, espalier-convnet",
+            supported: "bert, roberta, distilbert, mpnet, vit, resnet, espalier-convnet",
         }),
     }
 }

@@ -29,6 +29,8 @@ pub struct Outcome {
     pub sent: u64,
     /// What each rank had in memory.
     pub held: Vec<Held>,
+    /// Holds the directory `export`.
+    pub folder: tempfile::TempDir,
 }
 
 /// What a rank had in memory.
@@ -245,6 +247,7 @@ fn run(spec: &JobSpec, layout: &Layout, steps: u64, halves: bool) -> Outcome {
         heads: std::fs::read(export.join("heads.safetensors")).unwrap(),
         adapter: std::fs::read(export.join("adapter/adapter_model.safetensors"))
             .unwrap_or_default(),
+        folder,
     }
 }
 

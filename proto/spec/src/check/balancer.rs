@@ -63,6 +63,13 @@ fn representation(spec: &JobSpec, found: &mut Findings) {
     });
     for (index, task) in spec.tasks.iter().enumerate() {
         let field = format!("tasks[{index}].head");
+        let described = task.head == HeadKind::LabelEmbedding;
+        found.require(!described, &field, || {
+            format!(
+                "learns from the texts of its classes, too, but `{method}` weighs gradients of samples' \
+                 features; use `{instead}`"
+            )
+        });
         found.require(task.head != HeadKind::Tags, &field, || {
             format!(
                 "reads the vectors of words, but `{method}` weighs gradients of pooled features; use \

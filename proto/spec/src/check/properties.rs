@@ -6,8 +6,7 @@ use crate::JobSpec;
 use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
-    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind,
-    LossSpec, Metric, OnBadSample, Sampler, TargetSpec, TaskSpec, Tuning,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files, HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, TargetSpec, TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -33,7 +32,9 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::SingleLabel),
         Just(HeadKind::MultiLabel),
         Just(HeadKind::Regression),
-        Just(HeadKind::Tags)
+        Just(HeadKind::Tags),
+        Just(HeadKind::Ordinal),
+        Just(HeadKind::LabelEmbedding)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -68,6 +69,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 max_train_samples,
                 samples_per_class: max_train_samples.map(|most| most as u32),
                 on_bad_sample: OnBadSample::default(),
+                on_missing_label: OnMissingLabel::default(),
                 augment: Augment {
                     crop: max_train_samples.unwrap_or(0) as u32,
                     ..Augment::default()
@@ -98,6 +100,12 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                     temperature: weight,
                 }),
             },
+            zero_shot: (weight < 0.5).then(|| ZeroShotSpec {
+                descriptions: Descriptions::File("a".to_owned()),
+                templates: vec!["a".to_owned()],
+                unseen: vec!["b".to_owned(), "b".to_owned()],
+                calibration: Some(weight),
+            }),
             metric,
         },
     )

@@ -30,6 +30,7 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
         });
     }
     labels(task, &format!("{path}.data.labels"), found);
+    super::zero_shot::rules(task, path, found);
     found.require(
         task.weight.is_finite() && task.weight > 0.0,
         &format!("{path}.weight"),
@@ -160,7 +161,7 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         return;
     };
     let least = match task.head {
-        HeadKind::SingleLabel | HeadKind::Tags => 2,
+        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding => 2,
         HeadKind::MultiLabel => 1,
         HeadKind::Regression => {
             found.add(
@@ -215,10 +216,15 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
         );
         return;
     }
-    if task.head == HeadKind::Tags && task.loss.class_weights != ClassWeights::None {
+    if matches!(
+        task.head,
+        HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding
+    ) && task.loss.class_weights != ClassWeights::None
+    {
+        let head = task.head.as_str();
         found.add(
             field,
-            "a task of tags does not weigh its classes; remove it",
+            format!("a task of the head `{head}` does not weigh its classes; remove it"),
         );
         return;
     }
@@ -285,6 +291,15 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
         HeadKind::SingleLabel | HeadKind::MultiLabel => &[Metric::Accuracy, Metric::MacroF1],
         HeadKind::Regression => &[Metric::Mse, Metric::Pearson, Metric::Spearman],
         HeadKind::Tags => &[Metric::SpanF1, Metric::Exact, Metric::Accuracy],
+        HeadKind::Ordinal => &[Metric::QuadraticKappa, Metric::Mae, Metric::Accuracy],
+        HeadKind::LabelEmbedding => &[
+            Metric::Accuracy,
+            Metric::MacroF1,
+            Metric::SeenAccuracy,
+            Metric::UnseenAccuracy,
+            Metric::HarmonicMean,
+            Metric::ZeroShotAccuracy,
+        ],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();

@@ -1,5 +1,6 @@
 //! The members of the BERT family, by their `config.json`.
 
+use super::relative::BUCKETS;
 use crate::model::Error;
 use crate::model::hf::Source;
 use crate::model::layer::{Activation, Layers, Names};
@@ -8,6 +9,7 @@ use serde::Deserialize;
 pub(in crate::model) const BERT: &str = "bert";
 pub(in crate::model) const ROBERTA: &str = "roberta";
 pub(in crate::model) const DISTILBERT: &str = "distilbert";
+pub(in crate::model) const MPNET: &str = "mpnet";
 
 const BERT_NAMES: Names = Names {
     qkv: [
@@ -25,6 +27,12 @@ const DISTILBERT_NAMES: Names = Names {
     norms: ["sa_layer_norm", "output_layer_norm"],
     feed: ["ffn.lin1", "ffn.lin2"],
 };
+const MPNET_NAMES: Names = Names {
+    qkv: ["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+    out: "attention.attn.o",
+    norms: ["attention.LayerNorm", "output.LayerNorm"],
+    feed: ["intermediate.dense", "output.dense"],
+};
 
 /// What tells one member of the family from another.
 #[derive(Debug)]
@@ -36,6 +44,8 @@ pub(super) struct Shape {
     pub(super) first_position: i64,
     /// Rows of the table of token types, if there is one.
     pub(super) types: Option<i64>,
+    /// Attention knows positions relative to each other.
+    pub(super) relative: bool,
     pub(super) depth: usize,
     pub(super) layers: Layers,
     pub(super) names: &'static Names,
@@ -47,7 +57,7 @@ pub(super) struct Shape {
     pub(super) initializer_range: f64,
 }
 
-/// BERT and RoBERTa.
+/// BERT, RoBERTa and MPNet.
 #[derive(Debug, Deserialize)]
 struct BertConfig {
     vocab_size: i64,
@@ -62,7 +72,10 @@ struct BertConfig {
     #[serde(default = "tenth")]
     attention_probs_dropout_prob: f64,
     max_position_embeddings: i64,
-    type_vocab_size: i64,
+    #[serde(default)]
+    type_vocab_size: Option<i64>,
+    #[serde(default)]
+    relative_attention_num_buckets: Option<i64>,
     #[serde(default = "initializer_range")]
     initializer_range: f64,
     #[serde(default = "layer_norm_eps")]
@@ -140,6 +153,13 @@ impl Shape {
                 format!("position_embedding_type {found:?} is not supported, only \"absolute\"");
             return Err(source.wrong("config.json", message));
         }
+        let buckets = config.relative_attention_num_buckets.unwrap_or(BUCKETS);
+        if family == MPNET && buckets != BUCKETS {
+            let message = format!(
+                "relative_attention_num_buckets {buckets} is not supported, only {BUCKETS}"
+            );
+            return Err(source.wrong("config.json", message));
+        }
         let layers = Layers {
             hidden: config.hidden_size,
             heads: config.num_attention_heads,
@@ -156,15 +176,20 @@ impl Shape {
             vocabulary: config.vocab_size,
             positions: config.max_position_embeddings,
             first_position: source.first_position(),
-            types: Some(config.type_vocab_size),
+            types: (family != MPNET).then(|| config.type_vocab_size.unwrap_or(0)),
+            relative: family == MPNET,
             depth: config.num_hidden_layers,
             layers,
-            names: &BERT_NAMES,
-            stack: "encoder.layer",
-            prefix: if family == ROBERTA {
-                "roberta."
+            names: if family == MPNET {
+                &MPNET_NAMES
             } else {
-                "bert."
+                &BERT_NAMES
+            },
+            stack: "encoder.layer",
+            prefix: match family {
+                ROBERTA => "roberta.",
+                MPNET => "mpnet.",
+                _ => "bert.",
             },
             has_pooler: true,
             initializer_range: config.initializer_range,
@@ -189,6 +214,7 @@ impl Shape {
             positions: config.max_position_embeddings,
             first_position: 0,
             types: None,
+            relative: false,
             depth: config.n_layers,
             layers,
             names: &DISTILBERT_NAMES,
