@@ -6,9 +6,9 @@ use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
     Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns,
     ContrastiveSpec, DataSpec, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind,
-    Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnNonFinite, OptimizerSpec, Pooling,
-    Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding, SyncKind, TaskSpec, TrainingSpec,
-    Tuning,
+    Init, Join, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnNonFinite, OptimizerSpec,
+    Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding, SyncKind, TaskSpec,
+    TrainingSpec, Tuning,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -47,6 +47,7 @@ fn backbone() -> impl Strategy<Value = BackboneSpec> {
             Pooling::Mean,
             Pooling::Cls,
             Pooling::Max,
+            Pooling::Last,
             Pooling::Pooler,
         ]),
         option::of(number()),
@@ -86,6 +87,7 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::Mse,
         Metric::Pearson,
         Metric::Spearman,
+        Metric::Perplexity,
     ])
 }
 
@@ -110,6 +112,11 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                     },
                     labels,
                     max_train_samples: limit,
+                    join: if flags[1] {
+                        Join::EndToken
+                    } else {
+                        Join::Apart
+                    },
                     samples_per_class: flags[0].then_some(numbers[0]),
                     on_bad_sample: if flags[0] {
                         OnBadSample::Skip
@@ -130,6 +137,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::MultiLabel,
         HeadKind::Regression,
         HeadKind::Tags,
+        HeadKind::CausalLm,
     ]);
     (word(), head, data, number(), loss(), option::of(metric())).prop_map(
         |(name, head, data, weight, loss, metric)| TaskSpec {
@@ -169,6 +177,7 @@ fn training() -> impl Strategy<Value = TrainingSpec> {
     let schedule = (select(kinds), number(), option::of(any::<u64>())).prop_map(
         |(kind, warmup_ratio, warmup_steps)| ScheduleSpec {
             kind,
+            final_ratio: warmup_ratio / 2.0,
             warmup_ratio,
             warmup_steps,
         },

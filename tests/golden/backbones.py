@@ -5,7 +5,8 @@
 Small models of every family, with weights by a formula that the test repeats: number j of tensor k (in
 order of names) is 0.2 sin(k + 0.7 j), and 1 more where the name ends in a norm's `weight`. Of each:
 features by every way of pooling, and, for the loss that is the sum of mean-pooled features times
-cos(place), the L2 norm of the gradient of every tensor.
+cos(place), the L2 norm of the gradient of every tensor. Of decoders also the logits of every token and what
+follows the third text greedily; a vocabulary matrix of its own is filled as if it were tensor 100.
 """
 
 import json
@@ -13,8 +14,8 @@ import math
 import sys
 
 import torch
-from transformers import (BertConfig, BertModel, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel,
-                          ViTConfig, ViTModel)
+from transformers import (BertConfig, BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig,
+                          LlamaForCausalLM, RobertaConfig, RobertaModel, ViTConfig, ViTModel)
 
 # No token is a padding, which RoBERTa numbers apart.
 TEXTS = [[3, 4, 7, 2], [3, 9], [5, 6, 8, 10, 2, 3], [9, 2]]
@@ -23,6 +24,8 @@ SECONDS = [2, 2, 5, 1]
 IMAGES, CHANNELS, SIZE = 3, 2, 6
 LIKE_BERT = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
              "max_position_embeddings": 10, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+LIKE_LLAMA = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
+              "max_position_embeddings": 10, "bos_token_id": 0, "eos_token_id": 0}
 FAMILIES = {
     "bert": (BertModel, BertConfig(**LIKE_BERT, type_vocab_size=2)),
     "pairs": (BertModel, BertConfig(**LIKE_BERT, type_vocab_size=2)),
@@ -31,15 +34,39 @@ FAMILIES = {
                                                      max_position_embeddings=10, dropout=0.0, attention_dropout=0.0)),
     "vit": (ViTModel, ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, image_size=SIZE,
                                 patch_size=3, num_channels=CHANNELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)),
+    "gpt2": (GPT2LMHeadModel, GPT2Config(vocab_size=11, n_embd=8, n_layer=2, n_head=2, n_inner=12, n_positions=10, resid_pdrop=0.0,
+                                         embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)),
+    # One head of keys and values for two of queries; its own vocabulary matrix.
+    "llama": (LlamaForCausalLM, LlamaConfig(**LIKE_LLAMA, num_key_value_heads=1, tie_word_embeddings=False)),
+    "llama_tied": (LlamaForCausalLM, LlamaConfig(**LIKE_LLAMA, num_key_value_heads=2, tie_word_embeddings=True)),
 }
+DECODERS = ("gpt2", "llama", "llama_tied")
+# So many tokens follow the third text.
+NEW_TOKENS = 4
+
+
+def values_of(k, tensor, start=0.0):
+    values = [start + 0.2 * math.sin(k + 0.7 * j) for j in range(tensor.numel())]
+    return torch.tensor(values, dtype=torch.float64).to(torch.float32).reshape(tensor.shape)
 
 
 def fill(model):
     with torch.no_grad():
         for k, (name, tensor) in enumerate(sorted(model.state_dict().items())):
             norm = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
-            values = [norm + 0.2 * math.sin(k + 0.7 * j) for j in range(tensor.numel())]
-            tensor.copy_(torch.tensor(values, dtype=torch.float64).to(torch.float32).reshape(tensor.shape))
+            tensor.copy_(values_of(k, tensor, norm))
+
+
+def decode(family, whole):
+    """Logits of every token of every text, and what follows the third text."""
+    if not whole.config.tie_word_embeddings:
+        with torch.no_grad():
+            whole.lm_head.weight.copy_(values_of(100, whole.lm_head.weight))
+    texts = [torch.tensor([ids]) for ids in TEXTS]
+    logits = torch.cat([whole(input_ids=ids).logits[0] for ids in texts])
+    found = whole.generate(texts[2], attention_mask=torch.ones_like(texts[2]), max_new_tokens=NEW_TOKENS, do_sample=False,
+                           eos_token_id=None, pad_token_id=0)
+    return {"logits": logits.flatten().tolist(), "greedy": found[0, texts[2].shape[1]:].tolist()}
 
 
 def pixels():
@@ -66,19 +93,23 @@ def outputs(family, model):
 def main():
     golden = {}
     for family, (kind, config) in FAMILIES.items():
-        model = kind(config).eval()
+        whole = kind(config).eval()
+        model = whole.base_model if family in DECODERS else whole
         fill(model)
         each = outputs(family, model)
         bodies = [rows[1:] if family == "vit" else rows for rows, _ in each]
         mean = torch.stack([rows.mean(0) for rows in bodies])
         features = {"mean": mean, "max": torch.stack([rows.amax(0) for rows in bodies]), "cls": torch.stack([rows[0] for rows, _ in each])}
+        if family != "vit":
+            features["last"] = torch.stack([rows[-1] for rows, _ in each])
         if each[0][1] is not None:
             features["pooler"] = torch.stack([pooler for _, pooler in each])
         weights = torch.tensor([math.cos(j) for j in range(mean.numel())], dtype=torch.float64).float().reshape(mean.shape)
         (mean * weights).sum().backward()
         golden[family] = {
-            "config": {key: value for key, value in config.to_dict().items() if key in config.to_diff_dict() or key in LIKE_BERT},
+            "config": {key: value for key, value in config.to_dict().items() if key in config.to_diff_dict() or key in {**LIKE_BERT, **LIKE_LLAMA}},
             "features": {name: value.flatten().tolist() for name, value in features.items()},
+            **(decode(family, whole) if family in DECODERS else {}),
             "gradients": {name: tensor.grad.norm().item() for name, tensor in model.named_parameters() if tensor.grad is not None},
         }
     json.dump(golden, sys.stdout, separators=(",", ":"))

@@ -6,6 +6,8 @@
 pub use crate::augment::{Augment, OnBadSample};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
+pub use crate::join::Join;
+pub use crate::resources::{Device, Resources};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 pub use crate::tuning::{LoraSpec, Tuning};
 use serde::{Deserialize, Serialize};
@@ -114,6 +116,8 @@ pub enum Pooling {
     Cls,
     /// Maximum over the sample's tokens.
     Max,
+    /// The last token: the one that has seen all others in a decoder.
+    Last,
     /// The model's own pooler: the first token through a dense layer and tanh (BERT). Exports for
     /// classification then load as stock transformers classes.
     Pooler,
@@ -143,7 +147,7 @@ pub struct TaskSpec {
     #[serde(default)]
     pub loss: LossSpec,
     /// Metric that selects the best checkpoint; default: accuracy for `single_label`, macro F1 for
-    /// `multi_label`, Pearson for `regression`, span F1 for `tags`.
+    /// `multi_label`, Pearson for `regression`, span F1 for `tags`, perplexity for `causal_lm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
 }
@@ -162,6 +166,10 @@ pub enum HeadKind {
     /// One of several classes for every word of a text that comes as a list of words (softmax and
     /// cross-entropy per word): `B-x` begins a span of type x, `I-x` goes on with it, `O` is outside.
     Tags,
+    /// The next token at every place of a text (softmax over the vocabulary, cross-entropy); needs a
+    /// decoder. It begins as the model's own vocabulary matrix and is trained apart from the word table,
+    /// even where the model ties both.
+    CausalLm,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -191,6 +199,9 @@ pub struct DataSpec {
     /// `single_label` only. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples_per_class: Option<u32>,
+    /// How texts become samples; `causal_lm` only.
+    #[serde(default)]
+    pub join: Join,
     /// What happens when an image or a sound cannot be decoded.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
@@ -311,13 +322,15 @@ pub enum Metric {
     SpanF1,
     /// Share of samples with every word's tag right (`tags`).
     Exact,
+    /// e to the mean loss per token (`causal_lm`); lower is better.
+    Perplexity,
 }
 
 impl Metric {
     /// Whether a larger value is better.
     #[must_use]
     pub fn higher_is_better(self) -> bool {
-        !matches!(self, Metric::Mse)
+        !matches!(self, Metric::Mse | Metric::Perplexity)
     }
 
     /// The name in job files and answers.
@@ -331,6 +344,7 @@ impl Metric {
             Metric::Spearman => "spearman",
             Metric::SpanF1 => "span_f1",
             Metric::Exact => "exact",
+            Metric::Perplexity => "perplexity",
         }
     }
 }
@@ -344,6 +358,7 @@ impl HeadKind {
             HeadKind::MultiLabel => "multi_label",
             HeadKind::Regression => "regression",
             HeadKind::Tags => "tags",
+            HeadKind::CausalLm => "causal_lm",
         }
     }
 
@@ -355,7 +370,14 @@ impl HeadKind {
             HeadKind::MultiLabel => Metric::MacroF1,
             HeadKind::Regression => Metric::Pearson,
             HeadKind::Tags => Metric::SpanF1,
+            HeadKind::CausalLm => Metric::Perplexity,
         }
+    }
+
+    /// Whether it reads the vectors of tokens, not pooled features.
+    #[must_use]
+    pub fn reads_tokens(self) -> bool {
+        matches!(self, HeadKind::Tags | HeadKind::CausalLm)
     }
 }
 
@@ -405,7 +427,7 @@ pub struct EvaluationSpec {
     /// Samples per batch of evaluation, per rank.
     pub batch_size: u32,
     /// Keep and export the model of the best evaluation (mean over tasks of each task's metric,
-    /// `mse` counted negative) instead of the last one.
+    /// `mse` and `perplexity` counted negative) instead of the last one.
     pub select_best: bool,
     /// Stop when this many evaluations in a row brought no better model.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -442,37 +464,6 @@ impl Default for CheckpointSpec {
             keep: 2,
         }
     }
-}
-
-/// What a job asks of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct Resources {
-    /// Ranks (devices) the job trains on; default: every rank of the cluster at the time the job
-    /// is placed for the first time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ranks: Option<u32>,
-    /// Shards (logical ranks) that every step's batch is split into; default: one per rank. Fix it
-    /// to train alike on other numbers of ranks.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shards: Option<u32>,
-    /// Kind of device.
-    pub device: Device,
-}
-
-/// Kind of device that a rank computes on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Device {
-    /// A GPU where every rank has one, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
 }
 
 fn default_max_tokens() -> u32 {

@@ -11,8 +11,10 @@ pub mod exchange;
 pub mod group;
 pub mod id;
 pub mod job;
+mod join;
 pub mod plan;
 pub mod report;
+mod resources;
 mod training;
 mod tuning;
 

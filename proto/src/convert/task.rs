@@ -3,14 +3,14 @@
 use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
-    Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, LossSpec, Metric,
-    OnBadSample, TaskSpec,
+    Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, Join, LossSpec,
+    Metric, OnBadSample, TaskSpec,
 };
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 7] = [
+const METRICS: [Metric; 8] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -18,6 +18,7 @@ const METRICS: [Metric; 7] = [
     Metric::Spearman,
     Metric::SpanF1,
     Metric::Exact,
+    Metric::Perplexity,
 ];
 
 /// The metric of this name.
@@ -44,6 +45,7 @@ impl Wire for TaskSpec {
             HeadKind::MultiLabel => Head::MultiLabel,
             HeadKind::Regression => Head::Regression,
             HeadKind::Tags => Head::Tags,
+            HeadKind::CausalLm => Head::CausalLm,
         };
         v1::Task {
             name: self.name.clone(),
@@ -61,12 +63,13 @@ impl Wire for TaskSpec {
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
-        const HEADS: &str = "single_label, multi_label, regression or tags";
+        const HEADS: &str = "single_label, multi_label, regression, tags or causal_lm";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
             Head::Regression => HeadKind::Regression,
             Head::Tags => HeadKind::Tags,
+            Head::CausalLm => HeadKind::CausalLm,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -119,6 +122,12 @@ impl Wire for DataSpec {
             label_column: self.columns.label.clone().unwrap_or_default(),
             labels: self.labels.clone().unwrap_or_default(),
             max_train_samples: self.max_train_samples,
+            join: match self.join {
+                Join::Nothing => v1::data::Join::Nothing,
+                Join::EndToken => v1::data::Join::EndToken,
+                Join::Apart => v1::data::Join::Apart,
+            }
+            .into(),
             on_bad_sample: match self.on_bad_sample {
                 OnBadSample::Fail => v1::data::OnBadSample::Fail,
                 OnBadSample::Skip => v1::data::OnBadSample::Skip,
@@ -135,6 +144,7 @@ impl Wire for DataSpec {
             || at(path, "on_bad_sample"),
             "fail or skip",
         );
+        let join = bad.choice(m.join, || at(path, "join"), "nothing, end_token or apart");
         let some = |paths: Vec<String>| (!paths.is_empty()).then(|| files(paths));
         DataSpec {
             train: files(m.train),
@@ -148,6 +158,11 @@ impl Wire for DataSpec {
             labels: (!m.labels.is_empty()).then_some(m.labels),
             max_train_samples: m.max_train_samples,
             samples_per_class: m.samples_per_class,
+            join: match join {
+                v1::data::Join::Unspecified | v1::data::Join::Nothing => Join::Nothing,
+                v1::data::Join::EndToken => Join::EndToken,
+                v1::data::Join::Apart => Join::Apart,
+            },
             on_bad_sample: match policy {
                 Policy::Unspecified | Policy::Fail => OnBadSample::Fail,
                 Policy::Skip => OnBadSample::Skip,

@@ -1,5 +1,8 @@
 //! A task's data: its splits, label set and mean cost.
 
+mod bad;
+mod stream;
+
 use super::augment::Augmenter;
 use super::inputs::Texts;
 use super::labels::LabelReader;
@@ -7,10 +10,12 @@ use super::media::{Images, MediaReader};
 use super::mix::{key, mix};
 use super::source::{self, Row, Wanted};
 use super::{Error, Features, Input, Inputs, LabelSet, Labels, Place, Problem, Tokenizer};
-use espalier_spec::job::{Files, HeadKind, OnBadSample, TaskSpec};
+use bad::BadSamples;
+use espalier_spec::job::{Files, HeadKind, Join, TaskSpec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+pub use stream::Stream;
 
 /// Samples whose tokens are counted for a task's mean cost.
 const COST_SAMPLES: usize = 256;
@@ -131,7 +136,20 @@ impl Split {
                 .tokens(self.row(index))
                 .map_err(|problem| self.problem(index, problem)),
             Inputs::Image(images) => Ok(Input::Numbers(images.numbers(self.row(index)))),
+            Inputs::Stream(stream) => Ok(stream.window(index, None)),
             Inputs::Features(features) => Ok(Input::Numbers(features.row(index)?)),
+        }
+    }
+
+    /// The input of sample `index` in a pass over the data: windows of a stream begin where the pass's
+    /// key says.
+    ///
+    /// # Errors
+    /// As [`Split::input`].
+    pub fn drawn(&self, index: usize, pass: u64) -> Result<Input, Error> {
+        match self.inputs.as_ref() {
+            Inputs::Stream(stream) => Ok(stream.window(index, Some(pass))),
+            _ => self.input(index),
         }
     }
 
@@ -170,6 +188,7 @@ impl Split {
     pub fn cost(&self, index: usize) -> Result<u64, Error> {
         match self.inputs.as_ref() {
             Inputs::Text(_) => Ok(self.input(index)?.cost()),
+            Inputs::Stream(stream) => Ok(stream.cost(index)),
             Inputs::Image(_) | Inputs::Features(_) => Ok(1),
         }
     }
@@ -181,7 +200,7 @@ impl Split {
         match self.inputs.as_ref() {
             Inputs::Text(texts) => texts.cut(),
             Inputs::Image(images) => images.cut(),
-            Inputs::Features(_) => 0,
+            Inputs::Features(_) | Inputs::Stream(_) => 0,
         }
     }
 
@@ -244,10 +263,15 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         (Modality::Text(_), _) => ("text", "label"),
         (Modality::Media(reader), _) => (reader.default_column(), "label"),
     };
+    let input = data.columns.input.as_deref().unwrap_or(input);
     let wanted = Wanted {
-        input: data.columns.input.as_deref().unwrap_or(input),
+        input,
         pair: data.columns.pair.as_deref(),
-        label: data.columns.label.as_deref().unwrap_or(label),
+        label: match task.head {
+            // What is learned is in the text itself.
+            HeadKind::CausalLm => input,
+            _ => data.columns.label.as_deref().unwrap_or(label),
+        },
     };
     let context = |split: &'static str| {
         move |cause: Error| match cause {
@@ -260,8 +284,9 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         }
     };
 
-    if task.head == HeadKind::Tags && matches!(modality, Modality::Media(_)) {
-        return Err(context("train")(Error::NoWords));
+    if task.head.reads_tokens() && matches!(modality, Modality::Media(_)) {
+        let head = task.head.as_str();
+        return Err(context("train")(Error::NoTexts { head }));
     }
     if wanted.pair.is_some() && matches!(modality, Modality::Media(_)) {
         return Err(context("train")(Error::NoPairs));
@@ -305,7 +330,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
 }
 
 fn given_labels(task: &TaskSpec, label: &str) -> Result<Option<LabelSet>, Error> {
-    if task.head == HeadKind::Regression {
+    if matches!(task.head, HeadKind::Regression | HeadKind::CausalLm) {
         return Ok(None);
     }
     if let Some(names) = &task.data.labels {
@@ -349,10 +374,8 @@ impl SplitReader<'_> {
             }
             Modality::Media(reader) => Inputs::Image(Images::new(reader.clone())),
         };
-        // A regression has an empty label set, which is not a set to look labels up in.
-        let known = self
-            .known
-            .filter(|_| self.task.head != HeadKind::Regression);
+        // An empty label set is that of a task without classes, not one to look labels up in.
+        let known = self.known.filter(|set| !set.is_empty());
         let mut labels = LabelReader::new(self.task.head, self.wanted.label, known);
         let mut origins: Vec<Origin> = Vec::new();
         let limit = self.limit.unwrap_or(u64::MAX);
@@ -372,8 +395,8 @@ impl SplitReader<'_> {
                 let pushed = match &mut inputs {
                     Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place),
                     Inputs::Image(images) => images.push(row.input, self.wanted.input, &row.place),
-                    // What is read from a file is no features.
-                    Inputs::Features(_) => Ok(()),
+                    // What is read from a file is neither features nor a stream.
+                    Inputs::Features(_) | Inputs::Stream(_) => Ok(()),
                 };
                 if let Err(error) = pushed {
                     bad.skip(error)?;
@@ -414,61 +437,29 @@ impl SplitReader<'_> {
         match &mut inputs {
             Inputs::Text(texts) => texts.finish(),
             Inputs::Image(images) => images.finish(),
-            Inputs::Features(_) => {}
+            Inputs::Features(_) | Inputs::Stream(_) => {}
         }
         let (labels, set) = labels.finish()?;
         let (task, name) = (self.task.name.clone(), self.name);
-        Ok((
-            Split {
-                inputs: Arc::new(inputs),
-                labels,
-                name,
-                task,
-                skipped,
-                origins,
-                kept: None,
-            },
-            set,
-        ))
-    }
-}
-
-/// What becomes of rows that can't be decoded.
-struct BadSamples {
-    policy: OnBadSample,
-    skipped: u64,
-    first: Option<Error>,
-}
-
-impl BadSamples {
-    fn new(policy: OnBadSample) -> Self {
-        Self {
-            policy,
-            skipped: 0,
-            first: None,
-        }
-    }
-
-    /// Counts a row out, or gives the error back.
-    fn skip(&mut self, error: Error) -> Result<(), Error> {
-        let is_bad = matches!(&error, Error::Row { problem, .. } if problem.is_bad_sample());
-        if self.policy == OnBadSample::Fail || !is_bad {
-            return Err(error);
-        }
-        self.skipped += 1;
-        self.first.get_or_insert(error);
-        Ok(())
-    }
-
-    /// Why a split has no rows.
-    fn nothing_left(self) -> Error {
-        match self.first {
-            Some(first) => Error::NothingLeft {
-                skipped: self.skipped,
-                first: Box::new(first),
-            },
-            None => Error::NoFiles,
-        }
+        let split = Split {
+            inputs: Arc::new(inputs),
+            labels,
+            name,
+            task,
+            skipped,
+            origins,
+            kept: None,
+        };
+        let join = self.task.data.join;
+        let split = match self.modality {
+            Modality::Text(tokenizer)
+                if self.task.head == HeadKind::CausalLm && join != Join::Apart =>
+            {
+                split.joined(tokenizer, join, name == "train")?
+            }
+            _ => split,
+        };
+        Ok((split, set))
     }
 }
 

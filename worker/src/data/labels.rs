@@ -137,6 +137,8 @@ pub enum Labels {
         /// The tags of all samples.
         tags: Vec<u32>,
     },
+    /// Of so many samples, the tokens that follow each token: they are in the inputs.
+    Next(usize),
 }
 
 impl Labels {
@@ -148,6 +150,7 @@ impl Labels {
             Labels::Multi { ends, .. } => ends.len(),
             Labels::Numbers(numbers) => numbers.len(),
             Labels::Tags { ends, .. } => ends.len(),
+            Labels::Next(samples) => *samples,
         }
     }
 
@@ -179,7 +182,7 @@ impl Labels {
                     .get(start as usize..end as usize)
                     .unwrap_or_default()
             }
-            Labels::Numbers(_) => &[],
+            Labels::Numbers(_) | Labels::Next(_) => &[],
         }
     }
 
@@ -191,7 +194,7 @@ impl Labels {
             Labels::Single(all)
             | Labels::Multi { classes: all, .. }
             | Labels::Tags { tags: all, .. } => all.as_slice(),
-            Labels::Numbers(_) => &[],
+            Labels::Numbers(_) | Labels::Next(_) => &[],
         };
         for class in all {
             if let Some(count) = counts.get_mut(*class as usize) {
@@ -201,7 +204,8 @@ impl Labels {
         counts
     }
 
-    /// The targets of the samples `which`, in that order, as metrics take them.
+    /// The targets of the samples `which`, in that order, as metrics take them; none of next tokens,
+    /// which are in the inputs.
     pub fn values(&self, classes: usize, which: impl IntoIterator<Item = usize>) -> Values {
         match self {
             Labels::Single(all) => Values::Single {
@@ -234,6 +238,10 @@ impl Labels {
                     values,
                 }
             }
+            Labels::Next(_) => Values::Next {
+                ends: Vec::new(),
+                values: Vec::new(),
+            },
             Labels::Numbers(all) => Values::Numbers(
                 which
                     .into_iter()
@@ -266,6 +274,7 @@ impl<'a> LabelReader<'a> {
                 ends: Vec::new(),
                 tags: Vec::new(),
             },
+            HeadKind::CausalLm => Labels::Next(0),
         };
         Self {
             column,
@@ -291,6 +300,7 @@ impl<'a> LabelReader<'a> {
 
     fn add(&mut self, cell: Cell) -> Result<(), Problem> {
         match &mut self.labels {
+            Labels::Next(samples) => *samples += 1,
             Labels::Numbers(numbers) => numbers.push(number(&cell, self.column)?),
             Labels::Single(classes) => {
                 let label = Label::of(cell, self.column, "a class: a text or an integer")?;
@@ -359,7 +369,7 @@ impl<'a> LabelReader<'a> {
             }
             return Ok((self.labels, known.clone()));
         }
-        if matches!(self.labels, Labels::Numbers(_)) {
+        if matches!(self.labels, Labels::Numbers(_) | Labels::Next(_)) {
             return Ok((self.labels, LabelSet::default()));
         }
         let renamed = self.found.sort();
@@ -378,7 +388,7 @@ impl<'a> LabelReader<'a> {
                     .for_each(|tag| *tag = renamed[*tag as usize]);
                 *set = Arc::new(TagSet::of(self.found.names()));
             }
-            Labels::Numbers(_) => {}
+            Labels::Numbers(_) | Labels::Next(_) => {}
         }
         Ok((self.labels, self.found.checked()?))
     }

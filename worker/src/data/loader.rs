@@ -233,7 +233,9 @@ impl Preparation {
 
     fn sample(&self, at: SampleRef) -> Result<Sample, Error> {
         let task = self.task(at)?;
-        let input = task.train.input(at.sample as usize)?;
+        let input = task
+            .train
+            .drawn(at.sample as usize, self.order.pass_key(at))?;
         let input = match &task.augment {
             Some(augmenter) => augmenter.apply(input, self.order.draw_key(at)),
             None => input,

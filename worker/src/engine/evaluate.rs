@@ -1,14 +1,15 @@
 //! Evaluation of a split: samples are dealt to ranks, decisions gathered, scored by all alike.
 
-use super::Error;
 use super::trainer::Trainer;
 use super::words::Words;
+use super::{Error, next};
 use crate::data::{Input, Split, TaskData};
 use crate::heads::Level;
 use crate::metrics::{self, Baseline, NO_TAG, Values};
 use crate::model::Context;
 use espalier_comm::CommunicatorExt;
 use espalier_spec::Step;
+use espalier_spec::job::HeadKind;
 use espalier_spec::report::{Evaluation, TaskScores};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,10 +42,10 @@ impl Which {
 }
 
 /// One sample's result on its way between ranks.
-struct Verdict {
-    sample: u32,
-    loss: f32,
-    decision: Vec<u8>,
+pub(super) struct Verdict {
+    pub(super) sample: u32,
+    pub(super) loss: f32,
+    pub(super) decision: Vec<u8>,
 }
 
 impl Trainer {
@@ -104,6 +105,9 @@ impl Trainer {
             decode(&part, &mut all)?;
         }
         all.sort_by_key(|verdict| verdict.sample);
+        if task.head == HeadKind::CausalLm {
+            return Ok(next::scores(&all, &task, split));
+        }
         let truth = split.labels.values(classes, 0..split.len());
         let predicted = decisions(&truth, &all);
         let loss = all.iter().map(|v| f64::from(v.loss)).sum::<f64>() / all.len().max(1) as f64;
@@ -163,6 +167,9 @@ impl Trainer {
             return Ok(());
         };
         let head = self.heads.head(index);
+        if head.level() == Level::Token {
+            return self.judge_next(index, batch, (packed, &leaves), verdicts);
+        }
         let words = match (head.level(), &leaves.rows) {
             (Level::Word, Some(rows)) => {
                 let inputs = inputs.iter().copied();
@@ -195,7 +202,7 @@ impl Trainer {
                         .collect()
                 }
                 // A head decides on words one by one.
-                Values::Tags { .. } => Vec::new(),
+                Values::Tags { .. } | Values::Next { .. } => Vec::new(),
                 Values::Single { values, .. } => values[place].to_le_bytes().to_vec(),
                 Values::Multi { classes, values } => values[place * classes..(place + 1) * classes]
                     .iter()
@@ -276,6 +283,8 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
                 values: found,
             }
         }
+        // They are scored by themselves.
+        Values::Next { .. } => truth.clone(),
         Values::Numbers(_) => Values::Numbers(
             verdicts
                 .iter()

@@ -2,14 +2,15 @@
 
 use super::Error;
 use super::exact::ExactSum;
-use super::kernel::{dot, pair, pairs};
+use super::feature_gradients::FeatureGradients;
+use super::next::{Next, parts};
 use super::words::Words;
 use crate::data::{Sample, TaskData};
-use crate::heads::{self, Head, Level, Linear};
+use crate::heads::{self, CausalLm, Head, Level, Linear, Parameter};
 use crate::metrics::Values;
-use crate::model::{Batch, Block, Context, Leaves, ParamSpec, mix};
+use crate::model::{Backbone, Batch, Block, Context, Leaves, ParamSpec, mix};
 use crate::torch;
-use espalier_spec::job::ContrastiveSpec;
+use espalier_spec::job::{ContrastiveSpec, HeadKind, TaskSpec};
 use espalier_spec::{InputGroups, JobSpec};
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ const ROW_SITE: u64 = u64::MAX - 1;
 pub struct HeadSet {
     block: Block,
     heads: Vec<Box<dyn Head>>,
+    /// Which parameters are each head's: weight, and bias if it has one.
+    places: Vec<(usize, Option<usize>)>,
     contrastive: Vec<Option<ContrastiveSpec>>,
     groups: InputGroups,
     dropout: f64,
@@ -66,81 +69,33 @@ pub(super) struct HeadPass<'a> {
     pub(super) only: Option<usize>,
 }
 
-/// Gradients of the features by task, where tasks share samples and weights are not known yet.
-#[derive(Debug)]
-pub(super) struct FeatureGradients {
-    /// The features as heads saw them, with the graph back to the features.
-    dropped: Tensor,
-    /// Each task's rows and their gradient [rows, h].
-    parts: Vec<(Run, Tensor)>,
-    /// The same of heads that read words: vectors of tokens, and gradients of all of them by task.
-    rows: Option<Tensor>,
-    row_parts: Vec<(usize, Tensor)>,
-}
-
-impl FeatureGradients {
-    /// Scalar products of all pairs of `tasks` tasks, as indexed by [`pair`]. Samples are taken one
-    /// by one and added exactly: which rank has which changes no bit.
-    ///
-    /// # Errors
-    /// If libtorch refuses.
-    pub(super) fn products(&self, tasks: usize) -> Result<Vec<ExactSum>, Error> {
-        let mut sums = vec![ExactSum::default(); pairs(tasks)];
-        for (place, ((a, rows), left)) in self.parts.iter().enumerate() {
-            for ((b, others), right) in &self.parts[place..] {
-                if rows != others {
-                    continue;
-                }
-                let width = (left.numel() / rows.len().max(1)).max(1);
-                let (left, right) = (torch::data(left)?, torch::data(right)?);
-                let samples = left.chunks_exact(width).zip(right.chunks_exact(width));
-                let sum = &mut sums[pair(*a, *b, tasks)];
-                samples.for_each(|(left, right)| sum.add(f64::from(dot(left, right))));
-            }
-        }
-        Ok(sums)
-    }
-
-    /// Brings the weighted sum to the features' gradient.
-    ///
-    /// # Errors
-    /// If libtorch refuses.
-    pub(super) fn combine(self, weights: &[f64]) -> Result<(), Error> {
-        let total = self.dropped.f_zeros_like()?;
-        for ((task, rows), grad) in &self.parts {
-            let mut place = total.f_narrow(0, rows.start as i64, rows.len() as i64)?;
-            let _ = place.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
-        }
-        torch::backward(&[&self.dropped], &[&total])?;
-        if let Some(rows) = &self.rows {
-            let mut total = rows.f_zeros_like()?;
-            for (task, grad) in &self.row_parts {
-                let _ = total.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
-            }
-            torch::backward(&[rows], &[&total])?;
-        }
-        Ok(())
-    }
-}
-
 impl HeadSet {
-    /// Heads with their initial weights, a function of the job's seed and each task's name.
+    /// Heads with their initial weights, a function of the job's seed and each task's name; those that
+    /// predict the next token start as the backbone's own vocabulary matrix.
     ///
     /// # Errors
-    /// If a task's loss settings do not fit.
+    /// If a task's loss settings or its head do not fit.
     pub fn new(
         spec: &JobSpec,
         tasks: &[Arc<TaskData>],
-        width: usize,
+        backbone: &dyn Backbone,
         device: Device,
     ) -> Result<Self, Error> {
         let mut params = Vec::new();
         let mut values = Vec::new();
         let mut heads = Vec::new();
         for (task, data) in spec.tasks.iter().zip(tasks) {
-            let counts = data.train.labels.counts(data.labels.len());
-            let head = heads::build(task, data.labels.names(), &counts)?;
-            for parameter in heads::parameters(spec.seed, &task.name, head.outputs(), width) {
+            let (head, parameters) = match task.head {
+                HeadKind::CausalLm => next_token(task, backbone)?,
+                _ => {
+                    let counts = data.train.labels.counts(data.labels.len());
+                    let head = heads::build(task, data.labels.names(), &counts)?;
+                    let (outputs, width) = (head.outputs(), backbone.width());
+                    let parameters = heads::parameters(spec.seed, &task.name, outputs, width);
+                    (head, parameters.to_vec())
+                }
+            };
+            for parameter in parameters {
                 let shape = &parameter.shape[..];
                 params.push(if parameter.name.ends_with(".weight") {
                     ParamSpec::weight(&parameter.name, shape)
@@ -156,7 +111,13 @@ impl HeadSet {
             let tensor = Tensor::f_from_slice(&parameter.values)?;
             block.load(&parameter.name, &tensor.f_view(&parameter.shape[..])?)?;
         }
+        let place = |task: &TaskSpec, part: &str| {
+            let name = format!("heads.{}.{part}", task.name);
+            block.params().iter().position(|param| param.name == name)
+        };
+        let places = |task| (place(task, "weight").unwrap_or(0), place(task, "bias"));
         Ok(Self {
+            places: spec.tasks.iter().map(places).collect(),
             block,
             heads,
             contrastive: spec.tasks.iter().map(|t| t.loss.contrastive).collect(),
@@ -185,7 +146,11 @@ impl HeadSet {
     /// Whether a head reads the vectors of tokens, not only pooled features.
     #[must_use]
     pub fn wants_rows(&self) -> bool {
-        self.heads.iter().any(|head| head.level() == Level::Word)
+        self.has(Level::Word) || self.has(Level::Token)
+    }
+
+    fn has(&self, level: Level) -> bool {
+        self.heads.iter().any(|head| head.level() == level)
     }
 
     /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h].
@@ -193,16 +158,32 @@ impl HeadSet {
     /// # Errors
     /// If libtorch refuses.
     pub fn outputs(&self, task: usize, features: &Tensor) -> Result<Tensor, Error> {
-        let weight = self.block.param(task);
-        let bias = self.block.param(self.heads.len() + task);
+        let (weight, bias) = self.places[task];
+        let weight = self.block.param(weight);
+        let bias = bias.map(|place| self.block.param(place));
         Ok(Linear { weight, bias }.forward(features, None)?)
     }
 
-    /// The numbers of the heads' block that are a task's: its weight and its bias.
+    /// Mean loss [b] over each sample's places that another token follows, from the vectors of all rows.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub(super) fn next_losses(
+        &self,
+        task: usize,
+        rows: &Tensor,
+        next: &Next,
+    ) -> Result<Tensor, Error> {
+        let outputs = self.outputs(task, &next.vectors(rows)?)?;
+        Ok(self.heads[task].loss(&outputs, &next.targets)?)
+    }
+
+    /// The numbers of the heads' block that are a task's: its weight and its bias, empty if it has none.
     #[must_use]
     pub fn ranges(&self, task: usize) -> [Range<usize>; 2] {
-        let heads = self.heads.len();
-        [self.block.range(task), self.block.range(heads + task)]
+        let (weight, bias) = self.places[task];
+        let bias = bias.map_or(0..0, |place| self.block.range(place));
+        [self.block.range(weight), bias]
     }
 
     /// Loss and backward of one micro-batch. Gradients accumulate in the heads' block and in the
@@ -224,6 +205,12 @@ impl HeadSet {
         self.losses(&dropped, seen, tasks, how.only, |run, losses| {
             each(losses, &mut sums[run.0])?;
             let part = losses.f_sum(Kind::Float)?.f_mul_scalar(how.scales[run.0])?;
+            if self.heads[run.0].level() == Level::Token {
+                // Now, so that the memory of these logits is free before the next ones take theirs.
+                torch::backward(&[&part], &[&part.f_ones_like()?])?;
+                runs.push(run);
+                return Ok(());
+            }
             total = Some(match total.take() {
                 Some(total) => total.f_add(&part)?,
                 None => part,
@@ -261,7 +248,7 @@ impl HeadSet {
             let scale = losses.f_ones_like()?.f_mul_scalar(how.scales[run.0])?;
             torch::backward(&[losses], &[&scale])?;
             match (self.heads[run.0].level(), &leaves.rows) {
-                (Level::Word, Some(rows)) => {
+                (Level::Word | Level::Token, Some(rows)) => {
                     row_parts.push((run.0, rows.f_grad()?.f_contiguous()?));
                     torch::set_grad(rows, &Tensor::new())?;
                 }
@@ -302,7 +289,7 @@ impl HeadSet {
         })
     }
 
-    /// What heads read, after dropout.
+    /// What heads read, after dropout; there is none before a vocabulary.
     fn dropped(&self, seen: Seen<'_>, ctx: &Context) -> Result<Leaves, Error> {
         let keys: Vec<u64> = seen.samples.iter().map(|sample| key(sample)).collect();
         let features = seen.leaves.features.shallow_clone();
@@ -311,7 +298,11 @@ impl HeadSet {
                 rows.shallow_clone(),
                 &tokens.layout.row_keys,
                 ROW_SITE,
-                self.dropout,
+                if self.has(Level::Word) {
+                    self.dropout
+                } else {
+                    0.0
+                },
             )?),
             _ => None,
         };
@@ -334,6 +325,15 @@ impl HeadSet {
         for (leader, run) in by_task(seen.samples) {
             for task in self.groups.members(leader) {
                 if only.is_some_and(|only| only != task) {
+                    continue;
+                }
+                if let (Level::Token, Some(rows)) = (self.heads[task].level(), &dropped.rows) {
+                    let tokens = |index: usize| seen.samples[index].input.cost();
+                    for part in parts(run.clone(), tokens, self.heads[task].outputs()) {
+                        let inputs = seen.samples[part.clone()].iter().map(|s| &s.input);
+                        let next = Next::of(seen.batch, part.clone(), inputs);
+                        give((task, part), &self.next_losses(task, rows, &next)?)?;
+                    }
                     continue;
                 }
                 let which = seen.samples[run.clone()].iter();
@@ -379,6 +379,25 @@ impl HeadSet {
     }
 }
 
+/// A head that predicts the next token, and its matrix as the backbone has it.
+fn next_token(
+    task: &TaskSpec,
+    backbone: &dyn Backbone,
+) -> Result<(Box<dyn Head>, Vec<Parameter>), Error> {
+    let Some(decoder) = backbone.decoder() else {
+        let task = task.name.clone();
+        return Err(heads::Error::NoDecoder { task }.into());
+    };
+    let matrix = decoder.vocabulary()?.f_contiguous()?;
+    let head = CausalLm::new(matrix.size()[0].unsigned_abs() as usize);
+    let weight = Parameter {
+        name: format!("heads.{}.weight", task.name),
+        shape: matrix.size(),
+        values: torch::data(&matrix)?.to_vec(),
+    };
+    Ok((Box::new(head), vec![weight]))
+}
+
 /// Adds each sample's loss.
 fn each(losses: &Tensor, sum: &mut ExactSum) -> Result<(), Error> {
     let losses = Vec::<f32>::try_from(&losses.f_detach()?.f_contiguous()?)?;
@@ -418,32 +437,4 @@ fn by_task(samples: &[&Sample]) -> Vec<Run> {
         }
     }
     runs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // Promise: products are those of the tasks' gradients of the same samples, and what comes to the
-    // features is their weighted sum.
-    #[test]
-    fn feature_gradients_multiply_and_add_up() {
-        let tensor = |values: &[f32]| Tensor::from_slice(values).view([2, 2]);
-        let features = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let gradients = FeatureGradients {
-            dropped: features.f_mul_scalar(2.0).unwrap(),
-            parts: vec![
-                ((0, 0..2), tensor(&[1.0, 2.0, 3.0, 4.0])),
-                ((1, 0..2), tensor(&[-1.0, 0.5, 0.0, 2.0])),
-            ],
-            rows: None,
-            row_parts: Vec::new(),
-        };
-        let products = gradients.products(2).unwrap();
-        let products: Vec<f64> = products.iter().map(ExactSum::value).collect();
-        assert_eq!(products, [30.0, 8.0, 5.25]);
-        gradients.combine(&[1.0, 10.0]).unwrap();
-        let grad = features.grad();
-        assert_eq!(torch::data(&grad).unwrap(), [-18.0, 14.0, 6.0, 48.0]);
-    }
 }

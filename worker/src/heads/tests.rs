@@ -72,7 +72,7 @@ fn losses_and_gradients_agree_with_pytorch() {
                     classes,
                     values: targets.iter().map(|t| t == 1).collect(),
                 },
-                HeadKind::Tags => panic!("tested in tags.rs"),
+                HeadKind::Tags | HeadKind::CausalLm => panic!("tested beside the head"),
                 HeadKind::Regression => {
                     Values::Numbers(targets.iter().map(|t| t.as_f64().unwrap()).collect())
                 }

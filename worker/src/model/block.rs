@@ -32,8 +32,10 @@ pub struct ParamSpec {
 pub enum Role {
     /// Nothing.
     Plain,
-    /// The matrix of a linear layer: it may get one.
+    /// The matrix [out, in] of a linear layer: it may get one.
     Linear,
+    /// The same, stored as [in, out].
+    Transposed,
     /// Part of one; not in a model's files.
     Update,
 }
@@ -55,6 +57,14 @@ impl ParamSpec {
     pub fn linear(name: impl Into<String>, shape: &[i64]) -> Self {
         Self {
             role: Role::Linear,
+            ..Self::weight(name, shape)
+        }
+    }
+
+    /// The matrix of a linear layer that is stored as [in, out], as GPT-2 has them.
+    pub fn transposed(name: impl Into<String>, shape: &[i64]) -> Self {
+        Self {
+            role: Role::Transposed,
             ..Self::weight(name, shape)
         }
     }
@@ -86,6 +96,8 @@ pub struct Param {
     range: Range<usize>,
     frozen: bool,
     is_update: bool,
+    /// The matrix of a linear layer, stored as [in, out].
+    pub(super) is_transposed: bool,
     parts: Vec<String>,
 }
 
@@ -198,6 +210,7 @@ impl Block {
                 range,
                 frozen,
                 is_update: spec.role == Role::Update,
+                is_transposed: spec.role == Role::Transposed,
                 parts: spec.parts,
             });
         }
@@ -323,6 +336,12 @@ impl Block {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.params.is_empty()
+    }
+
+    /// Whether matrices of linear layers are stored as [in, out].
+    #[must_use]
+    pub fn is_transposed(&self) -> bool {
+        self.params.iter().any(|param| param.is_transposed)
     }
 
     /// Whether the block is trained.

@@ -32,7 +32,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::SingleLabel),
         Just(HeadKind::MultiLabel),
         Just(HeadKind::Regression),
-        Just(HeadKind::Tags)
+        Just(HeadKind::Tags),
+        Just(HeadKind::CausalLm)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -65,6 +66,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 },
                 labels,
                 max_train_samples,
+                join: crate::job::Join::default(),
                 samples_per_class: max_train_samples.map(|most| most as u32),
                 on_bad_sample: OnBadSample::default(),
                 augment: Augment {

@@ -2,6 +2,7 @@
 
 use crate::model::Error;
 use crate::model::hf::Source;
+use crate::model::hf::defaults::{gelu, initializer_range, layer_norm_eps};
 use crate::model::layer::{Activation, Layers, Names};
 use serde::Deserialize;
 
@@ -10,7 +11,7 @@ pub(in crate::model) const ROBERTA: &str = "roberta";
 pub(in crate::model) const DISTILBERT: &str = "distilbert";
 
 const BERT_NAMES: Names = Names {
-    qkv: [
+    qkv: &[
         "attention.self.query",
         "attention.self.key",
         "attention.self.value",
@@ -20,7 +21,7 @@ const BERT_NAMES: Names = Names {
     feed: ["intermediate.dense", "output.dense"],
 };
 const DISTILBERT_NAMES: Names = Names {
-    qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+    qkv: &["attention.q_lin", "attention.k_lin", "attention.v_lin"],
     out: "attention.out_lin",
     norms: ["sa_layer_norm", "output_layer_norm"],
     feed: ["ffn.lin1", "ffn.lin2"],
@@ -90,20 +91,11 @@ struct DistilBertConfig {
     initializer_range: f64,
 }
 
-fn gelu() -> String {
-    "gelu".to_owned()
-}
 fn absolute() -> String {
     "absolute".to_owned()
 }
 fn tenth() -> f64 {
     0.1
-}
-fn initializer_range() -> f64 {
-    0.02
-}
-fn layer_norm_eps() -> f64 {
-    1e-12
 }
 
 impl Shape {
@@ -146,6 +138,8 @@ impl Shape {
             inner: config.intermediate_size,
             activation: Activation::named(source, "hidden_act", &config.hidden_act)?,
             norm_first: false,
+            causal: false,
+            transposed: false,
             eps: config.layer_norm_eps,
             dropout: config.hidden_dropout_prob,
             attention_dropout: config.attention_probs_dropout_prob,
@@ -179,6 +173,8 @@ impl Shape {
             inner: config.hidden_dim,
             activation: Activation::named(source, "activation", &config.activation)?,
             norm_first: false,
+            causal: false,
+            transposed: false,
             eps: layer_norm_eps(),
             dropout: config.dropout,
             attention_dropout: config.attention_dropout,
