@@ -74,7 +74,7 @@ bench-tasks: setup ## Balancers on four real data sets of ESPALIER_DATA, hours; 
 
 parity: setup ## Forward, export and 20 training steps against PyTorch and transformers
 	@$(PYTHON) deploy/setup/setup.py python
-	@$(ENV); cargo build --workspace --bins; $(PEER) tests/parity/parity.py
+	@$(ENV); cargo build --workspace --bins; $(PEER) tests/parity/parity.py; $(PEER) tests/parity/language.py
 
 clean: ## Remove what was built, and the demo's data
 	@cargo clean

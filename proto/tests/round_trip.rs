@@ -5,7 +5,7 @@ use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_spec::adaptation;
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
-    AdaptationSpec, Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind, Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnMissingLabel, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind, TargetSpec, TaskSpec, TrainingSpec, Tuning, ZeroShotSpec,
+    AdaptationSpec, Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind, Init, Join, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnMissingLabel, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind, TargetSpec, TaskSpec, TrainingSpec, Tuning, ZeroShotSpec,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -44,6 +44,7 @@ fn backbone() -> impl Strategy<Value = BackboneSpec> {
             Pooling::Mean,
             Pooling::Cls,
             Pooling::Max,
+            Pooling::Last,
             Pooling::Pooler,
         ]),
         option::of(number()),
@@ -86,6 +87,7 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::Mae,
         Metric::QuadraticKappa,
         Metric::HarmonicMean,
+        Metric::Perplexity,
     ])
 }
 
@@ -126,6 +128,11 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                     },
                     labels,
                     max_train_samples: limit,
+                    join: if flags[1] {
+                        Join::EndToken
+                    } else {
+                        Join::Apart
+                    },
                     samples_per_class: flags[0].then_some(numbers[0]),
                     on_bad_sample: if flags[0] {
                         OnBadSample::Skip
@@ -153,6 +160,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::Tags,
         HeadKind::Ordinal,
         HeadKind::LabelEmbedding,
+        HeadKind::CausalLm,
     ]);
     let more = (
         (loss(), option::of(adaptation())),
@@ -214,6 +222,7 @@ fn training() -> impl Strategy<Value = TrainingSpec> {
     let schedule = (select(kinds), number(), option::of(any::<u64>())).prop_map(
         |(kind, warmup_ratio, warmup_steps)| ScheduleSpec {
             kind,
+            final_ratio: warmup_ratio / 2.0,
             warmup_ratio,
             warmup_steps,
         },

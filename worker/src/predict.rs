@@ -2,10 +2,12 @@
 
 mod answer;
 mod described;
+mod go_on;
 
 use crate::checkpoint::{Export, ExportedTask, HEADS_FILE, META_FILE, read_tensors};
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
+use crate::generate;
 use crate::heads::{self, Linear, ordinal_probabilities};
 use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
 use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
@@ -44,6 +46,9 @@ pub enum Error {
     /// The model or an input.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// Text that cannot be gone on with.
+    #[error(transparent)]
+    Generate(#[from] generate::Error),
     /// The heads' file.
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::Error),
@@ -127,7 +132,10 @@ impl Predictor {
             device: Device::Cpu,
         };
         let modality = source.modality()?;
-        let inputs = inputs(&source, modality, meta.max_tokens)?;
+        let generates = meta.tasks.iter().any(|t| t.head == HeadKind::CausalLm);
+        // Prompts may be as long as the model sees, whatever windows it was trained on.
+        let limit = if generates { u32::MAX } else { meta.max_tokens };
+        let inputs = inputs(&source, modality, limit)?;
         let backbone = model::build(&source, &options)?;
         let mut predictor = Self {
             meta,
@@ -340,19 +348,40 @@ impl Predictor {
         tch::no_grad(last)
     }
 
+    /// The named tasks; all, if none is named.
+    fn wanted<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a ExportedTask> {
+        let is_wanted = move |task: &&ExportedTask| names.is_empty() || names.contains(&task.name);
+        self.meta.tasks.iter().filter(is_wanted)
+    }
+
+    /// A parameter of a task's head, if it has it.
+    fn part(&self, task: &str, name: &str) -> Result<&Tensor, Error> {
+        let name = format!("heads.{task}.{name}");
+        self.heads.get(&name).ok_or_else(|| Error::NoExport {
+            dir: HEADS_FILE.to_owned(),
+            message: format!("tensor {name} is missing"),
+        })
+    }
+
     /// Outputs [b, C] of a task's head before softmax or sigmoid.
     ///
     /// # Errors
     /// [`Error::NoExport`] if the head is missing.
     pub fn outputs(&self, task: &str, features: &Tensor) -> Result<Tensor, Error> {
+        let is_language = |t: &ExportedTask| t.name == task && t.head == HeadKind::CausalLm;
+        let bias = match self.meta.tasks.iter().any(is_language) {
+            true => None,
+            false => Some(self.part(task, "bias")?),
+        };
         let linear = Linear {
             weight: self.part(task, "weight")?,
-            bias: self.part(task, "bias")?,
+            bias,
         };
         tch::no_grad(|| linear.forward(features, None)).map_err(|e| Error::Engine(e.into()))
     }
 
-    /// Answers of the named tasks (all, if none is named) for each input.
+    /// Answers of the named tasks (all, if none is named) for each input; those that go on with a text
+    /// have none here.
     ///
     /// # Errors
     /// If an input does not fit the model.
@@ -361,12 +390,14 @@ impl Predictor {
         inputs: &[Input],
         wanted: &[String],
     ) -> Result<Vec<BTreeMap<String, Answer>>, Error> {
-        let (batch, leaves) = self.leaves(inputs)?;
         let mut answers = vec![BTreeMap::new(); inputs.len()];
-        for task in &self.meta.tasks {
-            if !wanted.is_empty() && !wanted.contains(&task.name) {
-                continue;
-            }
+        let tasks = self.wanted(wanted);
+        let tasks: Vec<_> = tasks.filter(|t| t.head != HeadKind::CausalLm).collect();
+        if tasks.is_empty() {
+            return Ok(answers);
+        }
+        let (batch, leaves) = self.leaves(inputs)?;
+        for task in tasks {
             if let (HeadKind::Tags, Some(rows)) = (task.head, &leaves.rows) {
                 let words = Words::of(&batch, 0..inputs.len(), inputs.iter());
                 let outputs = self.outputs(&task.name, &words.vectors(rows)?)?;
@@ -390,7 +421,7 @@ impl Predictor {
                 }
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
                 HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
-                HeadKind::Regression => outputs,
+                HeadKind::Regression | HeadKind::CausalLm => outputs,
             };
             let width = scores
                 .size()

@@ -3,14 +3,16 @@
 //! Types are checked by serde while a job file is read; here are the rules that a type cannot
 //! hold: ranges, names and what one field demands of another. `job` has the rules of the job as a
 //! whole, `task` those of one task, `training` those of length, optimizer and evaluation,
-//! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with shared
-//! inputs must have in common, `zero_shot` how classes are described.
+//! `language` what predicting the next token demands, `adaptation`, `balancer` and `exchange` those of the
+//! fields of these names, `group` what tasks with shared inputs must have in common, `zero_shot` how classes
+//! are described.
 
 mod adaptation;
 mod balancer;
 mod exchange;
 mod group;
 mod job;
+mod language;
 mod nearest;
 mod task;
 mod training;
@@ -52,6 +54,7 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
         task::pooling(task, spec.backbone.pooling, index, &mut found);
     }
     job::sampler(spec, &mut found);
+    language::beside(&spec.tasks, &mut found);
     group::rules(&spec.tasks, &mut found);
     adaptation::rules(spec, &mut found);
     balancer::rules(spec, &mut found);

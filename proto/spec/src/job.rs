@@ -9,6 +9,8 @@ pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::evaluation::{EvaluationSpec, SelectBy};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
 pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
+pub use crate::join::Join;
+pub use crate::resources::{Device, Resources};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 pub use crate::tuning::{LoraSpec, Tuning};
 pub use crate::zero_shot::{Descriptions, ZeroShotSpec};
@@ -118,6 +120,8 @@ pub enum Pooling {
     Cls,
     /// Maximum over the sample's tokens.
     Max,
+    /// The last token: the one that has seen all others in a decoder.
+    Last,
     /// The model's own pooler: the first token through a dense layer and tanh (BERT). Exports for
     /// classification then load as stock transformers classes.
     Pooler,
@@ -150,8 +154,8 @@ pub struct TaskSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot: Option<ZeroShotSpec>,
     /// Metric that selects the best checkpoint; default: accuracy for `single_label` and
-    /// `label_embedding`, macro F1 for
-    /// `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic kappa for `ordinal`.
+    /// `label_embedding`, macro F1 for `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic
+    /// kappa for `ordinal`, perplexity for `causal_lm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
     /// Unlabelled samples of another domain that the task learns from as well. Default: none.
@@ -181,6 +185,10 @@ pub enum HeadKind {
     /// backbone (softmax over cosines times a learned factor). Classes that were never trained on are
     /// told by their description.
     LabelEmbedding,
+    /// The next token at every place of a text (softmax over the vocabulary, cross-entropy); needs a
+    /// decoder. It begins as the model's own vocabulary matrix and is trained apart from the word table,
+    /// even where the model ties both.
+    CausalLm,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -210,6 +218,9 @@ pub struct DataSpec {
     /// `single_label` only. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples_per_class: Option<u32>,
+    /// How texts become samples; `causal_lm` only.
+    #[serde(default)]
+    pub join: Join,
     /// What happens when an image or a sound cannot be decoded.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
@@ -294,13 +305,15 @@ pub enum Metric {
     /// Mean over unseen classes of the share of right predictions among unseen classes
     /// (`label_embedding`).
     ZeroShotAccuracy,
+    /// e to the mean loss per token (`causal_lm`); lower is better.
+    Perplexity,
 }
 
 impl Metric {
     /// Whether a larger value is better.
     #[must_use]
     pub fn higher_is_better(self) -> bool {
-        !matches!(self, Metric::Mse | Metric::Mae)
+        !matches!(self, Metric::Mse | Metric::Mae | Metric::Perplexity)
     }
 
     /// The name in job files and answers.
@@ -320,6 +333,7 @@ impl Metric {
             Metric::UnseenAccuracy => "unseen_accuracy",
             Metric::HarmonicMean => "harmonic_mean",
             Metric::ZeroShotAccuracy => "zero_shot_accuracy",
+            Metric::Perplexity => "perplexity",
         }
     }
 }
@@ -335,6 +349,7 @@ impl HeadKind {
             HeadKind::Tags => "tags",
             HeadKind::Ordinal => "ordinal",
             HeadKind::LabelEmbedding => "label_embedding",
+            HeadKind::CausalLm => "causal_lm",
         }
     }
 
@@ -347,7 +362,14 @@ impl HeadKind {
             HeadKind::Regression => Metric::Pearson,
             HeadKind::Tags => Metric::SpanF1,
             HeadKind::Ordinal => Metric::QuadraticKappa,
+            HeadKind::CausalLm => Metric::Perplexity,
         }
+    }
+
+    /// Whether it reads the vectors of tokens, not pooled features.
+    #[must_use]
+    pub fn reads_tokens(self) -> bool {
+        matches!(self, HeadKind::Tags | HeadKind::CausalLm)
     }
 }
 
@@ -404,37 +426,6 @@ impl Default for CheckpointSpec {
             keep: 2,
         }
     }
-}
-
-/// What a job asks of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct Resources {
-    /// Ranks (devices) the job trains on; default: every rank of the cluster at the time the job
-    /// is placed for the first time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ranks: Option<u32>,
-    /// Shards (logical ranks) that every step's batch is split into; default: one per rank. Fix it
-    /// to train alike on other numbers of ranks.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shards: Option<u32>,
-    /// Kind of device.
-    pub device: Device,
-}
-
-/// Kind of device that a rank computes on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Device {
-    /// A GPU where every rank has one, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
 }
 
 fn default_max_tokens() -> u32 {

@@ -118,6 +118,7 @@ impl Wire for BackboneSpec {
             Pooling::Mean => wire::Pooling::Mean,
             Pooling::Cls => wire::Pooling::Cls,
             Pooling::Max => wire::Pooling::Max,
+            Pooling::Last => wire::Pooling::Last,
             Pooling::Pooler => wire::Pooling::Pooler,
         };
         v1::Backbone {
@@ -136,7 +137,7 @@ impl Wire for BackboneSpec {
         let pooling = bad.choice(
             m.pooling,
             || at(path, "pooling"),
-            "mean, cls, max or pooler",
+            "mean, cls, max, last or pooler",
         );
         BackboneSpec {
             path: m.path,
@@ -151,6 +152,7 @@ impl Wire for BackboneSpec {
                 wire::Pooling::Mean => Pooling::Mean,
                 wire::Pooling::Cls => Pooling::Cls,
                 wire::Pooling::Max => Pooling::Max,
+                wire::Pooling::Last => Pooling::Last,
                 wire::Pooling::Pooler => Pooling::Pooler,
             },
             dropout: m.dropout,
@@ -316,6 +318,7 @@ impl Wire for ScheduleSpec {
         v1::Schedule {
             kind: kind.into(),
             warmup_ratio: Some(self.warmup_ratio),
+            final_ratio: Some(self.final_ratio),
             warmup_steps: self.warmup_steps,
         }
     }
@@ -331,6 +334,7 @@ impl Wire for ScheduleSpec {
                 Kind::Cosine => ScheduleKind::Cosine,
                 Kind::Constant => ScheduleKind::Constant,
             },
+            final_ratio: m.final_ratio.unwrap_or(default.final_ratio),
             warmup_ratio: m.warmup_ratio.unwrap_or(default.warmup_ratio),
             warmup_steps: m.warmup_steps,
         }

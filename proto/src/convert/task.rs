@@ -3,14 +3,14 @@
 use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
-    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files, HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskSpec, ZeroShotSpec,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files, HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskSpec, ZeroShotSpec,
 };
 use std::collections::BTreeMap;
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 13] = [
+const METRICS: [Metric; 14] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -24,6 +24,7 @@ const METRICS: [Metric; 13] = [
     Metric::UnseenAccuracy,
     Metric::HarmonicMean,
     Metric::ZeroShotAccuracy,
+    Metric::Perplexity,
 ];
 
 /// The metric of this name.
@@ -52,6 +53,7 @@ impl Wire for TaskSpec {
             HeadKind::Tags => Head::Tags,
             HeadKind::Ordinal => Head::Ordinal,
             HeadKind::LabelEmbedding => Head::LabelEmbedding,
+            HeadKind::CausalLm => Head::CausalLm,
         };
         v1::Task {
             name: self.name.clone(),
@@ -72,7 +74,7 @@ impl Wire for TaskSpec {
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
         const HEADS: &str =
-            "single_label, multi_label, regression, tags, ordinal or label_embedding";
+            "single_label, multi_label, regression, tags, ordinal, label_embedding or causal_lm";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
@@ -80,6 +82,7 @@ impl Wire for TaskSpec {
             Head::Tags => HeadKind::Tags,
             Head::Ordinal => HeadKind::Ordinal,
             Head::LabelEmbedding => HeadKind::LabelEmbedding,
+            Head::CausalLm => HeadKind::CausalLm,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -139,6 +142,12 @@ impl Wire for DataSpec {
             label_column: self.columns.label.clone().unwrap_or_default(),
             labels: self.labels.clone().unwrap_or_default(),
             max_train_samples: self.max_train_samples,
+            join: match self.join {
+                Join::Nothing => v1::data::Join::Nothing,
+                Join::EndToken => v1::data::Join::EndToken,
+                Join::Apart => v1::data::Join::Apart,
+            }
+            .into(),
             on_bad_sample: match self.on_bad_sample {
                 OnBadSample::Fail => v1::data::OnBadSample::Fail,
                 OnBadSample::Skip => v1::data::OnBadSample::Skip,
@@ -156,6 +165,7 @@ impl Wire for DataSpec {
             || at(path, "on_bad_sample"),
             "fail or skip",
         );
+        let join = bad.choice(m.join, || at(path, "join"), "nothing, end_token or apart");
         let some = |paths: Vec<String>| (!paths.is_empty()).then(|| files(paths));
         DataSpec {
             train: files(m.train),
@@ -169,6 +179,11 @@ impl Wire for DataSpec {
             labels: (!m.labels.is_empty()).then_some(m.labels),
             max_train_samples: m.max_train_samples,
             samples_per_class: m.samples_per_class,
+            join: match join {
+                v1::data::Join::Unspecified | v1::data::Join::Nothing => Join::Nothing,
+                v1::data::Join::EndToken => Join::EndToken,
+                v1::data::Join::Apart => Join::Apart,
+            },
             on_bad_sample: match policy {
                 Policy::Unspecified | Policy::Fail => OnBadSample::Fail,
                 Policy::Skip => OnBadSample::Skip,

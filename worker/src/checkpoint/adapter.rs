@@ -18,6 +18,8 @@ pub struct Adapter<'a> {
     pub lora: &'a LoraSpec,
     /// `<layer>.lora_A.weight` [r, in] and `<layer>.lora_B.weight` [out, r].
     pub updates: Vec<(String, Tensor)>,
+    /// The model stores its matrices as [in, out].
+    pub fan_in_fan_out: bool,
 }
 
 /// Writes an adapter of the model in directory `base` into the existing directory `dir`.
@@ -30,7 +32,7 @@ pub fn write_adapter(dir: &Path, base: &Path, adapter: Adapter<'_>) -> Result<()
         "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION",
         "base_model_name_or_path": base.display().to_string(),
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
-        "target_modules": lora.targets, "bias": "none", "fan_in_fan_out": false,
+        "target_modules": lora.targets, "bias": "none", "fan_in_fan_out": adapter.fan_in_fan_out,
         "inference_mode": true, "init_lora_weights": true, "modules_to_save": null,
     });
     write_json(&dir.join("adapter_config.json"), &config)?;

@@ -8,10 +8,13 @@
 //!   adapter/                                           low-rank updates alone: PEFT loads it
 //! ```
 //!
-//! A task's directory holds only its head; the backbone in it is a hard link.
+//! A task's directory holds only its head; the backbone in it is a hard link. A task that predicts the next
+//! token has none: the root is then what AutoModelForCausalLM loads, with the (first) task's matrix as
+//! `lm_head.weight` and `tie_word_embeddings` false.
 
 use super::adapter::{Adapter, write_adapter};
 use super::{Error, write_tensors};
+use crate::model::LM_HEAD;
 use espalier_spec::job::{HeadKind, Pooling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -29,11 +32,14 @@ pub const HEADS_FILE: &str = "heads.safetensors";
 pub const ADAPTER_DIR: &str = "adapter";
 
 const MODELING: &str = include_str!("modeling_espalier.py");
-const BACKBONE_FILES: [&str; 10] = [
+const BACKBONE_FILES: [&str; 13] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
     "added_tokens.json",
     "modules.json",
     "sentence_bert_config.json",
@@ -109,13 +115,27 @@ pub fn write_export(
     remove(&temporary)?;
     create(&temporary)?;
 
-    let config = read_json(&source.join("config.json"))?;
-    let is_bert = config.get("model_type") == Some(&json!("bert"));
-    let prefix = if is_bert { "bert." } else { "" };
-    let named: Vec<(String, Tensor)> = backbone
-        .into_iter()
+    let mut config = read_json(&source.join("config.json"))?;
+    let kind = config.get("model_type").and_then(Value::as_str);
+    let is_bert = kind == Some("bert");
+    let language = Language::of(kind, meta, heads);
+    let prefix = match &language {
+        Some(language) => language.prefix,
+        None if is_bert => "bert.",
+        None => "",
+    };
+    let named = backbone.into_iter().filter(|(name, _)| {
+        // The task's own takes its place.
+        language.is_none() || name != LM_HEAD
+    });
+    let mut named: Vec<(String, Tensor)> = named
         .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
         .collect();
+    if let Some(language) = language {
+        config.insert("architectures".into(), json!([language.class]));
+        config.insert("tie_word_embeddings".into(), json!(false));
+        named.push((LM_HEAD.to_owned(), language.matrix));
+    }
     let model = temporary.join("model.safetensors");
     write_tensors(
         &model,
@@ -160,8 +180,39 @@ pub fn write_export(
 fn has_class(head: HeadKind) -> bool {
     !matches!(
         head,
-        HeadKind::Regression | HeadKind::Ordinal | HeadKind::LabelEmbedding
+        HeadKind::Regression
+            | HeadKind::Ordinal
+            | HeadKind::LabelEmbedding
+            | HeadKind::CausalLm
     )
+}
+
+/// What makes a backbone a language model in transformers.
+struct Language {
+    class: &'static str,
+    /// What names of the backbone's weights begin with.
+    prefix: &'static str,
+    matrix: Tensor,
+}
+
+impl Language {
+    /// By the first task that predicts the next token, if there is one.
+    fn of(kind: Option<&str>, meta: &Export, heads: &[(String, Tensor)]) -> Option<Self> {
+        let (class, prefix) = match kind? {
+            "gpt2" => ("GPT2LMHeadModel", "transformer."),
+            "llama" => ("LlamaForCausalLM", "model."),
+            _ => return None,
+        };
+        let task = meta.tasks.iter().find(|t| t.head == HeadKind::CausalLm)?;
+        let wanted = format!("heads.{}.weight", task.name);
+        let (_, matrix) = heads.iter().find(|(name, _)| *name == wanted)?;
+        let matrix = matrix.shallow_clone();
+        Some(Self {
+            class,
+            prefix,
+            matrix,
+        })
+    }
 }
 
 /// A directory that `AutoModelForSequenceClassification` (`AutoModelForTokenClassification`, where words
@@ -219,9 +270,11 @@ fn write_task(
         HeadKind::MultiLabel => Some("multi_label_classification"),
         HeadKind::SingleLabel => Some("single_label_classification"),
         // transformers knows kinds of problems for whole texts only.
-        HeadKind::Tags | HeadKind::Regression | HeadKind::Ordinal | HeadKind::LabelEmbedding => {
-            None
-        }
+        HeadKind::Tags
+        | HeadKind::Regression
+        | HeadKind::Ordinal
+        | HeadKind::LabelEmbedding
+        | HeadKind::CausalLm => None,
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));

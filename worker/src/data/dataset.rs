@@ -3,6 +3,7 @@
 mod classes;
 mod left_out;
 mod split;
+mod stream;
 mod target;
 
 use super::augment::Augmenter;
@@ -14,12 +15,13 @@ use super::source::{self, Row, Wanted};
 use super::{Error, Features, Inputs, LabelSet, Problem, Tokenizer};
 use crate::metrics::Values;
 pub use classes::Classes;
-use espalier_spec::job::{Files, HeadKind, OnMissingLabel, TaskSpec};
+use espalier_spec::job::{Files, HeadKind, Join, OnMissingLabel, TaskSpec};
 use left_out::LeftOut;
 use split::Origin;
 pub use split::Split;
 use std::path::Path;
 use std::sync::Arc;
+pub use stream::Stream;
 
 /// Samples whose tokens are counted for a task's mean cost.
 const COST_SAMPLES: usize = 256;
@@ -124,10 +126,15 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         (Modality::Text(_), _) => ("text", "label"),
         (Modality::Media(reader), _) => (reader.default_column(), "label"),
     };
+    let input = data.columns.input.as_deref().unwrap_or(input);
     let wanted = Wanted {
-        input: data.columns.input.as_deref().unwrap_or(input),
+        input,
         pair: data.columns.pair.as_deref(),
-        label: data.columns.label.as_deref().unwrap_or(label),
+        label: match task.head {
+            // What is learned is in the text itself.
+            HeadKind::CausalLm => input,
+            _ => data.columns.label.as_deref().unwrap_or(label),
+        },
     };
     let context = |split: &'static str| {
         move |cause: Error| match cause {
@@ -140,8 +147,9 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         }
     };
 
-    if task.head == HeadKind::Tags && matches!(modality, Modality::Media(_)) {
-        return Err(context("train")(Error::NoWords));
+    if task.head.reads_tokens() && matches!(modality, Modality::Media(_)) {
+        let head = task.head.as_str();
+        return Err(context("train")(Error::NoTexts { head }));
     }
     if wanted.pair.is_some() && matches!(modality, Modality::Media(_)) {
         return Err(context("train")(Error::NoPairs));
@@ -191,7 +199,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
 }
 
 fn given_labels(task: &TaskSpec, label: &str) -> Result<Option<LabelSet>, Error> {
-    if task.head == HeadKind::Regression {
+    if matches!(task.head, HeadKind::Regression | HeadKind::CausalLm) {
         return Ok(None);
     }
     if let Some(names) = &task.data.labels {
@@ -284,10 +292,8 @@ impl SplitReader<'_> {
             }
             Modality::Media(reader) => Inputs::Image(Images::new(reader.clone())),
         };
-        // A regression has an empty label set, which is not a set to look labels up in.
-        let known = self
-            .known
-            .filter(|_| self.task.head != HeadKind::Regression);
+        // An empty label set is that of a task without classes, not one to look labels up in.
+        let known = self.known.filter(|set| !set.is_empty());
         let mut labels = match self.labelled {
             true => LabelReader::new(self.task.head, self.wanted.label, known).without(self.unseen()),
             false => LabelReader::none(self.wanted.label),
@@ -323,8 +329,8 @@ impl SplitReader<'_> {
                 let pushed = match &mut inputs {
                     Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place),
                     Inputs::Image(images) => images.push(row.input, self.wanted.input, &row.place),
-                    // What is read from a file is no features.
-                    Inputs::Features(_) => Ok(()),
+                    // What is read from a file is neither features nor a stream.
+                    Inputs::Features(_) | Inputs::Stream(_) => Ok(()),
                 };
                 if let Err(error) = pushed {
                     left_out.skip(error)?;
@@ -367,24 +373,31 @@ impl SplitReader<'_> {
         match &mut inputs {
             Inputs::Text(texts) => texts.finish(),
             Inputs::Image(images) => images.finish(),
-            Inputs::Features(_) => {}
+            Inputs::Features(_) | Inputs::Stream(_) => {}
         }
         let (labels, set) = labels.finish()?;
         let (task, name) = (self.task.name.clone(), self.name);
-        Ok((
-            Split {
-                inputs: Arc::new(inputs),
-                labels,
-                name,
-                task,
-                skipped,
-                unlabelled,
-                origins,
-                kept: None,
-                missing: missing.into(),
-            },
-            set,
-        ))
+        let split = Split {
+            inputs: Arc::new(inputs),
+            labels,
+            name,
+            task,
+            skipped,
+            unlabelled,
+            origins,
+            kept: None,
+            missing: missing.into(),
+        };
+        let join = self.task.data.join;
+        let split = match self.modality {
+            Modality::Text(tokenizer)
+                if self.task.head == HeadKind::CausalLm && join != Join::Apart =>
+            {
+                split.joined(tokenizer, join, name == "train")?
+            }
+            _ => split,
+        };
+        Ok((split, set))
     }
 }
 

@@ -46,11 +46,29 @@ pub enum Error {
     /// A split names no files.
     #[error("empty data: no file is named, or max_train_samples is 0")]
     NoFiles,
-    /// A head for words on a backbone that reads images.
+    /// A head for words or tokens on a backbone that reads none.
     #[error(
-        "the head `tags` is for words, but this backbone reads images; use a text backbone or another head"
+        "the head `{head}` is for texts, but this backbone reads images or sounds; use a text backbone or another head"
     )]
-    NoWords,
+    NoTexts {
+        /// The head.
+        head: &'static str,
+    },
+    /// Too little text to cut a window from.
+    #[error(
+        "all texts together have {tokens} tokens, but a window needs {needed}; give more text, lower backbone.max_tokens, or set data.join to apart"
+    )]
+    ShortStream {
+        /// Tokens there are.
+        tokens: usize,
+        /// Tokens of a window and the one behind it.
+        needed: usize,
+    },
+    /// Texts to be ended by a token that the model does not have.
+    #[error(
+        "data.join is `end_token`, but the backbone's config.json names no eos_token_id; add it, or use nothing or apart"
+    )]
+    NoEndToken,
     /// Pairs of texts for a backbone that reads none.
     #[error(
         "data.columns.pair names a second text, but this backbone reads no texts; remove it or use a text backbone"

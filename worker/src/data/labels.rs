@@ -153,6 +153,8 @@ pub enum Labels {
     },
     /// None for any of so many samples.
     Unlabelled(usize),
+    /// Of so many samples, the tokens that follow each token: they are in the inputs.
+    Next(usize),
 }
 
 impl Labels {
@@ -164,7 +166,7 @@ impl Labels {
             Labels::Multi { ends, .. } => ends.len(),
             Labels::Numbers(numbers) => numbers.len(),
             Labels::Tags { ends, .. } => ends.len(),
-            Labels::Unlabelled(count) => *count,
+            Labels::Unlabelled(count) | Labels::Next(count) => *count,
         }
     }
 
@@ -196,7 +198,7 @@ impl Labels {
                     .get(start as usize..end as usize)
                     .unwrap_or_default()
             }
-            Labels::Numbers(_) | Labels::Unlabelled(_) => &[],
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
         }
     }
 
@@ -208,7 +210,7 @@ impl Labels {
             Labels::Single(all)
             | Labels::Multi { classes: all, .. }
             | Labels::Tags { tags: all, .. } => all.as_slice(),
-            Labels::Numbers(_) | Labels::Unlabelled(_) => &[],
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
         };
         for class in all {
             if let Some(count) = counts.get_mut(*class as usize) {
@@ -253,6 +255,10 @@ impl Labels {
                 }
             }
             Labels::Unlabelled(_) => Values::Numbers(Vec::new()),
+            Labels::Next(_) => Values::Next {
+                ends: Vec::new(),
+                values: Vec::new(),
+            },
             Labels::Numbers(all) => Values::Numbers(
                 which
                     .into_iter()

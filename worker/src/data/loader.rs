@@ -263,7 +263,8 @@ impl Preparation {
 
     fn sample(&self, at: SampleRef) -> Result<Sample, Error> {
         let task = self.task(at)?;
-        let input = self.split(at)?.input(at.sample as usize)?;
+        let pass = self.order.pass_key(at);
+        let input = self.split(at)?.drawn(at.sample as usize, pass)?;
         let input = match &task.augment {
             Some(augmenter) => augmenter.apply(input, self.order.draw_key(at)),
             None => input,

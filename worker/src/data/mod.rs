@@ -29,7 +29,7 @@ pub mod tokens;
 
 pub use augment::Augmenter;
 pub use cell::Cell;
-pub use dataset::{Classes, Modality, Split, TaskData, load};
+pub use dataset::{Classes, Modality, Split, Stream, TaskData, load};
 pub use error::{Error, Place, Problem};
 pub use features::Features;
 pub use inputs::{Input, Inputs, NO_TOKEN};

@@ -166,6 +166,15 @@ impl Order {
         task.map_or(0, |task| task.draw_key(at))
     }
 
+    /// A key for what is random about one pass over a task's samples: a function of (seed, task's name,
+    /// epoch).
+    #[must_use]
+    pub fn pass_key(&self, at: SampleRef) -> u64 {
+        const PASS: u64 = 0x7061_7373_206f_7665;
+        let task = self.tasks.get(usize::from(at.task));
+        task.map_or(0, |task| mix(mix(task.key ^ PASS) ^ u64::from(at.epoch)))
+    }
+
     /// The samples of step `step` (that is, with `step` steps done before it).
     #[must_use]
     pub fn batch(&self, step: u64) -> StepBatch {

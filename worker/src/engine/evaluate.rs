@@ -1,16 +1,16 @@
 //! Evaluation of a split: samples are dealt to ranks, decisions gathered, scored by all alike.
 
-use super::Error;
 use super::described;
 use super::trainer::Trainer;
 use super::words::Words;
+use super::{Error, next};
 use crate::data::{Input, Split, TaskData};
 use crate::heads::{self, Level};
 use crate::metrics::{self, Baseline, NO_TAG, Nearest, Values};
 use crate::model::Context;
 use espalier_comm::CommunicatorExt;
 use espalier_spec::Step;
-use espalier_spec::job::Metric;
+use espalier_spec::job::{HeadKind, Metric};
 use espalier_spec::report::{Evaluation, TaskScores};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,10 +44,10 @@ impl Which {
 }
 
 /// One sample's result on its way between ranks.
-struct Verdict {
-    sample: u32,
-    loss: f32,
-    decision: Vec<u8>,
+pub(super) struct Verdict {
+    pub(super) sample: u32,
+    pub(super) loss: f32,
+    pub(super) decision: Vec<u8>,
 }
 
 impl Trainer {
@@ -117,6 +117,9 @@ impl Trainer {
             decode(&part, &mut all)?;
         }
         all.sort_by_key(|verdict| verdict.sample);
+        if task.head == HeadKind::CausalLm {
+            return Ok(next::scores(&all, &task, split));
+        }
         let truth = task.values(split, 0..split.len());
         let (predicted, more) = match (&task.classes, &truth) {
             (Some(classes), Values::Single { values, .. }) => {
@@ -213,6 +216,9 @@ impl Trainer {
             return Ok(());
         };
         let head = self.heads.head(index);
+        if head.level() == Level::Token {
+            return self.judge_next(index, batch, (packed, &leaves), verdicts);
+        }
         let words = match (head.level(), &leaves.rows) {
             (Level::Word, Some(rows)) => {
                 let inputs = inputs.iter().copied();
@@ -256,7 +262,7 @@ impl Trainer {
                         .collect()
                 }
                 // A head decides on words one by one.
-                Values::Tags { .. } => Vec::new(),
+                Values::Tags { .. } | Values::Next { .. } => Vec::new(),
                 Values::Single { values, .. } | Values::Ordered { values, .. } => {
                     values[place].to_le_bytes().to_vec()
                 }
@@ -346,6 +352,8 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
                 values: found,
             }
         }
+        // They are scored by themselves.
+        Values::Next { .. } => truth.clone(),
         Values::Numbers(_) => Values::Numbers(
             verdicts
                 .iter()

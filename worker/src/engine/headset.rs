@@ -1,20 +1,23 @@
 //! All heads of a job: one flat block of parameters, one loss per task.
 
+mod start;
+
 use super::Error;
 use super::costs::{Cost, Run, Tally, adaptation, by_task, sample_losses, targets};
 use super::feature_gradients::FeatureGradients;
 use super::micro::Micro;
+use super::next::{Next, parts};
 use super::words::Words;
 use crate::adapt::Adaptation;
-use crate::data::{Sample, TaskData, total_steps};
-use crate::heads::{self, Head, Level, Linear, Parameter};
-use crate::model::{Batch, Block, Context, Leaves, ParamSpec, mix};
+use crate::data::{Sample, TaskData};
+use crate::heads::{self, Head, Level, Linear};
+use crate::model::{Batch, Block, Context, Leaves, mix};
 use crate::torch;
+use espalier_spec::InputGroups;
 use espalier_spec::job::ContrastiveSpec;
-use espalier_spec::{InputGroups, JobSpec};
 use std::ops::Range;
 use std::sync::Arc;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 /// Dropout sites of the heads' input, features and rows; the backbone counts its own from 0.
 const SITE: u64 = u64::MAX;
@@ -26,9 +29,9 @@ const EXPORTED: &str = "heads.";
 pub struct HeadSet {
     block: Block,
     heads: Vec<Box<dyn Head>>,
-    /// Places in the block of the two parameters of each layer: heads first, in order of tasks, then
-    /// adaptations' own.
-    params: Vec<[usize; 2]>,
+    /// Places in the block of the parameters of each layer, weight and bias if it has one: heads first,
+    /// in order of tasks, then adaptations' own.
+    params: Vec<(usize, Option<usize>)>,
     contrastive: Vec<Option<ContrastiveSpec>>,
     /// Adaptations of tasks, and which of the layers are their own.
     adaptations: Vec<Option<(Adaptation, Range<usize>)>>,
@@ -72,67 +75,6 @@ pub(super) struct HeadPass<'a> {
 }
 
 impl HeadSet {
-    /// Heads with their initial weights, a function of the job's seed and each task's name.
-    ///
-    /// # Errors
-    /// If a task's loss settings do not fit.
-    pub fn new(
-        spec: &JobSpec,
-        tasks: &[Arc<TaskData>],
-        width: usize,
-        device: Device,
-    ) -> Result<Self, Error> {
-        let groups = InputGroups::of(&spec.tasks);
-        let mut values: Vec<Parameter> = Vec::new();
-        let mut heads = Vec::new();
-        for (task, data) in spec.tasks.iter().zip(tasks) {
-            let counts = data.train.labels.counts(data.labels.len());
-            let head = heads::build(task, data.labels.names(), &counts)?;
-            let own = heads::parameters(spec.seed, &task.name, head.shape(), width);
-            values.extend(own);
-            heads.push(head);
-        }
-        let led = tasks.iter().enumerate().filter(|(k, _)| groups.leads(*k));
-        let steps = total_steps(
-            &spec.training,
-            led.map(|(_, task)| task.train.len() as u64).sum(),
-        );
-        let mut layers = heads.len();
-        let mut adaptations = Vec::with_capacity(heads.len());
-        for (task, head) in spec.tasks.iter().zip(&heads) {
-            let Some(how) = &task.adaptation else {
-                adaptations.push(None);
-                continue;
-            };
-            let shape = (width, head.outputs());
-            let adaptation = Adaptation::new(&task.name, how, shape, steps)?;
-            let first = layers;
-            for layer in adaptation.layers() {
-                let name = format!("adaptation.{}.{}", task.name, layer.name);
-                let shape = (layer.outputs, layer.inputs);
-                values.extend(heads::layer(spec.seed, &name, shape, layer.deviation()));
-                layers += 1;
-            }
-            adaptations.push(Some((adaptation, first..layers)));
-        }
-        let params = values.iter().map(param).collect();
-        let mut block = Block::new("heads", params, true, device)?;
-        for parameter in &values {
-            let tensor = Tensor::f_from_slice(&parameter.values)?;
-            block.load(&parameter.name, &tensor.f_view(&parameter.shape[..])?)?;
-        }
-        let params = places(&block, &values)?;
-        Ok(Self {
-            block,
-            heads,
-            params,
-            contrastive: spec.tasks.iter().map(|t| t.loss.contrastive).collect(),
-            adaptations,
-            groups,
-            dropout: spec.backbone.dropout.unwrap_or(0.1),
-        })
-    }
-
     /// The parameters.
     #[must_use]
     pub fn block(&self) -> &Block {
@@ -153,7 +95,11 @@ impl HeadSet {
     /// Whether a head reads the vectors of tokens, not only pooled features.
     #[must_use]
     pub fn wants_rows(&self) -> bool {
-        self.heads.iter().any(|head| head.level() == Level::Word)
+        self.has(Level::Word) || self.has(Level::Token)
+    }
+
+    fn has(&self, level: Level) -> bool {
+        self.heads.iter().any(|head| head.level() == level)
     }
 
     /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h];
@@ -177,8 +123,11 @@ impl HeadSet {
 
     /// A layer of the block.
     fn linear(&self, layer: usize) -> Linear<'_> {
-        let [weight, bias] = self.params[layer].map(|place| self.block.param(place));
-        Linear { weight, bias }
+        let (weight, bias) = self.params[layer];
+        Linear {
+            weight: self.block.param(weight),
+            bias: bias.map(|place| self.block.param(place)),
+        }
     }
 
     /// What is taken from the cosines of classes that a task was trained on.
@@ -186,7 +135,10 @@ impl HeadSet {
     /// # Errors
     /// If libtorch refuses.
     pub fn calibration(&self, task: usize) -> Result<f64, Error> {
-        let values = Vec::<f32>::try_from(&self.block.param(self.params[task][1]).f_detach()?)?;
+        let Some(place) = self.params[task].1 else {
+            return Ok(0.0);
+        };
+        let values = Vec::<f32>::try_from(&self.block.param(place).f_detach()?)?;
         Ok(values.first().map_or(0.0, |value| f64::from(*value)))
     }
 
@@ -195,7 +147,10 @@ impl HeadSet {
     /// # Errors
     /// If libtorch refuses.
     pub fn set_calibration(&mut self, task: usize, value: f64) -> Result<(), Error> {
-        let name = self.block.params()[self.params[task][1]].name.clone();
+        let Some(place) = self.params[task].1 else {
+            return Ok(());
+        };
+        let name = self.block.params()[place].name.clone();
         #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
         let value = Tensor::f_from_slice(&[value as f32])?;
         Ok(self.block.load(&name, &value)?)
@@ -207,10 +162,27 @@ impl HeadSet {
         let own = self.adaptations[task].as_ref();
         let own = own.map_or(0..0, |(_, own)| own.clone());
         let places = std::iter::once(task).chain(own);
-        let places = places.flat_map(|layer| self.params[layer]);
+        let places = places.flat_map(|layer| {
+            let (weight, bias) = self.params[layer];
+            std::iter::once(weight).chain(bias)
+        });
         // What is not trained, such as a calibration, lies elsewhere.
         let trained = places.filter(|place| self.block.params()[*place].trained);
         trained.map(|place| self.block.range(place)).collect()
+    }
+
+    /// Mean loss [b] over each sample's places that another token follows, from the vectors of all rows.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub(super) fn next_losses(
+        &self,
+        task: usize,
+        rows: &Tensor,
+        next: &Next,
+    ) -> Result<Tensor, Error> {
+        let outputs = self.outputs(task, &next.vectors(rows)?, None)?;
+        Ok(self.heads[task].loss(&outputs, &next.targets)?)
     }
 
     /// Names and values of the heads' parameters, without those of adaptations.
@@ -247,6 +219,12 @@ impl HeadSet {
         let dropped = self.dropped(seen, how.ctx)?;
         self.costs(&dropped, seen, tasks, how, |cost| {
             tally.add(&cost)?;
+            if self.heads[cost.task].level() == Level::Token {
+                // Now, so that the memory of these logits is free before the next ones take theirs.
+                cost.backward(how.scales[cost.task])?;
+                runs.extend(cost.runs());
+                return Ok(());
+            }
             let part = cost.sum()?.f_mul_scalar(how.scales[cost.task])?;
             total = Some(match total.take() {
                 Some(total) => total.f_add(&part)?,
@@ -333,7 +311,7 @@ impl HeadSet {
         })
     }
 
-    /// What heads read, after dropout.
+    /// What heads read, after dropout; there is none before a vocabulary.
     fn dropped(&self, seen: Seen<'_>, ctx: &Context) -> Result<Leaves, Error> {
         let features = seen.leaves.features.shallow_clone();
         let rows = match (&seen.leaves.rows, &seen.micro.batch) {
@@ -341,7 +319,11 @@ impl HeadSet {
                 rows.shallow_clone(),
                 &tokens.layout.row_keys,
                 ROW_SITE,
-                self.dropout,
+                if self.has(Level::Word) {
+                    self.dropout
+                } else {
+                    0.0
+                },
             )?),
             _ => None,
         };
@@ -367,6 +349,10 @@ impl HeadSet {
                 if how.only.is_some_and(|only| only != task) {
                     continue;
                 }
+                if let (Level::Token, Some(rows)) = (self.heads[task].level(), &dropped.rows) {
+                    self.next_costs((task, run.clone()), rows, seen, &mut give)?;
+                    continue;
+                }
                 let sample = |place: usize| seen.samples[place].at.sample as usize;
                 let has_label = |place: &usize| tasks[task].train.has_label(sample(*place));
                 let places: Vec<usize> = run.clone().filter(has_label).collect();
@@ -390,6 +376,29 @@ impl HeadSet {
                     adaptation,
                 })?;
             }
+        }
+        Ok(())
+    }
+
+    /// Gives what samples cost whose next tokens a task predicts, in parts whose logits fit into memory.
+    fn next_costs(
+        &self,
+        (task, run): Run,
+        rows: &Tensor,
+        seen: Seen<'_>,
+        give: &mut impl FnMut(Cost) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let tokens = |index: usize| seen.samples[index].input.cost();
+        for part in parts(run, tokens, self.heads[task].outputs()) {
+            let inputs = seen.samples[part.clone()].iter().map(|s| &s.input);
+            let next = Next::of(&seen.micro.batch, part.clone(), inputs);
+            give(Cost {
+                task,
+                target: part.end..part.end,
+                losses: self.next_losses(task, rows, &next)?,
+                rows: part,
+                adaptation: None,
+            })?;
         }
         Ok(())
     }
@@ -424,19 +433,6 @@ impl HeadSet {
     }
 }
 
-/// A parameter as the block wants it.
-fn param(parameter: &Parameter) -> ParamSpec {
-    let shape = &parameter.shape[..];
-    let param = match parameter.decays {
-        true => ParamSpec::weight(&parameter.name, shape),
-        false => ParamSpec::bias(&parameter.name, shape),
-    };
-    ParamSpec {
-        trained: parameter.trained,
-        ..param
-    }
-}
-
 impl std::fmt::Debug for HeadSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
@@ -446,18 +442,6 @@ impl std::fmt::Debug for HeadSet {
             self.block.len()
         )
     }
-}
-
-/// Places of the parameters in the block, two by two.
-fn places(block: &Block, values: &[Parameter]) -> Result<Vec<[usize; 2]>, Error> {
-    let place = |wanted: &Parameter| {
-        let mut all = block.params().iter();
-        let found = all.position(|param| param.name == wanted.name);
-        found.ok_or_else(|| Error::Plan(format!("no parameter {}", wanted.name)))
-    };
-    let (pairs, _) = values.as_chunks::<2>();
-    let pair = |[first, second]: &[Parameter; 2]| Ok([place(first)?, place(second)?]);
-    pairs.iter().map(pair).collect()
 }
 
 /// The rows `places` of features, which are all or some of `run`.

@@ -21,6 +21,7 @@ mod lanes;
 mod memory;
 mod metrics;
 mod micro;
+mod next;
 mod own_rows;
 mod owner;
 mod passes;

@@ -6,6 +6,7 @@ use crate::checkpoint::{
     self, Adapter, Checkpoint, Export, ExportedClasses, ExportedTask, FileEntry, RunState, Store,
     write_export, write_tensors,
 };
+use crate::model::Block;
 use espalier_comm::CommunicatorExt;
 use espalier_spec::job::Tuning;
 use espalier_spec::{JobId, Step};
@@ -208,7 +209,12 @@ impl Trainer {
         for block in self.backbone.blocks() {
             updates.extend(block.updates()?);
         }
-        Ok(Some(Adapter { lora, updates }))
+        let blocks = self.backbone.blocks();
+        Ok(Some(Adapter {
+            lora,
+            updates,
+            fan_in_fan_out: blocks.iter().any(Block::is_transposed),
+        }))
     }
 
     fn write_model(&self, target: &Path, step: Step) -> Result<(), Error> {

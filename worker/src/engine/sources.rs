@@ -113,7 +113,7 @@ impl Sources {
     /// What is wrong with the model directory or the heads.
     pub fn profile(&self, spec: &JobSpec) -> Result<Profile, Error> {
         let backbone = self.backbone(spec, Device::Cpu)?;
-        let heads = HeadSet::new(spec, &self.tasks, backbone.width(), Device::Cpu)?;
+        let heads = HeadSet::new(spec, &self.tasks, backbone.as_ref(), Device::Cpu)?;
         let mut blocks = Vec::new();
         if let Some(table) = backbone.table() {
             let total = (table.rows() * table.width()) as u64;
@@ -165,7 +165,8 @@ pub fn inputs(
         Modality::Text => {
             let limit = model.max_positions().unwrap_or(u64::from(max_tokens));
             let limit = u32::try_from(limit).unwrap_or(u32::MAX).min(max_tokens);
-            data::Modality::Text(Arc::new(Tokenizer::load(Path::new(model.dir()), limit)?))
+            let tokenizer = Tokenizer::load(Path::new(model.dir()), limit)?;
+            data::Modality::Text(Arc::new(tokenizer.ending_with(model.end_tokens())))
         }
         Modality::Image(shape) => {
             let shape = shape.map(|size| size.unsigned_abs() as usize);

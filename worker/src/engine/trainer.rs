@@ -61,7 +61,7 @@ impl Trainer {
         backbone: Box<dyn Backbone>,
     ) -> Result<Self, Error> {
         let device = Device::Cpu;
-        let heads = HeadSet::new(spec, &sources.tasks, backbone.width(), device)?;
+        let heads = HeadSet::new(spec, &sources.tasks, backbone.as_ref(), device)?;
         let tables = usize::from(backbone.table().is_some());
         let blocks: Vec<&Block> = backbone.blocks().iter().chain([heads.block()]).collect();
         let placed = plan.blocks.get(tables..).unwrap_or_default();
@@ -291,7 +291,7 @@ pub fn pack(
         Modality::Image(shape) => {
             let numbers = |input: &&Input| match input {
                 Input::Numbers(numbers) => Some(numbers.clone()),
-                Input::Tokens(_) | Input::Words { .. } | Input::Pair { .. } => None,
+                _ => None,
             };
             let all: Vec<Arc<[f32]>> = inputs.iter().filter_map(numbers).collect();
             let samples: Vec<&[f32]> = all.iter().map(AsRef::as_ref).collect();

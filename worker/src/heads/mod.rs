@@ -15,6 +15,7 @@
 //! makes a sample's gradient depend on its neighbours. Here a sample weighs the same in any batch;
 //! balanced weights have mean 1 over the training samples, so both agree over an epoch.
 
+mod causal_lm;
 mod contrastive;
 mod init;
 mod label_embedding;
@@ -25,6 +26,7 @@ mod single_label;
 mod tags;
 mod weights;
 
+pub use causal_lm::CausalLm;
 pub use contrastive::{contrastive, dampened};
 pub use init::{Parameter, layer, parameters};
 pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
@@ -112,6 +114,9 @@ pub enum Level {
     /// A word: it reads the vectors of words' first tokens `[W, H]`, those of one sample after those of
     /// the other.
     Word,
+    /// A token that another one follows: it reads the vectors of all of them `[W, H]`, those of one sample
+    /// after those of the other.
+    Token,
 }
 
 /// A head's parameters: views of the flat block of all heads.
@@ -119,8 +124,8 @@ pub enum Level {
 pub struct Linear<'a> {
     /// Weights `[C, H]`, or `[1, H]` for all outputs.
     pub weight: &'a Tensor,
-    /// Biases `[C]`.
-    pub bias: &'a Tensor,
+    /// Biases `[C]`; none of a head that has none.
+    pub bias: Option<&'a Tensor>,
 }
 
 impl Linear<'_> {
@@ -133,12 +138,13 @@ impl Linear<'_> {
     pub fn forward(&self, features: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, Error> {
         let dropped = mask.map(|mask| features.f_mul(mask)).transpose()?;
         let features = dropped.as_ref().unwrap_or(features);
-        if self.weight.size().first() == self.bias.size().first() {
-            return Ok(features.f_linear(self.weight, Some(self.bias))?);
+        let one_for_all = |bias: &&Tensor| self.weight.size().first() != bias.size().first();
+        match self.bias.filter(one_for_all) {
+            Some(bias) => Ok(features
+                .f_linear::<&Tensor>(self.weight, None)?
+                .f_add(bias)?),
+            None => Ok(features.f_linear(self.weight, self.bias)?),
         }
-        Ok(features
-            .f_linear::<&Tensor>(self.weight, None)?
-            .f_add(self.bias)?)
     }
 }
 
@@ -166,6 +172,14 @@ pub enum Error {
         class: String,
         /// The weight.
         weight: f64,
+    },
+    /// Next tokens by a backbone that predicts none.
+    #[error(
+        "task {task}: the head `causal_lm` needs a backbone that predicts the next token (gpt2, llama); use one, or another head"
+    )]
+    NoDecoder {
+        /// Name of the task.
+        task: String,
     },
     /// A loss setting that the kind of head doesn't have.
     #[error(
@@ -281,6 +295,10 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             let calibration = given.unwrap_or(0.0) as f32;
             Ok(Box::new(LabelEmbedding::new(classes, calibration)))
         }
+        // Its size is the vocabulary's, which only a decoder has.
+        HeadKind::CausalLm => Err(Error::NoDecoder {
+            task: task.name.clone(),
+        }),
     }
 }
 
@@ -295,6 +313,25 @@ fn samples(outputs: &Tensor, width: usize) -> Result<usize, Error> {
             found: shape.to_vec(),
         }),
     }
+}
+
+/// Means `[B]` of losses `[W]` over each sample's rows, which end at `ends`; 0 for a sample that has none.
+fn means(losses_w: &Tensor, ends: &[u32]) -> Result<Tensor, Error> {
+    let (mut sample_of, mut shares) = (Vec::new(), Vec::new());
+    let mut start = 0;
+    for (sample, &end) in (0_i64..).zip(ends) {
+        let count = end.saturating_sub(start);
+        #[expect(clippy::cast_precision_loss, reason = "rows of a text")]
+        shares.resize(end as usize, 1.0 / count.max(1) as f32);
+        sample_of.resize(end as usize, sample);
+        start = end;
+    }
+    let device = losses_w.device();
+    let sample_of = Tensor::f_from_slice(&sample_of)?.f_to_device(device)?;
+    let shares = Tensor::f_from_slice(&shares)?.f_to_device(device)?;
+    let count = i64::try_from(ends.len()).unwrap_or(i64::MAX);
+    let zeros = Tensor::f_zeros([count], (Kind::Float, device))?;
+    Ok(zeros.f_index_add(0, &sample_of, &losses_w.f_mul(&shares)?)?)
 }
 
 /// The numbers of a tensor, row-major, on the host.

@@ -80,7 +80,9 @@ fn losses_and_gradients_agree_with_pytorch() {
                     classes,
                     values: targets.iter().map(|t| t.as_u64().unwrap() as u32).collect(),
                 },
-                HeadKind::Tags | HeadKind::LabelEmbedding => panic!("tested apart"),
+                HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm => {
+                    panic!("tested apart")
+                }
                 HeadKind::Regression => {
                     Values::Numbers(targets.iter().map(|t| t.as_f64().unwrap()).collect())
                 }

@@ -60,6 +60,13 @@ pub enum Values {
         /// Tags of all words; [`NO_TAG`] where there is none.
         values: Vec<u32>,
     },
+    /// The token that follows at each place of a sample.
+    Next {
+        /// End of each sample's places in `values`.
+        ends: Vec<u32>,
+        /// Tokens of all places.
+        values: Vec<u32>,
+    },
 }
 
 impl Values {
@@ -70,7 +77,7 @@ impl Values {
             Values::Single { values, .. } | Values::Ordered { values, .. } => values.len(),
             Values::Multi { classes, values } => values.len() / (*classes).max(1),
             Values::Numbers(values) => values.len(),
-            Values::Tags { ends, .. } => ends.len(),
+            Values::Tags { ends, .. } | Values::Next { ends, .. } => ends.len(),
         }
     }
 
@@ -90,6 +97,10 @@ impl Values {
             }
             Values::Multi { classes, .. } => format!("{} of any of {classes} classes", self.len()),
             Values::Numbers(_) => format!("{} numbers", self.len()),
+            Values::Next { values, .. } => {
+                let most = values.iter().max().copied().unwrap_or(0);
+                format!("{} tokens, the largest {most}", values.len())
+            }
             Values::Tags { set, values, .. } => format!(
                 "{} texts of {} words with one in {} tags each",
                 self.len(),

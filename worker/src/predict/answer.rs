@@ -1,6 +1,7 @@
 //! What heads say, as it is shown.
 
 use super::Error;
+use crate::generate::Stop;
 use espalier_spec::job::HeadKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -33,6 +34,15 @@ pub enum Answer {
     Tags {
         /// The most probable tag of each word; none for words beyond the token limit.
         tags: Vec<Option<Scored>>,
+    },
+    /// How a text goes on.
+    Text {
+        /// What follows the prompt.
+        completion: String,
+        /// Its tokens.
+        tokens: usize,
+        /// Why it ends.
+        stop: Stop,
     },
     /// A number.
     Number {
@@ -116,6 +126,9 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
                 scores,
             }
         }
-        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::LabelEmbedding => Answer::single(scores),
+        HeadKind::SingleLabel
+        | HeadKind::Tags
+        | HeadKind::LabelEmbedding
+        | HeadKind::CausalLm => Answer::single(scores),
     }
 }

@@ -70,7 +70,7 @@ fn representation(spec: &JobSpec, found: &mut Findings) {
                  features; use `{instead}`"
             )
         });
-        found.require(task.head != HeadKind::Tags, &field, || {
+        found.require(!task.head.reads_tokens(), &field, || {
             format!(
                 "reads the vectors of words, but `{method}` weighs gradients of pooled features; use \
                  `{instead}`"

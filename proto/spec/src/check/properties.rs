@@ -34,7 +34,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::Regression),
         Just(HeadKind::Tags),
         Just(HeadKind::Ordinal),
-        Just(HeadKind::LabelEmbedding)
+        Just(HeadKind::LabelEmbedding),
+        Just(HeadKind::CausalLm)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -67,6 +68,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 },
                 labels,
                 max_train_samples,
+                join: crate::job::Join::default(),
                 samples_per_class: max_train_samples.map(|most| most as u32),
                 on_bad_sample: OnBadSample::default(),
                 on_missing_label: OnMissingLabel::default(),

@@ -1,6 +1,6 @@
 //! Rules of one task: data, labels, loss, metric.
 
-use super::Findings;
+use super::{Findings, language};
 use crate::job::{ClassWeights, DataSpec, HeadKind, Metric, Pooling, TaskSpec};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +29,7 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
                 .to_owned()
         });
     }
+    language::rules(task, path, found);
     labels(task, &format!("{path}.data.labels"), found);
     super::zero_shot::rules(task, path, found);
     found.require(
@@ -45,14 +46,14 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     metric(task, &format!("{path}.metric"), found);
 }
 
-/// A head that reads words needs a backbone that ends with their vectors.
+/// A head that reads tokens needs a backbone that ends with their vectors.
 pub(super) fn pooling(task: &TaskSpec, pooling: Pooling, index: usize, found: &mut Findings) {
-    if task.head == HeadKind::Tags && pooling == Pooling::Pooler {
+    if task.head.reads_tokens() && pooling == Pooling::Pooler {
         found.add(
             "backbone.pooling",
             format!(
                 "is `pooler`, which leaves no vectors of words for tasks[{index}] ({}); expected \
-                 mean, cls or max",
+                 mean, cls, max or last",
                 task.name
             ),
         );
@@ -163,6 +164,8 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
     let least = match task.head {
         HeadKind::SingleLabel | HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding => 2,
         HeadKind::MultiLabel => 1,
+        // `language` says so.
+        HeadKind::CausalLm => return,
         HeadKind::Regression => {
             found.add(
                 field,
@@ -214,6 +217,9 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
             field,
             "a regression task has no classes to weigh; remove it",
         );
+        return;
+    }
+    if task.head == HeadKind::CausalLm {
         return;
     }
     if matches!(
@@ -300,6 +306,7 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
             Metric::HarmonicMean,
             Metric::ZeroShotAccuracy,
         ],
+        HeadKind::CausalLm => &[Metric::Perplexity],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();
@@ -348,7 +355,7 @@ mod tests {
             let fits = |v: &&crate::check::Violation| v.field == field && v.message.contains(part);
             assert_eq!(found.iter().filter(fits).count(), 1, "{field}: {found:?}");
         };
-        said("backbone.pooling", "expected mean, cls or max");
+        said("backbone.pooling", "expected mean, cls, max or last");
         said("tasks[2].head", "weighs gradients of pooled features");
         said("tasks[2].loss.class_weights", "does not weigh its classes");
     }

@@ -80,6 +80,12 @@ fn schedule(schedule: &ScheduleSpec, steps: Option<u64>, found: &mut Findings) {
         &format!("{path}.warmup_ratio"),
         || format!("is {ratio}; expected 0 to 1"),
     );
+    let last = schedule.final_ratio;
+    found.require(
+        (0.0..=1.0).contains(&last),
+        &format!("{path}.final_ratio"),
+        || format!("is {last}; expected 0 to 1"),
+    );
     if let (Some(warmup), Some(steps)) = (schedule.warmup_steps, steps) {
         found.require(warmup <= steps, &format!("{path}.warmup_steps"), || {
             format!(

@@ -57,7 +57,20 @@ impl Split {
                 .tokens(self.row(index))
                 .map_err(|problem| self.problem(index, problem)),
             Inputs::Image(images) => Ok(Input::Numbers(images.numbers(self.row(index)))),
+            Inputs::Stream(stream) => Ok(stream.window(index, None)),
             Inputs::Features(features) => Ok(Input::Numbers(features.row(index)?)),
+        }
+    }
+
+    /// The input of sample `index` in a pass over the data: windows of a stream begin where the pass's
+    /// key says.
+    ///
+    /// # Errors
+    /// As [`Split::input`].
+    pub fn drawn(&self, index: usize, pass: u64) -> Result<Input, Error> {
+        match self.inputs.as_ref() {
+            Inputs::Stream(stream) => Ok(stream.window(index, Some(pass))),
+            _ => self.input(index),
         }
     }
 
@@ -96,6 +109,7 @@ impl Split {
     pub fn cost(&self, index: usize) -> Result<u64, Error> {
         match self.inputs.as_ref() {
             Inputs::Text(_) => Ok(self.input(index)?.cost()),
+            Inputs::Stream(stream) => Ok(stream.cost(index)),
             Inputs::Image(_) | Inputs::Features(_) => Ok(1),
         }
     }
@@ -107,7 +121,7 @@ impl Split {
         match self.inputs.as_ref() {
             Inputs::Text(texts) => texts.cut(),
             Inputs::Image(images) => images.cut(),
-            Inputs::Features(_) => 0,
+            Inputs::Features(_) | Inputs::Stream(_) => 0,
         }
     }
 
@@ -158,7 +172,7 @@ impl Split {
         })
     }
 
-    fn problem(&self, index: usize, problem: Problem) -> Error {
+    pub(super) fn problem(&self, index: usize, problem: Problem) -> Error {
         let unknown = || Place {
             file: Arc::new(PathBuf::new()),
             row: index as u64 + 1,

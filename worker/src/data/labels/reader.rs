@@ -34,6 +34,7 @@ impl<'a> LabelReader<'a> {
                 classes: Vec::new(),
             },
             HeadKind::Regression => Labels::Numbers(Vec::new()),
+            HeadKind::CausalLm => Labels::Next(0),
             HeadKind::Tags => Labels::Tags {
                 set: Arc::default(),
                 ends: Vec::new(),
@@ -79,7 +80,7 @@ impl<'a> LabelReader<'a> {
             Labels::Single(classes) => classes.push(NO_CLASS),
             Labels::Multi { ends, classes } => ends.push(index(classes.len())),
             Labels::Numbers(numbers) => numbers.push(f32::NAN),
-            Labels::Unlabelled(count) => *count += 1,
+            Labels::Unlabelled(count) | Labels::Next(count) => *count += 1,
             Labels::Tags { ends, tags, .. } => ends.push(index(tags.len())),
         }
     }
@@ -90,7 +91,8 @@ impl<'a> LabelReader<'a> {
     }
 
     pub(in crate::data) fn push(&mut self, cell: Cell, place: &Place) -> Result<(), Error> {
-        if is_empty(&cell) {
+        let wants_label = !matches!(self.labels, Labels::Unlabelled(_) | Labels::Next(_));
+        if wants_label && is_empty(&cell) {
             let column = self.column.to_owned();
             return Err(place.error(Problem::NoLabel { column }));
         }
@@ -110,7 +112,7 @@ impl<'a> LabelReader<'a> {
     fn add(&mut self, cell: Cell) -> Result<(), Problem> {
         match &mut self.labels {
             Labels::Numbers(numbers) => numbers.push(number(&cell, self.column)?),
-            Labels::Unlabelled(count) => *count += 1,
+            Labels::Unlabelled(count) | Labels::Next(count) => *count += 1,
             Labels::Single(classes) => {
                 let label = Label::of(cell, self.column, "a class: a text or an integer")?;
                 if self.unseen.contains(&label.name) {
@@ -189,7 +191,10 @@ impl<'a> LabelReader<'a> {
             }
             return Ok((self.labels, known.clone()));
         }
-        if matches!(self.labels, Labels::Numbers(_) | Labels::Unlabelled(_)) {
+        if matches!(
+            self.labels,
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_)
+        ) {
             return Ok((self.labels, LabelSet::default()));
         }
         let renamed = self.found.sort();
@@ -211,7 +216,7 @@ impl<'a> LabelReader<'a> {
                     .for_each(|tag| *tag = renamed[*tag as usize]);
                 *set = Arc::new(TagSet::of(self.found.names()));
             }
-            Labels::Numbers(_) | Labels::Unlabelled(_) => {}
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => {}
         }
         Ok((self.labels, self.found.checked()?))
     }

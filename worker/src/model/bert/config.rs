@@ -3,6 +3,7 @@
 use super::relative::BUCKETS;
 use crate::model::Error;
 use crate::model::hf::Source;
+use crate::model::hf::defaults::{gelu, initializer_range, layer_norm_eps};
 use crate::model::layer::{Activation, Layers, Names};
 use serde::Deserialize;
 
@@ -12,7 +13,7 @@ pub(in crate::model) const DISTILBERT: &str = "distilbert";
 pub(in crate::model) const MPNET: &str = "mpnet";
 
 const BERT_NAMES: Names = Names {
-    qkv: [
+    qkv: &[
         "attention.self.query",
         "attention.self.key",
         "attention.self.value",
@@ -22,7 +23,7 @@ const BERT_NAMES: Names = Names {
     feed: ["intermediate.dense", "output.dense"],
 };
 const DISTILBERT_NAMES: Names = Names {
-    qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+    qkv: &["attention.q_lin", "attention.k_lin", "attention.v_lin"],
     out: "attention.out_lin",
     norms: ["sa_layer_norm", "output_layer_norm"],
     feed: ["ffn.lin1", "ffn.lin2"],
@@ -103,20 +104,11 @@ struct DistilBertConfig {
     initializer_range: f64,
 }
 
-fn gelu() -> String {
-    "gelu".to_owned()
-}
 fn absolute() -> String {
     "absolute".to_owned()
 }
 fn tenth() -> f64 {
     0.1
-}
-fn initializer_range() -> f64 {
-    0.02
-}
-fn layer_norm_eps() -> f64 {
-    1e-12
 }
 
 impl Shape {
@@ -166,6 +158,8 @@ impl Shape {
             inner: config.intermediate_size,
             activation: Activation::named(source, "hidden_act", &config.hidden_act)?,
             norm_first: false,
+            causal: false,
+            transposed: false,
             eps: config.layer_norm_eps,
             dropout: config.hidden_dropout_prob,
             attention_dropout: config.attention_probs_dropout_prob,
@@ -204,6 +198,8 @@ impl Shape {
             inner: config.hidden_dim,
             activation: Activation::named(source, "activation", &config.activation)?,
             norm_first: false,
+            causal: false,
+            transposed: false,
             eps: layer_norm_eps(),
             dropout: config.dropout,
             attention_dropout: config.attention_dropout,
