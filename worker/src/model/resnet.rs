@@ -8,9 +8,8 @@
 //! Blocks: the stem, then each residual layer. Shapes: b samples, c channels, y and x places.
 
 use super::hf::{self, Source};
-use super::tuning::{is_trained, tune};
 use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
-use espalier_spec::job::{Pooling, Tuning};
+use espalier_spec::job::Pooling;
 use serde::Deserialize;
 use serde_json::Value;
 use tch::{Kind, Tensor};
@@ -99,21 +98,9 @@ impl ResNet {
             return Err(source.wrong("config.json", message.to_owned()));
         }
         let parts = parts(&config);
-        let mut specs: Vec<Vec<ParamSpec>> = parts.iter().map(Part::params).collect();
-        tune(&options.tuning, source.dir(), &mut specs)?;
-        let count = parts.len();
-        let mut blocks = Vec::with_capacity(count);
-        for (index, (part, specs)) in parts.iter().zip(specs).enumerate() {
-            let trained = is_trained(&options.tuning, index, count);
-            blocks.push(Block::new(&part.name, specs, trained, options.device)?);
-        }
-        let start = (options.init, options.seed, 0.05);
-        let extra = hf::start(source, start, "resnet.", None, &mut blocks)?;
-        if let Tuning::Lora(lora) = &options.tuning {
-            for block in &mut blocks {
-                block.start_updates(lora, options.seed)?;
-            }
-        }
+        let named = parts.iter().map(|part| (part.name.clone(), part.params()));
+        let start = ("resnet.", 0.05);
+        let (blocks, extra) = hf::blocks(source, options, named.collect(), start, None)?;
         Ok(Self {
             image: image(source)?,
             config,
