@@ -5,7 +5,12 @@ use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_spec::adaptation;
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
-    AdaptationSpec, Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files, HeadKind, Init, Join, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnMissingLabel, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind, TargetSpec, TaskSpec, TrainingSpec, Tuning, ZeroShotSpec,
+    AdaptationSpec, Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights,
+    Columns, ContrastiveSpec, DataSpec, Descriptions, Device, EvaluationSpec, ExchangeSpec,
+    ExchangeType, Files, HeadKind, Init, Join, LoraSpec, LossSpec, Metric, Normalize, OnBadSample,
+    OnMissingLabel, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind,
+    ScheduleSpec, SelectBy, Sharding, SyncKind, TargetSpec, TaskSpec, TrainingSpec, Tuning,
+    ZeroShotSpec,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,

@@ -3,7 +3,8 @@
 use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
-    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files, HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskSpec, ZeroShotSpec,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskSpec, ZeroShotSpec,
 };
 use std::collections::BTreeMap;
 

@@ -35,7 +35,7 @@ pub(super) fn through(x: &Tensor, own: &[Linear<'_>]) -> Result<Tensor, TchError
         if index > 0 {
             x = x.f_relu()?;
         }
-        x = x.f_linear(layer.weight, Some(layer.bias))?;
+        x = x.f_linear(layer.weight, layer.bias)?;
     }
     Ok(x)
 }

@@ -180,10 +180,7 @@ pub fn write_export(
 fn has_class(head: HeadKind) -> bool {
     !matches!(
         head,
-        HeadKind::Regression
-            | HeadKind::Ordinal
-            | HeadKind::LabelEmbedding
-            | HeadKind::CausalLm
+        HeadKind::Regression | HeadKind::Ordinal | HeadKind::LabelEmbedding | HeadKind::CausalLm
     )
 }
 

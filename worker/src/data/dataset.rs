@@ -295,7 +295,9 @@ impl SplitReader<'_> {
         // An empty label set is that of a task without classes, not one to look labels up in.
         let known = self.known.filter(|set| !set.is_empty());
         let mut labels = match self.labelled {
-            true => LabelReader::new(self.task.head, self.wanted.label, known).without(self.unseen()),
+            true => {
+                LabelReader::new(self.task.head, self.wanted.label, known).without(self.unseen())
+            }
             false => LabelReader::none(self.wanted.label),
         };
         let mut origins: Vec<Origin> = Vec::new();

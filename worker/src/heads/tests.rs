@@ -171,7 +171,7 @@ fn linear_agrees_with_pytorch() {
     let (weight, bias) = (tensor(&case["weight"]), tensor(&case["bias"]));
     let linear = Linear {
         weight: &weight,
-        bias: &bias,
+        bias: Some(&bias),
     };
     let features = tensor(&case["features"]);
     close(&linear.forward(&features, None).unwrap(), &case["plain"]);
@@ -233,7 +233,7 @@ fn ordered_classes() {
     let (weight, bias) = (view(&weight), view(&bias));
     let linear = Linear {
         weight: &weight,
-        bias: &bias,
+        bias: Some(&bias),
     };
     let outputs = linear.forward(&Tensor::ones([2, 3], (Kind::Float, Device::Cpu)), None);
     assert_eq!(outputs.unwrap().size(), [2, 4]);

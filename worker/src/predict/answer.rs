@@ -126,9 +126,8 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
                 scores,
             }
         }
-        HeadKind::SingleLabel
-        | HeadKind::Tags
-        | HeadKind::LabelEmbedding
-        | HeadKind::CausalLm => Answer::single(scores),
+        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm => {
+            Answer::single(scores)
+        }
     }
 }

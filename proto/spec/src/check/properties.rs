@@ -6,7 +6,9 @@ use crate::JobSpec;
 use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
-    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files, HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, TargetSpec, TaskSpec, Tuning, ZeroShotSpec,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
+    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, TargetSpec, TaskSpec, Tuning,
+    ZeroShotSpec,
 };
 use proptest::prelude::*;
 
