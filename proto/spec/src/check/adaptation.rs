@@ -94,6 +94,11 @@ fn fits(
             )
         },
     );
+    let fits = !matches!(task.head, HeadKind::LabelEmbedding | HeadKind::CausalLm);
+    found.require(fits, path, || {
+        let head = task.head.as_str();
+        format!("is not for the head `{head}`; remove it, or use single_label")
+    });
     found.require(task.input_group.is_none(), path, || {
         format!(
             "tasks[{index}].input_group shares inputs between tasks, which have one domain only; \
