@@ -115,7 +115,7 @@ impl HeadSet {
             let name = format!("heads.{}.{part}", task.name);
             block.params().iter().position(|param| param.name == name)
         };
-        let places = |task| (place(task, "weight").unwrap_or(0), place(task, "bias"));
+        let places = |task: &TaskSpec| (place(task, "weight").unwrap_or(0), place(task, "bias"));
         Ok(Self {
             places: spec.tasks.iter().map(places).collect(),
             block,
