@@ -185,14 +185,6 @@ impl Predictor {
         Ok(values.first().map_or(0.0, |value| f64::from(*value)))
     }
 
-    fn part(&self, task: &str, name: &str) -> Result<&Tensor, Error> {
-        let name = format!("heads.{task}.{name}");
-        self.heads.get(&name).ok_or_else(|| Error::NoExport {
-            dir: HEADS_FILE.to_owned(),
-            message: format!("tensor {name} is missing"),
-        })
-    }
-
     /// Checks names of tasks.
     ///
     /// # Errors

@@ -159,6 +159,7 @@ fn exported(dir: &Path, family: &str) -> Box<dyn Backbone> {
             name: "language".to_owned(),
             head: HeadKind::CausalLm,
             labels: Vec::new(),
+            classes: None,
         }],
     };
     let tensors = backbone.export().unwrap();

@@ -63,16 +63,19 @@ fn losses_and_gradients_agree_with_pytorch() {
         let own: Vec<[Tensor; 2]> = layers.iter().map(|l| [leaf(&l[0]), leaf(&l[1])]).collect();
         let (features, classes) = (seen[0].size()[1] as usize, seen[2].size()[1] as usize);
         let method = build("t", &spec(name, &case["params"]), features, classes).unwrap();
-        let shapes: Vec<[i64; 2]> = method
+        let shapes: Vec<Vec<i64>> = method
             .layers()
             .iter()
-            .map(|layer| [layer.outputs as i64, layer.inputs as i64])
+            .map(|layer| vec![layer.outputs as i64, layer.inputs as i64])
             .collect();
         let given: Vec<Vec<i64>> = own.iter().map(|[weight, _]| weight.size()).collect();
         assert_eq!(shapes, given, "{name}");
         let linear: Vec<Linear<'_>> = own
             .iter()
-            .map(|[weight, bias]| Linear { weight, bias })
+            .map(|[weight, bias]| Linear {
+                weight,
+                bias: Some(bias),
+            })
             .collect();
         let pairs = Pairs {
             source: &seen[0],
@@ -159,7 +162,10 @@ fn extremes_stay_finite() {
                 .collect();
             let own: Vec<Linear<'_>> = own
                 .iter()
-                .map(|[weight, bias]| Linear { weight, bias })
+                .map(|[weight, bias]| Linear {
+                    weight,
+                    bias: Some(bias),
+                })
                 .collect();
             let pairs = Pairs {
                 source: &x,

@@ -168,12 +168,12 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         reader.read(files.paths()).map_err(context(name))
     };
     let (train, labels) = read("train", &data.train, known.as_ref(), data.max_train_samples)?;
+    in_order(task, &labels).map_err(context("train"))?;
+    let (labels, classes) = described(task, modality, labels).map_err(context("train"))?;
     let other = |name: &'static str, files: Option<&Files>| match files {
         Some(files) => read(name, files, Some(&labels), None).map(|(split, _)| Some(split)),
         None => Ok(None),
     };
-    in_order(task, &labels).map_err(context("train"))?;
-    let (labels, classes) = described(task, modality, labels).map_err(context("train"))?;
     let validation = other("validation", data.validation.as_ref())?;
     let test = other("test", data.test.as_ref())?;
     let target = target::read(task, modality, wanted, &labels).map_err(context("target"))?;
@@ -276,12 +276,13 @@ impl SplitReader<'_> {
     }
 
     fn skips_unlabelled(&self) -> bool {
-        self.labelled && self.task.data.on_missing_label == OnMissingLabel::Skip
+        let skips = self.task.data.on_missing_label == OnMissingLabel::Skip;
+        self.labelled && (skips || self.name == target::NAME)
     }
 
-    /// Whether rows without a label stay for the other tasks of a group.
+    /// Whether rows without a label stay: for the other tasks of a group, or as a target, which needs none.
     fn keeps_unlabelled(&self) -> bool {
-        self.task.input_group.is_some() && self.name == "train"
+        self.name == target::NAME || self.task.input_group.is_some() && self.name == "train"
     }
 
     fn read(self, paths: &[String]) -> Result<(Split, LabelSet), Error> {
@@ -368,7 +369,8 @@ impl SplitReader<'_> {
             })?;
         }
         let missing = labels.take_missing();
-        if count == missing.len() {
+        let wants_labels = self.name != target::NAME;
+        if count == 0 || wants_labels && count == missing.len() {
             return Err(left_out.nothing_left(self.wanted.label));
         }
         let (skipped, unlabelled) = (left_out.skipped, left_out.unlabelled);

@@ -167,7 +167,7 @@ impl HeadSet {
             std::iter::once(weight).chain(bias)
         });
         // What is not trained, such as a calibration, lies elsewhere.
-        let trained = places.filter(|place| self.block.params()[*place].trained);
+        let trained = places.filter(|place| !self.block.params()[*place].is_frozen());
         trained.map(|place| self.block.range(place)).collect()
     }
 

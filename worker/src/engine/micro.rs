@@ -6,7 +6,8 @@
 //! those of one.
 
 use super::Error;
-use super::headset::{Run, key};
+use super::costs::Run;
+use super::headset::key;
 use super::lanes::Slot;
 use super::trainer::Trainer;
 use crate::data::{Input, Sample};

@@ -112,6 +112,11 @@ pub(super) struct Piece<'a> {
 }
 
 impl Param {
+    /// Whether it is not trained: its range lies among such numbers.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
     /// Its Hugging Face names.
     pub(super) fn names(&self) -> Vec<&str> {
         match self.parts.is_empty() {

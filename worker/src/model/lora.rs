@@ -123,7 +123,7 @@ impl Block {
     ) -> Result<Tensor, Error> {
         let bias = bias.map(|place| self.param(place));
         let y = match self.params()[weight].is_transposed {
-            true => x.f_linear(&self.param(weight).f_t()?, bias)?,
+            true => x.f_linear(&self.param(weight).f_transpose(0, 1)?, bias)?,
             false => x.f_linear(self.param(weight), bias)?,
         };
         for update in self.updates.iter().filter(|update| update.target == weight) {
@@ -155,7 +155,7 @@ impl Block {
                 Some(update) => tch::no_grad(|| {
                     let product = self.param(update.up).f_matmul(self.param(update.down))?;
                     let product = match self.params()[update.target].is_transposed {
-                        true => product.f_t()?,
+                        true => product.f_transpose(0, 1)?,
                         false => product,
                     };
                     value.f_add(&product.f_mul_scalar(update.scale)?)

@@ -138,7 +138,8 @@ fn features_are_those_of_transformers() {
             assert_eq!(found.len(), expected.len(), "{family}, {name}");
             for (found, expected) in found.iter().zip(&expected) {
                 let error = (f64::from(*found) - expected).abs();
-                assert!(error < 1e-5, "{family}, {name}: {found}, not {expected}");
+                let most = 1e-5 * (1.0 + expected.abs());
+                assert!(error < most, "{family}, {name}: {found}, not {expected}");
             }
         }
     }

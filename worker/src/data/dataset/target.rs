@@ -4,6 +4,10 @@ use super::{Modality, Split, SplitReader};
 use crate::data::source::Wanted;
 use crate::data::{Error, LabelSet, Labels};
 use espalier_spec::job::{HeadKind, TaskSpec};
+use std::sync::Arc;
+
+/// Name of the split.
+pub(super) const NAME: &str = "target";
 
 /// Reads the target of a task; none if it has none. A column of labels need not be there. Where it is,
 /// its labels must be among the task's classes `labels`; they are not kept.
@@ -27,7 +31,7 @@ pub(super) fn read(
             wanted,
             known: Some(labels),
             limit: None,
-            name: "target",
+            name: NAME,
             labelled,
         };
         reader.read(paths)
@@ -46,6 +50,7 @@ pub(super) fn read(
     };
     let (mut split, _) = found?;
     split.labels = Labels::Unlabelled(split.len());
+    split.missing = Arc::default();
     Ok(Some(split))
 }
 
@@ -55,7 +60,6 @@ mod tests {
     use crate::data::MediaReader;
     use serde_json::json;
     use std::path::Path;
-    use std::sync::Arc;
 
     fn load(dir: &Path, target: &str) -> Result<Option<usize>, String> {
         let image =
@@ -92,6 +96,7 @@ mod tests {
             load("{\"image\": [1.0], \"label\": \"dog\"}\n"),
             Ok(Some(1))
         );
+        assert_eq!(load("{\"image\": [1.0], \"label\": null}\n"), Ok(Some(1)));
         let error = load("{\"image\": [1.0], \"label\": \"fish\"}\n").unwrap_err();
         assert!(
             error.contains("task animal, target data") && error.contains("fish"),

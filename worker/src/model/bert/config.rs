@@ -29,7 +29,7 @@ const DISTILBERT_NAMES: Names = Names {
     feed: ["ffn.lin1", "ffn.lin2"],
 };
 const MPNET_NAMES: Names = Names {
-    qkv: ["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+    qkv: &["attention.attn.q", "attention.attn.k", "attention.attn.v"],
     out: "attention.attn.o",
     norms: ["attention.LayerNorm", "output.LayerNorm"],
     feed: ["intermediate.dense", "output.dense"],
