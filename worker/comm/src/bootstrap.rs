@@ -339,10 +339,7 @@ fn call_once(
         (None, None)
     };
     let (offered, posted) = made;
-    send_offer(
-        &mut control,
-        posted.as_ref().map(Posted::offer).as_ref(),
-    )?;
+    send_offer(&mut control, posted.as_ref().map(Posted::offer).as_ref())?;
     let reply = Reply::receive(&mut control, gate)?;
     // The other side has mapped it by now, or never will.
     drop(posted);

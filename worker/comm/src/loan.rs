@@ -415,6 +415,27 @@ mod tests {
     }
 
     #[test]
+    fn memory_out_of_reach_travels_as_bytes() {
+        // Promise: where a peer can't map what was shown (here: no such process), it says so, and
+        // nothing is lent to it.
+        let (segment, _posted) = crate::segment::create().expect("segment");
+        let state = segment.state(0);
+        let (mut lender, mut borrower) = (Lender::default(), Borrower::default());
+        let memory = SharedMemory::new(LEAST).expect("memory");
+        assert!(!lender.lend(state, memory.as_slice(), 0));
+        let pid = &state.records[0][3];
+        assert_eq!(pid.load(Ordering::Relaxed), u64::from(std::process::id()));
+        pid.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(borrower.next(state, 1), Ok(None));
+        assert_eq!(state.answers[0].load(Ordering::Relaxed), answer(1, false));
+        for _ in 0..3 {
+            assert!(!lender.lend(state, memory.as_slice(), 0));
+            assert!(!lender.knows_all_of(state, memory.as_slice()));
+        }
+        assert_eq!(state.posted.0.load(Ordering::Relaxed), 1, "not shown again");
+    }
+
+    #[test]
     fn nonsense_from_the_other_side_is_an_error() {
         // Promise: records and counters written by another process are never trusted.
         for record in [

@@ -83,7 +83,7 @@ impl ShmLink {
 
     /// Length of the loan that comes next, if one is known.
     pub(crate) fn loan(&mut self, peer: usize) -> Result<Option<usize>, String> {
-        Ok(match self.to_loan(peer)? {
+        Ok(match self.until_loan(peer)? {
             Some(0) => self.borrower.loan_len(),
             _ => None,
         })
@@ -172,7 +172,7 @@ impl ShmLink {
             }
             // Before the records: what is lent ahead of bytes in the ring is told before them.
             let ready = self.ready()?;
-            let before = match self.to_loan(peer)? {
+            let before = match self.until_loan(peer)? {
                 Some(0) => {
                     let taken = self.borrow(want.min(PUBLISH), peer, intake, control)?;
                     total += taken;
@@ -232,7 +232,7 @@ impl ShmLink {
     }
 
     /// Bytes of the stream before the next loan; None if none is known.
-    fn to_loan(&mut self, peer: usize) -> Result<Option<usize>, String> {
+    fn until_loan(&mut self, peer: usize) -> Result<Option<usize>, String> {
         let here = self.tail + self.borrower.taken;
         match self.borrower.next(self.segment.state(1 - self.tx), peer)? {
             None => Ok(None),
@@ -262,7 +262,7 @@ impl ShmLink {
         fence(Ordering::SeqCst);
         // A partial element was left alone: only more bytes help.
         let readable =
-            reading && (self.ready()? > self.left_alone || self.to_loan(peer)? == Some(0));
+            reading && (self.ready()? > self.left_alone || self.until_loan(peer)? == Some(0));
         // While something is lent, nothing else is left to be written.
         let writable = writing
             && match self.lender.owed() {
