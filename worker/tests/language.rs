@@ -5,7 +5,7 @@ mod kit;
 
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
-use espalier_spec::job::{HeadKind, Init, Metric, Pooling, Tuning};
+use espalier_spec::job::{Files, HeadKind, Init, Metric, Pooling, Tuning};
 use espalier_spec::plan::ExchangePlan;
 use espalier_worker::checkpoint::{Export, ExportedTask, write_export};
 use espalier_worker::engine::Sources;
@@ -45,6 +45,22 @@ fn language(dir: &Path, join: &str) -> Value {
         "name": "language", "head": "causal_lm",
         "data": {"train": file("train"), "test": file("test"), "join": join},
     })
+}
+
+/// Texts in which every word says which one follows.
+fn chains(dir: &Path) -> String {
+    const WORDS: [&str; 12] = [
+        "the", "a", "of", "and", "to", "in", "with", "very", "old", "new", "this", "that",
+    ];
+    let text = |start: usize| {
+        let word = |place: usize| WORDS[(start + 5 * place) % WORDS.len()];
+        let words: Vec<&str> = (0..10 + start % 3).map(word).collect();
+        json!({"text": words.join(" ")}).to_string()
+    };
+    let file = dir.join("chains.jsonl");
+    let lines: Vec<String> = (0..96).map(text).collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    file.to_str().unwrap().to_owned()
 }
 
 /// A job that learns the toy's texts, and what they are about if `beside`.
@@ -95,9 +111,8 @@ fn ranks_and_sharding_change_nothing() {
         once.assert_same(&run(&job, 2, Sharding::Full), &what);
         let one = run(&job, 1, Sharding::Optimizer);
         let distance = one.distance(&once);
-        // What UPGrad projects away depends on small differences.
-        let most = if beside { 2e-4 } else { 2e-5 };
-        assert!(distance < most, "{what}: {distance}");
+        // Adam steps as far for a small gradient as for a large one: rounding shows.
+        assert!(distance < 2e-4, "{what}: {distance}");
         let loss = |done: &Outcome| done.evaluation.as_ref().unwrap().tasks["language"].loss;
         assert!((loss(&one) - loss(&once)).abs() < 1e-4, "{what}");
     }
@@ -121,15 +136,17 @@ fn a_resumed_run_draws_the_same_windows() {
 fn language_is_learned() {
     let folder = tempfile::tempdir().unwrap();
     for family in ["gpt2", "llama"] {
-        let mut job = learn(folder.path(), (family, "end_token"), false, 200);
-        job.training.optimizer.learning_rate = 1e-2;
+        let mut job = learn(folder.path(), (family, "end_token"), false, 100);
+        let file = chains(folder.path());
+        job.tasks[0].data.train = Files::One(file.clone());
+        job.tasks[0].data.test = Some(Files::One(file));
         let layout = Layout::new(2, &ALL[..1], ExchangePlan::default());
-        let done = train(&job, &layout, 200);
+        let done = train(&job, &layout, 100);
         let scores = &done.evaluation.unwrap().tasks["language"];
         let perplexity = scores.metrics[&Metric::Perplexity];
         assert!((perplexity - scores.loss.exp()).abs() < 1e-9);
         assert!(
-            perplexity < 0.85 * scores.baseline[&Metric::Perplexity],
+            perplexity < 0.5 * scores.baseline[&Metric::Perplexity],
             "{family}: {scores:?}"
         );
     }
