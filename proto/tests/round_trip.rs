@@ -151,14 +151,24 @@ fn training() -> impl Strategy<Value = TrainingSpec> {
         [number(), number()],
         number(),
         number(),
+        (number(), number()),
     )
         .prop_map(
-            |(learning_rate, head_learning_rate, betas, eps, weight_decay)| OptimizerSpec {
+            |(
                 learning_rate,
                 head_learning_rate,
                 betas,
                 eps,
                 weight_decay,
+                (block_decay, l2_sp),
+            )| OptimizerSpec {
+                learning_rate,
+                head_learning_rate,
+                betas,
+                eps,
+                weight_decay,
+                block_decay,
+                l2_sp,
             },
         );
     let kinds = vec![

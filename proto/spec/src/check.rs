@@ -3,8 +3,8 @@
 //! Types are checked by serde while a job file is read; here are the rules that a type cannot
 //! hold: ranges, names and what one field demands of another. `job` has the rules of the job as a
 //! whole, `task` those of one task, `training` those of length, optimizer and evaluation,
-//! `balancer` and `exchange` those of the fields of these names, `group` what tasks with shared
-//! inputs must have in common.
+//! `tuning` those of what is trained of the backbone, `balancer` and `exchange` those of the fields
+//! of these names, `group` what tasks with shared inputs must have in common.
 
 mod balancer;
 mod exchange;
@@ -13,6 +13,7 @@ mod job;
 mod nearest;
 mod task;
 mod training;
+mod tuning;
 
 #[cfg(test)]
 mod properties;
@@ -43,7 +44,7 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     let mut found = Findings::default();
     job::name(&spec.name, &mut found);
     job::backbone(&spec.backbone, &mut found);
-    job::tuning(&spec.tuning, &mut found);
+    tuning::rules(spec, &mut found);
     job::tasks(&spec.tasks, &mut found);
     for (index, task) in spec.tasks.iter().enumerate() {
         task::task(task, &format!("tasks[{index}]"), &mut found);
@@ -53,6 +54,7 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     group::rules(&spec.tasks, &mut found);
     balancer::rules(spec, &mut found);
     training::training(&spec.training, &mut found);
+    tuning::rates(spec, &mut found);
     exchange::rules(spec, &mut found);
     training::evaluation(spec, &mut found);
     training::checkpoint(&spec.checkpoint, &mut found);

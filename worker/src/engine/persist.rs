@@ -273,11 +273,12 @@ impl Trainer {
             }
         }
         if let Some(rows) = &self.rows {
-            let (ids, first, second) = rows.own_state(rank);
+            let (ids, kept) = rows.own_state(rank);
             let ids: Vec<i64> = ids.iter().map(|&row| i64::from(row)).collect();
             tensors.push((format!("{ROWS}|ids"), Tensor::f_from_slice(&ids)?));
-            tensors.push((format!("{ROWS}|first"), Tensor::f_from_slice(&first)?));
-            tensors.push((format!("{ROWS}|second"), Tensor::f_from_slice(&second)?));
+            for (name, numbers) in kept {
+                tensors.push((format!("{ROWS}|{name}"), Tensor::f_from_slice(&numbers)?));
+            }
         }
         tensors.extend(self.tracks_state()?);
         Ok(tensors)
@@ -343,8 +344,11 @@ impl Trainer {
                     let tensor = tensors.get(&key).ok_or_else(|| lacks(checkpoint, &key))?;
                     Ok::<_, Error>(Vec::<f32>::try_from(tensor)?)
                 };
+                let start = rows.optimizer.start().is_some();
+                let start = start.then(|| numbers("start")).transpose()?;
+                let (first, second) = (numbers("first")?, numbers("second")?);
                 rows.optimizer
-                    .restore(&ids, &numbers("first")?, &numbers("second")?);
+                    .restore(&ids, &first, &second, start.as_deref());
             }
             self.restore_tracks(&tensors)?;
         }

@@ -75,13 +75,14 @@ impl Trainer {
                 "blocks are {wanted:?}, the plan places {found:?}"
             )));
         }
+        let adamw = AdamW::new(&spec.training.optimizer);
         let rank = comm.rank();
         let most_shards = plan.shards.iter().map(Vec::len).max().unwrap_or(1);
         let rows = match backbone.table() {
             Some(table) if table.trainable() => {
                 let owned = table_rows(&plan.blocks[0].ends, table.rows(), table.width())?;
-                let (width, sharding) = (table.width(), plan.exchange.sharding);
-                Some(TableOwner::new(owned, rank, width, sharding))
+                let how = (plan.exchange.sharding, adamw.pulls());
+                Some(TableOwner::new(owned, rank, table.width(), how))
             }
             _ => None,
         };
@@ -111,7 +112,12 @@ impl Trainer {
             let owner = block
                 .trainable()
                 .then(|| SliceOptimizer::new(exchange.stepped(index), block));
-            owners.push(owner.transpose()?);
+            let mut owner = owner.transpose()?;
+            let is_heads = index + 1 == blocks.len();
+            if let Some(owner) = owner.as_mut().filter(|_| adamw.pulls() && !is_heads) {
+                owner.hold_to_start(block)?;
+            }
+            owners.push(owner);
         }
         let largest = (0..blocks.len()).map(|index| exchange.slice(index).len());
         let room = if plan.exchange.apart {
@@ -120,7 +126,7 @@ impl Trainer {
             0
         };
         let mut trainer = Self {
-            adamw: AdamW::new(&spec.training.optimizer),
+            adamw,
             schedule: Schedule::new(&spec.training.schedule, sources.total_steps(spec)),
             spec: spec.clone(),
             tasks: Arc::clone(&sources.tasks),

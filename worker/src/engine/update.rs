@@ -29,12 +29,13 @@ impl Trainer {
         };
         let factor = self.schedule.factor(step);
         let optimizer = &self.spec.training.optimizer;
-        let rate = optimizer.learning_rate * factor;
         let head_rate = optimizer.head_rate() * factor;
         let number = step + 1;
         let last = self.blocks() - 1;
+        let rates = (0..last).map(|index| optimizer.block_rate(last - 1 - index) * factor);
+        let rates: Vec<f64> = rates.chain([head_rate]).collect();
         let pace_of = |index: usize| Pace {
-            rate: if index == last { head_rate } else { rate },
+            rate: rates[index],
             step: number,
             scale,
         };

@@ -5,6 +5,7 @@ use crate::JobSpec;
 use serde_json::{Value, json};
 
 mod tasks;
+mod tuning;
 
 pub(super) fn valid() -> Value {
     json!({
@@ -75,24 +76,6 @@ fn every_rule_names_its_field() {
             json!(1.0),
             "backbone.dropout",
             "below 1",
-        ),
-        (
-            "/tuning",
-            json!({"last_blocks": 0}),
-            "tuning.last_blocks",
-            "tuning: heads",
-        ),
-        (
-            "/tuning",
-            json!({"lora": {"rank": 0}}),
-            "tuning.lora.rank",
-            "1 to 1024",
-        ),
-        (
-            "/tuning",
-            json!({"lora": {"targets": []}}),
-            "tuning.lora.targets",
-            "query and value",
         ),
         ("/tasks", json!([]), "tasks", "at least one task"),
         (

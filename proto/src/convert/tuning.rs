@@ -1,0 +1,49 @@
+//! What of a backbone is trained.
+
+use super::{Bad, Wire};
+use crate::v1;
+use espalier_spec::job::{LoraSpec, Tuning};
+
+impl Wire for Tuning {
+    type Message = v1::Tuning;
+
+    fn to_wire(&self) -> v1::Tuning {
+        use v1::tuning::{AllBlocks, BiasesOnly, HeadsOnly, Mode};
+        let mode = match self {
+            Tuning::All => Mode::All(AllBlocks {}),
+            Tuning::Heads => Mode::Heads(HeadsOnly {}),
+            Tuning::LastBlocks(n) => Mode::LastBlocks(*n),
+            Tuning::Biases => Mode::Biases(BiasesOnly {}),
+            Tuning::Lora(lora) => Mode::Lora(v1::Lora {
+                rank: Some(lora.rank),
+                alpha: Some(lora.alpha),
+                dropout: lora.dropout,
+                targets: lora.targets.clone(),
+            }),
+        };
+        v1::Tuning { mode: Some(mode) }
+    }
+
+    fn read(m: v1::Tuning, _bad: &mut Bad, _path: &str) -> Self {
+        use v1::tuning::Mode;
+        match m.mode {
+            None => Tuning::default(),
+            Some(Mode::All(_)) => Tuning::All,
+            Some(Mode::Heads(_)) => Tuning::Heads,
+            Some(Mode::LastBlocks(n)) => Tuning::LastBlocks(n),
+            Some(Mode::Biases(_)) => Tuning::Biases,
+            Some(Mode::Lora(m)) => {
+                let usual = LoraSpec::default();
+                Tuning::Lora(LoraSpec {
+                    rank: m.rank.unwrap_or(usual.rank),
+                    alpha: m.alpha.unwrap_or(usual.alpha),
+                    dropout: m.dropout,
+                    targets: match m.targets.is_empty() {
+                        true => usual.targets,
+                        false => m.targets,
+                    },
+                })
+            }
+        }
+    }
+}
