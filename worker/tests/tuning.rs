@@ -151,6 +151,80 @@ fn parts_of_a_backbone_train_like_the_whole() {
     }
 }
 
+// Promise: with gradual unfreezing heads learn alone at first, then one block more from the top every so
+// many steps, the word table with the embeddings; a block's first step is AdamW's first step, which moves
+// numbers by the learning rate (its known closed form).
+#[test]
+fn blocks_join_from_the_top() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps_of = |tuning: Value, steps| {
+        let job = spec(folder.path(), 8, |job| {
+            job["tuning"] = tuning;
+            job["training"]["schedule"] = json!({"kind": "constant", "warmup_steps": 0});
+            job["training"]["optimizer"] = json!({"learning_rate": 1e-3, "weight_decay": 0.0});
+        });
+        train(&job, &layout(Sharding::Optimizer, false), steps)
+    };
+    let start = steps_of(json!("heads"), 1);
+    let gradual = json!({"gradual": {"every_steps": 2}});
+    let parts = ["encoder.layer.1.", "encoder.layer.0.", "embeddings."];
+    for (steps, trained) in [(2, 0), (3, 1), (4, 1), (6, 2), (8, 3)] {
+        let outcome = steps_of(gradual.clone(), steps);
+        let moved = changed(&outcome, &start);
+        for (place, part) in parts.iter().enumerate() {
+            let found = moved.iter().any(|name| name.contains(part));
+            assert_eq!(found, place < trained, "after {steps} steps: {part}");
+        }
+        assert!(outcome.heads != start.heads);
+        if steps == 3 {
+            let distance = outcome.distance(&start);
+            assert!((distance - 1e-3).abs() < 1e-5, "{distance}");
+        }
+    }
+    let from_the_start = steps_of(json!({"gradual": {"every_steps": 9, "start": 1}}), 2);
+    let moved = changed(&from_the_start, &start);
+    let top = |name: &String| name.contains(parts[0]);
+    assert!(!moved.is_empty() && moved.iter().all(top), "{moved:?}");
+}
+
+// Promise: gradual unfreezing obeys what holds for all training: sharding, being stopped and taken up, and
+// what balancers need change no bit; and what is frozen does not travel.
+#[test]
+fn unfreezing_changes_no_bit_by_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    for (balancer, apart) in [
+        ("mean", false),
+        ("upgrad", true),
+        ("graddrop", true),
+        ("moco", true),
+        ("uw", false),
+    ] {
+        let of = |tuning| tuned(folder.path(), tuning, balancer);
+        let job = of(json!({"gradual": {"every_steps": 1}}));
+        let run = |sharding| train(&job, &layout(sharding, apart), STEPS);
+        let outcome = run(Sharding::Optimizer);
+        outcome.assert_same(&run(Sharding::None), &format!("{balancer}, none"));
+        outcome.assert_same(&run(Sharding::Full), &format!("{balancer}, full"));
+        for sharding in [Sharding::Optimizer, Sharding::Full] {
+            let halves = train_in_halves(&job, &layout(sharding, apart), STEPS);
+            assert!(
+                outcome.model == halves.model && outcome.heads == halves.heads,
+                "{balancer}, {sharding:?}: resumed"
+            );
+        }
+        let all = train(
+            &of(json!("all")),
+            &layout(Sharding::Optimizer, apart),
+            STEPS,
+        );
+        assert!(outcome.sent < all.sent, "{balancer}");
+        let still = of(json!({"gradual": {"every_steps": 99}}));
+        let still = train(&still, &layout(Sharding::Optimizer, apart), STEPS);
+        assert!(20 * still.sent < all.sent, "{balancer}: {}", still.sent);
+        assert!(still.reports.iter().all(|r| r.gradient_norm.is_finite()));
+    }
+}
+
 // Promise: a target that matches nothing is refused, with the layers that there are.
 #[test]
 fn a_target_must_match() {

@@ -14,11 +14,32 @@ pub enum Tuning {
     Heads,
     /// The last n blocks; the rest is frozen.
     LastBlocks(u32),
+    /// At first the heads alone, then one block more at a time, from the top to the embeddings.
+    Gradual(GradualSpec),
     /// The biases alone (BitFit; Ben Zaken et al. 2022, arXiv 2106.10199).
     Biases,
     /// Low-rank updates of linear layers; the backbone itself is frozen (LoRA; Hu et al. 2022, arXiv
     /// 2106.09685).
     Lora(LoraSpec),
+}
+
+/// Gradual unfreezing (ULMFiT; Howard and Ruder 2018, arXiv 1801.06146, section 3.3): after every so many
+/// steps the highest block that is still frozen is trained, too. What is frozen costs no backward pass,
+/// no exchange and drops nothing; the optimizer's state of a block begins with its first step. Without
+/// `every_steps` and `every_epochs` it is one epoch, as in the paper.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct GradualSpec {
+    /// Steps from one block to the next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
+    /// Passes over the training samples of all tasks together from one block to the next; in place of
+    /// `every_steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_epochs: Option<f64>,
+    /// Blocks that are trained from the first step on; default 0, the heads alone.
+    pub start: u32,
 }
 
 /// Low-rank updates: a linear layer of weight W computes x·Wᵀ + alpha/rank · x·Aᵀ·Bᵀ, and only A

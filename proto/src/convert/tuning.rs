@@ -2,7 +2,7 @@
 
 use super::{Bad, Wire};
 use crate::v1;
-use espalier_spec::job::{LoraSpec, Tuning};
+use espalier_spec::job::{GradualSpec, LoraSpec, Tuning};
 
 impl Wire for Tuning {
     type Message = v1::Tuning;
@@ -13,6 +13,11 @@ impl Wire for Tuning {
             Tuning::All => Mode::All(AllBlocks {}),
             Tuning::Heads => Mode::Heads(HeadsOnly {}),
             Tuning::LastBlocks(n) => Mode::LastBlocks(*n),
+            Tuning::Gradual(gradual) => Mode::Gradual(v1::Gradual {
+                every_steps: gradual.every_steps,
+                every_epochs: gradual.every_epochs,
+                start: gradual.start,
+            }),
             Tuning::Biases => Mode::Biases(BiasesOnly {}),
             Tuning::Lora(lora) => Mode::Lora(v1::Lora {
                 rank: Some(lora.rank),
@@ -31,6 +36,11 @@ impl Wire for Tuning {
             Some(Mode::All(_)) => Tuning::All,
             Some(Mode::Heads(_)) => Tuning::Heads,
             Some(Mode::LastBlocks(n)) => Tuning::LastBlocks(n),
+            Some(Mode::Gradual(m)) => Tuning::Gradual(GradualSpec {
+                every_steps: m.every_steps,
+                every_epochs: m.every_epochs,
+                start: m.start,
+            }),
             Some(Mode::Biases(_)) => Tuning::Biases,
             Some(Mode::Lora(m)) => {
                 let usual = LoraSpec::default();

@@ -28,6 +28,7 @@ mod schedule;
 mod sources;
 mod step;
 mod table;
+mod thaw;
 mod tracks;
 mod trainer;
 mod update;

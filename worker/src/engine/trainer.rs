@@ -8,6 +8,7 @@ use super::lanes::Lanes;
 use super::owner::SliceOptimizer;
 use super::schedule::Schedule;
 use super::table::{TableOwner, table_rows};
+use super::thaw::Thaw;
 use super::tracks::Tracks;
 use super::{Error, Sources};
 use crate::data::{Input, TaskData};
@@ -39,6 +40,10 @@ pub struct Trainer {
     pub(super) gram_time: Duration,
     pub(super) adamw: AdamW,
     pub(super) schedule: Schedule,
+    /// From which step on each block is trained.
+    pub(super) thaw: Thaw,
+    /// The lowest block that is trained at this step.
+    pub(super) from: usize,
     pub(super) tasks: Arc<Vec<Arc<TaskData>>>,
     /// Which tasks share inputs.
     pub(super) groups: InputGroups,
@@ -120,6 +125,17 @@ impl Trainer {
             owners.push(owner);
         }
         let largest = (0..blocks.len()).map(|index| exchange.slice(index).len());
+        let total = sources.total_steps(spec);
+        let count = backbone.blocks().len();
+        let thaw = Thaw::new(&spec.tuning, &spec.training, sources.order.samples(), count);
+        let never = thaw.never(total);
+        if never > 0 && rank == 0 {
+            tracing::warn!(
+                blocks = never,
+                steps = total,
+                "the run is too short to unfreeze all blocks: the lowest stay as they are"
+            );
+        }
         let room = if plan.exchange.apart {
             largest.max().unwrap_or(0)
         } else {
@@ -127,7 +143,9 @@ impl Trainer {
         };
         let mut trainer = Self {
             adamw,
-            schedule: Schedule::new(&spec.training.schedule, sources.total_steps(spec)),
+            schedule: Schedule::new(&spec.training.schedule, total),
+            thaw,
+            from: thaw.first(0),
             spec: spec.clone(),
             tasks: Arc::clone(&sources.tasks),
             groups: sources.order.groups().clone(),
@@ -246,6 +264,7 @@ impl Trainer {
             seed: self.spec.seed,
             step,
             recompute: self.spec.exchange.recompute,
+            from: self.thaw.first(step),
         }
     }
 

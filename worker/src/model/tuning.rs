@@ -7,8 +7,8 @@ use std::path::Path;
 /// Whether block `index` of `count` is trained; the table and embeddings count as block 0.
 pub(super) fn is_trained(tuning: &Tuning, index: usize, count: usize) -> bool {
     match tuning {
-        // Of the latter two only parameters that say so.
-        Tuning::All | Tuning::Biases | Tuning::Lora(_) => true,
+        // Of the latter two only parameters that say so; when, is for each step to say.
+        Tuning::All | Tuning::Gradual(_) | Tuning::Biases | Tuning::Lora(_) => true,
         Tuning::Heads => false,
         Tuning::LastBlocks(last) => index + *last as usize >= count,
     }
@@ -32,7 +32,7 @@ pub(super) fn tune(
     blocks: &mut [Vec<ParamSpec>],
 ) -> Result<(), Error> {
     match tuning {
-        Tuning::All | Tuning::Heads | Tuning::LastBlocks(_) => {}
+        Tuning::All | Tuning::Gradual(_) | Tuning::Heads | Tuning::LastBlocks(_) => {}
         Tuning::Biases => {
             for spec in blocks.iter_mut().flatten() {
                 spec.trained = spec.name.ends_with(".bias");

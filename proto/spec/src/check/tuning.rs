@@ -2,7 +2,7 @@
 
 use super::Findings;
 use crate::JobSpec;
-use crate::job::{Init, LoraSpec, Tuning};
+use crate::job::{GradualSpec, Init, LoraSpec, Tuning};
 
 pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
     match &spec.tuning {
@@ -10,8 +10,27 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
         Tuning::LastBlocks(last) => found.require(*last > 0, "tuning.last_blocks", || {
             "is 0; expected at least 1: to train no block at all write `tuning: heads`".to_owned()
         }),
+        Tuning::Gradual(given) => gradual(given, found),
         Tuning::Lora(given) => lora(given, found),
     }
+}
+
+fn gradual(gradual: &GradualSpec, found: &mut Findings) {
+    let field = "tuning.gradual.every_steps";
+    found.require(gradual.every_steps != Some(0), field, || {
+        "is 0; expected at least 1: to train all blocks from the start write `tuning: all`"
+            .to_owned()
+    });
+    let Some(epochs) = gradual.every_epochs else {
+        return;
+    };
+    let field = "tuning.gradual.every_epochs";
+    found.require(epochs.is_finite() && epochs > 0.0, field, || {
+        format!("is {epochs}; expected a finite number above 0, such as 1")
+    });
+    found.require(gradual.every_steps.is_none(), field, || {
+        "is given beside tuning.gradual.every_steps; expected one of the two: remove one".to_owned()
+    });
 }
 
 fn lora(lora: &LoraSpec, found: &mut Findings) {

@@ -15,6 +15,24 @@ fn every_rule_of_tuning_names_its_field() {
         ),
         (
             "/tuning",
+            json!({"gradual": {"every_steps": 0}}),
+            "tuning.gradual.every_steps",
+            "tuning: all",
+        ),
+        (
+            "/tuning",
+            json!({"gradual": {"every_epochs": 0.0}}),
+            "tuning.gradual.every_epochs",
+            "above 0",
+        ),
+        (
+            "/tuning",
+            json!({"gradual": {"every_epochs": 1.0, "every_steps": 9}}),
+            "tuning.gradual.every_epochs",
+            "one of the two",
+        ),
+        (
+            "/tuning",
             json!({"lora": {"rank": 0}}),
             "tuning.lora.rank",
             "1 to 1024",
