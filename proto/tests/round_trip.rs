@@ -4,11 +4,11 @@ use espalier_proto::Wire;
 use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
-    Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights, Columns,
-    ContrastiveSpec, DataSpec, Device, EvaluationSpec, ExchangeSpec, ExchangeType, Files,
-    GradualSpec, HeadKind, Init, LoraSpec, LossSpec, Metric, Normalize, OnBadSample, OnNonFinite,
-    OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, Sharding, SyncKind,
-    TaskSpec, TrainingSpec, Tuning,
+    AdapterKind, AdapterSpec, Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec,
+    ClassWeights, Columns, ContrastiveSpec, DataSpec, Device, EvaluationSpec, ExchangeSpec,
+    ExchangeType, Files, GradualSpec, HeadKind, Init, LoraSpec, LossSpec, Metric, Normalize,
+    OnBadSample, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind,
+    ScheduleSpec, Sharding, SyncKind, TaskSpec, TrainingSpec, Tuning,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -273,6 +273,13 @@ fn job() -> impl Strategy<Value = JobSpec> {
             })
         ),
         any::<u32>().prop_map(Tuning::LastBlocks),
+        (any::<u32>(), any::<bool>()).prop_map(|(size, both)| {
+            let kind = match both {
+                true => AdapterKind::Houlsby,
+                false => AdapterKind::Pfeiffer,
+            };
+            Tuning::Adapter(AdapterSpec { size, kind })
+        }),
         (option::of(any::<u64>()), option::of(number()), any::<u32>()).prop_map(
             |(every_steps, every_epochs, start)| Tuning::Gradual(GradualSpec {
                 every_steps,

@@ -7,6 +7,7 @@ use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
 use espalier_worker::engine::Sources;
+use espalier_worker::predict::Predictor;
 use kit::{Layout, Outcome, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -130,6 +131,7 @@ fn parts_of_a_backbone_train_like_the_whole() {
     for tuning in [
         json!("biases"),
         json!({"lora": {"rank": 2, "dropout": 0.2}}),
+        json!({"adapter": {"size": 4, "kind": "houlsby"}}),
     ] {
         let job = tuned(folder.path(), tuning.clone(), "upgrad");
         let run = |sharding| train(&job, &layout(sharding, true), STEPS);
@@ -195,7 +197,7 @@ fn unfreezing_changes_no_bit_by_the_way() {
     for (balancer, apart) in [
         ("mean", false),
         ("upgrad", true),
-        ("graddrop", true),
+        ("grad_drop", true),
         ("moco", true),
         ("uw", false),
     ] {
@@ -223,6 +225,65 @@ fn unfreezing_changes_no_bit_by_the_way() {
         assert!(20 * still.sent < all.sent, "{balancer}: {}", still.sent);
         assert!(still.reports.iter().all(|r| r.gradient_norm.is_finite()));
     }
+}
+
+// Promise: with adapters the backbone stays as it was and adapters alone move; they change nothing at first.
+// The export has them beside the backbone, and whoever loads it has them: predictions, and a later job,
+// whose export hands them on.
+#[test]
+fn adapters_stand_beside_the_backbone() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |tuning: Value, backbone: Option<&Path>| {
+        spec(folder.path(), STEPS, |job| {
+            job["tuning"] = tuning;
+            // Else what is frozen would see dropout in one run and none in the other.
+            job["backbone"]["dropout"] = json!(0.0);
+            if let Some(dir) = backbone {
+                job["backbone"]["path"] = json!(dir);
+                job["backbone"]["init"] = json!("pretrained");
+            }
+        })
+    };
+    let run = |job: &JobSpec| train(job, &layout(Sharding::Optimizer, false), STEPS);
+    let start = run(&of(json!("heads"), None));
+    let adapter = json!({"adapter": {"size": 4, "kind": "houlsby"}});
+    let outcome = run(&of(adapter.clone(), None));
+    assert!(outcome.model == start.model, "the backbone moved");
+    let (first, frozen) = (&outcome.reports[0].losses[0], &start.reports[0].losses[0]);
+    assert!((first.sum - frozen.sum).abs() < 1e-3);
+    let adapters = tensors(&outcome.adapter);
+    assert_eq!(
+        adapters.len(),
+        2 * 2 * 4,
+        "two layers, two places, four tensors"
+    );
+    let up = &adapters["encoder.layer.1.output.dense.adapter_up.weight"];
+    assert_eq!(up.0, [32, 4]);
+    assert!(
+        up.1.iter().any(|value| *value != 0.0),
+        "adapters did not move"
+    );
+
+    let export = outcome.folder.path().join("export");
+    assert!(!export.join("tasks").exists(), "it would lack the adapters");
+    let features = |dir: &Path| -> Vec<f32> {
+        let model = Predictor::load(dir).unwrap();
+        let input = model.text("the old train and a violin").unwrap();
+        let features = model.features(&[input]).unwrap().contiguous();
+        Vec::try_from(features.view([-1])).unwrap()
+    };
+    let own = features(&export);
+    assert_ne!(own, features(&start.folder.path().join("export")));
+    let later = run(&of(json!("heads"), Some(&export)));
+    assert_eq!(own, features(&later.folder.path().join("export")));
+    let further = run(&of(adapter, Some(&export)));
+    assert_ne!(own, features(&further.folder.path().join("export")));
+    assert!(further.model == outcome.model, "the backbone moved");
+
+    let other = of(json!({"adapter": {"size": 8}}), Some(&export));
+    let error = Sources::load(&other).unwrap().profile(&other).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("houlsby of size 4"), "{error}");
 }
 
 // Promise: a target that matches nothing is refused, with the layers that there are.

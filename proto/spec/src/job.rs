@@ -7,7 +7,7 @@ pub use crate::augment::{Augment, OnBadSample};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
-pub use crate::tuning::{GradualSpec, LoraSpec, Tuning};
+pub use crate::tuning::{AdapterKind, AdapterSpec, GradualSpec, LoraSpec, Tuning};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -21,6 +21,10 @@ pub enum Tuning {
     /// Low-rank updates of linear layers; the backbone itself is frozen (LoRA; Hu et al. 2022, arXiv
     /// 2106.09685).
     Lora(LoraSpec),
+    /// Small networks put into the layers; the backbone itself is frozen (Houlsby et al. 2019, arXiv
+    /// 1902.00751). The export has them beside the unchanged backbone; a later job whose
+    /// `backbone.path` is such an export has them, too.
+    Adapter(AdapterSpec),
 }
 
 /// Gradual unfreezing (ULMFiT; Howard and Ruder 2018, arXiv 1801.06146, section 3.3): after every so many
@@ -40,6 +44,41 @@ pub struct GradualSpec {
     pub every_epochs: Option<f64>,
     /// Blocks that are trained from the first step on; default 0, the heads alone.
     pub start: u32,
+}
+
+/// Bottleneck adapters: what a part of a layer gives, y, becomes y + f(y·Dᵀ + d)·Uᵀ + u, with D [size, h]
+/// and U [h, size], before dropout and the residual. D starts uniform in ±1/√h; U and the biases start at
+/// 0, so that adapters change nothing at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct AdapterSpec {
+    /// Width of the bottleneck.
+    pub size: u32,
+    /// Where adapters stand.
+    pub kind: AdapterKind,
+}
+
+impl Default for AdapterSpec {
+    fn default() -> Self {
+        Self {
+            size: 64,
+            kind: AdapterKind::default(),
+        }
+    }
+}
+
+/// Where adapters stand in a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterKind {
+    /// Behind the feed-forward part alone, with `ReLU` (the place that Pfeiffer et al. 2021, arXiv
+    /// 2005.00247, found best).
+    #[default]
+    Pfeiffer,
+    /// Behind attention and behind the feed-forward part, with GELU (Houlsby et al. 2019).
+    Houlsby,
 }
 
 /// Low-rank updates: a linear layer of weight W computes x·Wᵀ + alpha/rank · x·Aᵀ·Bᵀ, and only A

@@ -1,8 +1,8 @@
 //! What of a backbone is trained.
 
-use super::{Bad, Wire};
+use super::{Bad, Wire, at};
 use crate::v1;
-use espalier_spec::job::{GradualSpec, LoraSpec, Tuning};
+use espalier_spec::job::{AdapterKind, AdapterSpec, GradualSpec, LoraSpec, Tuning};
 
 impl Wire for Tuning {
     type Message = v1::Tuning;
@@ -19,6 +19,13 @@ impl Wire for Tuning {
                 start: gradual.start,
             }),
             Tuning::Biases => Mode::Biases(BiasesOnly {}),
+            Tuning::Adapter(adapter) => Mode::Adapter(v1::Adapter {
+                size: Some(adapter.size),
+                kind: match adapter.kind {
+                    AdapterKind::Pfeiffer => v1::adapter::Kind::Pfeiffer.into(),
+                    AdapterKind::Houlsby => v1::adapter::Kind::Houlsby.into(),
+                },
+            }),
             Tuning::Lora(lora) => Mode::Lora(v1::Lora {
                 rank: Some(lora.rank),
                 alpha: Some(lora.alpha),
@@ -29,7 +36,7 @@ impl Wire for Tuning {
         v1::Tuning { mode: Some(mode) }
     }
 
-    fn read(m: v1::Tuning, _bad: &mut Bad, _path: &str) -> Self {
+    fn read(m: v1::Tuning, bad: &mut Bad, path: &str) -> Self {
         use v1::tuning::Mode;
         match m.mode {
             None => Tuning::default(),
@@ -42,6 +49,20 @@ impl Wire for Tuning {
                 start: m.start,
             }),
             Some(Mode::Biases(_)) => Tuning::Biases,
+            Some(Mode::Adapter(m)) => {
+                use v1::adapter::Kind;
+                let field = || at(&at(path, "adapter"), "kind");
+                let kind = bad.choice(m.kind, field, "pfeiffer or houlsby");
+                let usual = AdapterSpec::default();
+                Tuning::Adapter(AdapterSpec {
+                    size: m.size.unwrap_or(usual.size),
+                    kind: match kind {
+                        Kind::Unspecified => usual.kind,
+                        Kind::Pfeiffer => AdapterKind::Pfeiffer,
+                        Kind::Houlsby => AdapterKind::Houlsby,
+                    },
+                })
+            }
             Some(Mode::Lora(m)) => {
                 let usual = LoraSpec::default();
                 Tuning::Lora(LoraSpec {

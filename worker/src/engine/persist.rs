@@ -6,6 +6,7 @@ use crate::checkpoint::{
     self, Adapter, Checkpoint, Export, ExportedTask, FileEntry, RunState, Store, write_export,
     write_tensors,
 };
+use crate::model::adapters_of;
 use espalier_comm::CommunicatorExt;
 use espalier_spec::job::Tuning;
 use espalier_spec::{JobId, Step};
@@ -199,16 +200,25 @@ impl Trainer {
         written
     }
 
-    /// Low-rank updates by themselves, if the job trains some.
-    fn adapter(&self) -> Result<Option<Adapter<'_>>, Error> {
-        let Tuning::Lora(lora) = &self.spec.tuning else {
-            return Ok(None);
-        };
-        let mut updates = Vec::new();
+    /// Low-rank updates by themselves, if the job trains some, and the backbone's adapters.
+    fn adapters(&self) -> Result<Vec<Adapter<'_>>, Error> {
+        let (mut updates, mut bottlenecks) = (Vec::new(), Vec::new());
         for block in self.backbone.blocks() {
             updates.extend(block.updates()?);
+            bottlenecks.extend(block.bottlenecks()?);
         }
-        Ok(Some(Adapter { lora, updates }))
+        let mut adapters = Vec::new();
+        if let Tuning::Lora(lora) = &self.spec.tuning {
+            adapters.push(Adapter::LowRank(lora, updates));
+        }
+        if !bottlenecks.is_empty() {
+            let adapter = match &self.spec.tuning {
+                Tuning::Adapter(adapter) => Some(*adapter),
+                _ => adapters_of(Path::new(&self.spec.backbone.path))?,
+            };
+            adapters.extend(adapter.map(|adapter| Adapter::Bottleneck(adapter, bottlenecks)));
+        }
+        Ok(adapters)
     }
 
     fn write_model(&self, target: &Path, step: Step) -> Result<(), Error> {
@@ -229,7 +239,7 @@ impl Trainer {
             let source = Path::new(&self.spec.backbone.path);
             let heads = self.heads.block().export()?;
             let backbone = self.backbone.export()?;
-            write_export(target, source, &meta, backbone, &heads, self.adapter()?)
+            write_export(target, source, &meta, backbone, &heads, &self.adapters()?)
                 .map_err(Error::from)
         } else {
             Ok(())

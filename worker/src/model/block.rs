@@ -1,8 +1,10 @@
 //! Blocks: one layer group of a backbone, all its parameters in one flat buffer.
 
 use super::Error;
+use super::bottleneck::Bottleneck;
 use super::lora::Update;
 use crate::torch;
+use espalier_spec::job::AdapterKind;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
@@ -25,9 +27,21 @@ pub struct ParamSpec {
     /// Hugging Face names of its equal parts along the first dimension, where one of our
     /// parameters holds several of theirs (query, key and value); else empty.
     pub parts: Vec<String>,
+    /// The part of a layer that a linear layer's output is, and its width, where an adapter may stand
+    /// behind it.
+    pub gives: Option<(Part, i64)>,
 }
 
-/// What a parameter is to low-rank updates.
+/// A part of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Attention.
+    Attention,
+    /// The feed-forward part.
+    Feed,
+}
+
+/// What a parameter is to low-rank updates and adapters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Nothing.
@@ -36,6 +50,20 @@ pub enum Role {
     Linear,
     /// Part of one; not in a model's files.
     Update,
+    /// Part of an adapter; not in a model's file of weights.
+    Adapter(AdapterKind),
+}
+
+impl Role {
+    /// Whether it belongs to an adapter.
+    pub(super) fn is_adapter(self) -> bool {
+        matches!(self, Self::Adapter(_))
+    }
+
+    /// Whether it is beside the pretrained model, whose file of weights does not hold it.
+    pub(super) fn is_beside(self) -> bool {
+        self == Self::Update || self.is_adapter()
+    }
 }
 
 impl ParamSpec {
@@ -48,6 +76,7 @@ impl ParamSpec {
             role: Role::Plain,
             trained: true,
             parts: Vec::new(),
+            gives: None,
         }
     }
 
@@ -65,6 +94,14 @@ impl ParamSpec {
             decay: false,
             ..Self::weight(name, shape)
         }
+    }
+
+    /// Says that what its linear layer gives, `width` numbers for each row, is what a part of a layer of
+    /// the model gives.
+    #[must_use]
+    pub fn giving(mut self, part: Part, width: i64) -> Self {
+        self.gives = Some((part, width));
+        self
     }
 
     /// Says which Hugging Face parameters it holds, one after another along the first dimension.
@@ -85,7 +122,7 @@ pub struct Param {
     /// Where it lies, among the trained numbers or, if `frozen`, among the others.
     range: Range<usize>,
     frozen: bool,
-    is_update: bool,
+    pub(super) role: Role,
     parts: Vec<String>,
 }
 
@@ -95,8 +132,7 @@ pub(super) struct Piece<'a> {
     pub(super) shape: Vec<i64>,
     range: Range<usize>,
     frozen: bool,
-    /// Part of a low-rank update.
-    pub(super) is_update: bool,
+    pub(super) role: Role,
 }
 
 impl Param {
@@ -116,7 +152,7 @@ impl Param {
             shape,
             range,
             frozen: self.frozen,
-            is_update: self.is_update,
+            role: self.role,
         };
         if self.parts.is_empty() {
             return vec![piece(&self.name, shape, self.range.clone())];
@@ -146,11 +182,12 @@ pub struct Block {
     grads: Vec<Tensor>,
     decay_end: usize,
     pub(super) updates: Vec<Update>,
+    pub(super) bottlenecks: Vec<Bottleneck>,
 }
 
 impl Block {
     /// A block of zeros. Parameters are numbered in the order of `specs`, those that decay first, and
-    /// parts of low-rank updates last. With `trainable` those are trained that say so.
+    /// parts of low-rank updates and adapters last. With `trainable` those are trained that say so.
     ///
     /// # Errors
     /// If memory cannot be had.
@@ -161,7 +198,7 @@ impl Block {
         device: Device,
     ) -> Result<Self, Error> {
         let mut specs = specs;
-        specs.sort_by_key(|spec| (spec.role == Role::Update, !spec.decay));
+        specs.sort_by_key(|spec| (spec.role.is_beside(), !spec.decay));
         let trainable = trainable && specs.iter().any(|spec| spec.trained);
         let frozen = |spec: &ParamSpec| trainable && !spec.trained;
         let mut places = vec![0..0; specs.len()];
@@ -197,7 +234,7 @@ impl Block {
                 tensor,
                 range,
                 frozen,
-                is_update: spec.role == Role::Update,
+                role: spec.role,
                 parts: spec.parts,
             });
         }
@@ -209,6 +246,7 @@ impl Block {
             grads,
             decay_end,
             updates: Vec::new(),
+            bottlenecks: Vec::new(),
         })
     }
 
@@ -353,7 +391,7 @@ impl Block {
         self.params.iter().flat_map(Param::pieces)
     }
 
-    /// Names and shapes of everything in the block, low-rank updates too.
+    /// Names and shapes of everything in the block, low-rank updates and adapters too.
     #[must_use]
     pub fn names(&self) -> Vec<(String, Vec<i64>)> {
         let pieces = self.pieces();
@@ -362,10 +400,10 @@ impl Block {
             .collect()
     }
 
-    /// The same without low-rank updates: what a model's files hold.
+    /// The same without low-rank updates and adapters: what a model's file of weights holds.
     #[must_use]
     pub fn model_names(&self) -> Vec<(String, Vec<i64>)> {
-        let pieces = self.pieces().filter(|piece| !piece.is_update);
+        let pieces = self.pieces().filter(|piece| !piece.role.is_beside());
         pieces
             .map(|piece| (piece.name.to_owned(), piece.shape))
             .collect()
@@ -422,64 +460,4 @@ fn view(whole: &Tensor, range: &Range<usize>, shape: &[i64]) -> Result<Tensor, E
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn block() -> Block {
-        let specs = vec![
-            ParamSpec::bias("b", &[3]),
-            ParamSpec::weight("w", &[2, 3]),
-            ParamSpec::weight("v", &[5]),
-        ];
-        Block::new("test", specs, true, Device::Cpu).unwrap()
-    }
-
-    // Promise: parameters and gradients are views of the flat buffers; autograd writes in place.
-    #[test]
-    fn autograd_accumulates_into_the_flat_gradient() {
-        let mut block = block();
-        assert_eq!(block.decay_range(), 0..32);
-        block
-            .load(
-                "w",
-                &Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).view([2, 3]),
-            )
-            .unwrap();
-        assert_eq!(
-            torch::data(block.flat()).unwrap()[..6],
-            [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-        );
-        for _ in 0..2 {
-            let loss = (block.param(0) * 2.0).sum(Kind::Float);
-            loss.backward();
-        }
-        let grad = torch::data(block.grad().unwrap()).unwrap();
-        assert_eq!(grad[..6], [4.0; 6]);
-        assert!(grad[6..].iter().all(|&g| g == 0.0));
-    }
-
-    // Promise: a bound slot takes what backward accumulates, the others keep theirs.
-    #[test]
-    fn slots_keep_gradients_apart() {
-        let mut block = block();
-        block.set_slots(2).unwrap();
-        for (slot, factor) in [(0, 2.0), (1, 3.0)] {
-            block.bind(slot).unwrap();
-            (block.param(0) * factor).sum(Kind::Float).backward();
-        }
-        for (slot, expected) in [(0, 2.0), (1, 3.0)] {
-            let grad = torch::data(block.slot(slot).unwrap()).unwrap();
-            assert_eq!(grad[..6], [expected; 6]);
-        }
-        block.zero_grad().unwrap();
-        assert!(block.slot(1).unwrap().sum(Kind::Float).double_value(&[]) == 0.0);
-    }
-
-    #[test]
-    fn a_wrong_shape_names_the_parameter() {
-        let error = block()
-            .load("w", &Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)))
-            .unwrap_err();
-        assert!(matches!(error, Error::Shape { name, .. } if name == "w"));
-    }
-}
+mod tests;

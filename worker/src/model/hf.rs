@@ -2,7 +2,7 @@
 
 use super::init::{key, normal};
 use super::weights::Weights;
-use super::{Block, Error, Table};
+use super::{Block, Error, Table, bottleneck};
 use espalier_spec::job::Init;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -152,7 +152,7 @@ pub(super) fn randomize_table(table: &mut Table, seed: u64, std: f64) -> Result<
     table.load(&Tensor::f_from_slice(&values)?.f_view(&size[..])?)
 }
 
-/// Fills blocks and table by the job's choice, and returns the tensors left over.
+/// Fills blocks and table by the job's choice, starts adapters, and returns the tensors left over.
 pub(super) fn start(
     source: &Source,
     (init, seed, std): (Init, u64, f64),
@@ -160,26 +160,28 @@ pub(super) fn start(
     table: Option<&mut Table>,
     blocks: &mut [Block],
 ) -> Result<Vec<(String, Tensor)>, Error> {
-    match init {
+    let extra = match init {
         Init::Pretrained => {
             let mut weights = Weights::open(source, prefix)?;
             if let Some(table) = table {
                 let values = weights.take(table.name(), &table.weight()?.size())?;
                 table.load(&values)?;
             }
-            for block in blocks {
+            for block in blocks.iter_mut() {
                 fill(&mut weights, block)?;
             }
-            weights.rest()
+            weights.rest()?
         }
         Init::Random => {
             if let Some(table) = table {
                 randomize_table(table, seed, std)?;
             }
-            for block in blocks {
+            for block in blocks.iter_mut() {
                 randomize(block, seed, std)?;
             }
-            Ok(Vec::new())
+            Vec::new()
         }
-    }
+    };
+    bottleneck::start(source.dir(), (init, seed), blocks)?;
+    Ok(extra)
 }

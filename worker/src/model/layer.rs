@@ -4,6 +4,7 @@
 //! Shapes: t rows of the packed batch, b samples, h hidden width, n heads, l length, d = h/n, i width
 //! of the feed-forward part.
 
+use super::block::Part;
 use super::hf::Source;
 use super::layout::Layout;
 use super::{Block, Context, Error, ParamSpec};
@@ -78,9 +79,9 @@ impl Layers {
         let [norm_1, norm_2] = names.norms;
         vec![
             ParamSpec::linear(name("qkv", "weight"), &[3 * h, h]).made_of(qkv("weight")),
-            ParamSpec::linear(name(names.out, "weight"), &[h, h]),
+            ParamSpec::linear(name(names.out, "weight"), &[h, h]).giving(Part::Attention, h),
             ParamSpec::linear(name(up, "weight"), &[i, h]),
-            ParamSpec::linear(name(down, "weight"), &[h, i]),
+            ParamSpec::linear(name(down, "weight"), &[h, i]).giving(Part::Feed, h),
             ParamSpec::bias(name("qkv", "bias"), &[3 * h]).made_of(qkv("bias")),
             ParamSpec::bias(name(names.out, "bias"), &[h]),
             ParamSpec::bias(name(norm_1, "weight"), &[h]),

@@ -11,6 +11,7 @@
 mod batch;
 mod bert;
 mod block;
+mod bottleneck;
 mod context;
 mod convnet;
 mod error;
@@ -26,7 +27,8 @@ mod vit;
 mod weights;
 
 pub use batch::{Batch, ImageBatch, TokenBatch, images};
-pub use block::{Block, Param, ParamSpec};
+pub use block::{Block, Param, ParamSpec, Part};
+pub use bottleneck::{ADAPTERS_FILE, ADAPTERS_META, adapters_of};
 pub use context::{Context, mix};
 pub use error::Error;
 pub use hf::{Modality, Source};

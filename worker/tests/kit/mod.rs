@@ -23,8 +23,10 @@ pub struct Outcome {
     pub evaluation: Option<Evaluation>,
     pub model: Vec<u8>,
     pub heads: Vec<u8>,
-    /// Low-rank updates by themselves; empty if there are none.
+    /// Low-rank updates or adapters by themselves; empty if there are none.
     pub adapter: Vec<u8>,
+    /// Holds `export`.
+    pub folder: tempfile::TempDir,
     /// Bytes that rank 0 sent in all.
     pub sent: u64,
     /// What each rank had in memory.
@@ -244,7 +246,9 @@ fn run(spec: &JobSpec, layout: &Layout, steps: u64, halves: bool) -> Outcome {
         model: std::fs::read(export.join("model.safetensors")).unwrap(),
         heads: std::fs::read(export.join("heads.safetensors")).unwrap(),
         adapter: std::fs::read(export.join("adapter/adapter_model.safetensors"))
+            .or_else(|_| std::fs::read(export.join("adapters.safetensors")))
             .unwrap_or_default(),
+        folder,
     }
 }
 

@@ -12,6 +12,12 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
         }),
         Tuning::Gradual(given) => gradual(given, found),
         Tuning::Lora(given) => lora(given, found),
+        Tuning::Adapter(given) => {
+            let (field, size) = ("tuning.adapter.size", given.size);
+            found.require((1..=4096).contains(&size), field, || {
+                format!("is {size}; expected 1 to 4096, such as 64")
+            });
+        }
     }
 }
 
@@ -83,9 +89,10 @@ pub(super) fn rates(spec: &JobSpec, found: &mut Findings) {
         "has nothing to hold: `tuning: heads` trains no weight of the backbone; remove it"
             .to_owned()
     });
-    found.require(!matches!(spec.tuning, Tuning::Lora(_)), field, || {
-        "has nothing to hold: `tuning: lora` leaves all pretrained weights as they are, and what it \
-         trains has no pretrained value; use training.optimizer.weight_decay"
+    let adds = matches!(spec.tuning, Tuning::Lora(_) | Tuning::Adapter(_));
+    found.require(!adds, field, || {
+        "has nothing to hold: `tuning: lora` and `adapter` leave all pretrained weights as they are, and \
+         what they train has no pretrained value; use training.optimizer.weight_decay"
             .to_owned()
     });
     found.require(spec.backbone.init == Init::Pretrained, field, || {

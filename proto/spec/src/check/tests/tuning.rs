@@ -15,6 +15,12 @@ fn every_rule_of_tuning_names_its_field() {
         ),
         (
             "/tuning",
+            json!({"adapter": {"size": 0}}),
+            "tuning.adapter.size",
+            "such as 64",
+        ),
+        (
+            "/tuning",
             json!({"gradual": {"every_steps": 0}}),
             "tuning.gradual.every_steps",
             "tuning: all",
@@ -80,7 +86,7 @@ fn rates_of_blocks_need_blocks_that_are_trained() {
         refused(json!("heads"), decay.clone()),
         [format!("{path}.block_decay")]
     );
-    for tuning in [json!("heads"), json!({"lora": {}})] {
+    for tuning in [json!("heads"), json!({"lora": {}}), json!({"adapter": {}})] {
         assert_eq!(refused(tuning, pull.clone()), [format!("{path}.l2_sp")]);
     }
     for tuning in [json!("all"), json!("biases"), json!({"last_blocks": 2})] {
