@@ -1,12 +1,14 @@
 //! A task's data: its splits, label set and mean cost.
 
+mod begun;
+
 use super::augment::Augmenter;
 use super::inputs::Texts;
 use super::labels::LabelReader;
 use super::media::{Images, MediaReader};
 use super::mix::{key, mix};
 use super::source::{self, Row, Wanted};
-use super::{Error, Features, Input, Inputs, LabelSet, Labels, Place, Problem, Tokenizer};
+use super::{Begun, Error, Features, Input, Inputs, LabelSet, Labels, Place, Problem, Tokenizer};
 use espalier_spec::job::{Files, HeadKind, OnBadSample, TaskSpec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -96,6 +98,8 @@ pub struct Split {
     origins: Vec<Origin>,
     /// Which of the inputs the samples are, where not all were kept.
     kept: Option<Arc<[u32]>>,
+    /// What the lowest blocks of the backbone made of every sample, if they did.
+    begun: Option<Arc<Features>>,
 }
 
 /// Where a run of samples comes from: a file's rows one after another.
@@ -126,13 +130,23 @@ impl Split {
     /// # Errors
     /// Task, split, file and row of a text that can't become tokens.
     pub fn input(&self, index: usize) -> Result<Input, Error> {
-        match self.inputs.as_ref() {
+        let input = match self.inputs.as_ref() {
             Inputs::Text(texts) => texts
                 .tokens(self.row(index))
-                .map_err(|problem| self.problem(index, problem)),
-            Inputs::Image(images) => Ok(Input::Numbers(images.numbers(self.row(index)))),
-            Inputs::Features(features) => Ok(Input::Numbers(features.row(index)?)),
-        }
+                .map_err(|problem| self.problem(index, problem))?,
+            Inputs::Image(images) => Input::Numbers(images.numbers(self.row(index))),
+            Inputs::Features(features) => Input::Numbers(features.row(index)?),
+        };
+        Ok(match &self.begun {
+            Some(rows) => Input::Begun {
+                input: Arc::new(input),
+                begun: Begun {
+                    rows: Arc::clone(rows),
+                    index,
+                },
+            },
+            None => input,
+        })
     }
 
     /// The number of sample `index` among the inputs that were read.
@@ -427,6 +441,7 @@ impl SplitReader<'_> {
                 skipped,
                 origins,
                 kept: None,
+                begun: None,
             },
             set,
         ))

@@ -31,6 +31,28 @@ pub enum Input {
     /// The numbers of an image or a spectrogram, row-major (channels, height, width), as the backbone
     /// takes them; or the features that it made of a sample before.
     Numbers(Arc<[f32]>),
+    /// One of the others, and what the frozen lowest blocks of the backbone made of it before.
+    Begun {
+        /// What the backbone would read.
+        input: Arc<Input>,
+        /// What its lowest blocks made of it.
+        begun: Begun,
+    },
+}
+
+/// Where to find what blocks made of a sample: a row of the features of all.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Rows of all samples of a split.
+    pub rows: Arc<Features>,
+    /// This sample's.
+    pub index: usize,
+}
+
+impl PartialEq for Begun {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.rows, &other.rows) && self.index == other.index
+    }
 }
 
 impl Input {
@@ -42,6 +64,25 @@ impl Input {
                 ids.len() as u64
             }
             Input::Numbers(_) => 1,
+            Input::Begun { input, .. } => input.cost(),
+        }
+    }
+
+    /// What the backbone reads.
+    #[must_use]
+    pub fn read(&self) -> &Input {
+        match self {
+            Input::Begun { input, .. } => input.read(),
+            other => other,
+        }
+    }
+
+    /// What blocks made of it before, if they did.
+    #[must_use]
+    pub fn begun(&self) -> Option<&Begun> {
+        match self {
+            Input::Begun { begun, .. } => Some(begun),
+            _ => None,
         }
     }
 
@@ -51,13 +92,14 @@ impl Input {
         match self {
             Input::Tokens(ids) | Input::Words { ids, .. } | Input::Pair { ids, .. } => Some(ids),
             Input::Numbers(_) => None,
+            Input::Begun { input, .. } => input.ids(),
         }
     }
 
     /// Where the second text of a pair begins.
     #[must_use]
     pub fn second(&self) -> Option<u32> {
-        match self {
+        match self.read() {
             Input::Pair { second, .. } => Some(*second),
             _ => None,
         }
@@ -66,7 +108,7 @@ impl Input {
     /// The first token of every word; empty for what did not come as words.
     #[must_use]
     pub fn first(&self) -> &[u32] {
-        match self {
+        match self.read() {
             Input::Words { first, .. } => first,
             _ => &[],
         }

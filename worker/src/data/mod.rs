@@ -32,7 +32,7 @@ pub use cell::Cell;
 pub use dataset::{Modality, Split, TaskData, load};
 pub use error::{Error, Place, Problem};
 pub use features::Features;
-pub use inputs::{Input, Inputs, NO_TOKEN};
+pub use inputs::{Begun, Input, Inputs, NO_TOKEN};
 pub use labels::{LabelSet, Labels};
 pub use loader::{Loader, LoaderOptions, RankStep, Sample, ShardBatch};
 pub use media::MediaReader;

@@ -21,6 +21,7 @@ mod own_rows;
 mod owner;
 mod passes;
 mod persist;
+mod prefix;
 mod progress;
 mod rows;
 mod run;

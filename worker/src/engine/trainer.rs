@@ -6,6 +6,7 @@ use super::exchange::{Exchange, Held};
 use super::headset::HeadSet;
 use super::lanes::Lanes;
 use super::owner::SliceOptimizer;
+use super::prefix::Prefix;
 use super::schedule::Schedule;
 use super::table::{TableOwner, table_rows};
 use super::thaw::Thaw;
@@ -50,6 +51,8 @@ pub struct Trainer {
     modality: Modality,
     /// Samples hold the features of a frozen backbone, not what it reads.
     pub(super) cached: bool,
+    /// How samples hold what the frozen lowest blocks made of them.
+    pub(super) begun: Option<Prefix>,
     device: Device,
 }
 
@@ -161,6 +164,7 @@ impl Trainer {
             passes: most_shards * spec.training.accumulation.max(1) as usize,
             gram_time: Duration::ZERO,
             cached: false,
+            begun: None,
             device,
         };
         for block in trainer.backbone.blocks_mut() {
@@ -272,7 +276,13 @@ impl Trainer {
     pub(super) fn batch(&self, inputs: &[&Input], keys: &[u64]) -> Result<Batch, Error> {
         match self.cached {
             true => features(inputs, self.backbone.width(), self.device),
-            false => pack(inputs, keys, self.modality, self.device),
+            false => {
+                let batch = pack(inputs, keys, self.modality, self.device)?;
+                match &self.begun {
+                    Some(begun) => begun.start(batch, inputs, self.device),
+                    None => Ok(batch),
+                }
+            }
         }
     }
 
@@ -314,9 +324,9 @@ pub fn pack(
             Ok(Batch::Tokens(batch))
         }
         Modality::Image(shape) => {
-            let numbers = |input: &&Input| match input {
+            let numbers = |input: &&Input| match input.read() {
                 Input::Numbers(numbers) => Some(numbers.clone()),
-                Input::Tokens(_) | Input::Words { .. } | Input::Pair { .. } => None,
+                _ => None,
             };
             let all: Vec<Arc<[f32]>> = inputs.iter().filter_map(numbers).collect();
             let samples: Vec<&[f32]> = all.iter().map(AsRef::as_ref).collect();

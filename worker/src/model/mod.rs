@@ -26,14 +26,14 @@ mod tuning;
 mod vit;
 mod weights;
 
-pub use batch::{Batch, ImageBatch, TokenBatch, images};
+pub use batch::{Batch, ImageBatch, Start, TokenBatch, images};
 pub use block::{Block, Param, ParamSpec, Part};
 pub use bottleneck::{ADAPTERS_FILE, ADAPTERS_META, adapters_of};
 pub use context::{Context, mix};
 pub use error::Error;
 pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
-pub use pass::{Leaves, Moment, Pass};
+pub use pass::{Leaves, Moment, Pass, lowest};
 pub use table::Table;
 
 use espalier_spec::job::{Init, Pooling, Tuning};

@@ -74,8 +74,11 @@ impl<'a> Pass<'a> {
             Some(first) if ctx.train => first.max(ctx.from).min(count),
             _ => count,
         };
-        let mut x = backbone.input(batch)?;
-        for index in 0..first {
+        let (begin, mut x) = match batch.start() {
+            Some(start) => (start.blocks.min(first), start.x.shallow_clone()),
+            None => (0, backbone.input(batch)?),
+        };
+        for index in begin..first {
             tell(Moment::Forward(index))?;
             // Frozen blocks give the same features in every epoch: nothing is dropped there.
             x = tch::no_grad(|| backbone.forward(index, &x, batch, &Context::eval()))?;
@@ -236,6 +239,19 @@ impl<'a> Pass<'a> {
         torch::set_grad(input, &Tensor::new())?;
         Ok(Some(grad))
     }
+}
+
+/// What the lowest `blocks` blocks make of a batch, without a graph and without dropout: what a pass takes
+/// in their place, as [`super::Start`].
+///
+/// # Errors
+/// If the batch does not fit the backbone or libtorch refuses.
+pub fn lowest(backbone: &dyn Backbone, batch: &Batch, blocks: usize) -> Result<Tensor, Error> {
+    tch::no_grad(|| {
+        let ctx = Context::eval();
+        let first = backbone.input(batch)?;
+        (0..blocks).try_fold(first, |x, index| backbone.forward(index, &x, batch, &ctx))
+    })
 }
 
 fn leaf(x: &Tensor, wants_grad: bool) -> Result<Tensor, Error> {
