@@ -94,7 +94,7 @@ pub struct LoraSpec {
     /// Dropout rate of the input of A.
     pub dropout: f64,
     /// The linear layers, by Hugging Face name or by how it ends: `query` means the query layers of
-    /// all blocks.
+    /// all blocks. `*` stands for any part of a name: `layer.1*.query`; `all-linear` means all of them.
     pub targets: Vec<String>,
 }
 
@@ -110,15 +110,37 @@ impl Default for LoraSpec {
 }
 
 impl LoraSpec {
+    /// The target that means every linear layer, as in PEFT.
+    pub const ALL: &str = "all-linear";
+
     /// Whether a linear layer of this Hugging Face name (without `.weight`) is meant: by whole names
     /// between dots, as PEFT's `target_modules` are.
     #[must_use]
     pub fn targets(&self, layer: &str) -> bool {
-        self.targets.iter().any(|target| {
-            let rest = layer.strip_suffix(target.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        })
+        let ends = layer.match_indices('.').map(|(dot, _)| &layer[dot + 1..]);
+        let mut ends = std::iter::once(layer).chain(ends);
+        ends.any(|end| self.targets.iter().any(|target| fits(target, end)))
+            || self.targets.iter().any(|target| target == Self::ALL)
     }
+
+    /// Whether every target is a name that PEFT understands the same way in a list.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let plain = |target: &String| !target.contains('*') && target != Self::ALL;
+        self.targets.iter().all(plain)
+    }
+}
+
+/// Whether `name` is `pattern`, in which `*` stands for any text.
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(name) = name.strip_prefix(start) else {
+        return false;
+    };
+    let mut places = (0..=name.len()).filter(|place| name.is_char_boundary(*place));
+    places.any(|place| fits(rest, &name[place..]))
 }
 
 #[cfg(test)]
@@ -137,5 +159,24 @@ mod tests {
         assert!(lora.targets("encoder.layer.0.output.dense"));
         assert!(!lora.targets("encoder.layer.0.intermediate.dense"));
         assert!(!lora.targets("encoder.layer.0.subquery"));
+        assert!(lora.is_plain());
+    }
+
+    #[test]
+    fn stars_stand_for_parts_of_names() {
+        // Promise: a star stands for any text, dots too; what is around it is matched whole.
+        let of = |target: &str| LoraSpec {
+            targets: vec![target.into()],
+            ..LoraSpec::default()
+        };
+        let (first, tenth) = (
+            "encoder.layer.1.output.dense",
+            "encoder.layer.10.output.dense",
+        );
+        assert!(of("layer.1.*").targets(first) && !of("layer.1.*").targets(tenth));
+        assert!(of("layer.1*.dense").targets(first) && of("layer.1*.dense").targets(tenth));
+        assert!(of("*").targets(first) && of("all-linear").targets(first));
+        assert!(!of("ayer.*").targets(first) && !of("*.dens").targets(first));
+        assert!(!of("*").is_plain() && !of("all-linear").is_plain());
     }
 }

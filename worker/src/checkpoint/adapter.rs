@@ -57,11 +57,19 @@ fn write_low_rank(
     lora: &LoraSpec,
     updates: &[(String, Tensor)],
 ) -> Result<(), Error> {
+    // Patterns of ours are written out: PEFT's lists know whole names alone.
+    let layers = updates
+        .iter()
+        .filter_map(|(name, _)| name.strip_suffix(".lora_A.weight"));
+    let targets = match lora.is_plain() {
+        true => lora.targets.clone(),
+        false => layers.map(str::to_owned).collect(),
+    };
     let config = json!({
         "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION",
         "base_model_name_or_path": base.display().to_string(),
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
-        "target_modules": lora.targets, "bias": "none", "fan_in_fan_out": false,
+        "target_modules": targets, "bias": "none", "fan_in_fan_out": false,
         "inference_mode": true, "init_lora_weights": true, "modules_to_save": null,
     });
     write_json(&dir.join("adapter_config.json"), &config)?;
