@@ -4,10 +4,10 @@ use espalier_proto::Wire;
 use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
-    AdapterKind, AdapterSpec, Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec,
-    ClassWeights, Columns, ContrastiveSpec, DataSpec, Device, EvaluationSpec, ExchangeSpec,
-    ExchangeType, Files, GradualSpec, HeadKind, Init, LoraSpec, LossSpec, Metric, Normalize,
-    OnBadSample, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind,
+    AdapterKind, AdapterSpec, AdaptiveSpec, Affinity, Augment, BackboneSpec, BalancerSpec,
+    CheckpointSpec, ClassWeights, Columns, ContrastiveSpec, DataSpec, Device, EvaluationSpec,
+    ExchangeSpec, ExchangeType, Files, GradualSpec, HeadKind, Init, LoraSpec, LossSpec, Metric,
+    Normalize, OnBadSample, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind,
     ScheduleSpec, Sharding, SyncKind, TaskSpec, TrainingSpec, Tuning,
 };
 use espalier_spec::plan::{
@@ -295,6 +295,14 @@ fn job() -> impl Strategy<Value = JobSpec> {
         (any::<u64>(), number())
             .prop_map(|(cap, temperature)| Sampler::Capped { cap, temperature }),
         (number(), number()).prop_map(|(from, to)| Sampler::Annealed { from, to }),
+        (number(), any::<u64>(), number(), number()).prop_map(
+            |(alpha, every_steps, smoothing, temperature)| Sampler::Adaptive(AdaptiveSpec {
+                alpha,
+                every_steps,
+                smoothing,
+                temperature,
+            })
+        ),
         btree_map(word(), number(), 1..4).prop_map(Sampler::Probabilities),
     ];
     let evaluation = (

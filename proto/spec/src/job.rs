@@ -3,6 +3,7 @@
 //! Every optional field has its default here and nowhere else. `check` holds the rules that
 //! connect fields.
 
+pub use crate::adaptive::AdaptiveSpec;
 pub use crate::augment::{Augment, OnBadSample};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
@@ -390,6 +391,8 @@ pub enum Sampler {
         #[serde(default = "fifth")]
         to: f64,
     },
+    /// p_k follows how fast each task's loss falls.
+    Adaptive(AdaptiveSpec),
     /// p_k as given for every task; what they add up to does not matter.
     Probabilities(BTreeMap<String, f64>),
 }

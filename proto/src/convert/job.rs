@@ -3,8 +3,9 @@
 use super::{Bad, Violations, Wire, at, item, or_default, text};
 use crate::v1;
 use espalier_spec::job::{
-    BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec, ExchangeSpec, Init,
-    OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, TrainingSpec, Tuning,
+    AdaptiveSpec, BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec, ExchangeSpec,
+    Init, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, TrainingSpec,
+    Tuning,
 };
 use espalier_spec::{JobSpec, Violation, check};
 
@@ -162,7 +163,7 @@ impl Wire for Sampler {
     type Message = v1::Sampler;
 
     fn to_wire(&self) -> v1::Sampler {
-        use v1::sampler::{Annealed, Capped, Kind, Probabilities, Proportional, Uniform};
+        use v1::sampler::{Adaptive, Annealed, Capped, Kind, Probabilities, Proportional, Uniform};
         let kind = match self {
             Sampler::Proportional => Kind::Proportional(Proportional {}),
             Sampler::Uniform => Kind::Uniform(Uniform {}),
@@ -174,6 +175,12 @@ impl Wire for Sampler {
             Sampler::Annealed { from, to } => Kind::Annealed(Annealed {
                 from: Some(*from),
                 to: Some(*to),
+            }),
+            Sampler::Adaptive(given) => Kind::Adaptive(Adaptive {
+                alpha: Some(given.alpha),
+                every_steps: Some(given.every_steps),
+                smoothing: Some(given.smoothing),
+                temperature: Some(given.temperature),
             }),
             Sampler::Probabilities(of) => Kind::Probabilities(Probabilities { of: of.clone() }),
         };
@@ -195,6 +202,15 @@ impl Wire for Sampler {
                 from: annealed.from.unwrap_or(DEFAULT_ANNEALED[0]),
                 to: annealed.to.unwrap_or(DEFAULT_ANNEALED[1]),
             },
+            Some(Kind::Adaptive(given)) => {
+                let usual = AdaptiveSpec::default();
+                Sampler::Adaptive(AdaptiveSpec {
+                    alpha: given.alpha.unwrap_or(usual.alpha),
+                    every_steps: given.every_steps.unwrap_or(usual.every_steps),
+                    smoothing: given.smoothing.unwrap_or(usual.smoothing),
+                    temperature: given.temperature.unwrap_or(usual.temperature),
+                })
+            }
             Some(Kind::Probabilities(given)) => Sampler::Probabilities(given.of),
         }
     }

@@ -30,6 +30,7 @@ impl Trainer {
     pub fn save_run(&mut self, store: &Store, state: &mut RunState) -> Result<PathBuf, Error> {
         self.assemble(false)?;
         state.balancer = Some(self.balancing.state());
+        state.sampler = self.follower.as_ref().map(|own| own.state().clone());
         let saved = self.save(store, state);
         self.dismantle()?;
         saved
@@ -44,6 +45,10 @@ impl Trainer {
         let state = self.resume(store, dir, step)?;
         if let Some(state) = &state.balancer {
             self.balancing.restore(state)?;
+        }
+        if let (Some(follower), Some(state)) = (&mut self.follower, &state.sampler) {
+            follower.restore(state.clone());
+            self.order.follow(follower.factors());
         }
         self.dismantle()?;
         Ok(state)

@@ -99,6 +99,12 @@ impl Trainer {
             self.look_again(batch, &decision)?;
         }
         let losses = agreed.losses(&batch.counts);
+        if let Some(follower) = &mut self.follower {
+            let seen: Vec<_> = losses.iter().map(|loss| (loss.sum, loss.count)).collect();
+            if follower.observe(batch.step + 1, &seen) {
+                self.order.follow(follower.factors());
+            }
+        }
         Ok(StepReport {
             samples: self.drawn(&batch.counts),
             losses,

@@ -12,10 +12,11 @@ use super::table::{TableOwner, table_rows};
 use super::thaw::Thaw;
 use super::tracks::Tracks;
 use super::{Error, Sources};
-use crate::data::{Input, TaskData};
+use crate::data::{Follower, Input, Order, TaskData};
 use crate::model::{Backbone, Batch, Block, TokenBatch, images};
 use crate::model::{Context, Modality};
 use espalier_comm::Communicator;
+use espalier_spec::job::Sampler;
 use espalier_spec::{InputGroups, JobSpec, Plan};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,9 @@ pub struct Trainer {
     pub(super) tasks: Arc<Vec<Arc<TaskData>>>,
     /// Which tasks share inputs.
     pub(super) groups: InputGroups,
+    pub(super) order: Arc<Order>,
+    /// Follows losses, where the sampler does.
+    pub(super) follower: Option<Follower>,
     modality: Modality,
     /// Samples hold the features of a frozen backbone, not what it reads.
     pub(super) cached: bool,
@@ -152,6 +156,14 @@ impl Trainer {
             spec: spec.clone(),
             tasks: Arc::clone(&sources.tasks),
             groups: sources.order.groups().clone(),
+            order: Arc::new(sources.order.afresh()),
+            follower: match spec.sampler {
+                Sampler::Adaptive(given) => {
+                    let groups = sources.order.groups().clone();
+                    Some(Follower::new(given, groups, sources.tasks.len()))
+                }
+                _ => None,
+            },
             modality: sources.modality,
             backbone,
             heads,
@@ -172,6 +184,13 @@ impl Trainer {
         }
         trainer.dismantle()?;
         Ok(trainer)
+    }
+
+    /// Which samples each step takes; of steps beyond those done so far only as many are known as a loader
+    /// prepares ahead.
+    #[must_use]
+    pub fn order(&self) -> &Arc<Order> {
+        &self.order
     }
 
     /// Waits until everything that was started has come.

@@ -278,7 +278,7 @@ impl Ranks<'_> {
         let placement = Placement::new(count, placed).unwrap();
         let mut options = LoaderOptions::new(steps, own, placement);
         options.accumulation = self.spec.training.accumulation;
-        let (tasks, order) = (trainer.tasks().clone(), self.sources.order.clone());
+        let (tasks, order) = (trainer.tasks().clone(), trainer.order().clone());
         Loader::start(tasks, order, options).unwrap()
     }
 

@@ -1,7 +1,7 @@
 //! Rules of the job as a whole: name, backbone, list of tasks, sampler, resources, output.
 
 use super::Findings;
-use crate::job::{BackboneSpec, Resources, Sampler, TaskSpec};
+use crate::job::{AdaptiveSpec, BackboneSpec, Resources, Sampler, TaskSpec};
 use crate::{InputGroups, JobSpec};
 use std::collections::BTreeMap;
 
@@ -159,8 +159,29 @@ pub(super) fn sampler(spec: &JobSpec, found: &mut Findings) {
                 });
             }
         }
+        Sampler::Adaptive(given) => {
+            temperature(given.temperature, "sampler.adaptive.temperature");
+            adaptive(*given, found);
+        }
         Sampler::Probabilities(given) => probabilities(spec, given, found),
     }
+}
+
+fn adaptive(given: AdaptiveSpec, found: &mut Findings) {
+    let (alpha, every, smoothing) = (given.alpha, given.every_steps, given.smoothing);
+    found.require(
+        (0.0..=10.0).contains(&alpha),
+        "sampler.adaptive.alpha",
+        || format!("is {alpha}; expected 0 (follows no loss) to 10, such as 1"),
+    );
+    let (field, least) = ("sampler.adaptive.every_steps", AdaptiveSpec::LEAST);
+    found.require(every >= least, field, || {
+        format!("is {every}; expected at least {least}: batches are prepared some steps ahead")
+    });
+    let field = "sampler.adaptive.smoothing";
+    found.require((0.0..1.0).contains(&smoothing), field, || {
+        format!("is {smoothing}; expected at least 0 and below 1")
+    });
 }
 
 /// Every task that leads its inputs has a probability, and nothing else has.

@@ -98,6 +98,24 @@ fn every_rule_names_its_field() {
         ),
         (
             "/sampler",
+            json!({"adaptive": {"every_steps": 7}}),
+            "sampler.adaptive.every_steps",
+            "at least 8",
+        ),
+        (
+            "/sampler",
+            json!({"adaptive": {"alpha": -1.0}}),
+            "sampler.adaptive.alpha",
+            "0 (follows no loss)",
+        ),
+        (
+            "/sampler",
+            json!({"adaptive": {"smoothing": 1.0}}),
+            "sampler.adaptive.smoothing",
+            "below 1",
+        ),
+        (
+            "/sampler",
             json!({"probabilities": {"section": 1.0, "popularity": 0.0, "tags": 0.5}}),
             "sampler.probabilities.popularity",
             "above 0",
