@@ -8,7 +8,7 @@ ENV := . .espalier/env.sh
 PEER := PYTHONPATH=.espalier/pysite $(PYTHON)
 ESPALIER_DATA ?= ../shared/data
 
-.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks parity spoken-digits clean distclean
+.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks parity digits-adaptation spoken-digits clean distclean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ demo: setup ## Five tasks on Debian's package index: train on two workers, compa
 
 digits: setup ## Image recipe: train from nothing on one task, transfer to another
 	@$(ENV); $(PYTHON) recipes/digits/demo.py
+
+digits-adaptation: setup ## Domain adaptation: labels of MNIST, images of USPS (ESPALIER_DATA), thirteen ways
+	@$(ENV); export ESPALIER_DATA="$(ESPALIER_DATA)"; $(PYTHON) recipes/digits-adaptation/demo.py
 
 spoken-digits: setup ## Sound recipe: WAV of spoken digits (ESPALIER_DATA) to a small network from nothing
 	@$(ENV); export ESPALIER_DATA="$(ESPALIER_DATA)"; $(PYTHON) recipes/spoken-digits/demo.py
@@ -71,7 +74,7 @@ bench-tasks: setup ## Balancers on four real data sets of ESPALIER_DATA, hours; 
 
 parity: setup ## Forward, export and 20 training steps against PyTorch and transformers
 	@$(PYTHON) deploy/setup/setup.py python
-	@$(ENV); cargo build --workspace --bins; $(PEER) tests/parity/parity.py
+	@$(ENV); cargo build --workspace --bins; $(PEER) tests/parity/parity.py; $(PEER) tests/parity/language.py
 
 clean: ## Remove what was built, and the demo's data
 	@cargo clean

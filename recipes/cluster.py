@@ -96,6 +96,13 @@ class Cluster:
         keep = {"capture_output": True} if quiet else {}
         return subprocess.run([ESPALIER, *map(str, words)], cwd=self.folder, text=True, input=text, **keep)
 
+    def tasks(self, job_file):
+        """The tasks of a job file, with all defaults and whole paths."""
+        done = self.espalier("validate", job_file, "-o", "json", quiet=True)
+        if done.returncode != 0:
+            raise DemoError(f"{job_file} is not valid:\n{done.stderr}")
+        return json.loads(done.stdout)["tasks"]
+
     def train(self, job_file, name, output, **fields):
         """Submits a job with some fields set, shows its progress, returns it as the API describes it."""
         sets = {"name": name, "output": output, **fields}
@@ -122,6 +129,39 @@ def test_scores(job):
         if evaluation["split"] == "test":
             return evaluation["tasks"]
     raise DemoError(f"job {job['name']} brought no evaluation on its test files")
+
+
+def together_and_alone(cluster, job_file, folder, args, groups):
+    """Trains a job's tasks together, and each of `groups` of their names alone, once with each of the seeds.
+
+    The budget is the same: as many passes over each task's samples, in batches as large. Prints a table of
+    each task's metric on test, in percent, with the mean over seeds and its standard deviation.
+    """
+    tasks = cluster.tasks(job_file)
+    ways = {}
+    if "together" in args.ways.split(","):
+        ways["together"] = tasks
+    if "alone" in args.ways.split(","):
+        for names in groups:
+            chosen = [dict(task) for task in tasks if task["name"] in names]
+            if len(chosen) == 1:
+                chosen[0].pop("input_group", None)
+            ways["alone " + "+".join(names)] = chosen
+    found, seconds = {}, {}
+    for seed in args.seeds:
+        for way, chosen in ways.items():
+            name = f"{way.replace(' ', '-').replace('+', '-').replace('_', '-')}-{seed}"
+            job = cluster.train(job_file, name, folder / name, seed=seed, tasks=json.dumps(chosen), **fields_of(args))
+            seconds.setdefault(way, []).append(job["seconds"])
+            for task in chosen:
+                scores = test_scores(job)[task["name"]]["metrics"]
+                found.setdefault((task["name"], way), []).append(100 * scores[task.get("metric") or "accuracy"])
+    print(f"\n{'on the test set, %':<24}{'trained':<24}{'mean':>8}{'sd':>8}   each")
+    for (task, way), values in sorted(found.items()):
+        each = ", ".join(f"{value:.1f}" for value in values)
+        print(f"{task:<24}{way.split()[0]:<24}{spread(values)}   {each}")
+    for way, times in seconds.items():
+        print(f"{way}: {statistics.mean(times):.0f} s a job")
 
 
 def run(main):

@@ -1,14 +1,18 @@
 //! Promise: what is asked for and planned survives the wire unchanged, bytes included.
 
+#[path = "strategy/mod.rs"]
+mod strategy;
+
 use espalier_proto::Wire;
 use espalier_proto::convert::{plan_from_wire, plan_to_wire};
+use espalier_spec::adaptation;
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
-    AdapterKind, AdapterSpec, AdaptiveSpec, Affinity, Augment, BackboneSpec, BalancerSpec,
-    CheckpointSpec, ClassWeights, Columns, ContrastiveSpec, DataSpec, Device, EvaluationSpec,
-    ExchangeSpec, ExchangeType, Files, GradualSpec, HeadKind, Init, LoraSpec, LossSpec, Metric,
-    Normalize, OnBadSample, OnNonFinite, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind,
-    ScheduleSpec, Sharding, SyncKind, TaskSpec, TrainingSpec, Tuning,
+    AdaptationSpec, Affinity, Augment, BackboneSpec, BalancerSpec, CheckpointSpec, ClassWeights,
+    Columns, ContrastiveSpec, DataSpec, Descriptions, Device, EvaluationSpec, ExchangeSpec,
+    ExchangeType, Files, HeadKind, Init, Join, LossSpec, Metric, Normalize, OnBadSample,
+    OnMissingLabel, OnNonFinite, OptimizerSpec, Pooling, Resources, ScheduleKind, ScheduleSpec,
+    SelectBy, Sharding, SyncKind, TargetSpec, TaskSpec, TrainingSpec, ZeroShotSpec,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -47,6 +51,7 @@ fn backbone() -> impl Strategy<Value = BackboneSpec> {
             Pooling::Mean,
             Pooling::Cls,
             Pooling::Max,
+            Pooling::Last,
             Pooling::Pooler,
         ]),
         option::of(number()),
@@ -86,7 +91,27 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::Mse,
         Metric::Pearson,
         Metric::Spearman,
+        Metric::Mae,
+        Metric::QuadraticKappa,
+        Metric::HarmonicMean,
+        Metric::Perplexity,
     ])
+}
+
+fn zero_shot() -> impl Strategy<Value = ZeroShotSpec> {
+    let descriptions = prop_oneof![
+        word().prop_map(Descriptions::File),
+        btree_map(word(), word(), 1..4).prop_map(Descriptions::Given),
+    ];
+    let lists = (vec(word(), 0..3), vec(word(), 0..3));
+    (descriptions, lists, option::of(number())).prop_map(
+        |(descriptions, (templates, unseen), calibration)| ZeroShotSpec {
+            descriptions,
+            templates,
+            unseen,
+            calibration,
+        },
+    )
 }
 
 fn task() -> impl Strategy<Value = TaskSpec> {
@@ -110,11 +135,21 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                     },
                     labels,
                     max_train_samples: limit,
+                    join: if flags[1] {
+                        Join::EndToken
+                    } else {
+                        Join::Apart
+                    },
                     samples_per_class: flags[0].then_some(numbers[0]),
                     on_bad_sample: if flags[0] {
                         OnBadSample::Skip
                     } else {
                         OnBadSample::Fail
+                    },
+                    on_missing_label: if flags[1] {
+                        OnMissingLabel::Skip
+                    } else {
+                        OnMissingLabel::Error
                     },
                     augment: Augment {
                         crop: numbers[0],
@@ -130,16 +165,41 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::MultiLabel,
         HeadKind::Regression,
         HeadKind::Tags,
+        HeadKind::Ordinal,
+        HeadKind::LabelEmbedding,
+        HeadKind::CausalLm,
     ]);
-    (word(), head, data, number(), loss(), option::of(metric())).prop_map(
-        |(name, head, data, weight, loss, metric)| TaskSpec {
+    let more = (
+        (loss(), option::of(adaptation())),
+        option::of(metric()),
+        option::of(zero_shot()),
+    );
+    (word(), head, data, number(), more).prop_map(
+        |(name, head, data, weight, ((loss, adaptation), metric, zero_shot))| TaskSpec {
             name,
             head,
             data,
             input_group: (weight > 1.0).then(|| "g".to_owned()),
             weight,
             loss,
+            zero_shot,
             metric,
+            adaptation,
+        },
+    )
+}
+
+fn adaptation() -> impl Strategy<Value = AdaptationSpec> {
+    let methods: Vec<_> = adaptation::METHODS.iter().map(|info| info.method).collect();
+    let numbers = (option::of(number()), option::of(any::<u64>()));
+    let params = btree_map(word(), number(), 0..3);
+    (select(methods), files(), numbers, params).prop_map(
+        |(method, train, (weight, warm_up), params)| AdaptationSpec {
+            method,
+            target: TargetSpec { train },
+            weight,
+            warm_up,
+            params,
         },
     )
 }
@@ -179,6 +239,7 @@ fn training() -> impl Strategy<Value = TrainingSpec> {
     let schedule = (select(kinds), number(), option::of(any::<u64>())).prop_map(
         |(kind, warmup_ratio, warmup_steps)| ScheduleSpec {
             kind,
+            final_ratio: warmup_ratio / 2.0,
             warmup_ratio,
             warmup_steps,
         },
@@ -260,62 +321,25 @@ fn exchange() -> impl Strategy<Value = ExchangeSpec> {
 }
 
 fn job() -> impl Strategy<Value = JobSpec> {
-    let tuning = prop_oneof![
-        Just(Tuning::All),
-        Just(Tuning::Heads),
-        Just(Tuning::Biases),
-        (1..9_u32, number(), number(), vec(word(), 1..3)).prop_map(
-            |(rank, alpha, dropout, targets)| Tuning::Lora(LoraSpec {
-                rank,
-                alpha,
-                dropout,
-                targets
-            })
-        ),
-        any::<u32>().prop_map(Tuning::LastBlocks),
-        (any::<u32>(), any::<bool>()).prop_map(|(size, both)| {
-            let kind = match both {
-                true => AdapterKind::Houlsby,
-                false => AdapterKind::Pfeiffer,
-            };
-            Tuning::Adapter(AdapterSpec { size, kind })
-        }),
-        (option::of(any::<u64>()), option::of(number()), any::<u32>()).prop_map(
-            |(every_steps, every_epochs, start)| Tuning::Gradual(GradualSpec {
-                every_steps,
-                every_epochs,
-                start
-            })
-        )
-    ];
-    let sampler = prop_oneof![
-        Just(Sampler::Proportional),
-        Just(Sampler::Uniform),
-        number().prop_map(Sampler::Temperature),
-        (any::<u64>(), number())
-            .prop_map(|(cap, temperature)| Sampler::Capped { cap, temperature }),
-        (number(), number()).prop_map(|(from, to)| Sampler::Annealed { from, to }),
-        (number(), any::<u64>(), number(), number()).prop_map(
-            |(alpha, every_steps, smoothing, temperature)| Sampler::Adaptive(AdaptiveSpec {
-                alpha,
-                every_steps,
-                smoothing,
-                temperature,
-            })
-        ),
-        btree_map(word(), number(), 1..4).prop_map(Sampler::Probabilities),
-    ];
+    let (tuning, sampler) = (strategy::tuning(), strategy::sampler());
     let evaluation = (
         option::of(any::<u64>()),
         1u32..,
         any::<bool>(),
         option::of(any::<u32>()),
+        select(vec![
+            SelectBy::Metric,
+            SelectBy::Entropy,
+            SelectBy::InformationMaximisation,
+            SelectBy::SoftNeighbourhoodDensity,
+        ]),
     )
         .prop_map(
-            |(every_steps, batch_size, select_best, patience)| EvaluationSpec {
+            |(every_steps, batch_size, select_best, patience, select_by)| EvaluationSpec {
                 every_steps,
                 batch_size,
                 select_best,
+                select_by,
                 early_stopping_patience: patience,
             },
         );

@@ -44,7 +44,7 @@ class Bench:
     """Every figure that was measured: {(part, what else tells it apart): [figures of a round]}."""
 
     def __init__(self, args):
-        self.args, self.found, self.failed = args, {}, {}
+        self.args, self.found, self.failed, self.api = args, {}, {}, {}
 
     def lines(self, name, command, env):
         """What a contestant prints; one that fails leaves its cells empty and the reason below the tables."""
@@ -98,6 +98,21 @@ class Bench:
                 ratio = over(seconds(method), seconds("equal"))
             self.keep(("ratio", tasks, ranks, method), {"ratio": ratio})
 
+    def beside_method(self, setting, tasks, method):
+        """One method of ours, and at once the same of the peers: a machine whose speed drifts slows both."""
+        self.ours("peers", tasks, self.args.ranks[-1], [method], setting)
+        ours = self.found.get(("peers", setting, tasks, self.args.ranks[-1], "optimizer", method, OWNERS), [{}])[-1].get("seconds")
+        lib, jd = BESIDE[method]
+        wanted = [f"libmtl:{lib}", f"torchjd:{jd}", *(["sum", "sum-one-batch"] if method == "equal" else [])]
+        ways = [way for way in wanted if way in WAYS[setting]]
+        # TorchJD's fastest way is sought once: aggregators differ in small problems only.
+        api = ["--api", self.api[setting]] if setting in self.api else []
+        for line in self.peer("balance_peers.py", "--data", *files(), "--setting", setting, "--tasks", tasks, "--ways", ",".join(ways), *api):
+            if line.get("api"):
+                self.api.setdefault(setting, line["api"])
+            self.keep(("peers", setting, tasks, line["way"]), line)
+            self.keep(("peer ratio", setting, tasks, method, line["way"]), {"ratio": over(line.get("seconds"), ours)})
+
     def peer(self, script, *words):
         packages = [os.environ.get("PYTHONPATH"), str(REPO / ".espalier/pysite"), str(REPO / ".espalier/pygolden")]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, packages))}
@@ -120,11 +135,9 @@ class Bench:
         if "peers" in parts:
             for setting in args.settings:
                 for tasks in args.tasks:
-                    mine = [method for method in BESIDE if method in args.methods or method.endswith("_ub") and setting == "shared-input"]
-                    self.ours("peers", tasks, args.ranks[-1], mine, setting)
-                    ways = [way for way in WAYS[setting] if not args.quick or way in quick_ways()]
-                    for line in self.peer("balance_peers.py", "--data", *files(), "--setting", setting, "--tasks", tasks, "--ways", ",".join(ways)):
-                        self.keep(("peers", setting, tasks, line["way"]), line)
+                    for method in BESIDE:
+                        if method in args.methods or method.endswith("_ub") and setting == "shared-input":
+                            self.beside_method(setting, tasks, method)
         if "memory" in parts:
             ranks = max(args.ranks)
             for sharding, sync in SHARDINGS:
@@ -165,13 +178,15 @@ class Bench:
                 mine = {method: self.middle(("peers", setting, tasks, ranks, "optimizer", method, OWNERS), "seconds") for method in BESIDE}
                 theirs = {way: self.middle(("peers", setting, tasks, way), "seconds") for way in WAYS[setting]}
                 lines += ["", f"### Beside LibMTL and TorchJD: {setting}, {tasks} tasks, global batch {self.args.batch}", "",
-                          f"Ours on {ranks} ranks with one thread each, theirs in one process with 2 threads; a ratio is theirs over ours.", "",
+                          f"Ours on {ranks} ranks with one thread each, theirs in one process with 2 threads; a ratio is theirs over ours, each round's by itself, the median of them.", "",
                           row("method", "ours, s", "LibMTL, s", "ratio", "TorchJD, s", "ratio"), rule(6)]
                 for method, (lib, jd) in BESIDE.items():
-                    values = [theirs.get(f"libmtl:{lib}"), theirs.get(f"torchjd:{jd}")]
+                    names = [f"libmtl:{lib}", f"torchjd:{jd}"]
+                    values = [theirs.get(name) for name in names]
+                    ratios = [self.middle(("peer ratio", setting, tasks, method, name), "ratio") for name in names]
                     if mine[method] or any(values):
-                        lines.append(row(f"`{method}`", cell(mine[method], 3), *(text for value in values
-                                                                                 for text in (cell(value, 3), cell(over(value, mine[method]))))))
+                        lines.append(row(f"`{method}`", cell(mine[method], 3), *(text for value, ratio in zip(values, ratios)
+                                                                                 for text in (cell(value, 3), cell(ratio)))))
                 plain = [(way, theirs[way]) for way in ("sum", "sum-one-batch") if theirs.get(way)]
                 if plain:
                     lines += ["", "PyTorch alone, losses summed: " + ", ".join(
@@ -235,11 +250,6 @@ class Bench:
         if notes:
             lines += ["", "Not measured:", "", *(f"- {name}: {reason}" for name, reason in notes.items())]
         return lines
-
-
-def quick_ways():
-    pairs = [BESIDE[method] for method in QUICK]
-    return ["sum", *(f"libmtl:{lib}" for lib, _ in pairs), *(f"torchjd:{jd}" for _, jd in pairs)]
 
 
 def files():

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import ours
+import real_data
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parents[1]
@@ -39,14 +40,25 @@ def peer(script, *words):
 
 def contestants(args, folder):
     """{name: () -> figures} in the order in which a round runs them."""
-    ddp = ["--model", MODEL, "--data", DATA, "--steps", args.steps, "--warmup", args.warmup]
+    ddp = ["--model", MODEL, "--data", args.data, "--steps", args.steps, "--warmup", args.warmup]
     return {
-        "espalier": lambda turn: ours.train(folder / f"espalier-{turn}", args.steps, args.warmup),
+        "espalier": lambda turn: ours.train(folder / f"espalier-{turn}", args.data, args.steps, args.warmup),
         "DDP": lambda turn: peer("ddp_peer.py", *ddp),
         "DDP, length grouping": lambda turn: peer("ddp_peer.py", *ddp, "--group-by-length"),
         "all-reduce of espalier": lambda turn: ours.all_reduce(BYTES),
         "all-reduce of Gloo": lambda turn: {"tcp": peer("gloo_allreduce.py", "--bytes", BYTES)},
     }
+
+
+def data(text):
+    """A file of JSON Lines: of a Parquet file its texts and labels, written anew beside the demo's data."""
+    path = Path(text).resolve()
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"no file {path}")
+    if path.suffix != ".parquet":
+        return path
+    return real_data.once(REPO / f".espalier/data/bench/{path.parent.name}.{path.stem}.jsonl",
+                          lambda: real_data.rows(path.parent.parent, path.parent.name, path.stem))
 
 
 def middle(results, field):
@@ -91,7 +103,7 @@ def title():
 
 
 def heading(args):
-    return [title(), "", f"`make bench` = `python3 tests/bench/run.py --rounds {args.rounds} --steps {args.steps} --warmup {args.warmup}`; "
+    return [title(), "", f"`make bench` = `python3 tests/bench/run.py --rounds {args.rounds} --steps {args.steps} --warmup {args.warmup}{'' if args.data == DATA else f' --data {args.data.name}'}`; "
             f"median of {args.rounds} rounds, contestants in turns.", ""]
 
 
@@ -101,9 +113,10 @@ def main():
     parser.add_argument("--steps", type=int, default=60, help="measured steps")
     parser.add_argument("--warmup", type=int, default=10, help="steps before them")
     parser.add_argument("--only", help="contestants to run, by how their names begin, comma-separated")
+    parser.add_argument("--data", type=data, default=DATA, help="JSON Lines or Parquet with text and label (default: the demo's task section)")
     parser.add_argument("--dry", action="store_true", help="print only, leave RESULTS.md as it is")
     args = parser.parse_args()
-    if not DATA.is_file():
+    if args.data == DATA and not DATA.is_file():
         subprocess.run([sys.executable, REPO / "recipes/debian-packages/build.py"], check=True)
     found = {}
     with tempfile.TemporaryDirectory() as name:
@@ -115,7 +128,7 @@ def main():
                 found.setdefault(run, []).append(runs[run](turn))
     lines = heading(args) + table(found)
     print("\n" + "\n".join(lines))
-    if not args.dry and not args.only:
+    if not args.dry:
         with open(HERE / "RESULTS.md", "a") as file:
             file.write("\n" + "\n".join(lines) + "\n")
 

@@ -52,6 +52,14 @@ def regression():
     return case(1, targets, lambda z: loss(z.squeeze(1), targets.float()))
 
 
+def ordinal():
+    # Of the linear layer only the outputs count here; CORAL's own has one direction.
+    targets = torch.tensor([0, 3, 1, 1, 2, 3])
+    above = (targets[:, None] > torch.arange(C - 1)[None]).float()
+    loss = BCEWithLogitsLoss(reduction="none")
+    return case(C - 1, targets, lambda z: loss(z, above).sum(1))
+
+
 def contrastive(classes, temperature, share):
     """Supervised contrastive loss of each sample, share of it, and the gradient of the sum."""
     x = features.clone().requires_grad_()
@@ -66,6 +74,22 @@ def contrastive(classes, temperature, share):
     torch.stack(losses).sum().backward()
     return {"classes": classes, "temperature": temperature, "share": share,
             "losses": [loss.item() for loss in losses], "gradients": x.grad.tolist()}
+
+
+def label_embedding(classes, templates, scale):
+    """Cross-entropy over cosines with the mean of a class's texts, times exp(scale), at most 100."""
+    x = features.clone().requires_grad_()
+    texts = torch.randn(classes * templates, H, requires_grad=True)
+    log_scale = torch.tensor([scale], requires_grad=True)
+    unit = lambda rows: torch.nn.functional.normalize(rows, dim=-1)
+    vectors = unit(unit(texts).reshape(classes, templates, H).mean(1))
+    logits = unit(x) @ vectors.T * log_scale.exp().clamp(max=100)
+    targets = torch.arange(B) % classes
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    losses.sum().backward()
+    return {"templates": templates, "features": x.tolist(), "texts": texts.tolist(), "scale": [scale], "targets": targets.tolist(),
+            "losses": losses.tolist(), "feature_gradients": x.grad.tolist(), "text_gradients": texts.grad.tolist(),
+            "scale_gradients": log_scale.grad.tolist()}
 
 
 weights = torch.tensor([0.5, 2.0, 1.0, 3.5])
@@ -84,6 +108,8 @@ golden = {
     "multi_label": [multi(w) for w in (None, weights)],
     "regression": [regression()],
     "contrastive": [contrastive([0, 1, 0, 2, 1, 0], t, share) for t, share in ((0.1, 0.9), (1.0, 0.5))],
+    "ordinal": [ordinal()],
+    "label_embedding": [label_embedding(3, 1, 1.0), label_embedding(4, 2, 2.0)],
 }
 json.dump(golden, sys.stdout, separators=(",", ":"))
 print()

@@ -11,7 +11,7 @@ import numpy as np
 import scipy
 import sklearn
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, mean_absolute_error, mean_squared_error
 
 warnings.simplefilter("ignore")
 rng = np.random.default_rng(7)
@@ -24,6 +24,17 @@ def single(classes, truth, predicted):
         "predicted": [int(x) for x in predicted],
         "accuracy": accuracy_score(truth, predicted),
         "macro_f1": f1_score(truth, predicted, average="macro"),
+    }
+
+
+def ordered(classes, truth, predicted):
+    return {
+        "classes": classes,
+        "truth": [int(x) for x in truth],
+        "predicted": [int(x) for x in predicted],
+        "accuracy": accuracy_score(truth, predicted),
+        "mae": mean_absolute_error(truth, predicted),
+        "quadratic_kappa": cohen_kappa_score(truth, predicted, labels=range(classes), weights="quadratic"),
     }
 
 
@@ -77,6 +88,12 @@ golden = {
         # A large offset, where one-pass formulas lose all digits; whole numbers, so that reading
         # the file rounds nothing.
         numbers(np.round(line * 50) + 1e9, np.round(line * 70) + 1e9),
+    ],
+    "ordered": [
+        ordered(6, truth, noisy),
+        # Classes 1 and 3 are in neither.
+        ordered(5, [0, 2, 4, 4, 2, 0], [0, 4, 4, 2, 2, 2]),
+        ordered(3, [0, 1, 2], [2, 1, 0]),
     ],
 }
 json.dump(golden, sys.stdout, indent=None, separators=(",", ":"))

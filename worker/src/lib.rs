@@ -1,9 +1,11 @@
 //! Espalier's worker: data, model, heads, engine, checkpoints and the agent.
 
+pub mod adapt;
 pub mod agent;
 pub mod checkpoint;
 pub mod data;
 pub mod engine;
+pub mod generate;
 pub mod heads;
 pub mod metrics;
 pub mod model;

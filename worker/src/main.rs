@@ -6,6 +6,7 @@ use espalier_spec::job::Pooling;
 use espalier_worker::agent::{self, Config, log::JobLog};
 use espalier_worker::checkpoint::write_tensors;
 use espalier_worker::data::Input;
+use espalier_worker::generate::Sampling;
 use espalier_worker::predict::Predictor;
 use espalier_worker::zero_shot::{Class, Classes};
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,8 @@ enum Command {
         threads: Option<usize>,
         #[command(flatten)]
         zero_shot: ZeroShot,
+        #[command(flatten)]
+        generation: Generation,
     },
     /// Write features [n, h] of texts, one per line, and outputs of all heads of an export to a
     /// safetensors file: for comparing with other implementations.
@@ -62,8 +65,8 @@ enum Command {
         /// File to write.
         #[arg(long)]
         out: PathBuf,
-        /// Take the directory as one that was not exported here, and pool so: mean, cls, max or
-        /// pooler.
+        /// Take the directory as one that was not exported here, and pool so: mean, cls, max, last
+        /// or pooler.
         #[arg(long)]
         pooling: Option<String>,
         /// Longest text in tokens; an export knows its own.
@@ -73,6 +76,52 @@ enum Command {
         #[arg(long)]
         hidden: bool,
     },
+}
+
+/// How a model that predicts the next token goes on with texts.
+#[derive(clap::Args)]
+struct Generation {
+    /// Most tokens that are made of one text; default 128.
+    #[arg(long)]
+    max_new_tokens: Option<usize>,
+    /// Logits are divided by it; default 0, which takes the most probable token.
+    #[arg(long)]
+    temperature: Option<f64>,
+    /// Draw from so many of the most probable tokens.
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Draw from the most probable tokens that have this share of probability together.
+    #[arg(long)]
+    top_p: Option<f64>,
+    /// Seed of what is drawn; default 0.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+impl Generation {
+    /// How tokens are chosen; none if the model goes on with no texts.
+    fn sampling(&self, generates: bool) -> anyhow::Result<Option<Sampling>> {
+        let numbers = self.temperature.is_some() || self.top_p.is_some() || self.seed.is_some();
+        if !generates {
+            if numbers || self.max_new_tokens.is_some() || self.top_k.is_some() {
+                bail!(
+                    "--max-new-tokens, --temperature, --top-k, --top-p and --seed are for tasks with the \
+                     head causal_lm, and there is none here; remove them"
+                );
+            }
+            return Ok(None);
+        }
+        let usual = Sampling::default();
+        let sampling = Sampling {
+            max_new_tokens: self.max_new_tokens.unwrap_or(usual.max_new_tokens),
+            temperature: self.temperature.unwrap_or(usual.temperature),
+            top_k: self.top_k,
+            top_p: self.top_p.unwrap_or(usual.top_p),
+            seed: self.seed.unwrap_or(usual.seed),
+        };
+        sampling.check()?;
+        Ok(Some(sampling))
+    }
 }
 
 /// Classes that are named at prediction.
@@ -103,13 +152,19 @@ impl ZeroShot {
         if self.labels.is_empty() {
             return Ok(None);
         }
+        // What the model was trained on is called what it was called there.
+        let known = |name: &str| {
+            let task = predictor.described()?;
+            let place = task.labels.iter().position(|label| label == name)?;
+            task.classes.as_ref()?.texts.get(place).cloned()
+        };
         let mut classes: Vec<Class> = Vec::with_capacity(self.labels.len());
         for label in &self.labels {
             let name = label.trim().to_owned();
             if name.is_empty() {
                 bail!("--labels holds an empty class; name the classes, separated by commas");
             }
-            let text = name.clone();
+            let text = known(&name).unwrap_or_else(|| name.clone());
             classes.push(Class { name, text });
         }
         for description in &self.descriptions {
@@ -160,7 +215,8 @@ fn main() -> ExitCode {
             format: _,
             threads,
             zero_shot,
-        } => predict(&model, &tasks, &zero_shot, threads),
+            generation,
+        } => predict(&model, &tasks, (&zero_shot, &generation), threads),
         Command::Forward {
             model,
             texts,
@@ -274,7 +330,7 @@ struct Reply<'a, T: Serialize> {
 fn predict(
     model: &Path,
     tasks: &[String],
-    zero_shot: &ZeroShot,
+    (zero_shot, generation): (&ZeroShot, &Generation),
     threads: Option<usize>,
 ) -> anyhow::Result<()> {
     if let Some(threads) = threads {
@@ -283,6 +339,9 @@ fn predict(
     let predictor = Predictor::load(model)?;
     predictor.check_tasks(tasks)?;
     let classes = zero_shot.classes(&predictor)?;
+    let generates = classes.is_none() && predictor.generates(tasks);
+    let sampling = generation.sampling(generates)?;
+    let mut prompts = 0;
     let mut lines = std::io::stdin().lock().lines().enumerate();
     let mut out = std::io::stdout().lock();
     loop {
@@ -328,7 +387,7 @@ fn predict(
         if inputs.is_empty() {
             return Ok(());
         }
-        let answers = match &classes {
+        let mut answers = match &classes {
             None => predictor.predict(&inputs, tasks)?,
             Some(classes) => {
                 let nearest = classes.nearest(&predictor, &inputs)?.into_iter();
@@ -336,6 +395,14 @@ fn predict(
                 nearest.map(named).collect()
             }
         };
+        if let Some(sampling) = &sampling {
+            for (text, answer) in texts.iter().zip(&mut answers) {
+                let prompt = text.as_deref().unwrap_or_default();
+                prompts += 1;
+                let made = predictor.go_on(prompt, tasks, (sampling, prompts - 1));
+                answer.extend(made.with_context(|| format!("line {prompts}"))?);
+            }
+        }
         for (text, predictions) in texts.iter().zip(answers) {
             let reply = Reply {
                 text: text.as_deref(),
@@ -352,7 +419,7 @@ fn load(model: &Path, pooling: Option<&str>, max_tokens: u32) -> anyhow::Result<
         return Ok(Predictor::load(model)?);
     };
     let pooling: Pooling = serde_json::from_value(name.into())
-        .with_context(|| format!("--pooling {name}: expected mean, cls, max or pooler"))?;
+        .with_context(|| format!("--pooling {name}: expected mean, cls, max, last or pooler"))?;
     Ok(Predictor::load_plain(model, pooling, max_tokens)?)
 }
 

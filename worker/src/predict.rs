@@ -1,18 +1,23 @@
 //! Answers from an exported model.
 
-use crate::checkpoint::{Export, HEADS_FILE, META_FILE, read_tensors};
+mod answer;
+mod described;
+mod go_on;
+
+use crate::checkpoint::{Export, ExportedTask, HEADS_FILE, META_FILE, read_tensors};
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
-use crate::heads::Linear;
+use crate::generate;
+use crate::heads::{self, Linear, ordinal_probabilities};
 use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
 use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
-use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// Classes of a multi-label head are named from this probability on.
-const THRESHOLD: f64 = 0.5;
+pub use answer::{Answer, Scored};
+use answer::{best, shape};
+pub use described::Described;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +46,9 @@ pub enum Error {
     /// The model or an input.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// Text that cannot be gone on with.
+    #[error(transparent)]
+    Generate(#[from] generate::Error),
     /// The heads' file.
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::Error),
@@ -56,65 +64,15 @@ impl From<data::Error> for Error {
         Error::Engine(error.into())
     }
 }
+impl From<heads::Error> for Error {
+    fn from(error: heads::Error) -> Self {
+        Error::Engine(error.into())
+    }
+}
 impl From<tch::TchError> for Error {
     fn from(error: tch::TchError) -> Self {
         Error::Engine(error.into())
     }
-}
-
-/// What one head says of one input.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Answer {
-    /// One class.
-    Single {
-        /// The most probable class.
-        label: String,
-        /// Its probability.
-        score: f64,
-        /// Probability of every class.
-        scores: BTreeMap<String, f64>,
-    },
-    /// Any number of classes.
-    Multi {
-        /// Classes with probability 0.5 or more, most probable first.
-        labels: Vec<Scored>,
-        /// Probability of every class.
-        scores: BTreeMap<String, f64>,
-    },
-    /// A tag for every word; texts are cut into words at white space.
-    Tags {
-        /// The most probable tag of each word; none for words beyond the token limit.
-        tags: Vec<Option<Scored>>,
-    },
-    /// A number.
-    Number {
-        /// The number.
-        value: f64,
-    },
-}
-
-impl Answer {
-    /// One of several classes, by their probabilities.
-    #[must_use]
-    pub fn single(scores: BTreeMap<String, f64>) -> Self {
-        let best = scores.iter().rev().max_by(|a, b| a.1.total_cmp(b.1));
-        let (label, score) = best.map_or_else(Default::default, |(l, s)| (l.clone(), *s));
-        Answer::Single {
-            label,
-            score,
-            scores,
-        }
-    }
-}
-
-/// A class with its probability.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Scored {
-    /// The class.
-    pub label: String,
-    /// Its probability.
-    pub score: f64,
 }
 
 /// An exported model, loaded.
@@ -123,6 +81,8 @@ pub struct Predictor {
     meta: Export,
     backbone: Box<dyn Backbone>,
     heads: HashMap<String, Tensor>,
+    /// Classes of tasks that know them by their description.
+    classes: BTreeMap<String, Described>,
     modality: Modality,
     inputs: data::Modality,
 }
@@ -172,15 +132,26 @@ impl Predictor {
             device: Device::Cpu,
         };
         let modality = source.modality()?;
-        let inputs = inputs(&source, modality, meta.max_tokens)?;
+        let generates = meta.tasks.iter().any(|t| t.head == HeadKind::CausalLm);
+        // Prompts may be as long as the model sees, whatever windows it was trained on.
+        let limit = if generates { u32::MAX } else { meta.max_tokens };
+        let inputs = inputs(&source, modality, limit)?;
         let backbone = model::build(&source, &options)?;
-        Ok(Self {
+        let mut predictor = Self {
             meta,
             backbone,
             heads,
+            classes: BTreeMap::new(),
             modality,
             inputs,
-        })
+        };
+        let tasks: Vec<ExportedTask> = predictor.meta.tasks.clone();
+        for task in tasks {
+            if let Some(classes) = Described::of_task(&predictor, &task)? {
+                predictor.classes.insert(task.name, classes);
+            }
+        }
+        Ok(predictor)
     }
 
     /// What the model reads.
@@ -197,6 +168,21 @@ impl Predictor {
             .iter()
             .map(|task| task.name.as_str())
             .collect()
+    }
+
+    /// The first task that knows classes by their description.
+    #[must_use]
+    pub fn described(&self) -> Option<&ExportedTask> {
+        self.meta.tasks.iter().find(|task| task.classes.is_some())
+    }
+
+    /// A number of a task's head, such as `scale`.
+    ///
+    /// # Errors
+    /// [`Error::NoExport`] if it is missing.
+    fn number(&self, task: &str, name: &str) -> Result<f64, Error> {
+        let values = Vec::<f32>::try_from(self.part(task, name)?)?;
+        Ok(values.first().map_or(0.0, |value| f64::from(*value)))
     }
 
     /// Checks names of tasks.
@@ -238,6 +224,22 @@ impl Predictor {
         let encoded =
             encoded.map_err(|e| model::Error::Input(format!("cannot tokenise {text:?}: {e}")))?;
         Ok(encoded.into())
+    }
+
+    /// Tokenises the text of a class, whether tasks are about words or not.
+    ///
+    /// # Errors
+    /// As [`Predictor::text`].
+    fn class_text(&self, text: &str) -> Result<Input, Error> {
+        match &self.inputs {
+            data::Modality::Text(tokenizer) if self.reads_words() => {
+                let encoded = tokenizer.encode(text).map_err(|e| {
+                    model::Error::Input(format!("cannot tokenise the class {text:?}: {e}"))
+                })?;
+                Ok(encoded.into())
+            }
+            _ => self.text(text),
+        }
     }
 
     /// Tokenises a pair of texts as one input.
@@ -338,26 +340,40 @@ impl Predictor {
         tch::no_grad(last)
     }
 
+    /// The named tasks; all, if none is named.
+    fn wanted<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a ExportedTask> {
+        let is_wanted = move |task: &&ExportedTask| names.is_empty() || names.contains(&task.name);
+        self.meta.tasks.iter().filter(is_wanted)
+    }
+
+    /// A parameter of a task's head, if it has it.
+    fn part(&self, task: &str, name: &str) -> Result<&Tensor, Error> {
+        let name = format!("heads.{task}.{name}");
+        self.heads.get(&name).ok_or_else(|| Error::NoExport {
+            dir: HEADS_FILE.to_owned(),
+            message: format!("tensor {name} is missing"),
+        })
+    }
+
     /// Outputs [b, C] of a task's head before softmax or sigmoid.
     ///
     /// # Errors
     /// [`Error::NoExport`] if the head is missing.
     pub fn outputs(&self, task: &str, features: &Tensor) -> Result<Tensor, Error> {
-        let part = |name: &str| {
-            let name = format!("heads.{task}.{name}");
-            self.heads.get(&name).ok_or_else(|| Error::NoExport {
-                dir: HEADS_FILE.to_owned(),
-                message: format!("tensor {name} is missing"),
-            })
+        let is_language = |t: &ExportedTask| t.name == task && t.head == HeadKind::CausalLm;
+        let bias = match self.meta.tasks.iter().any(is_language) {
+            true => None,
+            false => Some(self.part(task, "bias")?),
         };
         let linear = Linear {
-            weight: part("weight")?,
-            bias: part("bias")?,
+            weight: self.part(task, "weight")?,
+            bias,
         };
         tch::no_grad(|| linear.forward(features, None)).map_err(|e| Error::Engine(e.into()))
     }
 
-    /// Answers of the named tasks (all, if none is named) for each input.
+    /// Answers of the named tasks (all, if none is named) for each input; those that go on with a text
+    /// have none here.
     ///
     /// # Errors
     /// If an input does not fit the model.
@@ -366,12 +382,14 @@ impl Predictor {
         inputs: &[Input],
         wanted: &[String],
     ) -> Result<Vec<BTreeMap<String, Answer>>, Error> {
-        let (batch, leaves) = self.leaves(inputs)?;
         let mut answers = vec![BTreeMap::new(); inputs.len()];
-        for task in &self.meta.tasks {
-            if !wanted.is_empty() && !wanted.contains(&task.name) {
-                continue;
-            }
+        let tasks = self.wanted(wanted);
+        let tasks: Vec<_> = tasks.filter(|t| t.head != HeadKind::CausalLm).collect();
+        if tasks.is_empty() {
+            return Ok(answers);
+        }
+        let (batch, leaves) = self.leaves(inputs)?;
+        for task in tasks {
             if let (HeadKind::Tags, Some(rows)) = (task.head, &leaves.rows) {
                 let words = Words::of(&batch, 0..inputs.len(), inputs.iter());
                 let outputs = self.outputs(&task.name, &words.vectors(rows)?)?;
@@ -381,11 +399,21 @@ impl Predictor {
                 }
                 continue;
             }
+            if let Some(classes) = self.classes.get(&task.name) {
+                let found = classes.answers(&task.labels, &leaves.features)?;
+                for (answer, found) in answers.iter_mut().zip(found) {
+                    answer.insert(task.name.clone(), found);
+                }
+                continue;
+            }
             let outputs = self.outputs(&task.name, &leaves.features)?;
             let scores = match task.head {
-                HeadKind::SingleLabel | HeadKind::Tags => outputs.f_softmax(-1, Kind::Float)?,
+                HeadKind::SingleLabel | HeadKind::Tags | HeadKind::LabelEmbedding => {
+                    outputs.f_softmax(-1, Kind::Float)?
+                }
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
-                HeadKind::Regression => outputs,
+                HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
+                HeadKind::Regression | HeadKind::CausalLm => outputs,
             };
             let width = scores
                 .size()
@@ -398,46 +426,5 @@ impl Predictor {
             }
         }
         Ok(answers)
-    }
-}
-
-/// The most probable class of each row of `outputs` [w, C].
-fn best(outputs: &Tensor, labels: &[String]) -> Result<Vec<Scored>, Error> {
-    let (scores, classes) = outputs.f_softmax(-1, Kind::Float)?.f_max_dim(-1, false)?;
-    let scores = Vec::<f32>::try_from(&scores.f_contiguous()?)?;
-    let classes = Vec::<i64>::try_from(&classes.f_contiguous()?)?;
-    let label = |class: i64| labels.get(class.unsigned_abs() as usize).cloned();
-    let all = classes.into_iter().zip(scores);
-    Ok(all
-        .map(|(class, score)| Scored {
-            label: label(class).unwrap_or_default(),
-            score: f64::from(score),
-        })
-        .collect())
-}
-
-fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
-    let scored = |(label, &score): (&String, &f32)| (label.clone(), f64::from(score));
-    let scores: BTreeMap<String, f64> = labels.iter().zip(row).map(scored).collect();
-    let mut ranked: Vec<Scored> = scores
-        .iter()
-        .map(|(label, &score)| Scored {
-            label: label.clone(),
-            score,
-        })
-        .collect();
-    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
-    match head {
-        HeadKind::Regression => Answer::Number {
-            value: row.first().map_or(0.0, |&v| f64::from(v)),
-        },
-        HeadKind::MultiLabel => {
-            ranked.retain(|class| class.score >= THRESHOLD);
-            Answer::Multi {
-                labels: ranked,
-                scores,
-            }
-        }
-        HeadKind::SingleLabel | HeadKind::Tags => Answer::single(scores),
     }
 }

@@ -2,16 +2,8 @@
 //! the classes are called.
 
 use crate::data::Input;
-use crate::predict::{Answer, Error, Predictor};
-use std::collections::BTreeMap;
-use tch::{Kind, Tensor};
-
-/// Where the name of a class goes in a template.
-const PLACE: &str = "{}";
-/// Cosines are divided by it before the softmax. Only how sure an answer sounds depends on it.
-const TEMPERATURE: f64 = 0.05;
-/// Texts of classes that are computed at once.
-const BATCH: usize = 64;
+use crate::predict::{Answer, Described, Error, Predictor};
+use espalier_spec::zero_shot::PLACE;
 
 /// A class by its name and the words for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,14 +18,13 @@ pub struct Class {
 #[derive(Debug)]
 pub struct Classes {
     names: Vec<String>,
-    /// f32 [C, h], each row of length 1.
-    vectors_ch: Tensor,
+    described: Described,
 }
 
 impl Classes {
-    /// What the model makes of classes: of every class the mean over `templates` of its features,
-    /// each at length 1, and then at length 1 again (Radford et al. 2021, arXiv 2103.00020, section
-    /// 3.1.4). In a template, `{}` stands for the class.
+    /// What the model makes of classes, in `templates`, where `{}` stands for the class. Where the model
+    /// was trained on descriptions, its first such task gives what cosines are multiplied by, the calibration
+    /// of classes that it was trained on, and, if there are no others, the templates.
     ///
     /// # Errors
     /// No class, or one twice; a template without `{}`; a model that reads no texts.
@@ -59,28 +50,20 @@ impl Classes {
                 twice.name
             )));
         }
+        let trained = predictor.described();
         let own = [PLACE.to_owned()];
-        let templates = if templates.is_empty() {
-            &own
-        } else {
-            templates
+        let templates = match trained.and_then(|task| task.classes.as_ref()) {
+            _ if !templates.is_empty() => templates,
+            Some(known) => &known.templates,
+            None => &own,
         };
-        let mut inputs = Vec::with_capacity(classes.len() * templates.len());
-        for class in classes {
-            for template in templates {
-                inputs.push(predictor.text(&template.replace(PLACE, &class.text))?);
-            }
-        }
-        let mut parts = Vec::new();
-        for part in inputs.chunks(BATCH) {
-            parts.push(unit(&predictor.features(part)?)?);
-        }
-        let (count, each) = (classes.len() as i64, templates.len() as i64);
-        let all = Tensor::f_cat(&parts, 0)?.f_view([count, each, -1])?;
-        let mean_ch = all.f_mean_dim(&[1i64][..], false, Kind::Float)?;
+        let pairs: Vec<(&str, &str)> = classes
+            .iter()
+            .map(|class| (class.name.as_str(), class.text.as_str()))
+            .collect();
         Ok(Self {
             names: classes.iter().map(|class| class.name.clone()).collect(),
-            vectors_ch: unit(&mean_ch)?,
+            described: Described::read(predictor, &pairs, templates, trained)?,
         })
     }
 
@@ -89,25 +72,7 @@ impl Classes {
     /// # Errors
     /// If an input does not fit the model.
     pub fn nearest(&self, predictor: &Predictor, inputs: &[Input]) -> Result<Vec<Answer>, Error> {
-        let features_bh = unit(&predictor.features(inputs)?)?;
-        let cosines_bc = features_bh.f_matmul(&self.vectors_ch.f_transpose(0, 1)?)?;
-        let scores_bc = cosines_bc
-            .f_div_scalar(TEMPERATURE)?
-            .f_softmax(-1, Kind::Float)?;
-        let flat = Vec::<f32>::try_from(&scores_bc.f_contiguous()?.f_flatten(0, -1)?)?;
-        let answer = |row: &[f32]| {
-            let pairs = self.names.iter().zip(row);
-            let scores: BTreeMap<String, f64> = pairs
-                .map(|(name, &score)| (name.clone(), f64::from(score)))
-                .collect();
-            Answer::single(scores)
-        };
-        Ok(flat.chunks_exact(self.names.len()).map(answer).collect())
+        self.described
+            .answers(&self.names, &predictor.features(inputs)?)
     }
-}
-
-/// Rows at length 1.
-fn unit(rows: &Tensor) -> Result<Tensor, Error> {
-    let length = rows.f_norm_scalaropt_dim(2.0, [1i64], true)?;
-    Ok(rows.f_div(&length.f_clamp_min(1e-12)?)?)
 }

@@ -185,6 +185,7 @@ fn steps(
             task: 0,
             sample: index as u32,
             epoch: 0,
+            target: false,
         },
         input: sources.tasks[0].train.input(index).unwrap(),
     };
@@ -192,6 +193,7 @@ fn steps(
     let mut batch = RankStep {
         step: 0,
         counts: vec![golden.texts.len() as u32],
+        drawn: golden.texts.len() as u64,
         shards: vec![ShardBatch {
             shard: rank,
             micro: vec![micro],

@@ -1,4 +1,5 @@
-//! `espalier predict`: applies an exported model to texts, images or sounds.
+//! `espalier predict`: applies an exported model to texts, images or sounds; one that predicts the next
+//! token goes on with texts.
 //!
 //! The model runs in `espalier-worker predict`, a child process: this command links no torch. Inputs
 //! go to its standard input as JSON Lines, answers come back in the same order.
@@ -20,6 +21,7 @@ Examples:
   espalier predict --model model --task section --file texts.txt
   espalier predict --model model --file texts.jsonl -o json      one JSON value per text
   espalier predict --model model --file texts.txt --labels weather,sport,music
+  echo 'Once upon a' | espalier predict --model model --temperature 0.8 --top-k 40 -o json
 
 Input is one text per line, or JSON Lines with a field `text` (and `pair`, for models of pairs of
 texts); for a model of images, JSON Lines
@@ -53,6 +55,21 @@ pub(crate) struct Args {
     /// then the mean of all counts
     #[arg(long = "template", value_name = "TEXT", requires = "labels")]
     templates: Vec<String>,
+    /// Most tokens to go on with a text, for a model with the head causal_lm; default 128
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    /// Draw the next token by probabilities at this temperature; default 0: take the most probable one
+    #[arg(long, value_name = "T")]
+    temperature: Option<f64>,
+    /// Draw from so many of the most probable tokens
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Draw from the most probable tokens that have this share of probability together
+    #[arg(long, value_name = "P")]
+    top_p: Option<f64>,
+    /// Seed of what is drawn: the same one gives the same texts; default 0
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
     /// File of inputs; default: standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -131,11 +148,27 @@ fn start(args: &Args) -> Result<Child> {
         .args(args.labels.iter().flat_map(|labels| ["--labels", labels]))
         .args(repeated("--description", &args.descriptions))
         .args(repeated("--template", &args.templates))
+        .args(chosen(args))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| Error::failure(format!("can't run {}: {error}", worker.display())))
+}
+
+/// Flags of how tokens are chosen.
+fn chosen(args: &Args) -> Vec<String> {
+    let numbers = [
+        ("max-new-tokens", args.max_new_tokens.map(|n| n.to_string())),
+        ("temperature", args.temperature.map(|t| t.to_string())),
+        ("top-k", args.top_k.map(|k| k.to_string())),
+        ("top-p", args.top_p.map(|p| p.to_string())),
+        ("seed", args.seed.map(|seed| seed.to_string())),
+    ];
+    let given = numbers
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("--{name}={}", value?)));
+    given.collect()
 }
 
 /// A flag before each of its values.
@@ -318,6 +351,13 @@ fn short(prediction: &Value) -> String {
             labels.join(", ")
         };
     }
+    if let Some(completion) = prediction.get("completion").and_then(Value::as_str) {
+        let mut shown: String = completion.chars().take(SHOWN).collect();
+        if completion.chars().count() > SHOWN {
+            shown.push('…');
+        }
+        return shown.replace('\n', "⏎");
+    }
     if let Some(value) = prediction.get("value").and_then(Value::as_f64) {
         return text::figure(value);
     }
@@ -376,5 +416,7 @@ mod tests {
             json!({"tags": [{"label": "B-x", "score": 0.9}, null, {"label": "O", "score": 0.6}]});
         assert_eq!(short(&tags), "B-x - O");
         assert_eq!(short(&json!({"value": 3.25})), "3.2500");
+        let text = json!({"completion": "one\ntwo", "tokens": 7, "stop": "length"});
+        assert_eq!(short(&text), "one⏎two");
     }
 }

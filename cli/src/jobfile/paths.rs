@@ -1,7 +1,7 @@
 //! Paths in a job: relative ones start from the job file's folder.
 
 use espalier_spec::JobSpec;
-use espalier_spec::job::{DataSpec, Files};
+use espalier_spec::job::{DataSpec, Descriptions, Files};
 use std::path::{Path, PathBuf};
 
 /// Makes every path of the job absolute. URLs and empty paths stay as they are.
@@ -14,7 +14,9 @@ pub(super) fn resolve(spec: &mut JobSpec, folder: &Path) {
             test,
             ..
         } = &mut task.data;
-        for files in [Some(train), validation.as_mut(), test.as_mut()]
+        let target = task.adaptation.as_mut();
+        let target = target.map(|adaptation| &mut adaptation.target.train);
+        for files in [Some(train), validation.as_mut(), test.as_mut(), target]
             .into_iter()
             .flatten()
         {
@@ -22,6 +24,13 @@ pub(super) fn resolve(spec: &mut JobSpec, folder: &Path) {
                 Files::One(path) => absolute(path, folder),
                 Files::Many(paths) => paths.iter_mut().for_each(|path| absolute(path, folder)),
             }
+        }
+    }
+    for task in &mut spec.tasks {
+        if let Some(zero_shot) = &mut task.zero_shot
+            && let Descriptions::File(path) = &mut zero_shot.descriptions
+        {
+            absolute(path, folder);
         }
     }
     if let Some(output) = &mut spec.output {
@@ -57,15 +66,22 @@ pub(crate) fn missing_files(spec: &JobSpec) -> Vec<(String, String)> {
     look("backbone.path".to_owned(), &spec.backbone.path);
     for (index, task) in spec.tasks.iter().enumerate() {
         let data = &task.data;
+        let target = task.adaptation.as_ref();
         let splits = [
-            ("train", Some(&data.train)),
-            ("validation", data.validation.as_ref()),
-            ("test", data.test.as_ref()),
+            ("data.train", Some(&data.train)),
+            ("data.validation", data.validation.as_ref()),
+            ("data.test", data.test.as_ref()),
+            ("adaptation.target.train", target.map(|a| &a.target.train)),
         ];
         for (split, files) in splits {
             for path in files.into_iter().flat_map(Files::paths) {
-                look(format!("tasks[{index}].data.{split}"), path);
+                look(format!("tasks[{index}].{split}"), path);
             }
+        }
+        if let Some(zero_shot) = &task.zero_shot
+            && let Descriptions::File(path) = &zero_shot.descriptions
+        {
+            look(format!("tasks[{index}].zero_shot.descriptions"), path);
         }
     }
     missing

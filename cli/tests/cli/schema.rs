@@ -22,12 +22,17 @@ fn full() -> Value {
             "data": {
                 "train": ["a.parquet", "b.jsonl"], "validation": "c.csv", "test": ["d.csv"],
                 "columns": { "input": "text", "pair": "title", "label": "section" }, "labels": ["web", "games"],
-                "max_train_samples": 100, "samples_per_class": 8, "on_bad_sample": "skip",
+                "max_train_samples": 100, "samples_per_class": 8, "on_bad_sample": "skip", "on_missing_label": "skip",
                 "augment": { "crop": 2, "flip": true, "time_mask": 0, "frequency_mask": 0 }
             },
             "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1,
-                      "contrastive": { "share": 0.5, "temperature": 0.2 } }
-        }, { "name": "size", "head": "regression", "data": { "train": "e.csv" } }],
+                      "contrastive": { "share": 0.5, "temperature": 0.2 } },
+            "adaptation": { "method": "cdan", "target": { "train": ["t.parquet"] }, "weight": 0.5,
+                            "warm_up": 100, "params": { "hidden": 64, "entropy": true } }
+        }, { "name": "size", "head": "regression", "data": { "train": "e.csv" } },
+            { "name": "kind", "head": "label_embedding", "data": { "train": "f.csv" },
+              "zero_shot": { "descriptions": { "a": "first", "c": "third" }, "templates": ["a {}"], "unseen": ["c"], "calibration": 0.1 } },
+            { "name": "sort", "head": "label_embedding", "data": { "train": "f.csv" }, "zero_shot": { "descriptions": "g.csv" } }],
         "sampler": { "capped": { "cap": 1000, "temperature": 2.0 } },
         "training": {
             "steps": 100, "epochs": 1.5, "batch_size": 16, "accumulation": 2, "clip_norm": 0.5,
@@ -41,7 +46,7 @@ fn full() -> Value {
         "exchange": { "sync": "owner_combine", "sharding": "full", "dtype": "bf16",
                       "recompute": true, "affinity": "on" },
         "evaluation": { "every_steps": 10, "batch_size": 8, "select_best": false,
-                        "early_stopping_patience": 3 },
+                        "select_by": "metric", "early_stopping_patience": 3 },
         "checkpoint": { "every_steps": 50, "keep": 1 },
         "resources": { "ranks": 2, "shards": 4, "device": "cpu" },
         "output": "out"

@@ -1,4 +1,4 @@
-//! Images and sounds: what cannot be decoded, and random changes for training.
+//! Samples that are not whole, and random changes for training.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,19 @@ pub enum OnBadSample {
     #[default]
     Fail,
     /// The row is left out; the log says how many were.
+    Skip,
+}
+
+/// What happens when a row has no label.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum OnMissingLabel {
+    /// The job fails and names file and row.
+    #[default]
+    Error,
+    /// The row is left out, and the log says how many were. In an `input_group` a training row stays for
+    /// the other tasks, and this task learns from its labelled rows only.
     Skip,
 }
 

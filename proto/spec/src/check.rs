@@ -3,17 +3,21 @@
 //! Types are checked by serde while a job file is read; here are the rules that a type cannot
 //! hold: ranges, names and what one field demands of another. `job` has the rules of the job as a
 //! whole, `task` those of one task, `training` those of length, optimizer and evaluation,
-//! `tuning` those of what is trained of the backbone, `balancer` and `exchange` those of the fields
-//! of these names, `group` what tasks with shared inputs must have in common.
+//! `language` what predicting the next token demands, `tuning` what is trained of the backbone,
+//! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with
+//! shared inputs must have in common, `zero_shot` how classes are described.
 
+mod adaptation;
 mod balancer;
 mod exchange;
 mod group;
 mod job;
+mod language;
 mod nearest;
 mod task;
 mod training;
 mod tuning;
+mod zero_shot;
 
 #[cfg(test)]
 mod properties;
@@ -51,7 +55,9 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
         task::pooling(task, spec.backbone.pooling, index, &mut found);
     }
     job::sampler(spec, &mut found);
+    language::beside(&spec.tasks, &mut found);
     group::rules(&spec.tasks, &mut found);
+    adaptation::rules(spec, &mut found);
     balancer::rules(spec, &mut found);
     training::training(&spec.training, &mut found);
     tuning::rates(spec, &mut found);

@@ -3,12 +3,18 @@
 //! Every optional field has its default here and nowhere else. `check` holds the rules that
 //! connect fields.
 
+pub use crate::adaptation::{Adapt, AdaptationSpec, TargetSpec};
 pub use crate::adaptive::AdaptiveSpec;
-pub use crate::augment::{Augment, OnBadSample};
+pub use crate::augment::{Augment, OnBadSample, OnMissingLabel};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
+pub use crate::evaluation::{EvaluationSpec, SelectBy};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
+pub use crate::join::Join;
+pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
+pub use crate::resources::{Device, Resources};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 pub use crate::tuning::{AdapterKind, AdapterSpec, GradualSpec, LoraSpec, Tuning};
+pub use crate::zero_shot::{Descriptions, ZeroShotSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -116,6 +122,8 @@ pub enum Pooling {
     Cls,
     /// Maximum over the sample's tokens.
     Max,
+    /// The last token: the one that has seen all others in a decoder.
+    Last,
     /// The model's own pooler: the first token through a dense layer and tanh (BERT). Exports for
     /// classification then load as stock transformers classes.
     Pooler,
@@ -144,10 +152,17 @@ pub struct TaskSpec {
     /// Details of the loss.
     #[serde(default)]
     pub loss: LossSpec,
-    /// Metric that selects the best checkpoint; default: accuracy for `single_label`, macro F1 for
-    /// `multi_label`, Pearson for `regression`, span F1 for `tags`.
+    /// What the classes are; for the head `label_embedding`, which needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_shot: Option<ZeroShotSpec>,
+    /// Metric that selects the best checkpoint; default: accuracy for `single_label` and
+    /// `label_embedding`, macro F1 for `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic
+    /// kappa for `ordinal`, perplexity for `causal_lm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
+    /// Unlabelled samples of another domain that the task learns from as well. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptation: Option<AdaptationSpec>,
 }
 
 /// What a head predicts.
@@ -164,6 +179,18 @@ pub enum HeadKind {
     /// One of several classes for every word of a text that comes as a list of words (softmax and
     /// cross-entropy per word): `B-x` begins a span of type x, `I-x` goes on with it, `O` is outside.
     Tags,
+    /// One of several classes that have an order, such as one to five stars: whether the class is above
+    /// each of them but the last (sigmoid and binary cross-entropy, one direction of the features for
+    /// all: CORAL, Cao et al. 2020, arXiv 1901.07884). Texts need `data.labels`, in order.
+    Ordinal,
+    /// One of several classes, by the cosine between a text and the class's description, both read by the
+    /// backbone (softmax over cosines times a learned factor). Classes that were never trained on are
+    /// told by their description.
+    LabelEmbedding,
+    /// The next token at every place of a text (softmax over the vocabulary, cross-entropy); needs a
+    /// decoder. It begins as the model's own vocabulary matrix and is trained apart from the word table,
+    /// even where the model ties both.
+    CausalLm,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -193,9 +220,15 @@ pub struct DataSpec {
     /// `single_label` only. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples_per_class: Option<u32>,
+    /// How texts become samples; `causal_lm` only.
+    #[serde(default)]
+    pub join: Join,
     /// What happens when an image or a sound cannot be decoded.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
+    /// What happens when a row has no label: its cell is null, empty or not a number (NaN).
+    #[serde(default)]
+    pub on_missing_label: OnMissingLabel,
     /// Random changes of the training samples; images and sounds only.
     #[serde(default)]
     pub augment: Augment,
@@ -241,59 +274,6 @@ pub struct Columns {
     pub label: Option<String>,
 }
 
-/// Details of a task's loss.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct LossSpec {
-    /// Weights of the classes.
-    #[serde(default)]
-    pub class_weights: ClassWeights,
-    /// Share of probability spread over all classes, 0 (off) to below 1; `single_label` only.
-    #[serde(default)]
-    pub label_smoothing: f64,
-    /// Let the backbone learn to bring samples of a class together and those of others apart;
-    /// `single_label` only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub contrastive: Option<ContrastiveSpec>,
-}
-
-/// A supervised contrastive loss (Khosla et al. 2020, arXiv 2004.11362) beside the task's own, over
-/// the samples that a rank computes together.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct ContrastiveSpec {
-    /// The backbone learns (1 - share) of the task's own loss and `share` of the contrastive one
-    /// (Gunel et al. 2021, arXiv 2011.01403); above 0, at most 1. The head learns the whole of its own.
-    pub share: f64,
-    /// Cosines of features are divided by it; above 0. Small ones care for the nearest samples.
-    pub temperature: f64,
-}
-
-impl Default for ContrastiveSpec {
-    fn default() -> Self {
-        Self {
-            share: 0.9,
-            temperature: 0.1,
-        }
-    }
-}
-
-/// Weights of the classes in a loss.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum ClassWeights {
-    /// All classes weigh 1.
-    #[default]
-    None,
-    /// n / (classes · n_class), so that every class weighs the same in sum.
-    Balanced,
-    /// Given per class; classes not named weigh 1.
-    Given(BTreeMap<String, f64>),
-}
-
 /// A figure of merit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -313,13 +293,29 @@ pub enum Metric {
     SpanF1,
     /// Share of samples with every word's tag right (`tags`).
     Exact,
+    /// Mean distance from the right class, in classes; lower is better (`ordinal`).
+    Mae,
+    /// Cohen's kappa with squared distances as weights (`ordinal`).
+    QuadraticKappa,
+    /// Mean over the classes trained on of the share of right predictions among all classes
+    /// (`label_embedding`).
+    SeenAccuracy,
+    /// The same of unseen classes (`label_embedding`).
+    UnseenAccuracy,
+    /// Harmonic mean of these two: generalised zero-shot learning (Xian et al. 2019, arXiv 1707.00600).
+    HarmonicMean,
+    /// Mean over unseen classes of the share of right predictions among unseen classes
+    /// (`label_embedding`).
+    ZeroShotAccuracy,
+    /// e to the mean loss per token (`causal_lm`); lower is better.
+    Perplexity,
 }
 
 impl Metric {
     /// Whether a larger value is better.
     #[must_use]
     pub fn higher_is_better(self) -> bool {
-        !matches!(self, Metric::Mse)
+        !matches!(self, Metric::Mse | Metric::Mae | Metric::Perplexity)
     }
 
     /// The name in job files and answers.
@@ -333,6 +329,13 @@ impl Metric {
             Metric::Spearman => "spearman",
             Metric::SpanF1 => "span_f1",
             Metric::Exact => "exact",
+            Metric::Mae => "mae",
+            Metric::QuadraticKappa => "quadratic_kappa",
+            Metric::SeenAccuracy => "seen_accuracy",
+            Metric::UnseenAccuracy => "unseen_accuracy",
+            Metric::HarmonicMean => "harmonic_mean",
+            Metric::ZeroShotAccuracy => "zero_shot_accuracy",
+            Metric::Perplexity => "perplexity",
         }
     }
 }
@@ -346,6 +349,9 @@ impl HeadKind {
             HeadKind::MultiLabel => "multi_label",
             HeadKind::Regression => "regression",
             HeadKind::Tags => "tags",
+            HeadKind::Ordinal => "ordinal",
+            HeadKind::LabelEmbedding => "label_embedding",
+            HeadKind::CausalLm => "causal_lm",
         }
     }
 
@@ -353,11 +359,19 @@ impl HeadKind {
     #[must_use]
     pub fn default_metric(self) -> Metric {
         match self {
-            HeadKind::SingleLabel => Metric::Accuracy,
+            HeadKind::SingleLabel | HeadKind::LabelEmbedding => Metric::Accuracy,
             HeadKind::MultiLabel => Metric::MacroF1,
             HeadKind::Regression => Metric::Pearson,
             HeadKind::Tags => Metric::SpanF1,
+            HeadKind::Ordinal => Metric::QuadraticKappa,
+            HeadKind::CausalLm => Metric::Perplexity,
         }
+    }
+
+    /// Whether it reads the vectors of tokens, not pooled features.
+    #[must_use]
+    pub fn reads_tokens(self) -> bool {
+        matches!(self, HeadKind::Tags | HeadKind::CausalLm)
     }
 }
 
@@ -397,36 +411,6 @@ pub enum Sampler {
     Probabilities(BTreeMap<String, f64>),
 }
 
-/// When tasks are evaluated and what follows from it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct EvaluationSpec {
-    /// Evaluate on the validation files every so many steps and at the end. Default: at the end
-    /// only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub every_steps: Option<u64>,
-    /// Samples per batch of evaluation, per rank.
-    pub batch_size: u32,
-    /// Keep and export the model of the best evaluation (mean over tasks of each task's metric,
-    /// `mse` counted negative) instead of the last one.
-    pub select_best: bool,
-    /// Stop when this many evaluations in a row brought no better model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub early_stopping_patience: Option<u32>,
-}
-
-impl Default for EvaluationSpec {
-    fn default() -> Self {
-        Self {
-            every_steps: None,
-            batch_size: 64,
-            select_best: true,
-            early_stopping_patience: None,
-        }
-    }
-}
-
 /// Durable recovery points.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -446,37 +430,6 @@ impl Default for CheckpointSpec {
             keep: 2,
         }
     }
-}
-
-/// What a job asks of the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct Resources {
-    /// Ranks (devices) the job trains on; default: every rank of the cluster at the time the job
-    /// is placed for the first time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ranks: Option<u32>,
-    /// Shards (logical ranks) that every step's batch is split into; default: one per rank. Fix it
-    /// to train alike on other numbers of ranks.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shards: Option<u32>,
-    /// Kind of device.
-    pub device: Device,
-}
-
-/// Kind of device that a rank computes on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Device {
-    /// A GPU where every rank has one, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
 }
 
 fn default_max_tokens() -> u32 {

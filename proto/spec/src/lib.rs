@@ -3,19 +3,25 @@
 //! Everything here is plain data. Nothing here reads a file, the clock or the network, so every
 //! crate may import it. Formats (YAML, protobuf) are turned into these types at the edges.
 
+pub mod adaptation;
 mod adaptive;
 mod affinity;
 pub mod augment;
 pub mod balancer;
 pub mod check;
+mod evaluation;
 pub mod exchange;
 pub mod group;
 pub mod id;
 pub mod job;
+mod join;
+mod loss;
 pub mod plan;
 pub mod report;
+mod resources;
 mod training;
 mod tuning;
+pub mod zero_shot;
 
 pub use check::{Violation, check};
 pub use group::InputGroups;

@@ -103,6 +103,8 @@ impl Default for OptimizerSpec {
 pub struct ScheduleSpec {
     /// Shape after the warm-up.
     pub kind: ScheduleKind,
+    /// Share of the peak that `linear` and `cosine` fall to, 0 to 1.
+    pub final_ratio: f64,
     /// Share of all steps spent on the warm-up, 0 to 1.
     pub warmup_ratio: f64,
     /// Steps of warm-up; wins over `warmup_ratio`.
@@ -114,6 +116,7 @@ impl Default for ScheduleSpec {
     fn default() -> Self {
         Self {
             kind: ScheduleKind::Linear,
+            final_ratio: 0.0,
             warmup_ratio: 0.06,
             warmup_steps: None,
         }
@@ -125,10 +128,10 @@ impl Default for ScheduleSpec {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
-    /// Falls in a straight line to 0 at the last step.
+    /// Falls in a straight line to `final_ratio` at the last step.
     #[default]
     Linear,
-    /// Falls along half a cosine to 0 at the last step.
+    /// Falls along half a cosine to `final_ratio` at the last step.
     Cosine,
     /// Stays.
     Constant,

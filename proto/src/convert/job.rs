@@ -118,6 +118,7 @@ impl Wire for BackboneSpec {
             Pooling::Mean => wire::Pooling::Mean,
             Pooling::Cls => wire::Pooling::Cls,
             Pooling::Max => wire::Pooling::Max,
+            Pooling::Last => wire::Pooling::Last,
             Pooling::Pooler => wire::Pooling::Pooler,
         };
         v1::Backbone {
@@ -136,7 +137,7 @@ impl Wire for BackboneSpec {
         let pooling = bad.choice(
             m.pooling,
             || at(path, "pooling"),
-            "mean, cls, max or pooler",
+            "mean, cls, max, last or pooler",
         );
         BackboneSpec {
             path: m.path,
@@ -151,6 +152,7 @@ impl Wire for BackboneSpec {
                 wire::Pooling::Mean => Pooling::Mean,
                 wire::Pooling::Cls => Pooling::Cls,
                 wire::Pooling::Max => Pooling::Max,
+                wire::Pooling::Last => Pooling::Last,
                 wire::Pooling::Pooler => Pooling::Pooler,
             },
             dropout: m.dropout,
@@ -291,6 +293,7 @@ impl Wire for ScheduleSpec {
         v1::Schedule {
             kind: kind.into(),
             warmup_ratio: Some(self.warmup_ratio),
+            final_ratio: Some(self.final_ratio),
             warmup_steps: self.warmup_steps,
         }
     }
@@ -306,31 +309,9 @@ impl Wire for ScheduleSpec {
                 Kind::Cosine => ScheduleKind::Cosine,
                 Kind::Constant => ScheduleKind::Constant,
             },
+            final_ratio: m.final_ratio.unwrap_or(default.final_ratio),
             warmup_ratio: m.warmup_ratio.unwrap_or(default.warmup_ratio),
             warmup_steps: m.warmup_steps,
-        }
-    }
-}
-
-impl Wire for EvaluationSpec {
-    type Message = v1::EvaluationPolicy;
-
-    fn to_wire(&self) -> v1::EvaluationPolicy {
-        v1::EvaluationPolicy {
-            every_steps: self.every_steps,
-            batch_size: self.batch_size,
-            select_best: Some(self.select_best),
-            early_stopping_patience: self.early_stopping_patience,
-        }
-    }
-
-    fn read(m: v1::EvaluationPolicy, _bad: &mut Bad, _path: &str) -> Self {
-        let default = EvaluationSpec::default();
-        EvaluationSpec {
-            every_steps: m.every_steps,
-            batch_size: or_default(m.batch_size, default.batch_size),
-            select_best: m.select_best.unwrap_or(default.select_best),
-            early_stopping_patience: m.early_stopping_patience,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! [`Violation`]. Defaults are those of the types in `espalier-spec`. Rules that connect fields are
 //! `espalier_spec::check`'s; [`checked_job`] applies both.
 
+mod adaptation;
 mod balancer;
 mod job;
 mod plan;

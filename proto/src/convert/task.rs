@@ -3,14 +3,15 @@
 use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
-    Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, LossSpec, Metric,
-    OnBadSample, TaskSpec,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskSpec, ZeroShotSpec,
 };
+use std::collections::BTreeMap;
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 7] = [
+const METRICS: [Metric; 14] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -18,6 +19,13 @@ const METRICS: [Metric; 7] = [
     Metric::Spearman,
     Metric::SpanF1,
     Metric::Exact,
+    Metric::Mae,
+    Metric::QuadraticKappa,
+    Metric::SeenAccuracy,
+    Metric::UnseenAccuracy,
+    Metric::HarmonicMean,
+    Metric::ZeroShotAccuracy,
+    Metric::Perplexity,
 ];
 
 /// The metric of this name.
@@ -44,6 +52,9 @@ impl Wire for TaskSpec {
             HeadKind::MultiLabel => Head::MultiLabel,
             HeadKind::Regression => Head::Regression,
             HeadKind::Tags => Head::Tags,
+            HeadKind::Ordinal => Head::Ordinal,
+            HeadKind::LabelEmbedding => Head::LabelEmbedding,
+            HeadKind::CausalLm => Head::CausalLm,
         };
         v1::Task {
             name: self.name.clone(),
@@ -52,21 +63,27 @@ impl Wire for TaskSpec {
             input_group: self.input_group.clone().unwrap_or_default(),
             weight: Some(self.weight),
             loss: Some(self.loss.to_wire()),
+            zero_shot: self.zero_shot.as_ref().map(Wire::to_wire),
             metric: self
                 .metric
                 .map(|metric| metric.as_str().to_owned())
                 .unwrap_or_default(),
+            adaptation: self.adaptation.as_ref().map(Wire::to_wire),
         }
     }
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
-        const HEADS: &str = "single_label, multi_label, regression or tags";
+        const HEADS: &str =
+            "single_label, multi_label, regression, tags, ordinal, label_embedding or causal_lm";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
             Head::Regression => HeadKind::Regression,
             Head::Tags => HeadKind::Tags,
+            Head::Ordinal => HeadKind::Ordinal,
+            Head::LabelEmbedding => HeadKind::LabelEmbedding,
+            Head::CausalLm => HeadKind::CausalLm,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -87,6 +104,9 @@ impl Wire for TaskSpec {
             }
             found
         });
+        let adaptation = m
+            .adaptation
+            .map(|m| AdaptationSpec::read(m, bad, &at(path, "adaptation")));
         TaskSpec {
             name: m.name,
             head,
@@ -94,7 +114,11 @@ impl Wire for TaskSpec {
             input_group: text(m.input_group),
             weight: m.weight.unwrap_or(DEFAULT_WEIGHT),
             loss,
+            zero_shot: m
+                .zero_shot
+                .map(|m| ZeroShotSpec::read(m, bad, &at(path, "zero_shot"))),
             metric,
+            adaptation,
         }
     }
 }
@@ -119,12 +143,19 @@ impl Wire for DataSpec {
             label_column: self.columns.label.clone().unwrap_or_default(),
             labels: self.labels.clone().unwrap_or_default(),
             max_train_samples: self.max_train_samples,
+            join: match self.join {
+                Join::Nothing => v1::data::Join::Nothing,
+                Join::EndToken => v1::data::Join::EndToken,
+                Join::Apart => v1::data::Join::Apart,
+            }
+            .into(),
             on_bad_sample: match self.on_bad_sample {
                 OnBadSample::Fail => v1::data::OnBadSample::Fail,
                 OnBadSample::Skip => v1::data::OnBadSample::Skip,
             }
             .into(),
             augment: Some(self.augment.to_wire()),
+            skip_missing_labels: self.on_missing_label == OnMissingLabel::Skip,
         }
     }
 
@@ -135,6 +166,7 @@ impl Wire for DataSpec {
             || at(path, "on_bad_sample"),
             "fail or skip",
         );
+        let join = bad.choice(m.join, || at(path, "join"), "nothing, end_token or apart");
         let some = |paths: Vec<String>| (!paths.is_empty()).then(|| files(paths));
         DataSpec {
             train: files(m.train),
@@ -148,9 +180,18 @@ impl Wire for DataSpec {
             labels: (!m.labels.is_empty()).then_some(m.labels),
             max_train_samples: m.max_train_samples,
             samples_per_class: m.samples_per_class,
+            join: match join {
+                v1::data::Join::Unspecified | v1::data::Join::Nothing => Join::Nothing,
+                v1::data::Join::EndToken => Join::EndToken,
+                v1::data::Join::Apart => Join::Apart,
+            },
             on_bad_sample: match policy {
                 Policy::Unspecified | Policy::Fail => OnBadSample::Fail,
                 Policy::Skip => OnBadSample::Skip,
+            },
+            on_missing_label: match m.skip_missing_labels {
+                true => OnMissingLabel::Skip,
+                false => OnMissingLabel::Error,
             },
             augment: Augment::read(m.augment.unwrap_or_default(), bad, &at(path, "augment")),
         }
@@ -179,8 +220,45 @@ impl Wire for Augment {
     }
 }
 
+impl Wire for ZeroShotSpec {
+    type Message = v1::ZeroShot;
+
+    fn to_wire(&self) -> v1::ZeroShot {
+        let (file, given) = match &self.descriptions {
+            Descriptions::File(file) => (file.clone(), BTreeMap::new()),
+            Descriptions::Given(given) => (String::new(), given.clone()),
+        };
+        v1::ZeroShot {
+            descriptions: given,
+            descriptions_file: file,
+            templates: self.templates.clone(),
+            unseen: self.unseen.clone(),
+            calibration: self.calibration,
+        }
+    }
+
+    fn read(m: v1::ZeroShot, bad: &mut Bad, path: &str) -> Self {
+        let file = text(m.descriptions_file);
+        if file.is_some() && !m.descriptions.is_empty() {
+            bad.add(
+                at(path, "descriptions"),
+                "texts and a file exclude each other, choose one",
+            );
+        }
+        ZeroShotSpec {
+            descriptions: match file {
+                Some(file) => Descriptions::File(file),
+                None => Descriptions::Given(m.descriptions),
+            },
+            templates: m.templates,
+            unseen: m.unseen,
+            calibration: m.calibration,
+        }
+    }
+}
+
 /// One path is `One`, so that a job comes back as most people write it.
-fn files(mut paths: Vec<String>) -> Files {
+pub(super) fn files(mut paths: Vec<String>) -> Files {
     match paths.pop() {
         Some(only) if paths.is_empty() => Files::One(only),
         Some(last) => {

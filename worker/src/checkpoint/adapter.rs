@@ -16,12 +16,22 @@ const PREFIX: &str = "base_model.model.";
 /// What was trained beside a backbone: how it was made, and its tensors by name.
 #[derive(Debug)]
 pub enum Adapter<'a> {
-    /// Low-rank updates, merged into the backbone that is exported: `<layer>.lora_A.weight` [r, in] and
-    /// `<layer>.lora_B.weight` [out, r].
-    LowRank(&'a LoraSpec, Vec<(String, Tensor)>),
+    /// Low-rank updates, merged into the backbone that is exported.
+    LowRank(LowRank<'a>),
     /// Bottleneck adapters, which the backbone does not work without: `<layer>.adapter_down.weight`
     /// [size, h] and so on.
     Bottleneck(AdapterSpec, Vec<(String, Tensor)>),
+}
+
+/// Low-rank updates.
+#[derive(Debug)]
+pub struct LowRank<'a> {
+    /// Rank, scale, targets.
+    pub lora: &'a LoraSpec,
+    /// `<layer>.lora_A.weight` [r, in] and `<layer>.lora_B.weight` [out, r].
+    pub updates: Vec<(String, Tensor)>,
+    /// The model stores its matrices as [in, out].
+    pub fan_in_fan_out: bool,
 }
 
 impl Adapter<'_> {
@@ -36,10 +46,10 @@ impl Adapter<'_> {
     /// [`Error::DiskFull`], [`Error::Io`].
     pub(super) fn write(&self, export: &Path, base: &Path) -> Result<(), Error> {
         match self {
-            Self::LowRank(lora, updates) => {
+            Self::LowRank(own) => {
                 let dir = export.join(ADAPTER_DIR);
                 create(&dir)?;
-                write_low_rank(&dir, base, lora, updates)
+                write_low_rank(&dir, base, own)
             }
             Self::Bottleneck(adapter, tensors) => {
                 let meta = json!(adapter);
@@ -51,12 +61,8 @@ impl Adapter<'_> {
     }
 }
 
-fn write_low_rank(
-    dir: &Path,
-    base: &Path,
-    lora: &LoraSpec,
-    updates: &[(String, Tensor)],
-) -> Result<(), Error> {
+fn write_low_rank(dir: &Path, base: &Path, own: &LowRank<'_>) -> Result<(), Error> {
+    let (lora, updates) = (own.lora, &own.updates);
     // Patterns of ours are written out: PEFT's lists know whole names alone.
     let layers = updates
         .iter()
@@ -69,7 +75,7 @@ fn write_low_rank(
         "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION",
         "base_model_name_or_path": base.display().to_string(),
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
-        "target_modules": targets, "bias": "none", "fan_in_fan_out": false,
+        "target_modules": targets, "bias": "none", "fan_in_fan_out": own.fan_in_fan_out,
         "inference_mode": true, "init_lora_weights": true, "modules_to_save": null,
     });
     write_json(&dir.join("adapter_config.json"), &config)?;

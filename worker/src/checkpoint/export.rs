@@ -10,10 +10,13 @@
 //! ```
 //!
 //! A task's directory holds only its head; the backbone in it is a hard link. With bottleneck adapters
-//! there is none: stock transformers classes would leave the adapters out.
+//! there is none: stock transformers classes would leave the adapters out. A task that predicts the next
+//! token has none: the root is then what AutoModelForCausalLM loads, with the (first) task's matrix as
+//! `lm_head.weight` and `tie_word_embeddings` false.
 
 use super::adapter::Adapter;
 use super::{Error, write_tensors};
+use crate::model::LM_HEAD;
 use espalier_spec::job::{HeadKind, Pooling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -23,18 +26,22 @@ use tch::Tensor;
 
 /// Name of the file that describes an export.
 pub const META_FILE: &str = "espalier.json";
-/// Name of the file with all heads: `heads.<task>.weight` [C, H] and `heads.<task>.bias` `[C]`.
+/// Name of the file with all heads: `heads.<task>.weight` `[C, H]` (`[1, H]` for ordered classes) and
+/// `heads.<task>.bias` `[C]`.
 pub const HEADS_FILE: &str = "heads.safetensors";
 
 /// Name of the directory with low-rank updates alone, where a job trained some.
 pub const ADAPTER_DIR: &str = "adapter";
 
 const MODELING: &str = include_str!("modeling_espalier.py");
-const BACKBONE_FILES: [&str; 10] = [
+const BACKBONE_FILES: [&str; 13] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
     "added_tokens.json",
     "modules.json",
     "sentence_bert_config.json",
@@ -69,6 +76,22 @@ pub struct ExportedTask {
     pub head: HeadKind,
     /// Classes in order; empty for regression.
     pub labels: Vec<String>,
+    /// What the classes are, where the head knows them by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ExportedClasses>,
+}
+
+/// Classes that are known by their description. Their head is `heads.<task>.scale` `[1]`, the logarithm of
+/// what cosines are multiplied by, and `heads.<task>.calibration` `[1]`, what is taken from those of classes
+/// that were trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExportedClasses {
+    /// Sentences around a description, which stands at `{}`.
+    pub templates: Vec<String>,
+    /// Description of each class.
+    pub texts: Vec<String>,
+    /// Whether each class was trained on.
+    pub seen: Vec<bool>,
 }
 
 /// Writes an export to `target`, replacing an older one only when the new one is whole.
@@ -94,13 +117,27 @@ pub fn write_export(
     remove(&temporary)?;
     create(&temporary)?;
 
-    let config = read_json(&source.join("config.json"))?;
-    let is_bert = config.get("model_type") == Some(&json!("bert"));
-    let prefix = if is_bert { "bert." } else { "" };
-    let named: Vec<(String, Tensor)> = backbone
-        .into_iter()
+    let mut config = read_json(&source.join("config.json"))?;
+    let kind = config.get("model_type").and_then(Value::as_str);
+    let is_bert = kind == Some("bert");
+    let language = Language::of(kind, meta, heads);
+    let prefix = match &language {
+        Some(language) => language.prefix,
+        None if is_bert => "bert.",
+        None => "",
+    };
+    let named = backbone.into_iter().filter(|(name, _)| {
+        // The task's own takes its place.
+        language.is_none() || name != LM_HEAD
+    });
+    let mut named: Vec<(String, Tensor)> = named
         .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
         .collect();
+    if let Some(language) = language {
+        config.insert("architectures".into(), json!([language.class]));
+        config.insert("tie_word_embeddings".into(), json!(false));
+        named.push((LM_HEAD.to_owned(), language.matrix));
+    }
     let model = temporary.join("model.safetensors");
     write_tensors(
         &model,
@@ -124,11 +161,7 @@ pub fn write_export(
 
     if is_bert && adapters.iter().all(Adapter::is_merged) {
         let keys: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
-        for task in meta
-            .tasks
-            .iter()
-            .filter(|task| task.head != HeadKind::Regression)
-        {
+        for task in meta.tasks.iter().filter(|task| has_class(task.head)) {
             let dir = temporary.join("tasks").join(&task.name);
             write_task(&dir, (&temporary, meta), task, (&config, &keys), heads)?;
         }
@@ -141,6 +174,42 @@ pub fn write_export(
     }
     fs::rename(&temporary, target).map_err(|e| Error::io("rename", target, e))?;
     remove(&old)
+}
+
+/// Whether a class of transformers has such a head.
+fn has_class(head: HeadKind) -> bool {
+    !matches!(
+        head,
+        HeadKind::Regression | HeadKind::Ordinal | HeadKind::LabelEmbedding | HeadKind::CausalLm
+    )
+}
+
+/// What makes a backbone a language model in transformers.
+struct Language {
+    class: &'static str,
+    /// What names of the backbone's weights begin with.
+    prefix: &'static str,
+    matrix: Tensor,
+}
+
+impl Language {
+    /// By the first task that predicts the next token, if there is one.
+    fn of(kind: Option<&str>, meta: &Export, heads: &[(String, Tensor)]) -> Option<Self> {
+        let (class, prefix) = match kind? {
+            "gpt2" => ("GPT2LMHeadModel", "transformer."),
+            "llama" => ("LlamaForCausalLM", "model."),
+            _ => return None,
+        };
+        let task = meta.tasks.iter().find(|t| t.head == HeadKind::CausalLm)?;
+        let wanted = format!("heads.{}.weight", task.name);
+        let (_, matrix) = heads.iter().find(|(name, _)| *name == wanted)?;
+        let matrix = matrix.shallow_clone();
+        Some(Self {
+            class,
+            prefix,
+            matrix,
+        })
+    }
 }
 
 /// A directory that `AutoModelForSequenceClassification` (`AutoModelForTokenClassification`, where words
@@ -198,7 +267,11 @@ fn write_task(
         HeadKind::MultiLabel => Some("multi_label_classification"),
         HeadKind::SingleLabel => Some("single_label_classification"),
         // transformers knows kinds of problems for whole texts only.
-        HeadKind::Tags | HeadKind::Regression => None,
+        HeadKind::Tags
+        | HeadKind::Regression
+        | HeadKind::Ordinal
+        | HeadKind::LabelEmbedding
+        | HeadKind::CausalLm => None,
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));

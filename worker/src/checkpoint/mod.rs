@@ -12,8 +12,10 @@ mod error;
 mod export;
 mod files;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, LowRank};
 pub use durable::{Checkpoint, Manifest, RunState, Store, Writer};
 pub use error::Error;
-pub use export::{ADAPTER_DIR, Export, ExportedTask, HEADS_FILE, META_FILE, write_export};
+pub use export::{
+    ADAPTER_DIR, Export, ExportedClasses, ExportedTask, HEADS_FILE, META_FILE, write_export,
+};
 pub use files::{FileEntry, read_tensors, write_tensors};

@@ -1,18 +1,28 @@
 //! A task's data: its splits, label set and mean cost.
 
 mod begun;
+mod classes;
+mod left_out;
+mod split;
+mod stream;
+mod target;
 
 use super::augment::Augmenter;
 use super::inputs::Texts;
 use super::labels::LabelReader;
 use super::media::{Images, MediaReader};
-use super::mix::{key, mix};
+use super::mix::key;
 use super::source::{self, Row, Wanted};
-use super::{Begun, Error, Features, Input, Inputs, LabelSet, Labels, Place, Problem, Tokenizer};
-use espalier_spec::job::{Files, HeadKind, OnBadSample, TaskSpec};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use super::{Error, Features, Inputs, LabelSet, Problem, Tokenizer};
+use crate::metrics::Values;
+pub use classes::Classes;
+use espalier_spec::job::{Files, HeadKind, Join, OnMissingLabel, TaskSpec};
+use left_out::LeftOut;
+use split::Origin;
+pub use split::Split;
+use std::path::Path;
 use std::sync::Arc;
+pub use stream::Stream;
 
 /// Samples whose tokens are counted for a task's mean cost.
 const COST_SAMPLES: usize = 256;
@@ -35,23 +45,38 @@ pub struct TaskData {
     pub head: HeadKind,
     /// The classes; empty for regression.
     pub labels: LabelSet,
+    /// What they are, where they are known by that.
+    pub classes: Option<Classes>,
     /// Samples for training.
     pub train: Split,
     /// Samples for evaluation during training.
     pub validation: Option<Split>,
     /// Samples for the final evaluation.
     pub test: Option<Split>,
+    /// Samples of another domain, without labels, that the task learns from as well.
+    pub target: Option<Split>,
     /// Random changes of the training samples.
     pub augment: Option<Augmenter>,
-    /// Mean cost of a training sample: tokens of the first 256 for text, 1 for images and sounds.
+    /// Mean cost of a training sample, with that of the target drawn beside it: tokens of the first 256
+    /// for text, 1 for images and sounds.
     pub sample_cost: f64,
 }
 
 impl TaskData {
     /// All splits.
     pub fn splits(&self) -> impl Iterator<Item = &Split> {
-        let others = [self.validation.as_ref(), self.test.as_ref()];
+        let others = [&self.validation, &self.test, &self.target].map(Option::as_ref);
         std::iter::once(&self.train).chain(others.into_iter().flatten())
+    }
+
+    /// The targets of the samples `which` of one of its splits, as its head takes them.
+    pub fn values(&self, split: &Split, which: impl IntoIterator<Item = usize>) -> Values {
+        match (split.labels.values(self.labels.len(), which), self.head) {
+            (Values::Single { classes, values }, HeadKind::Ordinal) => {
+                Values::Ordered { classes, values }
+            }
+            (values, _) => values,
+        }
     }
 
     /// Keeps `most` training samples of each class, drawn by `seed`; only where every sample has one
@@ -76,169 +101,13 @@ impl TaskData {
             name: self.name.clone(),
             head: self.head,
             labels: self.labels.clone(),
+            classes: self.classes.clone(),
             train: with(&self.train, train),
             validation: other(&self.validation, validation),
             test: other(&self.test, test),
+            target: self.target.clone(),
             augment: None,
             sample_cost: 1.0,
-        }
-    }
-}
-
-/// One split: inputs and targets of the same length, never empty.
-#[derive(Clone, Debug)]
-pub struct Split {
-    /// Inputs.
-    pub inputs: Arc<Inputs>,
-    /// Targets.
-    pub labels: Labels,
-    name: &'static str,
-    task: String,
-    skipped: u64,
-    origins: Vec<Origin>,
-    /// Which of the inputs the samples are, where not all were kept.
-    kept: Option<Arc<[u32]>>,
-    /// What the lowest blocks of the backbone made of every sample, if they did.
-    begun: Option<Arc<Features>>,
-}
-
-/// Where a run of samples comes from: a file's rows one after another.
-#[derive(Clone, Debug)]
-struct Origin {
-    file: Arc<PathBuf>,
-    /// Number of the run's first sample in the split.
-    first: usize,
-    /// Its row in the file.
-    row: u64,
-}
-
-impl Split {
-    /// Samples held; at most 2^32 - 1.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Whether there is no sample; never true for a split that was read.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The input of sample `index`; text is tokenised when first wanted.
-    ///
-    /// # Errors
-    /// Task, split, file and row of a text that can't become tokens.
-    pub fn input(&self, index: usize) -> Result<Input, Error> {
-        let input = match self.inputs.as_ref() {
-            Inputs::Text(texts) => texts
-                .tokens(self.row(index))
-                .map_err(|problem| self.problem(index, problem))?,
-            Inputs::Image(images) => Input::Numbers(images.numbers(self.row(index))),
-            Inputs::Features(features) => Input::Numbers(features.row(index)?),
-        };
-        Ok(match &self.begun {
-            Some(rows) => Input::Begun {
-                input: Arc::new(input),
-                begun: Begun {
-                    rows: Arc::clone(rows),
-                    index,
-                },
-            },
-            None => input,
-        })
-    }
-
-    /// The number of sample `index` among the inputs that were read.
-    fn row(&self, index: usize) -> usize {
-        let kept = self.kept.as_ref().and_then(|kept| kept.get(index));
-        kept.map_or(index, |row| *row as usize)
-    }
-
-    /// Keeps `most` samples of each class, drawn by a key, in their order; all of a class that has
-    /// fewer.
-    fn thin(&mut self, most: usize, key: u64) {
-        let Labels::Single(classes) = &self.labels else {
-            return;
-        };
-        let mut drawn: Vec<(u64, u32)> = (0..classes.len() as u32)
-            .map(|row| (mix(key ^ mix(u64::from(row))), row))
-            .collect();
-        drawn.sort_unstable();
-        let mut left: BTreeMap<u32, usize> = BTreeMap::new();
-        drawn.retain(|(_, row)| {
-            let count = left.entry(classes[*row as usize]).or_default();
-            *count += 1;
-            *count <= most
-        });
-        let mut rows: Vec<u32> = drawn.into_iter().map(|(_, row)| row).collect();
-        rows.sort_unstable();
-        self.labels = Labels::Single(rows.iter().map(|row| classes[*row as usize]).collect());
-        self.kept = Some(rows.into());
-    }
-
-    /// Predicted cost of sample `index`: tokens for text, 1 for images and sounds.
-    ///
-    /// # Errors
-    /// As [`Split::input`].
-    pub fn cost(&self, index: usize) -> Result<u64, Error> {
-        match self.inputs.as_ref() {
-            Inputs::Text(_) => Ok(self.input(index)?.cost()),
-            Inputs::Image(_) | Inputs::Features(_) => Ok(1),
-        }
-    }
-
-    /// How many samples were longer than the backbone takes and were cut: of texts, those tokenised
-    /// so far.
-    #[must_use]
-    pub fn cut(&self) -> u64 {
-        match self.inputs.as_ref() {
-            Inputs::Text(texts) => texts.cut(),
-            Inputs::Image(images) => images.cut(),
-            Inputs::Features(_) => 0,
-        }
-    }
-
-    /// `train`, `validation` or `test`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// How many rows were left out because they could not be decoded.
-    #[must_use]
-    pub fn skipped(&self) -> u64 {
-        self.skipped
-    }
-
-    /// The file and data row of sample `index`.
-    #[must_use]
-    pub fn place(&self, index: usize) -> Option<Place> {
-        let index = self.row(index);
-        let origin = self
-            .origins
-            .iter()
-            .rev()
-            .find(|origin| origin.first <= index)?;
-        let row = (index - origin.first) as u64 + origin.row;
-        Some(Place {
-            file: origin.file.clone(),
-            row,
-            line: None,
-        })
-    }
-
-    fn problem(&self, index: usize, problem: Problem) -> Error {
-        let unknown = || Place {
-            file: Arc::new(PathBuf::new()),
-            row: index as u64 + 1,
-            line: None,
-        };
-        let cause = self.place(index).unwrap_or_else(unknown).error(problem);
-        Error::Task {
-            task: self.task.clone(),
-            split: self.name,
-            cause: Box::new(cause),
         }
     }
 }
@@ -258,10 +127,15 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         (Modality::Text(_), _) => ("text", "label"),
         (Modality::Media(reader), _) => (reader.default_column(), "label"),
     };
+    let input = data.columns.input.as_deref().unwrap_or(input);
     let wanted = Wanted {
-        input: data.columns.input.as_deref().unwrap_or(input),
+        input,
         pair: data.columns.pair.as_deref(),
-        label: data.columns.label.as_deref().unwrap_or(label),
+        label: match task.head {
+            // What is learned is in the text itself.
+            HeadKind::CausalLm => input,
+            _ => data.columns.label.as_deref().unwrap_or(label),
+        },
     };
     let context = |split: &'static str| {
         move |cause: Error| match cause {
@@ -274,8 +148,9 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         }
     };
 
-    if task.head == HeadKind::Tags && matches!(modality, Modality::Media(_)) {
-        return Err(context("train")(Error::NoWords));
+    if task.head.reads_tokens() && matches!(modality, Modality::Media(_)) {
+        let head = task.head.as_str();
+        return Err(context("train")(Error::NoTexts { head }));
     }
     if wanted.pair.is_some() && matches!(modality, Modality::Media(_)) {
         return Err(context("train")(Error::NoPairs));
@@ -289,37 +164,43 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
             known,
             limit,
             name,
+            labelled: true,
         };
         reader.read(files.paths()).map_err(context(name))
     };
     let (train, labels) = read("train", &data.train, known.as_ref(), data.max_train_samples)?;
+    in_order(task, &labels).map_err(context("train"))?;
+    let (labels, classes) = described(task, modality, labels).map_err(context("train"))?;
     let other = |name: &'static str, files: Option<&Files>| match files {
         Some(files) => read(name, files, Some(&labels), None).map(|(split, _)| Some(split)),
         None => Ok(None),
     };
     let validation = other("validation", data.validation.as_ref())?;
     let test = other("test", data.test.as_ref())?;
+    let target = target::read(task, modality, wanted, &labels).map_err(context("target"))?;
     let reader = match modality {
         Modality::Media(reader) => Some(reader.as_ref()),
         Modality::Text(_) => None,
     };
     let augment = Augmenter::new(data.augment, reader, &train).map_err(context("train"))?;
-    let sample_cost = mean_cost(&train)?;
+    let sample_cost = mean_cost(&train)? + target.as_ref().map_or(Ok(0.0), mean_cost)?;
     let (name, head) = (task.name.clone(), task.head);
     Ok(TaskData {
         name,
         head,
         labels,
+        classes,
         train,
         validation,
         test,
+        target,
         augment,
         sample_cost,
     })
 }
 
 fn given_labels(task: &TaskSpec, label: &str) -> Result<Option<LabelSet>, Error> {
-    if task.head == HeadKind::Regression {
+    if matches!(task.head, HeadKind::Regression | HeadKind::CausalLm) {
         return Ok(None);
     }
     if let Some(names) = &task.data.labels {
@@ -332,6 +213,37 @@ fn given_labels(task: &TaskSpec, label: &str) -> Result<Option<LabelSet>, Error>
         .as_deref()
         .map(LabelSet::given)
         .transpose()
+}
+
+/// The label set with unseen classes, and what all classes are; as it is where nobody describes them.
+fn described(
+    task: &TaskSpec,
+    modality: &Modality,
+    labels: LabelSet,
+) -> Result<(LabelSet, Option<Classes>), Error> {
+    match (&task.zero_shot, modality) {
+        (None, _) => Ok((labels, None)),
+        (Some(_), Modality::Media(_)) => Err(Error::NoDescriptions),
+        (Some(spec), Modality::Text(tokenizer)) => {
+            let (labels, classes) = classes::read(spec, &labels, tokenizer)?;
+            Ok((labels, Some(classes)))
+        }
+    }
+}
+
+/// Numbers have an order; of other classes the job must give it.
+fn in_order(task: &TaskSpec, labels: &LabelSet) -> Result<(), Error> {
+    let mut texts = labels
+        .names()
+        .iter()
+        .filter(|name| name.parse::<i64>().is_err());
+    match texts.next() {
+        Some(label) if task.head == HeadKind::Ordinal && task.data.labels.is_none() => {
+            let label = label.clone();
+            Err(Error::Order { label })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn mean_cost(split: &Split) -> Result<f64, Error> {
@@ -352,9 +264,28 @@ struct SplitReader<'a> {
     known: Option<&'a LabelSet>,
     limit: Option<u64>,
     name: &'static str,
+    labelled: bool,
 }
 
 impl SplitReader<'_> {
+    /// Classes that no row of the split may have.
+    fn unseen(&self) -> &[String] {
+        match &self.task.zero_shot {
+            Some(spec) if self.name == "train" => &spec.unseen,
+            _ => &[],
+        }
+    }
+
+    fn skips_unlabelled(&self) -> bool {
+        let skips = self.task.data.on_missing_label == OnMissingLabel::Skip;
+        self.labelled && (skips || self.name == target::NAME)
+    }
+
+    /// Whether rows without a label stay: for the other tasks of a group, or as a target, which needs none.
+    fn keeps_unlabelled(&self) -> bool {
+        self.name == target::NAME || self.task.input_group.is_some() && self.name == "train"
+    }
+
     fn read(self, paths: &[String]) -> Result<(Split, LabelSet), Error> {
         let mut inputs = match self.modality {
             Modality::Text(tokenizer) => {
@@ -363,15 +294,18 @@ impl SplitReader<'_> {
             }
             Modality::Media(reader) => Inputs::Image(Images::new(reader.clone())),
         };
-        // A regression has an empty label set, which is not a set to look labels up in.
-        let known = self
-            .known
-            .filter(|_| self.task.head != HeadKind::Regression);
-        let mut labels = LabelReader::new(self.task.head, self.wanted.label, known);
+        // An empty label set is that of a task without classes, not one to look labels up in.
+        let known = self.known.filter(|set| !set.is_empty());
+        let mut labels = match self.labelled {
+            true => {
+                LabelReader::new(self.task.head, self.wanted.label, known).without(self.unseen())
+            }
+            false => LabelReader::none(self.wanted.label),
+        };
         let mut origins: Vec<Origin> = Vec::new();
         let limit = self.limit.unwrap_or(u64::MAX);
         let mut count = 0;
-        let mut bad = BadSamples::new(self.task.data.on_bad_sample);
+        let mut left_out = LeftOut::new(&self.task.data);
         for path in paths {
             if count as u64 >= limit {
                 break;
@@ -383,27 +317,41 @@ impl SplitReader<'_> {
                 row: 1,
             });
             source::read(path, self.wanted, &mut |row: Row| {
+                let missing = self.skips_unlabelled() && LabelReader::is_missing(&row.label);
+                let next = |count| Origin {
+                    file: row.place.file.clone(),
+                    first: count,
+                    row: row.place.row + 1,
+                };
+                if missing {
+                    left_out.unlabelled += 1;
+                    if !self.keeps_unlabelled() {
+                        origins.push(next(count));
+                        return Ok(true);
+                    }
+                }
                 let pushed = match &mut inputs {
                     Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place),
                     Inputs::Image(images) => images.push(row.input, self.wanted.input, &row.place),
-                    // What is read from a file is no features.
-                    Inputs::Features(_) => Ok(()),
+                    // What is read from a file is neither features nor a stream.
+                    Inputs::Features(_) | Inputs::Stream(_) => Ok(()),
                 };
                 if let Err(error) = pushed {
-                    bad.skip(error)?;
-                    origins.push(Origin {
-                        file: row.place.file.clone(),
-                        first: count,
-                        row: row.place.row + 1,
-                    });
+                    left_out.skip(error)?;
+                    origins.push(next(count));
                     return Ok(true);
                 }
                 if let (Inputs::Text(texts), Some(second)) = (&mut inputs, row.pair) {
                     let column = self.wanted.pair.unwrap_or_default();
                     texts.push_second(second, column, &row.place)?;
                 }
-                labels.push(row.label, &row.place)?;
-                if let (Inputs::Text(texts), Some(found)) = (&inputs, labels.last_tags()) {
+                match missing {
+                    true => labels.push_missing(),
+                    false => labels.push(row.label, &row.place)?,
+                }
+                if let (Inputs::Text(texts), Some(found)) = (&inputs, labels.last_tags())
+                    && !missing
+                {
                     let expected = texts.words(count).map_or(0, |words| words.len());
                     if found != expected {
                         let column = self.wanted.label.to_owned();
@@ -421,69 +369,41 @@ impl SplitReader<'_> {
                 Ok((count as u64) < limit)
             })?;
         }
-        let skipped = bad.skipped;
-        if count == 0 {
-            return Err(bad.nothing_left());
+        let missing = labels.take_missing();
+        let wants_labels = self.name != target::NAME;
+        if count == 0 || wants_labels && count == missing.len() {
+            return Err(left_out.nothing_left(self.wanted.label));
         }
+        let (skipped, unlabelled) = (left_out.skipped, left_out.unlabelled);
         match &mut inputs {
             Inputs::Text(texts) => texts.finish(),
             Inputs::Image(images) => images.finish(),
-            Inputs::Features(_) => {}
+            Inputs::Features(_) | Inputs::Stream(_) => {}
         }
         let (labels, set) = labels.finish()?;
         let (task, name) = (self.task.name.clone(), self.name);
-        Ok((
-            Split {
-                inputs: Arc::new(inputs),
-                labels,
-                name,
-                task,
-                skipped,
-                origins,
-                kept: None,
-                begun: None,
-            },
-            set,
-        ))
-    }
-}
-
-/// What becomes of rows that can't be decoded.
-struct BadSamples {
-    policy: OnBadSample,
-    skipped: u64,
-    first: Option<Error>,
-}
-
-impl BadSamples {
-    fn new(policy: OnBadSample) -> Self {
-        Self {
-            policy,
-            skipped: 0,
-            first: None,
-        }
-    }
-
-    /// Counts a row out, or gives the error back.
-    fn skip(&mut self, error: Error) -> Result<(), Error> {
-        let is_bad = matches!(&error, Error::Row { problem, .. } if problem.is_bad_sample());
-        if self.policy == OnBadSample::Fail || !is_bad {
-            return Err(error);
-        }
-        self.skipped += 1;
-        self.first.get_or_insert(error);
-        Ok(())
-    }
-
-    /// Why a split has no rows.
-    fn nothing_left(self) -> Error {
-        match self.first {
-            Some(first) => Error::NothingLeft {
-                skipped: self.skipped,
-                first: Box::new(first),
-            },
-            None => Error::NoFiles,
-        }
+        let split = Split {
+            inputs: Arc::new(inputs),
+            labels,
+            name,
+            task,
+            skipped,
+            unlabelled,
+            origins,
+            kept: None,
+            begun: None,
+            missing: missing.into(),
+        };
+        let join = self.task.data.join;
+        let split = match self.modality {
+            Modality::Text(tokenizer)
+                if self.task.head == HeadKind::CausalLm && join != Join::Apart =>
+            {
+                split.joined(tokenizer, join, name == "train")?
+            }
+            _ => split,
+        };
+        Ok((split, set))
     }
 }
 

@@ -12,7 +12,7 @@ pub enum Error {
     Task {
         /// Name of the task.
         task: String,
-        /// `train`, `validation` or `test`.
+        /// `train`, `validation`, `test` or `target`.
         split: &'static str,
         /// What happened.
         cause: Box<Error>,
@@ -46,11 +46,29 @@ pub enum Error {
     /// A split names no files.
     #[error("empty data: no file is named, or max_train_samples is 0")]
     NoFiles,
-    /// A head for words on a backbone that reads images.
+    /// A head for words or tokens on a backbone that reads none.
     #[error(
-        "the head `tags` is for words, but this backbone reads images; use a text backbone or another head"
+        "the head `{head}` is for texts, but this backbone reads images or sounds; use a text backbone or another head"
     )]
-    NoWords,
+    NoTexts {
+        /// The head.
+        head: &'static str,
+    },
+    /// Too little text to cut a window from.
+    #[error(
+        "all texts together have {tokens} tokens, but a window needs {needed}; give more text, lower backbone.max_tokens, or set data.join to apart"
+    )]
+    ShortStream {
+        /// Tokens there are.
+        tokens: usize,
+        /// Tokens of a window and the one behind it.
+        needed: usize,
+    },
+    /// Texts to be ended by a token that the model does not have.
+    #[error(
+        "data.join is `end_token`, but the backbone's config.json names no eos_token_id; add it, or use nothing or apart"
+    )]
+    NoEndToken,
     /// Pairs of texts for a backbone that reads none.
     #[error(
         "data.columns.pair names a second text, but this backbone reads no texts; remove it or use a text backbone"
@@ -99,6 +117,35 @@ pub enum Error {
     TooFewClasses {
         /// Distinct labels seen.
         count: usize,
+    },
+    /// A class that nobody describes.
+    #[error("zero_shot.descriptions has no description of the class `{class}`{}; add one", did_you_mean(suggestion.as_deref()))]
+    Undescribed {
+        /// The class.
+        class: String,
+        /// The nearest class that has one.
+        suggestion: Option<String>,
+    },
+    /// A description that becomes no tokens.
+    #[error("zero_shot.descriptions, class `{class}`: {problem}")]
+    Description {
+        /// The class.
+        class: String,
+        /// What is wrong with it.
+        problem: Box<Problem>,
+    },
+    /// Descriptions for a backbone that reads no texts.
+    #[error(
+        "the head `label_embedding` compares texts with descriptions, but this backbone reads no texts; use a text backbone or another head"
+    )]
+    NoDescriptions,
+    /// Ordered classes whose order is not known.
+    #[error(
+        "the classes of the head `ordinal` are texts, such as `{label}`, and their order is not known; list them in data.labels, lowest first"
+    )]
+    Order {
+        /// One of the classes.
+        label: String,
     },
     /// A label stands twice in the job's list.
     #[error("data.labels names `{label}` twice; name each class once")]
@@ -156,6 +203,16 @@ pub enum Error {
         skipped: u64,
         /// What was wrong with the first of them.
         first: Box<Error>,
+    },
+    /// No row of a split has a label.
+    #[error(
+        "no row has a label in column `{column}`: all {rows} are null or empty, and data.on_missing_label is `skip`; check the column's name"
+    )]
+    NoLabels {
+        /// The column.
+        column: String,
+        /// Rows without a label.
+        rows: u64,
     },
     /// A task that no shard may compute.
     #[error("task {task} of the plan is served by {shards}; expected one or more of shards 0 to {last}", last = count.saturating_sub(1))]
@@ -220,6 +277,14 @@ pub enum Problem {
         /// The column.
         column: String,
     },
+    /// No label.
+    #[error(
+        "column `{column}` is null or empty; fill it, remove the row, or set data.on_missing_label to skip"
+    )]
+    NoLabel {
+        /// The column.
+        column: String,
+    },
     /// A value of another type.
     #[error("column `{column}`: expected {expected}, found {found}")]
     Type {
@@ -250,6 +315,14 @@ pub enum Problem {
         given: bool,
         /// Size of the set.
         classes: usize,
+    },
+    /// A class that was not to be trained on.
+    #[error(
+        "label `{label}` is in zero_shot.unseen, but this row would train on it; remove the row, or the class from the list"
+    )]
+    Unseen {
+        /// The label.
+        label: String,
     },
     /// Tags that are more or fewer than the words.
     #[error("column `{column}`: {found} tags for {expected} words; expected one for each")]

@@ -1,7 +1,7 @@
 //! Inputs of a split, stored compactly, and their tokens, made once when first wanted.
 
 use super::media::Images;
-use super::{Cell, Error, Features, Place, Problem, Tokenizer};
+use super::{Cell, Error, Features, Place, Problem, Stream, Tokenizer};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -27,6 +27,13 @@ pub enum Input {
         ids: Arc<[u32]>,
         /// Place in `ids` of the second text's first token.
         second: u32,
+    },
+    /// A window of a stream of tokens, and the token behind it.
+    Window {
+        /// Token ids; never empty.
+        ids: Arc<[u32]>,
+        /// The token behind the last one; [`NO_TOKEN`] if there is none.
+        next: u32,
     },
     /// The numbers of an image or a spectrogram, row-major (channels, height, width), as the backbone
     /// takes them; or the features that it made of a sample before.
@@ -59,13 +66,7 @@ impl Input {
     /// Predicted cost of computing this sample: tokens for text, 1 for images.
     #[must_use]
     pub fn cost(&self) -> u64 {
-        match self {
-            Input::Tokens(ids) | Input::Words { ids, .. } | Input::Pair { ids, .. } => {
-                ids.len() as u64
-            }
-            Input::Numbers(_) => 1,
-            Input::Begun { input, .. } => input.cost(),
-        }
+        self.ids().map_or(1, |ids| ids.len() as u64)
     }
 
     /// What the backbone reads.
@@ -90,10 +91,24 @@ impl Input {
     #[must_use]
     pub fn ids(&self) -> Option<&Arc<[u32]>> {
         match self {
-            Input::Tokens(ids) | Input::Words { ids, .. } | Input::Pair { ids, .. } => Some(ids),
+            Input::Tokens(ids)
+            | Input::Words { ids, .. }
+            | Input::Pair { ids, .. }
+            | Input::Window { ids, .. } => Some(ids),
             Input::Numbers(_) => None,
             Input::Begun { input, .. } => input.ids(),
         }
+    }
+
+    /// The token that follows each of its tokens; none after the last one, unless it is a window with a
+    /// token behind it.
+    pub fn following(&self) -> impl Iterator<Item = u32> + '_ {
+        let ids = self.ids().map_or(&[][..], |ids| &ids[1.min(ids.len())..]);
+        let behind = match self.read() {
+            Input::Window { next, .. } if *next != NO_TOKEN => Some(*next),
+            _ => None,
+        };
+        ids.iter().copied().chain(behind)
     }
 
     /// Where the second text of a pair begins.
@@ -124,6 +139,8 @@ pub enum Inputs {
     Image(Images),
     /// What a frozen backbone made of them.
     Features(Arc<Features>),
+    /// Texts in one stream.
+    Stream(Stream),
 }
 
 impl Inputs {
@@ -134,6 +151,7 @@ impl Inputs {
             Inputs::Text(texts) => texts.ends.len(),
             Inputs::Image(images) => images.len(),
             Inputs::Features(features) => features.len(),
+            Inputs::Stream(stream) => stream.len(),
         }
     }
 

@@ -1,12 +1,17 @@
 //! Labels: the classes of a task and the targets of its samples.
 
+mod reader;
+
 use super::error::nearest;
-use super::inputs::{mismatch, number};
-use super::{Cell, Error, Place, Problem};
+use super::{Error, Problem};
 use crate::metrics::{TagSet, Values};
-use espalier_spec::job::HeadKind;
+use reader::Label;
+pub(super) use reader::LabelReader;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Stands for the class of a sample that has none; no head is that wide.
+const NO_CLASS: u32 = u32::MAX;
 
 /// The classes of a task, in order; empty for regression.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +84,15 @@ impl LabelSet {
         next
     }
 
+    /// The same set with `more` classes at its end; those that are there already stay where they are.
+    pub(super) fn with(&self, more: &[String]) -> Self {
+        let mut all = self.clone();
+        for name in more {
+            all.intern(name);
+        }
+        all
+    }
+
     fn checked(self) -> Result<Self, Error> {
         match self.len() {
             count @ (0 | 1) => Err(Error::TooFewClasses { count }),
@@ -137,6 +151,10 @@ pub enum Labels {
         /// The tags of all samples.
         tags: Vec<u32>,
     },
+    /// None for any of so many samples.
+    Unlabelled(usize),
+    /// Of so many samples, the tokens that follow each token: they are in the inputs.
+    Next(usize),
 }
 
 impl Labels {
@@ -148,6 +166,7 @@ impl Labels {
             Labels::Multi { ends, .. } => ends.len(),
             Labels::Numbers(numbers) => numbers.len(),
             Labels::Tags { ends, .. } => ends.len(),
+            Labels::Unlabelled(count) | Labels::Next(count) => *count,
         }
     }
 
@@ -179,7 +198,7 @@ impl Labels {
                     .get(start as usize..end as usize)
                     .unwrap_or_default()
             }
-            Labels::Numbers(_) => &[],
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
         }
     }
 
@@ -191,7 +210,7 @@ impl Labels {
             Labels::Single(all)
             | Labels::Multi { classes: all, .. }
             | Labels::Tags { tags: all, .. } => all.as_slice(),
-            Labels::Numbers(_) => &[],
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
         };
         for class in all {
             if let Some(count) = counts.get_mut(*class as usize) {
@@ -201,7 +220,8 @@ impl Labels {
         counts
     }
 
-    /// The targets of the samples `which`, in that order, as metrics take them.
+    /// The targets of the samples `which`, in that order, as metrics take them; no numbers where there
+    /// are no labels.
     pub fn values(&self, classes: usize, which: impl IntoIterator<Item = usize>) -> Values {
         match self {
             Labels::Single(all) => Values::Single {
@@ -234,192 +254,17 @@ impl Labels {
                     values,
                 }
             }
+            Labels::Unlabelled(_) => Values::Numbers(Vec::new()),
+            Labels::Next(_) => Values::Next {
+                ends: Vec::new(),
+                values: Vec::new(),
+            },
             Labels::Numbers(all) => Values::Numbers(
                 which
                     .into_iter()
                     .filter_map(|i| all.get(i).map(|x| f64::from(*x)))
                     .collect(),
             ),
-        }
-    }
-}
-
-/// Turns cells into targets. Without a label set it collects one.
-pub(super) struct LabelReader<'a> {
-    column: &'a str,
-    known: Option<&'a LabelSet>,
-    found: LabelSet,
-    labels: Labels,
-}
-
-impl<'a> LabelReader<'a> {
-    pub(super) fn new(head: HeadKind, column: &'a str, known: Option<&'a LabelSet>) -> Self {
-        let labels = match head {
-            HeadKind::SingleLabel => Labels::Single(Vec::new()),
-            HeadKind::MultiLabel => Labels::Multi {
-                ends: Vec::new(),
-                classes: Vec::new(),
-            },
-            HeadKind::Regression => Labels::Numbers(Vec::new()),
-            HeadKind::Tags => Labels::Tags {
-                set: Arc::default(),
-                ends: Vec::new(),
-                tags: Vec::new(),
-            },
-        };
-        Self {
-            column,
-            known,
-            found: LabelSet::default(),
-            labels,
-        }
-    }
-
-    pub(super) fn push(&mut self, cell: Cell, place: &Place) -> Result<(), Error> {
-        self.add(cell).map_err(|problem| place.error(problem))
-    }
-
-    /// Tags of the sample that was pushed last; none if labels are no tags.
-    pub(super) fn last_tags(&self) -> Option<usize> {
-        match &self.labels {
-            Labels::Tags { .. } => {
-                Some(self.labels.classes(self.labels.len().checked_sub(1)?).len())
-            }
-            _ => None,
-        }
-    }
-
-    fn add(&mut self, cell: Cell) -> Result<(), Problem> {
-        match &mut self.labels {
-            Labels::Numbers(numbers) => numbers.push(number(&cell, self.column)?),
-            Labels::Single(classes) => {
-                let label = Label::of(cell, self.column, "a class: a text or an integer")?;
-                classes.push(class(self.known, &mut self.found, &label)?);
-            }
-            Labels::Multi { ends, classes } => {
-                let cells = match cell.unpacked() {
-                    Cell::List(cells) => cells,
-                    other => {
-                        let what = "a list of classes, such as [\"a\",\"b\"] or []";
-                        return Err(mismatch(self.column, what, &other));
-                    }
-                };
-                let mut row = Vec::with_capacity(cells.len());
-                for cell in cells {
-                    let label = Label::of(cell, self.column, "a list of texts or integers")?;
-                    row.push(class(self.known, &mut self.found, &label)?);
-                }
-                row.sort_unstable();
-                row.dedup();
-                classes.extend(row);
-                ends.push(index(classes.len()));
-            }
-            Labels::Tags { ends, tags, .. } => {
-                let what = "a list of tags, one for each word";
-                let cells = match cell.unpacked() {
-                    Cell::List(cells) => cells,
-                    other => return Err(mismatch(self.column, what, &other)),
-                };
-                let mut before: Option<String> = None;
-                for (word, cell) in cells.into_iter().enumerate() {
-                    let label = Label::of(cell, self.column, what)?;
-                    tags.push(class(self.known, &mut self.found, &label)?);
-                    let name = match self.known {
-                        // By number: the name is the set's.
-                        Some(set) => tags
-                            .last()
-                            .and_then(|&tag| set.names.get(tag as usize))
-                            .cloned(),
-                        None => None,
-                    };
-                    let name = name.unwrap_or(label.name);
-                    if let Some(kind) = name.strip_prefix("I-")
-                        && before.as_deref().and_then(|b| b.get(2..)) != Some(kind)
-                    {
-                        return Err(Problem::Bio {
-                            column: self.column.to_owned(),
-                            word: word + 1,
-                            before: before.map_or("nothing".to_owned(), |tag| format!("`{tag}`")),
-                            tag: name,
-                        });
-                    }
-                    before = Some(name);
-                }
-                ends.push(index(tags.len()));
-            }
-        }
-        Ok(())
-    }
-
-    /// The targets, and the label set: the known one, or the one found, sorted.
-    pub(super) fn finish(mut self) -> Result<(Labels, LabelSet), Error> {
-        if let Some(known) = self.known {
-            if let Labels::Tags { set, .. } = &mut self.labels {
-                *set = Arc::new(TagSet::of(known.names()));
-            }
-            return Ok((self.labels, known.clone()));
-        }
-        if matches!(self.labels, Labels::Numbers(_)) {
-            return Ok((self.labels, LabelSet::default()));
-        }
-        let renamed = self.found.sort();
-        match &mut self.labels {
-            Labels::Single(all) => all.iter_mut().for_each(|c| *c = renamed[*c as usize]),
-            Labels::Multi { ends, classes } => {
-                classes.iter_mut().for_each(|c| *c = renamed[*c as usize]);
-                let mut start = 0;
-                for end in ends {
-                    classes[start..*end as usize].sort_unstable();
-                    start = *end as usize;
-                }
-            }
-            Labels::Tags { set, tags, .. } => {
-                tags.iter_mut()
-                    .for_each(|tag| *tag = renamed[*tag as usize]);
-                *set = Arc::new(TagSet::of(self.found.names()));
-            }
-            Labels::Numbers(_) => {}
-        }
-        Ok((self.labels, self.found.checked()?))
-    }
-}
-
-fn class(known: Option<&LabelSet>, found: &mut LabelSet, label: &Label) -> Result<u32, Problem> {
-    match known {
-        Some(set) => set.find(label).ok_or_else(|| set.unknown(label)),
-        None => Ok(found.intern(&label.name)),
-    }
-}
-
-/// A class as a row names it.
-struct Label {
-    name: String,
-    number: Option<i64>,
-}
-
-impl Label {
-    fn of(cell: Cell, column: &str, expected: &str) -> Result<Self, Problem> {
-        match cell {
-            Cell::Text(name) => Ok(Label { name, number: None }),
-            Cell::Raw(name) if !name.is_empty() => {
-                let number = name.parse().ok();
-                Ok(Label { name, number })
-            }
-            Cell::Int(number) => Ok(Label {
-                name: number.to_string(),
-                number: Some(number),
-            }),
-            Cell::Bool(value) => Ok(Label {
-                name: value.to_string(),
-                number: Some(i64::from(value)),
-            }),
-            // A column of integers with gaps is often stored as floating point.
-            #[expect(clippy::cast_possible_truncation, reason = "whole and small: exact")]
-            Cell::Float(number) if number.fract() == 0.0 && number.abs() < 1e15 => Ok(Label {
-                name: (number as i64).to_string(),
-                number: Some(number as i64),
-            }),
-            other => Err(mismatch(column, expected, &other)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A rank's part of every step, prepared ahead of time by threads.
 
-use super::shard::{Placement, Work, micro_batches, split};
-use super::{Error, Input, Order, SampleRef, TaskData};
+use super::shard::{Placement, SAMPLE_COST, Work, micro_batches, split};
+use super::{Error, Input, Order, SampleRef, Split, StepBatch, TaskData};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +22,9 @@ pub struct Sample {
 pub struct ShardBatch {
     /// The shard.
     pub shard: usize,
-    /// Parts to compute one after another, each in canonical order (by task, then by draw); at most
-    /// as many as the job's `accumulation`, none empty.
+    /// Parts to compute one after another, each in canonical order (by task, those of its target after
+    /// the others, then by draw); at most as many as the job's `accumulation`, none empty. A sample and
+    /// the one of the target that is drawn with it are in one part.
     pub micro: Vec<Vec<Sample>>,
 }
 
@@ -32,8 +33,11 @@ pub struct ShardBatch {
 pub struct RankStep {
     /// Steps done before it.
     pub step: u64,
-    /// Samples of each task in the whole step, over all shards: what sums of losses are divided by.
+    /// Samples of each task that have a label for it, in the whole step, over all shards, those of targets
+    /// not counted: what sums of losses are divided by.
     pub counts: Vec<u32>,
+    /// Samples drawn for the step, over all shards; one that several tasks label counts once.
+    pub drawn: u64,
     /// The rank's shards, in order.
     pub shards: Vec<ShardBatch>,
 }
@@ -197,11 +201,15 @@ impl Preparation {
     fn prepare(&self, step: u64) -> Result<Option<RankStep>, Error> {
         let batch = self.order.batch(step);
         let mut work = Vec::with_capacity(batch.samples.len());
-        for at in &batch.samples {
+        let target = |index: usize| batch.targets.get(index).copied().flatten();
+        for (index, at) in batch.samples.iter().enumerate() {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let tokens = self.task(*at)?.train.cost(at.sample as usize)?;
+            let mut tokens = self.split(*at)?.cost(at.sample as usize)?;
+            if let Some(target) = target(index) {
+                tokens += self.split(target)?.cost(target.sample as usize)? + SAMPLE_COST;
+            }
             work.push(Work {
                 task: usize::from(at.task),
                 tokens,
@@ -214,9 +222,15 @@ impl Preparation {
             let costs: Vec<Work> = mine.iter().map(|index| work[*index]).collect();
             let mut micro = Vec::new();
             for part in micro_batches(&costs, self.options.accumulation) {
-                let samples = part
-                    .iter()
-                    .map(|index| self.sample(batch.samples[mine[*index]]));
+                let mut which: Vec<SampleRef> = Vec::with_capacity(part.len());
+                for index in &part {
+                    let index = mine[*index];
+                    which.push(batch.samples[index]);
+                    which.extend(target(index));
+                }
+                // Stable: draws stay in order.
+                which.sort_by_key(|at| (at.task, at.target));
+                let samples = which.into_iter().map(|at| self.sample(at));
                 micro.push(samples.collect::<Result<Vec<Sample>, Error>>()?);
             }
             shards.push(ShardBatch {
@@ -226,19 +240,45 @@ impl Preparation {
         }
         Ok(Some(RankStep {
             step,
-            counts: self.order.counts(&batch),
+            counts: self.counts(&batch),
+            drawn: batch.samples.len() as u64,
             shards,
         }))
     }
 
+    /// Samples of each task that have a label for it; every rank knows all labels.
+    fn counts(&self, batch: &StepBatch) -> Vec<u32> {
+        let mut counts = self.order.counts(batch);
+        for (task, (count, data)) in counts.iter_mut().zip(self.tasks.iter()).enumerate() {
+            if data.train.unlabelled() > 0 {
+                let leader = self.order.groups().leader(task);
+                let own = batch.samples.iter();
+                let own = own.filter(|at| usize::from(at.task) == leader);
+                let labelled = own.filter(|at| data.train.has_label(at.sample as usize));
+                *count = u32::try_from(labelled.count()).unwrap_or(u32::MAX);
+            }
+        }
+        counts
+    }
+
     fn sample(&self, at: SampleRef) -> Result<Sample, Error> {
         let task = self.task(at)?;
-        let input = task.train.input(at.sample as usize)?;
+        let pass = self.order.pass_key(at);
+        let input = self.split(at)?.drawn(at.sample as usize, pass)?;
         let input = match &task.augment {
             Some(augmenter) => augmenter.apply(input, self.order.draw_key(at)),
             None => input,
         };
         Ok(Sample { at, input })
+    }
+
+    /// Where a sample is.
+    fn split(&self, at: SampleRef) -> Result<&Split, Error> {
+        let task = self.task(at)?;
+        Ok(match &task.target {
+            Some(target) if at.target => target,
+            _ => &task.train,
+        })
     }
 
     fn task(&self, at: SampleRef) -> Result<&TaskData, Error> {

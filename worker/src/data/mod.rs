@@ -31,7 +31,7 @@ pub mod tokens;
 pub use adaptive::{Followed, Follower};
 pub use augment::Augmenter;
 pub use cell::Cell;
-pub use dataset::{Modality, Split, TaskData, load};
+pub use dataset::{Classes, Modality, Split, Stream, TaskData, load};
 pub use error::{Error, Place, Problem};
 pub use features::Features;
 pub use inputs::{Begun, Input, Inputs, NO_TOKEN};

@@ -11,7 +11,8 @@
 //! **Which of them.** Draw c of a task with n samples is sample π(c mod n) of epoch c div n, where π
 //! is a permutation of 0..n keyed by (seed, task's name, epoch) and computed place by place. So an
 //! epoch holds every sample exactly once, the cursor is the number of samples drawn, and a task's
-//! order doesn't change with other tasks, batch size, ranks or shards.
+//! order doesn't change with other tasks, batch size, ranks or shards. With draw c of a task that has
+//! a target goes draw c of its target, found in the same way.
 
 use super::mix::{Permutation, key, mix};
 use super::sampling::Sampling;
@@ -23,10 +24,12 @@ use espalier_spec::job::{Sampler, TrainingSpec};
 pub struct SampleRef {
     /// Index of the task in the job; of the one that leads, if tasks share inputs.
     pub task: u16,
-    /// Index of the sample in the task's training split.
+    /// Index of the sample in the task's training split, or in its target.
     pub sample: u32,
     /// Passes over the task's samples that were complete before this draw.
     pub epoch: u32,
+    /// Whether it is one of the task's target: of another domain, without a label.
+    pub target: bool,
 }
 
 /// All samples of one step, by task and then in order of draw.
@@ -36,6 +39,9 @@ pub struct StepBatch {
     pub step: u64,
     /// The samples; as many as the job's batch size.
     pub samples: Vec<SampleRef>,
+    /// Beside each sample the one of the task's target that is drawn with it; empty where no task has
+    /// a target.
+    pub targets: Vec<Option<SampleRef>>,
 }
 
 impl StepBatch {
@@ -64,6 +70,8 @@ pub struct Order {
 #[derive(Clone, Debug)]
 struct TaskOrder {
     samples: u64,
+    /// Samples of the target.
+    target: Option<u64>,
     key: u64,
 }
 
@@ -74,6 +82,8 @@ pub struct OrderTask<'a> {
     pub name: &'a str,
     /// Training samples; at least 1.
     pub samples: u64,
+    /// Samples of its target, of which one is drawn with every training sample; none if it has none.
+    pub target: Option<u64>,
 }
 
 impl Order {
@@ -101,6 +111,7 @@ impl Order {
     ) -> Self {
         let of = |task: &OrderTask<'_>| TaskOrder {
             samples: task.samples.max(1),
+            target: task.target.map(|samples| samples.max(1)),
             key: key(seed, task.name),
         };
         Self {
@@ -171,17 +182,35 @@ impl Order {
         task.map_or(0, |task| task.draw_key(at))
     }
 
+    /// A key for what is random about one pass over a task's samples: a function of (seed, task's name,
+    /// epoch).
+    #[must_use]
+    pub fn pass_key(&self, at: SampleRef) -> u64 {
+        const PASS: u64 = 0x7061_7373_206f_7665;
+        let task = self.tasks.get(usize::from(at.task));
+        task.map_or(0, |task| mix(mix(task.key ^ PASS) ^ u64::from(at.epoch)))
+    }
+
     /// The samples of step `step` (that is, with `step` steps done before it).
     #[must_use]
     pub fn batch(&self, step: u64) -> StepBatch {
         let (from, to) = (self.cursors(step), self.cursors(step.saturating_add(1)));
         let mut samples = Vec::with_capacity(usize::try_from(self.batch).unwrap_or(0));
+        let mut targets = Vec::new();
+        let adapts = self.tasks.iter().any(|task| task.target.is_some());
         for (index, task) in self.tasks.iter().enumerate() {
             for draw in from[index]..to[index] {
                 samples.push(task.sample(index, draw));
+                if adapts {
+                    targets.push(task.target(index, draw));
+                }
             }
         }
-        StepBatch { step, samples }
+        StepBatch {
+            step,
+            samples,
+            targets,
+        }
     }
 }
 
@@ -190,12 +219,31 @@ impl TaskOrder {
     fn draw_key(&self, at: SampleRef) -> u64 {
         const AUGMENT: u64 = 0x6175_676d_656e_7421;
         let draw = u64::from(at.epoch) << 32 | u64::from(at.sample);
-        mix(mix(self.key ^ AUGMENT) ^ mix(draw))
+        mix(mix(self.own_key(at.target) ^ AUGMENT) ^ mix(draw))
+    }
+
+    /// The key of the task's samples, or of those of its target.
+    fn own_key(&self, target: bool) -> u64 {
+        const TARGET: u64 = 0x7461_7267_6574_2121;
+        match target {
+            true => mix(self.key ^ TARGET),
+            false => self.key,
+        }
     }
 
     fn sample(&self, index: usize, draw: u64) -> SampleRef {
-        let (epoch, place) = (draw / self.samples, draw % self.samples);
-        let permutation = Permutation::new(self.samples, mix(self.key ^ mix(epoch)));
+        self.drawn(index, draw, self.samples, false)
+    }
+
+    /// The sample of the target that is drawn with a draw's sample.
+    fn target(&self, index: usize, draw: u64) -> Option<SampleRef> {
+        let samples = self.target?;
+        Some(self.drawn(index, draw, samples, true))
+    }
+
+    fn drawn(&self, index: usize, draw: u64, samples: u64, target: bool) -> SampleRef {
+        let (epoch, place) = (draw / samples, draw % samples);
+        let permutation = Permutation::new(samples, mix(self.own_key(target) ^ mix(epoch)));
         #[expect(
             clippy::cast_possible_truncation,
             reason = "tasks, samples fit: see dataset"
@@ -204,6 +252,7 @@ impl TaskOrder {
             task: index as u16,
             sample: permutation.at(place) as u32,
             epoch: u32::try_from(epoch).unwrap_or(u32::MAX),
+            target,
         }
     }
 }

@@ -5,7 +5,7 @@ use espalier_spec::Shard;
 use std::cmp::Reverse;
 
 /// Cost of a sample besides its tokens: head, loss and bookkeeping, in tokens.
-const SAMPLE_COST: u64 = 2;
+pub(super) const SAMPLE_COST: u64 = 2;
 
 /// Who may compute what: the part of a plan that the data side obeys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Placement {
 pub struct Work {
     /// Index of its task.
     pub task: usize,
-    /// Its tokens; 1 for an image.
+    /// Its tokens; 1 for an image; with those of the target's that is drawn with it.
     pub tokens: u64,
 }
 

@@ -18,6 +18,7 @@ pub struct Tokenizer {
     file: PathBuf,
     max_tokens: usize,
     vocabulary: u32,
+    end: Vec<u32>,
 }
 
 /// A tokenised text.
@@ -106,7 +107,21 @@ impl Tokenizer {
             file,
             max_tokens,
             vocabulary,
+            end: Vec::new(),
         })
+    }
+
+    /// The same for a model whose texts end with one of these tokens.
+    #[must_use]
+    pub fn ending_with(mut self, end: Vec<u32>) -> Self {
+        self.end = end;
+        self
+    }
+
+    /// The tokens that end a text; empty if the model names none.
+    #[must_use]
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.end
     }
 
     /// Token ids of `text`.
@@ -143,6 +158,36 @@ impl Tokenizer {
             first: None,
             second: second.map(|(place, _)| place),
             cut: !encoding.get_overflowing().is_empty(),
+        })
+    }
+
+    /// All token ids of a text without special tokens, whatever the limit; none for an empty one.
+    ///
+    /// # Errors
+    /// [`Problem::Tokenise`] if the tokenizer rejects it.
+    pub fn encode_all(&self, text: &str) -> Result<Vec<u32>, Problem> {
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|error| Problem::Tokenise {
+                message: error.to_string(),
+            })?;
+        let mut ids = encoding.get_ids().to_vec();
+        // What is beyond the limit comes in further parts.
+        for part in encoding.get_overflowing() {
+            ids.extend_from_slice(part.get_ids());
+        }
+        Ok(ids)
+    }
+
+    /// The text of token ids, without special tokens.
+    ///
+    /// # Errors
+    /// [`Problem::Tokenise`] if the tokenizer rejects them.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, Problem> {
+        let decoded = self.inner.decode(ids, true);
+        decoded.map_err(|error| Problem::Tokenise {
+            message: error.to_string(),
         })
     }
 

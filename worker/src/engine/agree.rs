@@ -21,6 +21,8 @@ pub(super) struct Agreed {
     pub(super) tokens: u64,
     /// Sum of losses per task.
     losses: Vec<ExactSum>,
+    /// The same of adaptations; empty if there are none.
+    adaptation: Vec<ExactSum>,
     /// Scalar products of all pairs of rows of the gradient matrix (one row if tasks are together).
     pub(super) gram: Vec<ExactSum>,
     /// Rows.
@@ -39,6 +41,7 @@ impl Agreed {
             tokens: sums.tokens,
             heads: vec![ExactSum::default(); sums.losses.len()],
             losses: sums.losses.clone(),
+            adaptation: sums.adaptation.clone(),
             gram: vec![ExactSum::default(); pairs(rows)],
             rows,
             row_samples: sums.row_samples.clone(),
@@ -53,12 +56,14 @@ impl Agreed {
         let mut numbers = vec![f64::from(u8::from(self.stop)), self.tokens as f64];
         numbers.extend(&self.row_samples);
         let sums = self.losses.iter().chain(&self.gram).chain(&self.heads);
+        let sums = sums.chain(&self.adaptation);
         sums.for_each(|sum| sum.write(&mut numbers));
         exchange.agree(&mut numbers)?;
         self.stop = numbers[0] > 0.0;
         self.tokens = numbers[1] as u64;
         let places = self.losses.iter_mut();
         let places = places.chain(&mut self.gram).chain(&mut self.heads);
+        let places = places.chain(&mut self.adaptation);
         let start = 2 + self.row_samples.len();
         self.row_samples.copy_from_slice(&numbers[2..start]);
         for (sum, numbers) in places.zip(numbers[start..].chunks_exact(WIDTH)) {
@@ -74,13 +79,12 @@ impl Agreed {
 
     /// Losses of all tasks, given how many samples each had.
     pub(super) fn losses(&self, counts: &[u32]) -> Vec<LossSum> {
-        let pairs = self.losses.iter().zip(counts);
-        pairs
-            .map(|(sum, &count)| LossSum {
-                sum: sum.value(),
-                count: u64::from(count),
-            })
-            .collect()
+        of_samples(&self.losses, counts)
+    }
+
+    /// Losses of adaptations of all tasks; empty if there are none.
+    pub(super) fn adaptation(&self, counts: &[u32]) -> Vec<LossSum> {
+        of_samples(&self.adaptation, counts)
     }
 
     /// Scalar product of two rows.
@@ -99,6 +103,16 @@ impl Agreed {
         }
         square.sqrt()
     }
+}
+
+fn of_samples(sums: &[ExactSum], counts: &[u32]) -> Vec<LossSum> {
+    let pairs = sums.iter().zip(counts);
+    pairs
+        .map(|(sum, &count)| LossSum {
+            sum: sum.value(),
+            count: u64::from(count),
+        })
+        .collect()
 }
 
 /// wᵀGw: the square of the norm of the rows' weighted sum, from their scalar products.

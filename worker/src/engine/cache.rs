@@ -11,7 +11,7 @@ use crate::data::{Features, Input, Split, TaskData};
 use crate::model::Context;
 use crate::torch;
 use espalier_comm::CommunicatorExt;
-use espalier_spec::job::{Files, OnBadSample, TaskSpec, Tuning};
+use espalier_spec::job::{Files, OnBadSample, OnMissingLabel, TaskSpec, Tuning};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +35,13 @@ pub(super) enum Cached {
 }
 
 /// What decides on the inputs of a split: tasks that agree in it share its features.
-type Identity<'a> = (&'a Files, [Option<&'a str>; 2], Option<u64>, OnBadSample);
+type Identity<'a> = (
+    &'a Files,
+    [Option<&'a str>; 2],
+    Option<u64>,
+    OnBadSample,
+    Option<&'a str>,
+);
 
 impl Trainer {
     /// The tasks whose samples steps and evaluations take.
@@ -70,7 +76,9 @@ impl Trainer {
             && self.spec.backbone.cache_features
             && self.spec.tuning == Tuning::Heads
             && !self.heads.wants_rows()
-            && self.tasks.iter().all(|task| task.augment.is_none())
+            && self.tasks.iter().all(|task| {
+                task.augment.is_none() && task.classes.is_none() && task.target.is_none()
+            })
             && draws >= samples
     }
 
@@ -207,9 +215,14 @@ fn splits_of<'a>(
 ) -> [(Option<&'a Split>, Option<Identity<'a>>); 3] {
     let data = &spec.data;
     let columns = [&data.columns.input, &data.columns.pair].map(Option::as_deref);
-    let of = |files, most| (files, columns, most, data.on_bad_sample);
-    let train = of(&data.train, data.max_train_samples);
-    let rest = |files: Option<&'a Files>| files.map(|files| of(files, None));
+    // Where labels decide which rows there are, they are a task's own.
+    let own = |is_own: bool| is_own.then_some(spec.name.as_str());
+    let drops = data.on_missing_label == OnMissingLabel::Skip;
+    let thinned = data.samples_per_class.is_some();
+    let of = |files, most, own| (files, columns, most, data.on_bad_sample, own);
+    let kept = own(thinned || (drops && spec.input_group.is_none()));
+    let train = of(&data.train, data.max_train_samples, kept);
+    let rest = |files: Option<&'a Files>| files.map(|files| of(files, None, own(drops)));
     [
         (Some(&task.train), Some(train)),
         (task.validation.as_ref(), rest(data.validation.as_ref())),

@@ -18,6 +18,9 @@ pub enum Error {
     /// A head's settings or targets.
     #[error(transparent)]
     Head(#[from] heads::Error),
+    /// An adaptation that cannot be.
+    #[error(transparent)]
+    Adapt(#[from] crate::adapt::Error),
     /// Predictions that cannot be scored.
     #[error(transparent)]
     Metric(#[from] metrics::Error),
@@ -95,7 +98,7 @@ impl Error {
             Error::Data(_) => ("bad_data", false),
             Error::Model(model::Error::Torch(_)) | Error::Torch(_) => ("torch", false),
             Error::Model(_) => ("bad_model", false),
-            Error::Head(_) => ("bad_spec", false),
+            Error::Head(_) | Error::Adapt(_) => ("bad_spec", false),
             Error::Metric(_) => ("bad_data", false),
             Error::Comm(espalier_comm::Error::Aborted { .. }) => (ABORTED, true),
             Error::Comm(error) if error.retryable() => ("peer_lost", true),

@@ -1,17 +1,20 @@
 //! Evaluation of a split: samples are dealt to ranks, decisions gathered, scored by all alike.
 
-use super::Error;
+use super::described;
 use super::trainer::Trainer;
 use super::words::Words;
+use super::{Error, next};
 use crate::data::{Input, Split, TaskData};
-use crate::heads::Level;
-use crate::metrics::{self, Baseline, NO_TAG, Values};
+use crate::heads::{self, Level};
+use crate::metrics::{self, Baseline, NO_TAG, Nearest, Values};
 use crate::model::Context;
 use espalier_comm::CommunicatorExt;
 use espalier_spec::Step;
+use espalier_spec::job::{HeadKind, Metric};
 use espalier_spec::report::{Evaluation, TaskScores};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tch::Tensor;
 
 /// Which samples are evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +44,15 @@ impl Which {
 }
 
 /// One sample's result on its way between ranks.
-struct Verdict {
-    sample: u32,
-    loss: f32,
-    decision: Vec<u8>,
+pub(super) struct Verdict {
+    pub(super) sample: u32,
+    pub(super) loss: f32,
+    pub(super) decision: Vec<u8>,
 }
 
 impl Trainer {
-    /// Evaluates all tasks that have such a split; none if no task has. All ranks get the same
-    /// figures, bit by bit.
+    /// Evaluates all tasks that have such a split; none if no task has, and nothing else says how good
+    /// the model is. All ranks get the same figures, bit by bit.
     ///
     /// # Errors
     /// If a sample cannot be read or a peer is lost.
@@ -58,10 +61,14 @@ impl Trainer {
         let tasks = Arc::clone(&self.tasks);
         for (index, task) in tasks.iter().enumerate() {
             if let Some(split) = which.of(task) {
-                scores.insert(task.name.clone(), self.evaluate_task(index, split)?);
+                scores.insert(task.name.clone(), self.evaluate_task(index, split, which)?);
             }
         }
-        if scores.is_empty() {
+        let unlabelled = match which {
+            Which::Validation => self.unlabelled_score()?,
+            Which::Test => None,
+        };
+        if scores.is_empty() && unlabelled.is_none() {
             return Ok(None);
         }
         let mut figures = Vec::new();
@@ -75,7 +82,8 @@ impl Trainer {
                 });
             }
         }
-        let selection = figures.iter().sum::<f64>() / figures.len().max(1) as f64;
+        let mean = figures.iter().sum::<f64>() / figures.len().max(1) as f64;
+        let selection = unlabelled.unwrap_or(mean);
         let split = which.as_str().to_owned();
         Ok(Some(Evaluation {
             step,
@@ -86,9 +94,14 @@ impl Trainer {
         }))
     }
 
-    fn evaluate_task(&mut self, index: usize, split: &Split) -> Result<TaskScores, Error> {
+    fn evaluate_task(
+        &mut self,
+        index: usize,
+        split: &Split,
+        which: Which,
+    ) -> Result<TaskScores, Error> {
         let task = Arc::clone(&self.tasks[index]);
-        let classes = task.labels.len();
+        let vectors = self.class_vectors(index)?;
         let mut verdicts = Vec::new();
         let batches = self.batches(split)?;
         // Rank 0 is dealt the first sample, so none has more than it.
@@ -96,7 +109,7 @@ impl Trainer {
         let most = most.div_ceil(self.evaluation_batch());
         for pass in 0..self.equally_many(batches.len(), most) {
             let batch = batches.get(pass).map_or(&[][..], Vec::as_slice);
-            self.judge(index, split, batch, &mut verdicts)?;
+            self.judge(index, (split, vectors.as_ref()), batch, &mut verdicts)?;
         }
         let bytes = encode(&verdicts);
         let mut all = Vec::new();
@@ -104,20 +117,60 @@ impl Trainer {
             decode(&part, &mut all)?;
         }
         all.sort_by_key(|verdict| verdict.sample);
-        let truth = split.labels.values(classes, 0..split.len());
-        let predicted = decisions(&truth, &all);
+        if task.head == HeadKind::CausalLm {
+            return Ok(next::scores(&all, &task, split));
+        }
+        let truth = task.values(split, 0..split.len());
+        let (predicted, more) = match (&task.classes, &truth) {
+            (Some(classes), Values::Single { values, .. }) => {
+                self.among_classes(index, &classes.seen, (values.as_slice(), &all[..]), which)?
+            }
+            _ => (decisions(&truth, &all), BTreeMap::new()),
+        };
         let loss = all.iter().map(|v| f64::from(v.loss)).sum::<f64>() / all.len().max(1) as f64;
-        let train = task.train.labels.values(classes, 0..task.train.len());
+        let train = task.values(&task.train, task.train.labelled());
+        let mut figures = metrics::scores(&truth, &predicted)?;
+        figures.extend(more);
         Ok(TaskScores {
             samples: all.len() as u64,
             loss,
-            metrics: metrics::scores(&truth, &predicted)?,
+            metrics: figures,
             baseline: Baseline::fit(&train).scores(&truth)?,
         })
     }
 
+    /// Decisions among described classes, and their figures. Validation chooses the calibration, if the job
+    /// gives none and it has samples of unseen classes, too.
+    fn among_classes(
+        &mut self,
+        index: usize,
+        seen: &[bool],
+        (truth, verdicts): (&[u32], &[Verdict]),
+        which: Which,
+    ) -> Result<(Values, BTreeMap<Metric, f64>), Error> {
+        let nearest = verdicts.iter().map(|v| described::read(&v.decision));
+        let nearest: Vec<Nearest> = nearest.collect();
+        let spec = self.spec.tasks[index].zero_shot.as_ref();
+        let is_given = spec.is_some_and(|spec| spec.calibration.is_some());
+        if which == Which::Validation
+            && !is_given
+            && let Some(calibration) = metrics::calibrate(truth, &nearest, seen)
+        {
+            self.heads.set_calibration(index, calibration)?;
+        }
+        let calibration = self.heads.calibration(index)?;
+        let values = Values::Single {
+            classes: seen.len(),
+            values: nearest.iter().map(|one| one.class(calibration)).collect(),
+        };
+        Ok((
+            values,
+            metrics::zero_shot(truth, &nearest, seen, calibration),
+        ))
+    }
+
     /// Samples of a batch of an evaluation.
-    fn evaluation_batch(&self) -> usize {
+    pub(super) fn evaluation_batch(&self) -> usize {
         self.spec.evaluation.batch_size.max(1) as usize
     }
 
@@ -148,7 +201,7 @@ impl Trainer {
     fn judge(
         &mut self,
         index: usize,
-        split: &Split,
+        (split, vectors): (&Split, Option<&Tensor>),
         batch: &[(u32, Input)],
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Error> {
@@ -163,6 +216,9 @@ impl Trainer {
             return Ok(());
         };
         let head = self.heads.head(index);
+        if head.level() == Level::Token {
+            return self.judge_next(index, batch, (packed, &leaves), verdicts);
+        }
         let words = match (head.level(), &leaves.rows) {
             (Level::Word, Some(rows)) => {
                 let inputs = inputs.iter().copied();
@@ -172,13 +228,16 @@ impl Trainer {
         };
         let (losses, decided) = tch::no_grad(|| {
             let which = batch.iter().map(|(sample, _)| *sample as usize);
-            let targets = split.labels.values(self.tasks[index].labels.len(), which);
+            let targets = self.tasks[index].values(split, which);
             let (outputs, targets) = match &words {
                 Some((rows, words)) => {
-                    let outputs = self.heads.outputs(index, &words.vectors(rows)?)?;
+                    let outputs = self.heads.outputs(index, &words.vectors(rows)?, None)?;
                     (outputs, words.kept(targets))
                 }
-                None => (self.heads.outputs(index, &leaves.features)?, targets),
+                None => {
+                    let outputs = self.heads.outputs(index, &leaves.features, vectors)?;
+                    (outputs, targets)
+                }
             };
             let losses = Vec::<f32>::try_from(&head.loss(&outputs, &targets)?.f_contiguous()?)?;
             Ok::<_, Error>((losses, head.decide(&outputs)?))
@@ -187,16 +246,26 @@ impl Trainer {
             (Some((_, words)), Values::Single { values, .. }) => words.spread(values.clone()),
             _ => Vec::new(),
         };
+        let near = match (vectors, &self.tasks[index].classes) {
+            (Some(vectors), Some(classes)) => {
+                let cosines = tch::no_grad(|| heads::cosines(&leaves.features, vectors))?;
+                described::nearest(&cosines, &classes.seen)?
+            }
+            _ => Vec::new(),
+        };
         for (place, (sample, _)) in batch.iter().enumerate() {
             let decision = match &decided {
+                _ if vectors.is_some() => near.get(place).map(described::write).unwrap_or_default(),
                 _ if words.is_some() => {
                     let own = tags.get(place).into_iter().flatten();
                     own.flat_map(|tag| tag.unwrap_or(NO_TAG).to_le_bytes())
                         .collect()
                 }
                 // A head decides on words one by one.
-                Values::Tags { .. } => Vec::new(),
-                Values::Single { values, .. } => values[place].to_le_bytes().to_vec(),
+                Values::Tags { .. } | Values::Next { .. } => Vec::new(),
+                Values::Single { values, .. } | Values::Ordered { values, .. } => {
+                    values[place].to_le_bytes().to_vec()
+                }
                 Values::Multi { classes, values } => values[place * classes..(place + 1) * classes]
                     .iter()
                     .map(|&v| u8::from(v))
@@ -255,6 +324,13 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
                 .map(|v| u32::from_le_bytes(word(v)))
                 .collect(),
         },
+        Values::Ordered { classes, .. } => Values::Ordered {
+            classes: *classes,
+            values: verdicts
+                .iter()
+                .map(|v| u32::from_le_bytes(word(v)))
+                .collect(),
+        },
         Values::Multi { classes, .. } => Values::Multi {
             classes: *classes,
             values: verdicts
@@ -276,6 +352,8 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
                 values: found,
             }
         }
+        // They are scored by themselves.
+        Values::Next { .. } => truth.clone(),
         Values::Numbers(_) => Values::Numbers(
             verdicts
                 .iter()

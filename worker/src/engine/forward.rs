@@ -2,9 +2,10 @@
 
 use super::Error;
 use super::balancing::Decision;
+use super::costs::Tally;
 use super::exact::ExactSum;
 use super::exchange::Held;
-use super::headset::{Seen, key};
+use super::headset::Seen;
 use super::lanes::Slot;
 use super::trainer::Trainer;
 use crate::data::{RankStep, Sample};
@@ -73,21 +74,22 @@ impl Trainer {
         let micros = self.micros(batch, Slot::ALL);
         for pass in 0..self.equally_many(micros.len(), self.passes) {
             let samples: &[&Sample] = micros.get(pass).map_or(&[], Vec::as_slice);
-            let packed = match samples {
+            let micro = match samples {
                 [] => None,
-                samples => {
-                    let keys: Vec<u64> = samples.iter().map(|sample| key(sample)).collect();
-                    let inputs: Vec<_> = samples.iter().map(|sample| &sample.input).collect();
-                    Some(self.batch(&inputs, &keys)?)
-                }
+                samples => Some(self.micro(samples, &[Slot::ALL])?),
             };
-            if let (Some(leaves), Some(batch)) = (self.features(packed.as_ref(), &ctx)?, &packed) {
+            let batch = micro.as_ref().map(|micro| &micro.batch);
+            if let (Some(leaves), Some(micro)) = (self.features(batch, &ctx)?, &micro) {
                 let seen = Seen {
                     samples,
-                    batch,
+                    micro,
                     leaves: &leaves,
                 };
-                self.heads.measure(seen, &self.tasks, &ctx, &mut losses)?;
+                let mut tally = Tally {
+                    losses: &mut losses,
+                    adaptation: &mut [],
+                };
+                self.heads.measure(seen, &self.tasks, &ctx, &mut tally)?;
             }
         }
         self.balancing

@@ -1,29 +1,40 @@
 //! All heads of a job: one flat block of parameters, one loss per task.
 
+mod start;
+
 use super::Error;
-use super::exact::ExactSum;
-use super::kernel::{dot, pair, pairs};
+use super::costs::{Cost, Run, Tally, adaptation, by_task, sample_losses, targets};
+use super::feature_gradients::FeatureGradients;
+use super::micro::Micro;
+use super::next::{Next, parts};
 use super::words::Words;
+use crate::adapt::Adaptation;
 use crate::data::{Sample, TaskData};
 use crate::heads::{self, Head, Level, Linear};
-use crate::metrics::Values;
-use crate::model::{Batch, Block, Context, Leaves, ParamSpec, mix};
+use crate::model::{Batch, Block, Context, Leaves, mix};
 use crate::torch;
+use espalier_spec::InputGroups;
 use espalier_spec::job::ContrastiveSpec;
-use espalier_spec::{InputGroups, JobSpec};
 use std::ops::Range;
 use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 /// Dropout sites of the heads' input, features and rows; the backbone counts its own from 0.
 const SITE: u64 = u64::MAX;
 const ROW_SITE: u64 = u64::MAX - 1;
+/// Parameters of heads begin with it; those of adaptations, which are not exported, do not.
+const EXPORTED: &str = "heads.";
 
-/// The heads of all tasks.
+/// The heads of all tasks, and the layers of their adaptations.
 pub struct HeadSet {
     block: Block,
     heads: Vec<Box<dyn Head>>,
+    /// Places in the block of the parameters of each layer, weight and bias if it has one: heads first,
+    /// in order of tasks, then adaptations' own.
+    params: Vec<(usize, Option<usize>)>,
     contrastive: Vec<Option<ContrastiveSpec>>,
+    /// Adaptations of tasks, and which of the layers are their own.
+    adaptations: Vec<Option<(Adaptation, Range<usize>)>>,
     groups: InputGroups,
     dropout: f64,
 }
@@ -45,14 +56,11 @@ impl LossSum {
     }
 }
 
-/// Samples of one task in a micro-batch: rows of its features.
-pub(super) type Run = (usize, Range<usize>);
-
-/// What heads read: the samples of a micro-batch, sorted by task, and what the backbone made of them.
+/// What heads read: a micro-batch, its samples sorted by task, and what the backbone made of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen<'a> {
     pub(super) samples: &'a [&'a Sample],
-    pub(super) batch: &'a Batch,
+    pub(super) micro: &'a Micro,
     pub(super) leaves: &'a Leaves,
 }
 
@@ -66,105 +74,7 @@ pub(super) struct HeadPass<'a> {
     pub(super) only: Option<usize>,
 }
 
-/// Gradients of the features by task, where tasks share samples and weights are not known yet.
-#[derive(Debug)]
-pub(super) struct FeatureGradients {
-    /// The features as heads saw them, with the graph back to the features.
-    dropped: Tensor,
-    /// Each task's rows and their gradient [rows, h].
-    parts: Vec<(Run, Tensor)>,
-    /// The same of heads that read words: vectors of tokens, and gradients of all of them by task.
-    rows: Option<Tensor>,
-    row_parts: Vec<(usize, Tensor)>,
-}
-
-impl FeatureGradients {
-    /// Scalar products of all pairs of `tasks` tasks, as indexed by [`pair`]. Samples are taken one
-    /// by one and added exactly: which rank has which changes no bit.
-    ///
-    /// # Errors
-    /// If libtorch refuses.
-    pub(super) fn products(&self, tasks: usize) -> Result<Vec<ExactSum>, Error> {
-        let mut sums = vec![ExactSum::default(); pairs(tasks)];
-        for (place, ((a, rows), left)) in self.parts.iter().enumerate() {
-            for ((b, others), right) in &self.parts[place..] {
-                if rows != others {
-                    continue;
-                }
-                let width = (left.numel() / rows.len().max(1)).max(1);
-                let (left, right) = (torch::data(left)?, torch::data(right)?);
-                let samples = left.chunks_exact(width).zip(right.chunks_exact(width));
-                let sum = &mut sums[pair(*a, *b, tasks)];
-                samples.for_each(|(left, right)| sum.add(f64::from(dot(left, right))));
-            }
-        }
-        Ok(sums)
-    }
-
-    /// Brings the weighted sum to the features' gradient.
-    ///
-    /// # Errors
-    /// If libtorch refuses.
-    pub(super) fn combine(self, weights: &[f64]) -> Result<(), Error> {
-        let total = self.dropped.f_zeros_like()?;
-        for ((task, rows), grad) in &self.parts {
-            let mut place = total.f_narrow(0, rows.start as i64, rows.len() as i64)?;
-            let _ = place.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
-        }
-        torch::backward(&[&self.dropped], &[&total])?;
-        if let Some(rows) = &self.rows {
-            let mut total = rows.f_zeros_like()?;
-            for (task, grad) in &self.row_parts {
-                let _ = total.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
-            }
-            torch::backward(&[rows], &[&total])?;
-        }
-        Ok(())
-    }
-}
-
 impl HeadSet {
-    /// Heads with their initial weights, a function of the job's seed and each task's name.
-    ///
-    /// # Errors
-    /// If a task's loss settings do not fit.
-    pub fn new(
-        spec: &JobSpec,
-        tasks: &[Arc<TaskData>],
-        width: usize,
-        device: Device,
-    ) -> Result<Self, Error> {
-        let mut params = Vec::new();
-        let mut values = Vec::new();
-        let mut heads = Vec::new();
-        for (task, data) in spec.tasks.iter().zip(tasks) {
-            let counts = data.train.labels.counts(data.labels.len());
-            let head = heads::build(task, data.labels.names(), &counts)?;
-            for parameter in heads::parameters(spec.seed, &task.name, head.outputs(), width) {
-                let shape = &parameter.shape[..];
-                params.push(if parameter.name.ends_with(".weight") {
-                    ParamSpec::weight(&parameter.name, shape)
-                } else {
-                    ParamSpec::bias(&parameter.name, shape)
-                });
-                values.push(parameter);
-            }
-            heads.push(head);
-        }
-        let mut block = Block::new("heads", params, true, device)?;
-        for parameter in values {
-            let tensor = Tensor::f_from_slice(&parameter.values)?;
-            block.load(&parameter.name, &tensor.f_view(&parameter.shape[..])?)?;
-        }
-        Ok(Self {
-            block,
-            heads,
-            contrastive: spec.tasks.iter().map(|t| t.loss.contrastive).collect(),
-            groups: InputGroups::of(&spec.tasks),
-            dropout: spec.backbone.dropout.unwrap_or(0.1),
-        })
-    }
-
     /// The parameters.
     #[must_use]
     pub fn block(&self) -> &Block {
@@ -185,28 +95,114 @@ impl HeadSet {
     /// Whether a head reads the vectors of tokens, not only pooled features.
     #[must_use]
     pub fn wants_rows(&self) -> bool {
-        self.heads.iter().any(|head| head.level() == Level::Word)
+        self.has(Level::Word) || self.has(Level::Token)
     }
 
-    /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h].
+    fn has(&self, level: Level) -> bool {
+        self.heads.iter().any(|head| head.level() == level)
+    }
+
+    /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h];
+    /// `classes` are the vectors [C, h] of classes that are known by their description.
     ///
     /// # Errors
     /// If libtorch refuses.
-    pub fn outputs(&self, task: usize, features: &Tensor) -> Result<Tensor, Error> {
-        let weight = self.block.param(task);
-        let bias = self.block.param(self.heads.len() + task);
-        Ok(Linear { weight, bias }.forward(features, None)?)
+    pub fn outputs(
+        &self,
+        task: usize,
+        features: &Tensor,
+        classes: Option<&Tensor>,
+    ) -> Result<Tensor, Error> {
+        let linear = self.linear(task);
+        if let Some(classes) = classes {
+            let cosines = heads::cosines(features, classes)?;
+            return Ok(heads::scaled(&cosines, linear.weight)?);
+        }
+        Ok(linear.forward(features, None)?)
     }
 
-    /// The numbers of the heads' block that are a task's: its weight and its bias.
+    /// A layer of the block.
+    fn linear(&self, layer: usize) -> Linear<'_> {
+        let (weight, bias) = self.params[layer];
+        Linear {
+            weight: self.block.param(weight),
+            bias: bias.map(|place| self.block.param(place)),
+        }
+    }
+
+    /// What is taken from the cosines of classes that a task was trained on.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn calibration(&self, task: usize) -> Result<f64, Error> {
+        let Some(place) = self.params[task].1 else {
+            return Ok(0.0);
+        };
+        let values = Vec::<f32>::try_from(&self.block.param(place).f_detach()?)?;
+        Ok(values.first().map_or(0.0, |value| f64::from(*value)))
+    }
+
+    /// Sets it, the same on all ranks.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn set_calibration(&mut self, task: usize, value: f64) -> Result<(), Error> {
+        let Some(place) = self.params[task].1 else {
+            return Ok(());
+        };
+        let name = self.block.params()[place].name.clone();
+        #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
+        let value = Tensor::f_from_slice(&[value as f32])?;
+        Ok(self.block.load(&name, &value)?)
+    }
+
+    /// The trained numbers of the heads' block that are a task's: of its head and of its adaptation.
     #[must_use]
-    pub fn ranges(&self, task: usize) -> [Range<usize>; 2] {
-        let heads = self.heads.len();
-        [self.block.range(task), self.block.range(heads + task)]
+    pub fn ranges(&self, task: usize) -> Vec<Range<usize>> {
+        let own = self.adaptations[task].as_ref();
+        let own = own.map_or(0..0, |(_, own)| own.clone());
+        let places = std::iter::once(task).chain(own);
+        let places = places.flat_map(|layer| {
+            let (weight, bias) = self.params[layer];
+            std::iter::once(weight).chain(bias)
+        });
+        // What is not trained, such as a calibration, lies elsewhere.
+        let trained = places.filter(|place| !self.block.params()[*place].is_frozen());
+        trained.map(|place| self.block.range(place)).collect()
+    }
+
+    /// Mean loss [b] over each sample's places that another token follows, from the vectors of all rows.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub(super) fn next_losses(
+        &self,
+        task: usize,
+        rows: &Tensor,
+        next: &Next,
+    ) -> Result<Tensor, Error> {
+        let outputs = self.outputs(task, &next.vectors(rows)?, None)?;
+        Ok(self.heads[task].loss(&outputs, &next.targets)?)
+    }
+
+    /// Names and values of the heads' parameters, without those of adaptations.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn export(&self) -> Result<Vec<(String, Tensor)>, Error> {
+        let mut all = self.block.export()?;
+        all.retain(|(name, _)| name.starts_with(EXPORTED));
+        Ok(all)
+    }
+
+    /// Whether a task learns from samples of another domain.
+    #[must_use]
+    pub fn adapts(&self) -> bool {
+        self.adaptations.iter().any(Option::is_some)
     }
 
     /// Loss and backward of one micro-batch. Gradients accumulate in the heads' block and in the
-    /// leaves, if those require grad. The plain losses are added to `sums`. Returns which rows of the
+    /// leaves, if those require grad. The plain losses are added to `tally`. Returns which rows of the
     /// features are which task's.
     ///
     /// # Errors
@@ -216,24 +212,31 @@ impl HeadSet {
         seen: Seen<'_>,
         tasks: &[Arc<TaskData>],
         how: HeadPass<'_>,
-        sums: &mut [ExactSum],
+        tally: &mut Tally<'_>,
     ) -> Result<Vec<Run>, Error> {
         let mut total: Option<Tensor> = None;
         let mut runs = Vec::new();
         let dropped = self.dropped(seen, how.ctx)?;
-        self.losses(&dropped, seen, tasks, how.only, |run, losses| {
-            each(losses, &mut sums[run.0])?;
-            let part = losses.f_sum(Kind::Float)?.f_mul_scalar(how.scales[run.0])?;
+        self.costs(&dropped, seen, tasks, how, |cost| {
+            tally.add(&cost)?;
+            if self.heads[cost.task].level() == Level::Token {
+                // Now, so that the memory of these logits is free before the next ones take theirs.
+                cost.backward(how.scales[cost.task])?;
+                runs.extend(cost.runs());
+                return Ok(());
+            }
+            let part = cost.sum()?.f_mul_scalar(how.scales[cost.task])?;
             total = Some(match total.take() {
                 Some(total) => total.f_add(&part)?,
                 None => part,
             });
-            runs.push(run);
+            runs.extend(cost.runs());
             Ok(())
         })?;
         if let Some(total) = total {
             torch::backward(&[&total], &[&total.f_ones_like()?])?;
         }
+        runs.extend(seen.micro.classes.iter().cloned());
         Ok(runs)
     }
 
@@ -247,7 +250,7 @@ impl HeadSet {
         seen: Seen<'_>,
         tasks: &[Arc<TaskData>],
         how: HeadPass<'_>,
-        sums: &mut [ExactSum],
+        tally: &mut Tally<'_>,
     ) -> Result<FeatureGradients, Error> {
         let dropped = self.dropped(seen, how.ctx)?;
         let cut = |x: &Tensor| x.f_detach()?.f_set_requires_grad(true);
@@ -256,22 +259,25 @@ impl HeadSet {
             rows: dropped.rows.as_ref().map(cut).transpose()?,
         };
         let (mut parts, mut row_parts) = (Vec::new(), Vec::new());
-        self.losses(&leaves, seen, tasks, how.only, |run, losses| {
-            each(losses, &mut sums[run.0])?;
-            let scale = losses.f_ones_like()?.f_mul_scalar(how.scales[run.0])?;
-            torch::backward(&[losses], &[&scale])?;
-            match (self.heads[run.0].level(), &leaves.rows) {
-                (Level::Word, Some(rows)) => {
-                    row_parts.push((run.0, rows.f_grad()?.f_contiguous()?));
+        self.costs(&leaves, seen, tasks, how, |cost| {
+            tally.add(&cost)?;
+            cost.backward(how.scales[cost.task])?;
+            if let Some(rows) = &leaves.rows {
+                let grad = rows.f_grad()?;
+                if grad.defined() {
+                    row_parts.push((cost.task, grad.f_contiguous()?));
                     torch::set_grad(rows, &Tensor::new())?;
                 }
-                _ => {
+            }
+            let grad = leaves.features.f_grad()?;
+            if grad.defined() {
+                let classes = seen.micro.classes.iter();
+                let classes = classes.filter(|own| own.0 == cost.task).cloned();
+                for run in cost.runs().chain(classes) {
                     let (start, length) = (run.1.start as i64, run.1.len() as i64);
-                    let grad = leaves.features.f_grad()?;
-                    let grad = grad.f_narrow(0, start, length)?.f_contiguous()?;
-                    torch::set_grad(&leaves.features, &Tensor::new())?;
-                    parts.push((run, grad));
+                    parts.push((run, grad.f_narrow(0, start, length)?.f_contiguous()?));
                 }
+                torch::set_grad(&leaves.features, &Tensor::new())?;
             }
             Ok(())
         })?;
@@ -283,7 +289,7 @@ impl HeadSet {
         })
     }
 
-    /// Adds the plain losses of a micro-batch to `sums`; nothing is differentiated.
+    /// Adds the plain losses of a micro-batch to `tally`; nothing is differentiated.
     ///
     /// # Errors
     /// As [`HeadSet::backward`].
@@ -292,98 +298,139 @@ impl HeadSet {
         seen: Seen<'_>,
         tasks: &[Arc<TaskData>],
         ctx: &Context,
-        sums: &mut [ExactSum],
+        tally: &mut Tally<'_>,
     ) -> Result<(), Error> {
+        let how = HeadPass {
+            ctx,
+            scales: &[],
+            only: None,
+        };
         tch::no_grad(|| {
             let dropped = self.dropped(seen, ctx)?;
-            self.losses(&dropped, seen, tasks, None, |(task, _), losses| {
-                each(losses, &mut sums[task])
-            })
+            self.costs(&dropped, seen, tasks, how, |cost| tally.add(&cost))
         })
     }
 
-    /// What heads read, after dropout.
+    /// What heads read, after dropout; there is none before a vocabulary.
     fn dropped(&self, seen: Seen<'_>, ctx: &Context) -> Result<Leaves, Error> {
-        let keys: Vec<u64> = seen.samples.iter().map(|sample| key(sample)).collect();
         let features = seen.leaves.features.shallow_clone();
-        let rows = match (&seen.leaves.rows, seen.batch) {
+        let rows = match (&seen.leaves.rows, &seen.micro.batch) {
             (Some(rows), Batch::Tokens(tokens)) => Some(ctx.dropout(
                 rows.shallow_clone(),
                 &tokens.layout.row_keys,
                 ROW_SITE,
-                self.dropout,
+                if self.has(Level::Word) {
+                    self.dropout
+                } else {
+                    0.0
+                },
             )?),
             _ => None,
         };
         Ok(Leaves {
-            features: ctx.dropout(features, &keys, SITE, self.dropout)?,
+            features: ctx.dropout(features, &seen.micro.keys, SITE, self.dropout)?,
             rows,
         })
     }
 
-    /// Gives each task's rows of the features and its losses [rows]; a task that shares its inputs
-    /// has the rows of the task that leads it.
-    fn losses(
+    /// Gives what the labelled samples of each task cost; a task that shares its inputs has the rows of
+    /// the task that leads it. Nothing of a task without a label.
+    fn costs(
         &self,
         dropped: &Leaves,
         seen: Seen<'_>,
         tasks: &[Arc<TaskData>],
-        only: Option<usize>,
-        mut give: impl FnMut(Run, &Tensor) -> Result<(), Error>,
+        how: HeadPass<'_>,
+        mut give: impl FnMut(Cost) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        for (leader, run) in by_task(seen.samples) {
-            for task in self.groups.members(leader) {
-                if only.is_some_and(|only| only != task) {
+        for own in by_task(seen.samples) {
+            let run = own.rows.clone();
+            for task in self.groups.members(own.task) {
+                if how.only.is_some_and(|only| only != task) {
                     continue;
                 }
-                let which = seen.samples[run.clone()].iter();
-                let which = which.map(|sample| sample.at.sample as usize);
-                let targets = targets(&tasks[task], which);
-                let losses = match (self.heads[task].level(), &dropped.rows) {
-                    (Level::Word, Some(rows)) => {
-                        let inputs = seen.samples[run.clone()].iter().map(|s| &s.input);
-                        let words = Words::of(seen.batch, run.clone(), inputs);
-                        let outputs = self.outputs(task, &words.vectors(rows)?)?;
-                        self.heads[task].loss(&outputs, &words.kept(targets))?
+                if let (Level::Token, Some(rows)) = (self.heads[task].level(), &dropped.rows) {
+                    self.next_costs((task, run.clone()), rows, seen, &mut give)?;
+                    continue;
+                }
+                let sample = |place: usize| seen.samples[place].at.sample as usize;
+                let has_label = |place: &usize| tasks[task].train.has_label(sample(*place));
+                let places: Vec<usize> = run.clone().filter(has_label).collect();
+                if places.is_empty() {
+                    continue;
+                }
+                let outputs = |features: &Tensor| self.outputs(task, features, None);
+                let adaptation = match &self.adaptations[task] {
+                    Some((how_to, layers)) if !own.target.is_empty() => {
+                        let layers: Vec<_> = layers.clone().map(|l| self.linear(l)).collect();
+                        let how_to = (how_to, &layers[..], how.ctx.step);
+                        Some(adaptation(how_to, outputs, &dropped.features, &own)?)
                     }
-                    _ => {
-                        let (start, length) = (run.start as i64, run.len() as i64);
-                        let features = dropped.features.f_narrow(0, start, length)?;
-                        self.sample_losses(task, &features, &targets)?
-                    }
+                    _ => None,
                 };
-                give((task, run.clone()), &losses)?;
+                give(Cost {
+                    task,
+                    rows: run.clone(),
+                    target: own.target.clone(),
+                    losses: self.losses(&tasks[task], task, (dropped, seen), (&run, &places))?,
+                    adaptation,
+                })?;
             }
         }
         Ok(())
     }
 
-    /// Losses [b] of a task from its samples' features [b, h], that of contrast included.
-    fn sample_losses(
+    /// Gives what samples cost whose next tokens a task predicts, in parts whose logits fit into memory.
+    fn next_costs(
         &self,
-        task: usize,
-        features: &Tensor,
-        targets: &Values,
-    ) -> Result<Tensor, Error> {
-        let loss = |features: &Tensor| {
-            let outputs = self.outputs(task, features)?;
-            Ok::<_, Error>(self.heads[task].loss(&outputs, targets)?)
-        };
-        match self.contrastive[task] {
-            None => loss(features),
-            Some(spec) => {
-                let own = loss(&heads::dampened(features, spec)?)?;
-                Ok(own.f_add(&heads::contrastive(features, targets, spec)?)?)
-            }
+        (task, run): Run,
+        rows: &Tensor,
+        seen: Seen<'_>,
+        give: &mut impl FnMut(Cost) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let tokens = |index: usize| seen.samples[index].input.cost();
+        for part in parts(run, tokens, self.heads[task].outputs()) {
+            let inputs = seen.samples[part.clone()].iter().map(|s| &s.input);
+            let next = Next::of(&seen.micro.batch, part.clone(), inputs);
+            give(Cost {
+                task,
+                target: part.end..part.end,
+                losses: self.next_losses(task, rows, &next)?,
+                rows: part,
+                adaptation: None,
+            })?;
         }
+        Ok(())
     }
-}
 
-/// Adds each sample's loss.
-fn each(losses: &Tensor, sum: &mut ExactSum) -> Result<(), Error> {
-    let losses = Vec::<f32>::try_from(&losses.f_detach()?.f_contiguous()?)?;
-    losses.iter().for_each(|loss| sum.add(f64::from(*loss)));
-    Ok(())
+    /// Losses of the labelled ones, `places`, of a task's samples `run`.
+    fn losses(
+        &self,
+        data: &TaskData,
+        task: usize,
+        (dropped, seen): (&Leaves, Seen<'_>),
+        (run, places): (&Range<usize>, &[usize]),
+    ) -> Result<Tensor, Error> {
+        let sample = |place: &usize| seen.samples[*place].at.sample as usize;
+        let targets = targets(data, places.iter().map(sample));
+        let head = self.heads[task].as_ref();
+        if let (Level::Word, Some(rows)) = (head.level(), &dropped.rows) {
+            let inputs = places.iter().map(|place| &seen.samples[*place].input);
+            let words = Words::of(&seen.micro.batch, places.iter().copied(), inputs);
+            let outputs = self.outputs(task, &words.vectors(rows)?, None)?;
+            return Ok(head.loss(&outputs, &words.kept(targets))?);
+        }
+        let features = rows_of(&dropped.features, run, places)?;
+        if let (Some(classes), Some(rows)) = (&data.classes, seen.micro.classes_of(task)) {
+            let (start, length) = (rows.start as i64, rows.len() as i64);
+            let texts = dropped.features.f_narrow(0, start, length)?;
+            let vectors = heads::class_vectors(&texts, classes.templates.len())?;
+            let outputs = self.outputs(task, &features, Some(&vectors))?;
+            return Ok(head.loss(&outputs, &classes.trained(targets))?);
+        }
+        let outputs = |features: &Tensor| self.outputs(task, features, None);
+        sample_losses(head, outputs, &features, &targets, self.contrastive[task])
+    }
 }
 
 impl std::fmt::Debug for HeadSet {
@@ -397,53 +444,18 @@ impl std::fmt::Debug for HeadSet {
     }
 }
 
+/// The rows `places` of features, which are all or some of `run`.
+fn rows_of(features: &Tensor, run: &Range<usize>, places: &[usize]) -> Result<Tensor, Error> {
+    if places.len() == run.len() {
+        return Ok(features.f_narrow(0, run.start as i64, run.len() as i64)?);
+    }
+    let places: Vec<i64> = places.iter().map(|place| *place as i64).collect();
+    let places = Tensor::f_from_slice(&places)?.f_to_device(features.device())?;
+    Ok(features.f_index_select(0, &places)?)
+}
+
 /// A sample's identity for dropout.
 pub(super) fn key(sample: &Sample) -> u64 {
-    mix((u64::from(sample.at.task) << 32) | u64::from(sample.at.sample))
-}
-
-/// Targets of a task's training samples.
-fn targets(task: &TaskData, which: impl IntoIterator<Item = usize>) -> Values {
-    task.train.labels.values(task.labels.len(), which)
-}
-
-/// Runs of samples drawn for one task.
-fn by_task(samples: &[&Sample]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for (index, sample) in samples.iter().enumerate() {
-        let task = usize::from(sample.at.task);
-        match runs.last_mut() {
-            Some((last, run)) if *last == task => run.end = index + 1,
-            _ => runs.push((task, index..index + 1)),
-        }
-    }
-    runs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // Promise: products are those of the tasks' gradients of the same samples, and what comes to the
-    // features is their weighted sum.
-    #[test]
-    fn feature_gradients_multiply_and_add_up() {
-        let tensor = |values: &[f32]| Tensor::from_slice(values).view([2, 2]);
-        let features = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let gradients = FeatureGradients {
-            dropped: features.f_mul_scalar(2.0).unwrap(),
-            parts: vec![
-                ((0, 0..2), tensor(&[1.0, 2.0, 3.0, 4.0])),
-                ((1, 0..2), tensor(&[-1.0, 0.5, 0.0, 2.0])),
-            ],
-            rows: None,
-            row_parts: Vec::new(),
-        };
-        let products = gradients.products(2).unwrap();
-        let products: Vec<f64> = products.iter().map(ExactSum::value).collect();
-        assert_eq!(products, [30.0, 8.0, 5.25]);
-        gradients.combine(&[1.0, 10.0]).unwrap();
-        let grad = features.grad();
-        assert_eq!(torch::data(&grad).unwrap(), [-18.0, 14.0, 6.0, 48.0]);
-    }
+    let target = u64::from(sample.at.target) << 63;
+    mix(target | (u64::from(sample.at.task) << 32) | u64::from(sample.at.sample))
 }

@@ -1,9 +1,10 @@
 //! A rank's passes of a step: forward, heads and backward, slot by slot.
 
 use super::Error;
+use super::costs::{Run, Tally};
 use super::exact::ExactSum;
 use super::exchange::Held;
-use super::headset::{HeadPass, Run, Seen, key};
+use super::headset::{HeadPass, Seen};
 use super::lanes::{RowId, Slot};
 use super::step::Sums;
 use super::trainer::Trainer;
@@ -20,12 +21,17 @@ impl Trainer {
     pub(super) fn accumulate(&mut self, batch: &RankStep) -> Result<Sums, Error> {
         let mut sums = Sums {
             losses: vec![ExactSum::default(); self.tasks.len()],
+            adaptation: match self.heads.adapts() {
+                true => vec![ExactSum::default(); self.tasks.len()],
+                false => Vec::new(),
+            },
             ..Sums::default()
         };
         // The rows that all passes of the step read.
         let samples = self.micros(batch, Slot::ALL).into_iter().flatten();
         let ids = samples.filter_map(|sample| Some(sample.input.ids()?.iter().copied()));
-        self.fetch_rows(ids.flatten())?;
+        let ids: Vec<u32> = ids.flatten().chain(self.class_ids()).collect();
+        self.fetch_rows(ids.into_iter())?;
         let rank = self.exchange.comm().rank();
         let own = self.exchange.lanes().of(rank).to_vec();
         let most = self.exchange.lanes().most();
@@ -35,8 +41,7 @@ impl Trainer {
             let micros = own.get(slot).map(|what| self.micros(batch, *what));
             let micros = micros.unwrap_or_default();
             for what in own.get(slots.clone()).unwrap_or_default() {
-                let count = micros.iter().map(Vec::len).sum();
-                self.note_samples(*what, count, &mut sums);
+                self.note_samples(*what, &micros, &mut sums);
                 sums.rows.push(Default::default());
             }
             let passes = self.equally_many(micros.len().max(1), self.passes);
@@ -73,13 +78,18 @@ impl Trainer {
     }
 
     /// Counts a slot's samples, where a batch is cut into parts.
-    fn note_samples(&self, what: Slot, count: usize, sums: &mut Sums) {
-        if what.parts <= 1 {
+    fn note_samples(&self, what: Slot, micros: &[Vec<&Sample>], sums: &mut Sums) {
+        let (true, Some(task)) = (what.parts > 1, what.task) else {
             return;
-        }
+        };
+        let train = &self.tasks[task].train;
+        let samples = micros.iter().flatten();
+        let count = samples
+            .filter(|sample| !sample.at.target && train.has_label(sample.at.sample as usize))
+            .count();
         let rows = self.balancing.rows();
         sums.row_samples.resize(rows.len(), 0.0);
-        let row = |row: &RowId| Some(row.task) == what.task && row.part == what.part;
+        let row = |row: &RowId| row.task == task && row.part == what.part;
         if let Some(place) = rows.iter().position(row) {
             sums.row_samples[place] += count as f64;
         }
@@ -147,10 +157,9 @@ impl Trainer {
         sums: &mut Sums,
     ) -> Result<(), Error> {
         let ctx = self.context(batch.step);
-        let keys: Vec<u64> = samples.iter().map(|sample| key(sample)).collect();
-        let inputs: Vec<_> = samples.iter().map(|sample| &sample.input).collect();
-        let packed = self.batch(&inputs, &keys)?;
-        sums.tokens += packed.tokens() as u64;
+        let micro = self.micro(samples, slots)?;
+        let packed = &micro.batch;
+        sums.tokens += micro.tokens;
         let scales = self.balancing.loss_scales(&batch.counts);
         let heads = self.blocks() - 1;
 
@@ -164,7 +173,7 @@ impl Trainer {
         let (exchange, from) = (&mut self.exchange, self.from);
         let mut pass = Some(Pass::forward(
             backbone,
-            &packed,
+            packed,
             &ctx,
             |moment| match moment {
                 Moment::Forward(index) => exchange.need(index, Some(index + 1), &held),
@@ -183,7 +192,7 @@ impl Trainer {
             let features = &leaves.features;
             let seen = Seen {
                 samples,
-                batch: &packed,
+                micro: &micro,
                 leaves: &leaves,
             };
             let how = HeadPass {
@@ -191,25 +200,28 @@ impl Trainer {
                 scales: &scales,
                 only: what.task,
             };
-            let losses = &mut sums.losses;
+            let (losses, adaptation) = (&mut sums.losses, &mut sums.adaptation);
+            let mut tally = Tally { losses, adaptation };
             let by_task = self.balancing.is_early()
                 && self.balancing.scales_features()
                 && (self.groups.any_shared() || leaves.rows.is_some())
                 && features.requires_grad();
             if by_task {
                 let set = &self.heads;
-                let parts = set.backward_by_task(seen, &self.tasks, how, losses)?;
+                let parts = set.backward_by_task(seen, &self.tasks, how, &mut tally)?;
                 let shared = self.groups.any_shared();
                 let products = shared.then(|| parts.products(self.tasks.len()));
                 let products = products.transpose()?;
                 let balancing = &mut self.balancing;
+                let losses = &sums.losses;
                 let decision = balancing.early(batch, losses, products.as_deref(), exchange)?;
                 parts.combine(&decision.weights)?;
                 sums.early = Some(decision);
             } else {
                 let set = &self.heads;
-                let runs = set.backward(seen, &self.tasks, how, losses)?;
+                let runs = set.backward(seen, &self.tasks, how, &mut tally)?;
                 if self.balancing.is_early() {
+                    let losses = &sums.losses;
                     let decision = self.balancing.early(batch, losses, None, exchange)?;
                     if self.balancing.scales_features() {
                         weigh(&features.grad(), &runs, &decision.weights)?;
@@ -217,7 +229,7 @@ impl Trainer {
                     sums.early = Some(decision);
                 }
             }
-            if !leaves.has_grad() {
+            if !leaves.wants_grad() {
                 pass = Some(run);
                 continue;
             }
@@ -238,7 +250,7 @@ impl Trainer {
                 pass = Some(run);
                 rows
             };
-            if let (Some(rows), Batch::Tokens(tokens)) = (rows, &packed) {
+            if let (Some(rows), Batch::Tokens(tokens)) = (rows, packed) {
                 let (ids, values) = &mut sums.rows[slot];
                 ids.extend(&tokens.host_ids);
                 values.extend(torch::data(&rows.f_contiguous()?)?);
@@ -251,7 +263,8 @@ impl Trainer {
     pub(super) fn micros<'a>(&self, batch: &'a RankStep, what: Slot) -> Vec<Vec<&'a Sample>> {
         let mut micros = Vec::new();
         for shard in &batch.shards {
-            let mut seen = 0;
+            // A sample of the target goes where the one that it is drawn with goes.
+            let mut seen = [0; 2];
             for micro in &shard.micro {
                 let samples: Vec<&Sample> = micro
                     .iter()
@@ -259,8 +272,9 @@ impl Trainer {
                         None => true,
                         Some(task) => {
                             let own = usize::from(sample.at.task) == self.groups.leader(task);
-                            seen += usize::from(own);
-                            own && (what.parts == 1 || seen % what.parts == what.part)
+                            let seen = &mut seen[usize::from(sample.at.target)];
+                            *seen += usize::from(own);
+                            own && (what.parts == 1 || *seen % what.parts == what.part)
                         }
                     })
                     .collect();

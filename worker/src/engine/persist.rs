@@ -3,10 +3,10 @@
 use super::Error;
 use super::trainer::Trainer;
 use crate::checkpoint::{
-    self, Adapter, Checkpoint, Export, ExportedTask, FileEntry, RunState, Store, write_export,
-    write_tensors,
+    self, Adapter, Checkpoint, Export, ExportedClasses, ExportedTask, FileEntry, LowRank, RunState,
+    Store, write_export, write_tensors,
 };
-use crate::model::adapters_of;
+use crate::model::{Block, adapters_of};
 use espalier_comm::CommunicatorExt;
 use espalier_spec::job::Tuning;
 use espalier_spec::{JobId, Step};
@@ -214,7 +214,12 @@ impl Trainer {
         }
         let mut adapters = Vec::new();
         if let Tuning::Lora(lora) = &self.spec.tuning {
-            adapters.push(Adapter::LowRank(lora, updates));
+            let blocks = self.backbone.blocks();
+            adapters.push(Adapter::LowRank(LowRank {
+                lora,
+                updates,
+                fan_in_fan_out: blocks.iter().any(Block::is_transposed),
+            }));
         }
         if !bottlenecks.is_empty() {
             let adapter = match &self.spec.tuning {
@@ -232,6 +237,14 @@ impl Trainer {
                 name: task.name.clone(),
                 head: task.head,
                 labels: self.tasks[index].labels.names().to_vec(),
+                classes: self.tasks[index]
+                    .classes
+                    .as_ref()
+                    .map(|classes| ExportedClasses {
+                        templates: classes.templates.clone(),
+                        texts: classes.texts.clone(),
+                        seen: classes.seen.clone(),
+                    }),
             };
             let meta = Export {
                 format: 1,
@@ -242,7 +255,7 @@ impl Trainer {
                 tasks: self.spec.tasks.iter().enumerate().map(task).collect(),
             };
             let source = Path::new(&self.spec.backbone.path);
-            let heads = self.heads.block().export()?;
+            let heads = self.heads.export()?;
             let backbone = self.backbone.export()?;
             write_export(target, source, &meta, backbone, &heads, &self.adapters()?)
                 .map_err(Error::from)

@@ -4,7 +4,7 @@
 use super::Error;
 use super::cache::Cached;
 use super::trainer::Trainer;
-use crate::data::{Features, Input, Split};
+use crate::data::{Features, Input, Inputs, Split, TaskData};
 use crate::model::{Batch, Block, Start, lowest};
 use crate::torch;
 use espalier_spec::job::Tuning;
@@ -68,6 +68,13 @@ impl Prefix {
     }
 }
 
+/// Whether a task's samples are the same in every epoch, and nothing else is read beside them.
+fn is_steady(task: &TaskData) -> bool {
+    let streams = |split: &Split| matches!(*split.inputs, Inputs::Stream(_));
+    let reads_more = task.classes.is_some() || task.target.is_some();
+    task.augment.is_none() && !reads_more && !task.splits().any(streams)
+}
+
 /// The samples of a batch in the order in which their rows stand.
 fn packed(batch: &Batch, samples: usize) -> Vec<usize> {
     match batch {
@@ -84,7 +91,7 @@ impl Trainer {
         let wanted = self.begun.is_none()
             && self.spec.backbone.cache_features
             && matches!(self.spec.tuning, Tuning::LastBlocks(_))
-            && self.tasks.iter().all(|task| task.augment.is_none())
+            && self.tasks.iter().all(|task| is_steady(task))
             && draws > samples;
         let mut blocks = self.backbone.blocks().iter();
         let frozen = blocks.position(Block::trainable).unwrap_or(0);
@@ -102,7 +109,9 @@ impl Trainer {
         let Some(blocks) = self.frozen_prefix(draws) else {
             return Ok(false);
         };
-        let prefix = self.probe(blocks)?;
+        let Some(prefix) = self.probe(blocks)? else {
+            return Ok(false);
+        };
         let mut costs = 0;
         for split in self.tasks.iter().flat_map(|task| task.splits()) {
             for index in 0..split.len() {
@@ -124,18 +133,23 @@ impl Trainer {
         Ok(true)
     }
 
-    /// What `blocks` blocks give for a token or an image, by the first sample.
-    fn probe(&self, blocks: usize) -> Result<Prefix, Error> {
+    /// What `blocks` blocks give for a token or an image, by the first sample; none if it is not a row for
+    /// each token.
+    fn probe(&self, blocks: usize) -> Result<Option<Prefix>, Error> {
         let none = || Error::Plan("a task has no sample".to_owned());
         let task = self.tasks.first().ok_or_else(none)?;
         let input = task.train.input(0)?;
         let cost = i64::try_from(input.cost().max(1)).unwrap_or(1);
         let batch = self.batch(&[&input], &[0])?;
         let mut shape = lowest(self.backbone.as_ref(), &batch, blocks)?.size();
-        if let Some(rows) = shape.first_mut() {
-            *rows /= cost;
+        let Some(rows) = shape.first_mut() else {
+            return Ok(None);
+        };
+        if matches!(batch, Batch::Tokens(_)) && *rows != cost {
+            return Ok(None);
         }
-        Ok(Prefix { blocks, shape })
+        *rows /= cost;
+        Ok(Some(Prefix { blocks, shape }))
     }
 
     /// Adds what the blocks make of some samples, in the order given.

@@ -22,6 +22,8 @@ pub(super) struct Meter {
     window: VecDeque<(Instant, u64, u64)>,
     /// Losses since progress was last told.
     losses: Vec<LossSum>,
+    /// The same of adaptations.
+    adaptation: Vec<LossSum>,
     /// Times since progress was last told, of so many steps.
     times: StepTimes,
     steps: u32,
@@ -37,6 +39,7 @@ impl Meter {
             told: None,
             window,
             losses: vec![LossSum::default(); tasks],
+            adaptation: vec![LossSum::default(); tasks],
             times: StepTimes::default(),
             steps: 0,
             sent: 0,
@@ -84,7 +87,9 @@ impl Meter {
         self.times.waited += report.times.waited;
         self.times.exchange += report.times.exchange;
         self.times.balancing += report.times.balancing;
-        for (sum, step) in self.losses.iter_mut().zip(&report.losses) {
+        let own = self.losses.iter_mut().zip(&report.losses);
+        let adaptation = self.adaptation.iter_mut().zip(&report.adaptation);
+        for (sum, step) in own.chain(adaptation) {
             sum.sum += step.sum;
             sum.count += step.count;
         }
@@ -108,6 +113,14 @@ impl Meter {
         let mean = |(task, loss): (&TaskSpec, &LossSum)| {
             (loss.count > 0).then(|| (task.name.clone(), loss.sum / loss.count as f64))
         };
+        // Beside a task's loss that of its adaptation, such as `digit.dann`.
+        let adapted = |(task, loss): (&TaskSpec, &LossSum)| {
+            let (name, mean) = mean((task, loss))?;
+            let method = task.adaptation.as_ref()?.method;
+            Some((format!("{name}.{method}"), mean))
+        };
+        let own = tasks.iter().zip(&self.losses).filter_map(mean);
+        let adapted = tasks.iter().zip(&self.adaptation).filter_map(adapted);
         let progress = Progress {
             step: Step(done),
             total_steps: self.total,
@@ -118,10 +131,11 @@ impl Meter {
             eta_seconds: (steps >= 2.0).then(|| pace * self.total.saturating_sub(done) as f64),
             learning_rate: rate,
             gradient_norm: report.gradient_norm,
-            losses: tasks.iter().zip(&self.losses).filter_map(mean).collect(),
+            losses: own.chain(adapted).collect(),
             ..Progress::default()
         };
         self.losses.fill(LossSum::default());
+        self.adaptation.fill(LossSum::default());
         Some(progress)
     }
 }

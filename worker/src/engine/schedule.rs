@@ -8,6 +8,7 @@ pub struct Schedule {
     kind: ScheduleKind,
     warmup: u64,
     total: u64,
+    last: f64,
 }
 
 impl Schedule {
@@ -20,6 +21,7 @@ impl Schedule {
             kind: spec.kind,
             warmup,
             total,
+            last: spec.final_ratio,
         }
     }
 
@@ -33,11 +35,12 @@ impl Schedule {
         let left = self.total.saturating_sub(done) as f64;
         let span = self.total.saturating_sub(self.warmup).max(1) as f64;
         let remaining = (left / span).clamp(0.0, 1.0);
-        match self.kind {
+        let shape = match self.kind {
             ScheduleKind::Linear => remaining,
             ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (1.0 - remaining)).cos()),
-            ScheduleKind::Constant => 1.0,
-        }
+            ScheduleKind::Constant => return 1.0,
+        };
+        self.last + (1.0 - self.last) * shape
     }
 }
 
@@ -49,6 +52,7 @@ mod tests {
         Schedule::new(
             &ScheduleSpec {
                 kind,
+                final_ratio: 0.0,
                 warmup_ratio: 0.5,
                 warmup_steps: Some(warmup),
             },
@@ -68,6 +72,23 @@ mod tests {
         assert!((cosine.factor(5) - 0.5).abs() < 1e-12);
         let constant = schedule(ScheduleKind::Constant, 0, 10);
         assert!((0..20).all(|s| constant.factor(s) == 1.0));
+    }
+
+    // Promise: what falls ends at the share that was asked for, as nanoGPT's minimum rate does.
+    #[test]
+    fn factors_fall_to_the_final_ratio() {
+        for kind in [ScheduleKind::Linear, ScheduleKind::Cosine] {
+            let spec = ScheduleSpec {
+                kind,
+                final_ratio: 0.1,
+                warmup_ratio: 0.0,
+                warmup_steps: Some(0),
+            };
+            let schedule = Schedule::new(&spec, 10);
+            assert!((schedule.factor(0) - 1.0).abs() < 1e-12);
+            assert!((schedule.factor(5) - 0.55).abs() < 1e-12);
+            assert!((schedule.factor(10) - 0.1).abs() < 1e-12);
+        }
     }
 
     #[test]

@@ -45,9 +45,11 @@ impl Sources {
                 train = data.train.len(),
                 validation = data.validation.as_ref().map_or(0, data::Split::len),
                 test = data.test.as_ref().map_or(0, data::Split::len),
+                target = data.target.as_ref().map_or(0, data::Split::len),
                 classes = data.labels.len(),
                 cut = data.splits().map(data::Split::cut).sum::<u64>(),
                 skipped = data.splits().map(data::Split::skipped).sum::<u64>(),
+                unlabelled = data.splits().map(data::Split::unlabelled).sum::<u64>(),
                 "loaded"
             );
             tasks.push(Arc::new(data));
@@ -57,6 +59,7 @@ impl Sources {
             .map(|task| data::OrderTask {
                 name: &task.name,
                 samples: task.train.len() as u64,
+                target: task.target.as_ref().map(|target| target.len() as u64),
             })
             .collect();
         let groups = InputGroups::of(&spec.tasks);
@@ -110,7 +113,7 @@ impl Sources {
     /// What is wrong with the model directory or the heads.
     pub fn profile(&self, spec: &JobSpec) -> Result<Profile, Error> {
         let backbone = self.backbone(spec, Device::Cpu)?;
-        let heads = HeadSet::new(spec, &self.tasks, backbone.width(), Device::Cpu)?;
+        let heads = HeadSet::new(spec, &self.tasks, backbone.as_ref(), Device::Cpu)?;
         let mut blocks = Vec::new();
         if let Some(table) = backbone.table() {
             let total = (table.rows() * table.width()) as u64;
@@ -162,7 +165,8 @@ pub fn inputs(
         Modality::Text => {
             let limit = model.max_positions().unwrap_or(u64::from(max_tokens));
             let limit = u32::try_from(limit).unwrap_or(u32::MAX).min(max_tokens);
-            data::Modality::Text(Arc::new(Tokenizer::load(Path::new(model.dir()), limit)?))
+            let tokenizer = Tokenizer::load(Path::new(model.dir()), limit)?;
+            data::Modality::Text(Arc::new(tokenizer.ending_with(model.end_tokens())))
         }
         Modality::Image(shape) => {
             let shape = shape.map(|size| size.unsigned_abs() as usize);

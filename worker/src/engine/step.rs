@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub struct StepReport {
     /// Loss of each task over the step's samples.
     pub losses: Vec<LossSum>,
+    /// Loss of each task's adaptation over its pairs; empty if no task has one.
+    pub adaptation: Vec<LossSum>,
     /// Global L2 norm of the gradient before clipping.
     pub gradient_norm: f64,
     /// Samples trained on, all ranks together.
@@ -56,6 +58,8 @@ impl PartialEq for StepTimes {
 #[derive(Debug, Default)]
 pub(super) struct Sums {
     pub(super) losses: Vec<ExactSum>,
+    /// Of adaptations; empty if there are none.
+    pub(super) adaptation: Vec<ExactSum>,
     pub(super) tokens: u64,
     /// Token ids and gradients of the rows they read, of all micro-batches of each slot.
     pub(super) rows: Vec<(Vec<u32>, Vec<f32>)>,
@@ -106,8 +110,9 @@ impl Trainer {
             }
         }
         Ok(StepReport {
-            samples: self.drawn(&batch.counts),
+            samples: batch.drawn,
             losses,
+            adaptation: agreed.adaptation(&batch.counts),
             gradient_norm: norm,
             tokens: agreed.tokens,
             stop: agreed.stop,
@@ -120,13 +125,6 @@ impl Trainer {
                 balancing: balancing + combining,
             },
         })
-    }
-
-    /// Samples drawn: one that several tasks label counts once.
-    fn drawn(&self, counts: &[u32]) -> u64 {
-        let all = counts.iter().enumerate();
-        let drawn = all.filter(|(task, _)| self.groups.leads(*task));
-        drawn.map(|(_, count)| u64::from(*count)).sum()
     }
 
     /// Ends the exchange of gradients and lets all ranks agree on what the step was.

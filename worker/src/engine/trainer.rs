@@ -73,7 +73,7 @@ impl Trainer {
         backbone: Box<dyn Backbone>,
     ) -> Result<Self, Error> {
         let device = Device::Cpu;
-        let heads = HeadSet::new(spec, &sources.tasks, backbone.width(), device)?;
+        let heads = HeadSet::new(spec, &sources.tasks, backbone.as_ref(), device)?;
         let tables = usize::from(backbone.table().is_some());
         let blocks: Vec<&Block> = backbone.blocks().iter().chain([heads.block()]).collect();
         let placed = plan.blocks.get(tables..).unwrap_or_default();

@@ -3,7 +3,6 @@
 use crate::data::{Input, NO_TOKEN};
 use crate::metrics::Values;
 use crate::model::Batch;
-use std::ops::Range;
 use tch::{TchError, Tensor};
 
 /// Where the words of some samples stand in a batch.
@@ -16,11 +15,11 @@ pub struct Words {
 }
 
 impl Words {
-    /// The words of `inputs`, which are samples `run` of the batch.
+    /// The words of `inputs`, which are the samples `places` of the batch.
     #[must_use]
     pub fn of<'a>(
         batch: &Batch,
-        run: Range<usize>,
+        places: impl IntoIterator<Item = usize>,
         inputs: impl Iterator<Item = &'a Input>,
     ) -> Self {
         let starts = match batch {
@@ -28,7 +27,8 @@ impl Words {
             Batch::Images(_) | Batch::Features(_) => Vec::new(),
         };
         let (mut rows, mut has) = (Vec::new(), Vec::new());
-        for (start, input) in starts[run.start.min(starts.len())..].iter().zip(inputs) {
+        let starts = places.into_iter().filter_map(|place| starts.get(place));
+        for (start, input) in starts.zip(inputs) {
             let first = input.first();
             let there = first.iter().filter(|&&token| token != NO_TOKEN);
             rows.extend(there.map(|&token| start + i64::from(token)));

@@ -1,5 +1,6 @@
 //! Names, shapes and first values of a head's parameters.
 
+use super::Shape;
 use std::f64::consts::TAU;
 
 /// Standard deviation of the first weights, as in BERT.
@@ -14,31 +15,80 @@ pub struct Parameter {
     pub shape: Vec<i64>,
     /// Its first values, row-major.
     pub values: Vec<f32>,
+    /// Whether weight decay applies.
+    pub decays: bool,
+    /// Whether it is trained.
+    pub trained: bool,
 }
 
-/// The parameters of the head of `task`, in the order in which they lie in the block of heads:
-/// weight `[outputs, hidden]` (normal with standard deviation 0.02) and bias `[outputs]` (0). The
-/// values are a function of the arguments, whatever other tasks the job has.
+/// The parameters of the head of `task`: weight `[directions, hidden]` (normal with standard deviation
+/// 0.02) and bias `[outputs]`, or scale `[1]` and calibration `[1]`, which begin as `head` says. The values
+/// are a function of the arguments, whatever other tasks the job has.
 #[must_use]
-pub fn parameters(seed: u64, task: &str, outputs: usize, hidden: usize) -> [Parameter; 2] {
-    let name = |part: &str| format!("heads.{task}.{part}");
-    let shape = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
+pub fn parameters(seed: u64, task: &str, head: Shape, hidden: usize) -> [Parameter; 2] {
+    let name = format!("heads.{task}");
+    let number = |part: &str, value: f32, trained: bool| Parameter {
+        name: format!("{name}.{part}"),
+        shape: vec![1],
+        values: vec![value],
+        decays: false,
+        trained,
+    };
+    match head {
+        Shape::Linear { directions, biases } => {
+            let [weight, bias] = layer(seed, &name, (directions, hidden), STD);
+            let shape = vec![size(biases.len())];
+            let values = biases;
+            [
+                weight,
+                Parameter {
+                    shape,
+                    values,
+                    ..bias
+                },
+            ]
+        }
+        Shape::Cosine { scale, calibration } => [
+            number("scale", scale, true),
+            number("calibration", calibration, false),
+        ],
+    }
+}
+
+/// The parameters `<name>.weight` `[outputs, inputs]` (normal with standard deviation `deviation`) and
+/// `<name>.bias` `[outputs]` (0) of a linear layer, a function of the arguments.
+#[must_use]
+pub fn layer(
+    seed: u64,
+    name: &str,
+    (outputs, inputs): (usize, usize),
+    deviation: f64,
+) -> [Parameter; 2] {
+    let name = |part: &str| format!("{name}.{part}");
     [
         Parameter {
             name: name("weight"),
-            shape: vec![shape(outputs), shape(hidden)],
-            values: normal(seed, &name("weight"), outputs * hidden),
+            shape: vec![size(outputs), size(inputs)],
+            values: normal(seed, &name("weight"), outputs * inputs, deviation),
+            decays: true,
+            trained: true,
         },
         Parameter {
             name: name("bias"),
-            shape: vec![shape(outputs)],
+            shape: vec![size(outputs)],
             values: vec![0.0; outputs],
+            decays: false,
+            trained: true,
         },
     ]
 }
 
+fn size(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 /// `count` normally distributed numbers from the stream of (seed, name), by Box and Muller.
-fn normal(seed: u64, name: &str, count: usize) -> Vec<f32> {
+fn normal(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
     let mut stream = hasher.finalize_xof();
@@ -56,7 +106,7 @@ fn normal(seed: u64, name: &str, count: usize) -> Vec<f32> {
             let unit = (bits as f64 + 0.5) / (1_u64 << 53) as f64;
             unit
         };
-        let radius = STD * (-2.0 * unit(&bytes[..8]).ln()).sqrt();
+        let radius = deviation * (-2.0 * unit(&bytes[..8]).ln()).sqrt();
         let angle = TAU * unit(&bytes[8..]);
         #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
         values.extend([(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]);

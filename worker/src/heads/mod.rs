@@ -1,8 +1,9 @@
 //! Heads: the task-specific part of the model, what it learns from, and what it answers.
 //!
-//! A head is one linear layer, `[C, H]` and `[C]`, on top of the backbone's pooled features
+//! A head is one linear layer, `[C, H]` and `[C]` (ordered classes share one direction, `[1, H]`), on top of the backbone's pooled features
 //! `[B, H]`. It owns no tensors: its parameters are views of the flat block that holds all heads of
-//! a job, named `heads.<task>.weight` and `heads.<task>.bias`, and are passed in. One file per kind:
+//! a job, named `heads.<task>.weight` and `heads.<task>.bias`, and are passed in. The head of classes that
+//! are known by their description has a scale instead (`label_embedding`). One file per kind:
 //! another kind is one more file, and one more line in [`build`].
 //!
 //! Shapes: B samples, H hidden size, C outputs (classes, or 1 for regression). All tensors are
@@ -14,17 +15,23 @@
 //! makes a sample's gradient depend on its neighbours. Here a sample weighs the same in any batch;
 //! balanced weights have mean 1 over the training samples, so both agree over an epoch.
 
+mod causal_lm;
 mod contrastive;
 mod init;
+mod label_embedding;
 mod multi_label;
+mod ordinal;
 mod regression;
 mod single_label;
 mod tags;
 mod weights;
 
+pub use causal_lm::CausalLm;
 pub use contrastive::{contrastive, dampened};
-pub use init::{Parameter, parameters};
+pub use init::{Parameter, layer, parameters};
+pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
 pub use multi_label::MultiLabel;
+pub use ordinal::{Ordinal, probabilities as ordinal_probabilities};
 pub use regression::Regression;
 pub use single_label::SingleLabel;
 pub use tags::Tags;
@@ -42,6 +49,14 @@ pub trait Head: Send + Sync {
 
     /// Number of outputs C.
     fn outputs(&self) -> usize;
+
+    /// What its parameters are, and how they begin.
+    fn shape(&self) -> Shape {
+        Shape::Linear {
+            directions: self.outputs(),
+            biases: vec![0.0; self.outputs()],
+        }
+    }
 
     /// What has one row of outputs.
     fn level(&self) -> Level {
@@ -72,6 +87,25 @@ pub trait Head: Send + Sync {
     fn config(&self) -> Map<String, Value>;
 }
 
+/// The parameters of a head.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shape {
+    /// A linear layer.
+    Linear {
+        /// Rows of the weight: one for each output, or one for all.
+        directions: usize,
+        /// First values of the biases, one for each output.
+        biases: Vec<f32>,
+    },
+    /// Cosines with vectors of classes.
+    Cosine {
+        /// First logarithm of what they are multiplied by.
+        scale: f32,
+        /// What is taken from those of classes that were trained on; not trained itself.
+        calibration: f32,
+    },
+}
+
 /// What a head has one row of outputs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -80,15 +114,18 @@ pub enum Level {
     /// A word: it reads the vectors of words' first tokens `[W, H]`, those of one sample after those of
     /// the other.
     Word,
+    /// A token that another one follows: it reads the vectors of all of them `[W, H]`, those of one sample
+    /// after those of the other.
+    Token,
 }
 
 /// A head's parameters: views of the flat block of all heads.
 #[derive(Debug)]
 pub struct Linear<'a> {
-    /// Weights `[C, H]`.
+    /// Weights `[C, H]`, or `[1, H]` for all outputs.
     pub weight: &'a Tensor,
-    /// Biases `[C]`.
-    pub bias: &'a Tensor,
+    /// Biases `[C]`; none of a head that has none.
+    pub bias: Option<&'a Tensor>,
 }
 
 impl Linear<'_> {
@@ -101,7 +138,13 @@ impl Linear<'_> {
     pub fn forward(&self, features: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, Error> {
         let dropped = mask.map(|mask| features.f_mul(mask)).transpose()?;
         let features = dropped.as_ref().unwrap_or(features);
-        Ok(features.f_linear(self.weight, Some(self.bias))?)
+        let one_for_all = |bias: &&Tensor| self.weight.size().first() != bias.size().first();
+        match self.bias.filter(one_for_all) {
+            Some(bias) => Ok(features
+                .f_linear::<&Tensor>(self.weight, None)?
+                .f_add(bias)?),
+            None => Ok(features.f_linear(self.weight, self.bias)?),
+        }
     }
 }
 
@@ -129,6 +172,14 @@ pub enum Error {
         class: String,
         /// The weight.
         weight: f64,
+    },
+    /// Next tokens by a backbone that predicts none.
+    #[error(
+        "task {task}: the head `causal_lm` needs a backbone that predicts the next token (gpt2, llama); use one, or another head"
+    )]
+    NoDecoder {
+        /// Name of the task.
+        task: String,
     },
     /// A loss setting that the kind of head doesn't have.
     #[error(
@@ -221,6 +272,33 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             refuse("loss.class_weights", "single_label and multi_label", "tags")
         }
         HeadKind::Tags => Ok(Box::new(Tags::new(classes))),
+        HeadKind::Ordinal if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "ordinal")
+        }
+        HeadKind::Ordinal if task.loss.class_weights != ClassWeights::None => refuse(
+            "loss.class_weights",
+            "single_label and multi_label",
+            "ordinal",
+        ),
+        HeadKind::Ordinal => Ok(Box::new(Ordinal::new(classes))),
+        HeadKind::LabelEmbedding if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "label_embedding")
+        }
+        HeadKind::LabelEmbedding if task.loss.class_weights != ClassWeights::None => refuse(
+            "loss.class_weights",
+            "single_label and multi_label",
+            "label_embedding",
+        ),
+        HeadKind::LabelEmbedding => {
+            let given = task.zero_shot.as_ref().and_then(|spec| spec.calibration);
+            #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
+            let calibration = given.unwrap_or(0.0) as f32;
+            Ok(Box::new(LabelEmbedding::new(classes, calibration)))
+        }
+        // Its size is the vocabulary's, which only a decoder has.
+        HeadKind::CausalLm => Err(Error::NoDecoder {
+            task: task.name.clone(),
+        }),
     }
 }
 
@@ -235,6 +313,25 @@ fn samples(outputs: &Tensor, width: usize) -> Result<usize, Error> {
             found: shape.to_vec(),
         }),
     }
+}
+
+/// Means `[B]` of losses `[W]` over each sample's rows, which end at `ends`; 0 for a sample that has none.
+fn means(losses_w: &Tensor, ends: &[u32]) -> Result<Tensor, Error> {
+    let (mut sample_of, mut shares) = (Vec::new(), Vec::new());
+    let mut start = 0;
+    for (sample, &end) in (0_i64..).zip(ends) {
+        let count = end.saturating_sub(start);
+        #[expect(clippy::cast_precision_loss, reason = "rows of a text")]
+        shares.resize(end as usize, 1.0 / count.max(1) as f32);
+        sample_of.resize(end as usize, sample);
+        start = end;
+    }
+    let device = losses_w.device();
+    let sample_of = Tensor::f_from_slice(&sample_of)?.f_to_device(device)?;
+    let shares = Tensor::f_from_slice(&shares)?.f_to_device(device)?;
+    let count = i64::try_from(ends.len()).unwrap_or(i64::MAX);
+    let zeros = Tensor::f_zeros([count], (Kind::Float, device))?;
+    Ok(zeros.f_index_add(0, &sample_of, &losses_w.f_mul(&shares)?)?)
 }
 
 /// The numbers of a tensor, row-major, on the host.

@@ -1,10 +1,10 @@
 //! One of several classes for every word: token classification.
 
-use super::{Error, Head, Level, SingleLabel, label_fields, samples, targets_error};
+use super::{Error, Head, Level, SingleLabel, label_fields, means, samples, targets_error};
 use crate::metrics::Values;
 use espalier_spec::job::HeadKind;
 use serde_json::{Map, Value};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Tags of words. A word is read at its first token, as is usual for BERT (Devlin et al. 2019, section
 /// 5.3).
@@ -58,22 +58,7 @@ impl Head for Tags {
             classes: self.outputs(),
             values: values.clone(),
         };
-        let losses_w = self.words.loss(outputs, &words)?;
-        let (mut sample_of, mut shares) = (Vec::new(), Vec::new());
-        let mut start = 0;
-        for (sample, &end) in (0_i64..).zip(ends) {
-            let count = end.saturating_sub(start);
-            #[expect(clippy::cast_precision_loss, reason = "words of a text")]
-            shares.resize(end as usize, 1.0 / count.max(1) as f32);
-            sample_of.resize(end as usize, sample);
-            start = end;
-        }
-        let device = outputs.device();
-        let sample_of = Tensor::f_from_slice(&sample_of)?.f_to_device(device)?;
-        let shares = Tensor::f_from_slice(&shares)?.f_to_device(device)?;
-        let count = i64::try_from(ends.len()).unwrap_or(i64::MAX);
-        let zeros = Tensor::f_zeros([count], (Kind::Float, device))?;
-        Ok(zeros.f_index_add(0, &sample_of, &losses_w.f_mul(&shares)?)?)
+        means(&self.words.loss(outputs, &words)?, ends)
     }
 
     /// The tag with the largest output, word by word.
@@ -98,7 +83,7 @@ mod tests {
     use super::*;
     use crate::metrics::TagSet;
     use std::sync::Arc;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     fn targets(names: &[String], ends: &[u32], values: &[u32]) -> Values {
         Values::Tags {

@@ -46,10 +46,14 @@ fn task(head: &str, loss: Value) -> TaskSpec {
 #[test]
 fn losses_and_gradients_agree_with_pytorch() {
     let golden = golden();
-    for kind in ["single_label", "multi_label", "regression"] {
+    for kind in ["single_label", "multi_label", "regression", "ordinal"] {
         for case in golden[kind].as_array().unwrap() {
             let outputs = tensor(&case["logits"]).set_requires_grad(true);
-            let classes = outputs.size()[1] as usize;
+            let classes = match kind {
+                // One threshold lies between two classes.
+                "ordinal" => outputs.size()[1] as usize + 1,
+                _ => outputs.size()[1] as usize,
+            };
             let given: BTreeMap<String, f64> = match case["weights"].as_array() {
                 Some(w) => names(classes)
                     .into_iter()
@@ -72,7 +76,13 @@ fn losses_and_gradients_agree_with_pytorch() {
                     classes,
                     values: targets.iter().map(|t| t == 1).collect(),
                 },
-                HeadKind::Tags => panic!("tested in tags.rs"),
+                HeadKind::Ordinal => Values::Ordered {
+                    classes,
+                    values: targets.iter().map(|t| t.as_u64().unwrap() as u32).collect(),
+                },
+                HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm => {
+                    panic!("tested apart")
+                }
                 HeadKind::Regression => {
                     Values::Numbers(targets.iter().map(|t| t.as_f64().unwrap()).collect())
                 }
@@ -112,6 +122,33 @@ fn contrast_agrees_with_pytorch() {
     }
 }
 
+/// Cosines with classes of several templates, their loss and the gradients of both sides and of the scale
+/// are those of the formulas in PyTorch.
+#[test]
+fn nearest_descriptions_agree_with_pytorch() {
+    let golden = golden();
+    for case in golden["label_embedding"].as_array().unwrap() {
+        let leaf = |name: &str| tensor(&case[name]).set_requires_grad(true);
+        let (features, texts, scale) = (leaf("features"), leaf("texts"), leaf("scale"));
+        let templates = case["templates"].as_u64().unwrap() as usize;
+        let classes = class_vectors(&texts, templates).unwrap();
+        let outputs = scaled(&cosines(&features, &classes).unwrap(), &scale).unwrap();
+        let count = outputs.size()[1] as usize;
+        let targets = case["targets"].as_array().unwrap().iter();
+        let targets = Values::Single {
+            classes: count,
+            values: targets.map(|t| t.as_u64().unwrap() as u32).collect(),
+        };
+        let head = LabelEmbedding::new(names(count + 1), 0.0);
+        let losses = head.loss(&outputs, &targets).unwrap();
+        close(&losses, &case["losses"]);
+        losses.sum(Kind::Float).backward();
+        close(&features.grad(), &case["feature_gradients"]);
+        close(&texts.grad(), &case["text_gradients"]);
+        close(&scale.grad(), &case["scale_gradients"]);
+    }
+}
+
 /// Dampened features are the same bits, and only their share of the gradient comes back.
 #[test]
 fn dampened_features_pass_on_a_part_of_the_gradient() {
@@ -134,7 +171,7 @@ fn linear_agrees_with_pytorch() {
     let (weight, bias) = (tensor(&case["weight"]), tensor(&case["bias"]));
     let linear = Linear {
         weight: &weight,
-        bias: &bias,
+        bias: Some(&bias),
     };
     let features = tensor(&case["features"]);
     close(&linear.forward(&features, None).unwrap(), &case["plain"]);
@@ -181,6 +218,41 @@ fn decisions_and_scores() {
     );
 }
 
+/// One direction serves all thresholds, which begin in order; the class is the median, its
+/// probabilities add up to 1 also where biases are out of order.
+#[test]
+fn ordered_classes() {
+    let head = Ordinal::new(names(5));
+    let [weight, bias] = parameters(1, "tone", head.shape(), 3);
+    assert_eq!(
+        (&weight.shape[..], &bias.shape[..]),
+        (&[1, 3][..], &[4][..])
+    );
+    assert!(bias.values.windows(2).all(|pair| pair[0] > pair[1]));
+    let view = |p: &Parameter| Tensor::from_slice(&p.values).view(&p.shape[..]);
+    let (weight, bias) = (view(&weight), view(&bias));
+    let linear = Linear {
+        weight: &weight,
+        bias: Some(&bias),
+    };
+    let outputs = linear.forward(&Tensor::ones([2, 3], (Kind::Float, Device::Cpu)), None);
+    assert_eq!(outputs.unwrap().size(), [2, 4]);
+    let rows = [2.0_f32, 1.0, -1.0, -3.0, -1.0, 1.0, -2.0, -4.0];
+    let outputs = Tensor::from_slice(&rows).view([2, 4]);
+    let expected = Values::Ordered {
+        classes: 5,
+        values: vec![2, 1],
+    };
+    assert_eq!(head.decide(&outputs).unwrap(), expected);
+    let scores = head.scores(&outputs).unwrap();
+    assert!(scores.iter().all(|score| *score >= 0.0));
+    for row in scores.chunks(5) {
+        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    }
+    let sigmoid = |z: f32| 1.0 / (1.0 + (-z).exp());
+    assert!((scores[2] - (sigmoid(1.0) - sigmoid(-1.0))).abs() < 1e-6);
+}
+
 /// Balanced weights make every class weigh the same in sum, with mean 1; absent classes weigh 1.
 #[test]
 fn balanced_weights() {
@@ -201,7 +273,8 @@ fn balanced_weights() {
 /// First weights have the right spread and depend on seed and task only, biases are 0.
 #[test]
 fn first_values() {
-    let [weight, bias] = parameters(1, "tone", 20, 384);
+    let shape = |outputs: usize| SingleLabel::new(names(outputs), None, 0.0).shape();
+    let [weight, bias] = parameters(1, "tone", shape(20), 384);
     assert_eq!(
         (weight.name.as_str(), &weight.shape[..]),
         ("heads.tone.weight", &[20, 384][..])
@@ -218,13 +291,19 @@ fn first_values() {
         mean.abs() < 1e-3 && (std - 0.02).abs() < 6e-4,
         "{mean} {std}"
     );
-    assert_eq!(parameters(1, "tone", 20, 384)[0], weight);
+    assert_eq!(parameters(1, "tone", shape(20), 384)[0], weight);
     assert_eq!(
-        parameters(1, "tone", 3, 7)[0].values[..],
+        parameters(1, "tone", shape(3), 7)[0].values[..],
         weight.values[..21]
     );
-    assert_ne!(parameters(2, "tone", 20, 384)[0].values, weight.values);
-    assert_ne!(parameters(1, "topic", 20, 384)[0].values, weight.values);
+    assert_ne!(
+        parameters(2, "tone", shape(20), 384)[0].values,
+        weight.values
+    );
+    assert_ne!(
+        parameters(1, "topic", shape(20), 384)[0].values,
+        weight.values
+    );
 }
 
 /// The exported fields are those that `transformers` reads.
@@ -273,6 +352,10 @@ fn bad_settings() {
     assert_eq!(
         refused("multi_label", json!({"label_smoothing": 0.1})),
         "task tone: loss.label_smoothing applies to single_label heads, but this is a multi_label head; remove it"
+    );
+    assert_eq!(
+        refused("ordinal", json!({"class_weights": "balanced"})),
+        "task tone: loss.class_weights applies to single_label and multi_label heads, but this is a ordinal head; remove it"
     );
     assert_eq!(
         refused("regression", json!({"class_weights": "balanced"})),

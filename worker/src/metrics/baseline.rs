@@ -14,6 +14,13 @@ pub enum Baseline {
         /// The class.
         class: u32,
     },
+    /// The median class, which is the best constant for the mean distance; of two the lower.
+    Ordered {
+        /// Number of classes.
+        classes: usize,
+        /// The class.
+        class: u32,
+    },
     /// The most frequent set of classes (maybe the empty one); of equally frequent ones the one
     /// whose indicators come first in order, absent before present. It is the best constant for
     /// accuracy, which asks for every label of a sample.
@@ -36,6 +43,15 @@ impl Baseline {
                     class,
                 }
             }
+            Values::Ordered { classes, values } => {
+                let mut sorted = values.clone();
+                sorted.sort_unstable();
+                let middle = sorted.get(sorted.len().saturating_sub(1) / 2);
+                Baseline::Ordered {
+                    classes: *classes,
+                    class: middle.copied().unwrap_or(0),
+                }
+            }
             Values::Multi { classes, values } => {
                 let rows = values.chunks_exact((*classes).max(1));
                 let set = most_frequent(rows).map(<[bool]>::to_vec);
@@ -44,6 +60,8 @@ impl Baseline {
             Values::Tags { values, .. } => {
                 Baseline::Tag(most_frequent(values.iter().copied()).unwrap_or(0))
             }
+            // Next tokens have a baseline of their own, see `perplexity`.
+            Values::Next { .. } => Baseline::Mean(0.0),
             #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
             Values::Numbers(values) => {
                 Baseline::Mean(values.iter().sum::<f64>() / values.len().max(1) as f64)
@@ -66,6 +84,10 @@ impl Baseline {
                 _ => Values::Numbers(Vec::new()),
             },
             Baseline::Class { classes, class } => Values::Single {
+                classes: *classes,
+                values: vec![*class; samples],
+            },
+            Baseline::Ordered { classes, class } => Values::Ordered {
                 classes: *classes,
                 values: vec![*class; samples],
             },

@@ -9,13 +9,17 @@ mod affinity;
 mod baseline;
 mod classes;
 mod numbers;
+mod ordered;
 mod spans;
+mod zero_shot;
 
 pub use affinity::AffinityMeter;
 pub use baseline::Baseline;
 pub use classes::{accuracy, macro_f1, multi_accuracy, multi_macro_f1};
 pub use numbers::{mse, pearson, spearman};
+pub use ordered::{class_mae, quadratic_kappa};
 pub use spans::{NO_TAG, Tag, TagSet, span_f1};
+pub use zero_shot::{Nearest, calibrate, zero_shot};
 
 use espalier_spec::job::Metric;
 use std::collections::BTreeMap;
@@ -26,6 +30,13 @@ use std::sync::Arc;
 pub enum Values {
     /// One class a sample.
     Single {
+        /// Number of classes.
+        classes: usize,
+        /// Class of each sample, below `classes`.
+        values: Vec<u32>,
+    },
+    /// One class a sample, where classes have an order.
+    Ordered {
         /// Number of classes.
         classes: usize,
         /// Class of each sample, below `classes`.
@@ -49,6 +60,13 @@ pub enum Values {
         /// Tags of all words; [`NO_TAG`] where there is none.
         values: Vec<u32>,
     },
+    /// The token that follows at each place of a sample.
+    Next {
+        /// End of each sample's places in `values`.
+        ends: Vec<u32>,
+        /// Tokens of all places.
+        values: Vec<u32>,
+    },
 }
 
 impl Values {
@@ -56,10 +74,10 @@ impl Values {
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
-            Values::Single { values, .. } => values.len(),
+            Values::Single { values, .. } | Values::Ordered { values, .. } => values.len(),
             Values::Multi { classes, values } => values.len() / (*classes).max(1),
             Values::Numbers(values) => values.len(),
-            Values::Tags { ends, .. } => ends.len(),
+            Values::Tags { ends, .. } | Values::Next { ends, .. } => ends.len(),
         }
     }
 
@@ -74,8 +92,15 @@ impl Values {
     pub fn describe(&self) -> String {
         match self {
             Values::Single { classes, .. } => format!("{} of one in {classes} classes", self.len()),
+            Values::Ordered { classes, .. } => {
+                format!("{} of one in {classes} ordered classes", self.len())
+            }
             Values::Multi { classes, .. } => format!("{} of any of {classes} classes", self.len()),
             Values::Numbers(_) => format!("{} numbers", self.len()),
+            Values::Next { values, .. } => {
+                let most = values.iter().max().copied().unwrap_or(0);
+                format!("{} tokens, the largest {most}", values.len())
+            }
             Values::Tags { set, values, .. } => format!(
                 "{} texts of {} words with one in {} tags each",
                 self.len(),
@@ -103,7 +128,7 @@ pub enum Error {
 }
 
 /// Every metric that fits: accuracy and macro F1 for classes; mean squared error, Pearson and
-/// Spearman for numbers.
+/// Spearman for numbers; accuracy, mean distance and quadratic kappa for ordered classes.
 ///
 /// # Errors
 /// The two sides differ in kind, number of classes or number of samples, or there are no samples.
@@ -133,6 +158,20 @@ pub fn scores(truth: &Values, predicted: &Values) -> Result<BTreeMap<Metric, f64
         ) if c == d => Ok(BTreeMap::from([
             (Metric::Accuracy, accuracy(t, p)),
             (Metric::MacroF1, macro_f1(*c, t, p)),
+        ])),
+        (
+            Values::Ordered {
+                classes: c,
+                values: t,
+            },
+            Values::Ordered {
+                classes: d,
+                values: p,
+            },
+        ) if c == d => Ok(BTreeMap::from([
+            (Metric::Accuracy, accuracy(t, p)),
+            (Metric::Mae, class_mae(t, p)),
+            (Metric::QuadraticKappa, quadratic_kappa(*c, t, p)),
         ])),
         (
             Values::Multi {

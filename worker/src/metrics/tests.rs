@@ -39,6 +39,26 @@ fn single_labels_agree_with_scikit_learn() {
     }
 }
 
+/// Accuracy, mean distance and quadratic kappa of ordered classes agree with scikit-learn; where all is
+/// one class there is no relation.
+#[test]
+fn ordered_classes_agree_with_scikit_learn() {
+    for case in golden("ordered") {
+        let classes = case["classes"].as_u64().unwrap() as usize;
+        let side = |name: &str| Values::Ordered {
+            classes,
+            values: list(&case[name], |v| v.as_u64().unwrap() as u32),
+        };
+        let found = scores(&side("truth"), &side("predicted")).unwrap();
+        close(&case, &found, 3);
+        let Baseline::Ordered { class, .. } = Baseline::fit(&side("truth")) else {
+            panic!("another baseline");
+        };
+        assert!((class as usize) < classes);
+    }
+    assert_eq!(quadratic_kappa(3, &[1, 1], &[1, 1]), 0.0);
+}
+
 /// Subset accuracy and macro F1 of indicator matrices agree with scikit-learn.
 #[test]
 fn multi_labels_agree_with_scikit_learn() {

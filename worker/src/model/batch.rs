@@ -66,6 +66,23 @@ impl Batch {
         }
     }
 
+    /// Checks that no sample has more than `limit` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Input`] that says what to do.
+    pub(super) fn check_length(&self, limit: i64) -> Result<(), Error> {
+        if let Batch::Tokens(tokens) = self
+            && let Some(group) = tokens.layout.groups.last()
+            && group.length > limit
+        {
+            return Err(Error::Input(format!(
+                "a sample has {} tokens, the model takes {limit} at most: lower backbone.max_tokens",
+                group.length
+            )));
+        }
+        Ok(())
+    }
+
     /// Its token sequences.
     ///
     /// # Errors

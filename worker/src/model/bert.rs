@@ -1,18 +1,20 @@
 //! The BERT family of encoders as Hugging Face transformers has them: BERT (Devlin et al. 2019),
-//! RoBERTa (Liu et al. 2019), DistilBERT (Sanh et al. 2019).
+//! RoBERTa (Liu et al. 2019), DistilBERT (Sanh et al. 2019), MPNet (Song et al. 2020).
 //!
 //! Shapes: t tokens of the packed batch, b samples, h hidden width, l length.
 
 mod config;
+mod relative;
 
 use super::batch::TokenBatch;
 use super::hf::{self, Source};
-use super::tuning::{is_table_trained, is_trained, tune};
+use super::pool::pool;
+use super::tuning::is_table_trained;
 use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
 use config::Shape;
-pub(super) use config::{BERT, DISTILBERT, ROBERTA};
-use espalier_spec::job::{Pooling, Tuning};
-use tch::{Kind, Tensor};
+pub(super) use config::{BERT, DISTILBERT, MPNET, ROBERTA};
+use espalier_spec::job::Pooling;
+use tch::Tensor;
 
 /// The encoder: embeddings, layers and, if asked for, the model's own pooler as the last block.
 #[derive(Debug)]
@@ -37,40 +39,27 @@ impl Bert {
             return Err(source.wrong("config.json", message));
         }
         let count = 1 + shape.depth + usize::from(wants_pooler);
-        let tuning = &options.tuning;
         let mut table = Table::new(
             "embeddings.word_embeddings.weight",
             [shape.vocabulary, h],
-            is_table_trained(tuning, count),
+            is_table_trained(&options.tuning, count),
             options.device,
         )?;
-        let mut names = vec!["embeddings".to_owned()];
-        let mut specs = vec![embeddings(&shape)];
+        let mut parts = vec![("embeddings".to_owned(), embeddings(&shape))];
         for layer in 0..shape.depth {
             let name = format!("{}.{layer}", shape.stack);
-            specs.push(shape.layers.params(&name, shape.names));
-            names.push(name);
+            let params = shape.layers.params(&name, shape.names);
+            parts.push((name, params));
         }
         if wants_pooler {
-            names.push("pooler".to_owned());
-            specs.push(vec![
+            let params = vec![
                 ParamSpec::weight("pooler.dense.weight", &[h, h]),
                 ParamSpec::bias("pooler.dense.bias", &[h]),
-            ]);
+            ];
+            parts.push(("pooler".to_owned(), params));
         }
-        tune(tuning, source.dir(), &mut specs)?;
-        let mut blocks = Vec::with_capacity(count);
-        for (index, (name, specs)) in names.into_iter().zip(specs).enumerate() {
-            let trained = is_trained(tuning, index, count);
-            blocks.push(Block::new(name, specs, trained, options.device)?);
-        }
-        let start = (options.init, options.seed, shape.initializer_range);
-        let extra = hf::start(source, start, shape.prefix, Some(&mut table), &mut blocks)?;
-        if let Tuning::Lora(lora) = tuning {
-            for block in &mut blocks {
-                block.start_updates(lora, options.seed)?;
-            }
-        }
+        let start = (shape.prefix, shape.initializer_range);
+        let (blocks, extra) = hf::blocks(source, options, parts, start, Some(&mut table))?;
         Ok(Self {
             shape,
             pooling: options.pooling,
@@ -101,23 +90,36 @@ impl Bert {
             x_th = x_th.f_add(&types_th)?;
             next = 2;
         }
+        let bias = self.shape.relative.then_some(next);
+        next += usize::from(self.shape.relative);
         let x_th = layers.norm(&x_th, p(next), p(next + 1))?;
-        ctx.dropout(x_th, &batch.layout.row_keys, 0, layers.dropout)
+        let x_th = ctx.dropout(x_th, &batch.layout.row_keys, 0, layers.dropout)?;
+        match bias {
+            Some(place) => relative::append(&x_th, p(place)),
+            None => Ok(x_th),
+        }
     }
 
-    /// Features of each sample in packed order, [b, h].
-    fn pool_groups(&self, x_th: &Tensor, batch: &TokenBatch) -> Result<Tensor, Error> {
-        let layout = &batch.layout;
-        let mut features = Vec::with_capacity(layout.groups.len());
-        for (part, group) in layout.split(x_th)?.iter().zip(&layout.groups) {
-            let x_blh = part.f_view([group.samples, group.length, self.shape.layers.hidden])?;
-            features.push(match self.pooling {
-                Pooling::Mean => x_blh.f_mean_dim(&[1i64][..], false, Kind::Float)?,
-                Pooling::Cls | Pooling::Pooler => x_blh.f_select(1, 0)?,
-                Pooling::Max => x_blh.f_amax(&[1i64][..], false)?,
-            });
+    /// A layer with relative positions, whose numbers go along behind the rows but for the last.
+    fn forward_relative(
+        &self,
+        index: usize,
+        x: &Tensor,
+        batch: &TokenBatch,
+        ctx: &Context,
+    ) -> Result<Tensor, Error> {
+        let layers = &self.shape.layers;
+        let (x_th, bias_rh) = relative::split(x)?;
+        let (layout, keys) = (&batch.layout, &batch.layout.row_keys[..]);
+        let how = (layers.heads, layers.attention_dropout);
+        let layer = (index - 1, &self.blocks[index]);
+        let y_th = layers.run(layer, &x_th, (keys, ctx), |qkv, site| {
+            relative::attend(qkv, &bias_rh, layout, how, (ctx, site))
+        })?;
+        match index < self.shape.depth {
+            true => Ok(Tensor::f_cat(&[&y_th, &bias_rh], 0)?),
+            false => Ok(y_th),
         }
-        Ok(Tensor::f_cat(&features, 0)?)
     }
 }
 
@@ -142,16 +144,7 @@ impl Backbone for Bert {
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {
-        let limit = self.shape.positions - self.shape.first_position;
-        if let Batch::Tokens(tokens) = batch
-            && let Some(group) = tokens.layout.groups.last()
-            && group.length > limit
-        {
-            return Err(Error::Input(format!(
-                "a sample has {} tokens, the model takes {limit} at most: lower backbone.max_tokens",
-                group.length
-            )));
-        }
+        batch.check_length(self.shape.positions - self.shape.first_position)?;
         self.table.gather(batch)
     }
 
@@ -165,13 +158,16 @@ impl Backbone for Bert {
         let batch = batch.as_tokens()?;
         match block {
             0 => self.embed(x, batch, ctx),
+            index if index <= self.shape.depth && self.shape.relative => {
+                self.forward_relative(index, x, batch, ctx)
+            }
             index if index <= self.shape.depth => {
                 let layer = (index - 1, &self.blocks[index]);
                 self.shape.layers.forward(layer, x, &batch.layout, ctx)
             }
             index => {
                 let pooler = &self.blocks[index];
-                let first_bh = self.pool_groups(x, batch)?;
+                let first_bh = pool(self.pooling, x, &batch.layout)?;
                 Ok(first_bh
                     .f_linear(pooler.param(0), Some(pooler.param(1)))?
                     .f_tanh()?)
@@ -183,14 +179,14 @@ impl Backbone for Bert {
         let batch = batch.as_tokens()?;
         let packed_bh = match self.pooling {
             Pooling::Pooler => x.shallow_clone(),
-            _ => self.pool_groups(x, batch)?,
+            _ => pool(self.pooling, x, &batch.layout)?,
         };
         Ok(packed_bh.f_index_select(0, &batch.inverse)?)
     }
 }
 
 /// Parameters of the embeddings without the word table, in the order of use: positions, types if
-/// there are any, norm.
+/// there are any, numbers of relative positions if there are any, norm.
 fn embeddings(shape: &Shape) -> Vec<ParamSpec> {
     let h = shape.layers.hidden;
     let positions = ("position_embeddings", Some(shape.positions));
@@ -203,5 +199,9 @@ fn embeddings(shape: &Shape) -> Vec<ParamSpec> {
     });
     let norm =
         ["weight", "bias"].map(|end| ParamSpec::bias(format!("embeddings.LayerNorm.{end}"), &[h]));
-    tables.chain(norm).collect()
+    let relative = shape.relative.then(|| {
+        let size = [relative::BUCKETS, shape.layers.heads];
+        ParamSpec::weight("encoder.relative_attention_bias.weight", &size)
+    });
+    tables.chain(relative).chain(norm).collect()
 }

@@ -46,8 +46,10 @@ pub enum Part {
 pub enum Role {
     /// Nothing.
     Plain,
-    /// The matrix of a linear layer: it may get one.
+    /// The matrix [out, in] of a linear layer: it may get one.
     Linear,
+    /// The same, stored as [in, out].
+    Transposed,
     /// Part of one; not in a model's files.
     Update,
     /// Part of an adapter; not in a model's file of weights.
@@ -88,6 +90,14 @@ impl ParamSpec {
         }
     }
 
+    /// The matrix of a linear layer that is stored as [in, out], as GPT-2 has them.
+    pub fn transposed(name: impl Into<String>, shape: &[i64]) -> Self {
+        Self {
+            role: Role::Transposed,
+            ..Self::weight(name, shape)
+        }
+    }
+
     /// A bias or the parameter of a norm: does not decay.
     pub fn bias(name: impl Into<String>, shape: &[i64]) -> Self {
         Self {
@@ -123,6 +133,8 @@ pub struct Param {
     range: Range<usize>,
     frozen: bool,
     pub(super) role: Role,
+    /// The matrix of a linear layer, stored as [in, out].
+    pub(super) is_transposed: bool,
     parts: Vec<String>,
 }
 
@@ -136,6 +148,11 @@ pub(super) struct Piece<'a> {
 }
 
 impl Param {
+    /// Whether it is not trained: its range lies among such numbers.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
     /// Its Hugging Face names.
     pub(super) fn names(&self) -> Vec<&str> {
         match self.parts.is_empty() {
@@ -235,6 +252,7 @@ impl Block {
                 range,
                 frozen,
                 role: spec.role,
+                is_transposed: spec.role == Role::Transposed,
                 parts: spec.parts,
             });
         }
@@ -361,6 +379,12 @@ impl Block {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.params.is_empty()
+    }
+
+    /// Whether matrices of linear layers are stored as [in, out].
+    #[must_use]
+    pub fn is_transposed(&self) -> bool {
+        self.params.iter().any(|param| param.is_transposed)
     }
 
     /// Whether the block is trained.

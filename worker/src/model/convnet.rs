@@ -7,7 +7,6 @@
 //! Shapes: b samples, c channels, y and x places.
 
 use super::hf::{self, Source};
-use super::tuning::{is_trained, tune};
 use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
@@ -64,32 +63,20 @@ impl ConvNet {
             let message = "num_channels and image_size must be above 0".to_owned();
             return Err(source.wrong("config.json", message));
         }
-        let count = config.hidden_sizes.len();
-        let mut specs = Vec::with_capacity(count);
+        let mut parts = Vec::with_capacity(config.hidden_sizes.len());
         let mut before = config.num_channels;
         for (index, &channels) in config.hidden_sizes.iter().enumerate() {
             let name = format!("stage.{index}");
-            specs.push(vec![
+            let params = vec![
                 ParamSpec::weight(format!("{name}.conv.weight"), &[channels, before, 3, 3]),
                 ParamSpec::bias(format!("{name}.conv.bias"), &[channels]),
                 ParamSpec::bias(format!("{name}.norm.weight"), &[channels]),
                 ParamSpec::bias(format!("{name}.norm.bias"), &[channels]),
-            ]);
+            ];
+            parts.push((name, params));
             before = channels;
         }
-        tune(&options.tuning, source.dir(), &mut specs)?;
-        let mut blocks = Vec::with_capacity(count);
-        for (index, specs) in specs.into_iter().enumerate() {
-            let trained = is_trained(&options.tuning, index, count);
-            blocks.push(Block::new(
-                format!("stage.{index}"),
-                specs,
-                trained,
-                options.device,
-            )?);
-        }
-        let start = (options.init, options.seed, 0.1);
-        let extra = hf::start(source, start, "", None, &mut blocks)?;
+        let (blocks, extra) = hf::blocks(source, options, parts, ("", 0.1), None)?;
         Ok(Self {
             config,
             blocks,

@@ -1,9 +1,10 @@
 //! Hugging Face directories: `config.json` and `model.safetensors`.
 
 use super::init::{key, normal};
+use super::tuning::{is_trained, tune};
 use super::weights::Weights;
-use super::{Block, Error, Table, bottleneck};
-use espalier_spec::job::Init;
+use super::{Block, Error, Options, ParamSpec, Table, bottleneck};
+use espalier_spec::job::{Init, Tuning};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -83,6 +84,7 @@ impl Source {
                 let config: super::vit::Config = self.config()?;
                 (config.num_channels, [config.image_size; 2])
             }
+            super::resnet::MODEL_TYPE => return Ok(Modality::Image(super::resnet::image(self)?)),
             _ => return Ok(Modality::Text),
         };
         Ok(Modality::Image([channels, size[0], size[1]]))
@@ -91,12 +93,30 @@ impl Source {
     /// Longest input by the configuration, in tokens.
     #[must_use]
     pub fn max_positions(&self) -> Option<u64> {
-        let positions = self.config.get("max_position_embeddings")?.as_u64()?;
+        let positions = ["max_position_embeddings", "n_positions"];
+        let mut positions = positions.iter().filter_map(|name| self.config.get(name));
+        let positions = positions.next()?.as_u64()?;
         Some(positions.saturating_sub(self.first_position().unsigned_abs()))
     }
 
-    /// The position of a text's first token: RoBERTa counts from behind that of its padding.
+    /// The tokens that end a text, by the configuration; empty if it names none.
+    #[must_use]
+    pub fn end_tokens(&self) -> Vec<u32> {
+        let ids = match self.config.get("eos_token_id") {
+            Some(Value::Array(ids)) => ids.iter().collect(),
+            Some(id) => vec![id],
+            None => Vec::new(),
+        };
+        let ids = ids.into_iter().filter_map(Value::as_u64);
+        ids.filter_map(|id| u32::try_from(id).ok()).collect()
+    }
+
+    /// The position of a text's first token: RoBERTa and MPNet count from behind that of their padding,
+    /// which for MPNet is always 1.
     pub(super) fn first_position(&self) -> i64 {
+        if self.model_type == super::bert::MPNET {
+            return 2;
+        }
         if self.model_type != super::bert::ROBERTA {
             return 0;
         }
@@ -121,6 +141,22 @@ impl Source {
     }
 }
 
+/// Defaults of fields that `config.json` of several families has.
+pub(super) mod defaults {
+    pub(in crate::model) fn gelu() -> String {
+        "gelu".to_owned()
+    }
+    pub(in crate::model) fn initializer_range() -> f64 {
+        0.02
+    }
+    pub(in crate::model) fn layer_norm_eps() -> f64 {
+        1e-12
+    }
+    pub(in crate::model) fn yes() -> bool {
+        true
+    }
+}
+
 /// Fills a block; every parameter must be there in its shape.
 fn fill(weights: &mut Weights<'_>, block: &mut Block) -> Result<(), Error> {
     for (name, shape) in block.model_names() {
@@ -130,12 +166,16 @@ fn fill(weights: &mut Weights<'_>, block: &mut Block) -> Result<(), Error> {
     Ok(())
 }
 
-/// Random start of a block: weights normal, biases 0, weights of norms 1.
+/// Random start of a block: weights normal, biases and means 0, weights of norms and variances 1.
 pub(super) fn randomize(block: &mut Block, seed: u64, std: f64) -> Result<(), Error> {
     for (name, shape) in block.model_names() {
         let count = shape.iter().product::<i64>() as usize;
-        let is_norm = name.to_ascii_lowercase().contains("norm");
-        let values = match (name.ends_with("bias"), is_norm) {
+        // GPT-2 calls its norms ln_1, ln_2 and ln_f.
+        let parts = name.split('.');
+        let is_norm = name.to_ascii_lowercase().contains("norm")
+            || parts.into_iter().any(|part| part.starts_with("ln_"));
+        let is_zero = name.ends_with("bias") || name.ends_with("running_mean");
+        let values = match (is_zero, is_norm) {
             (true, _) => vec![0.0; count],
             (false, true) => vec![1.0; count],
             (false, false) => normal(count, key(seed, &name), std),
@@ -152,8 +192,43 @@ pub(super) fn randomize_table(table: &mut Table, seed: u64, std: f64) -> Result<
     table.load(&Tensor::f_from_slice(&values)?.f_view(&size[..])?)
 }
 
+/// Names and parameters of a backbone's blocks, in order.
+pub(super) type Parts = Vec<(String, Vec<ParamSpec>)>;
+
+/// Builds the blocks of a backbone, fills them and the table by the job's choice, and starts low-rank
+/// updates. `prefix` is what names of weights begin with in files of a model with heads, `std` the
+/// standard deviation of a random start. Returns the blocks and the tensors left over.
+///
+/// # Errors
+/// If the tuning does not fit the model, a file of the directory is wrong, or memory cannot be had.
+pub(super) fn blocks(
+    source: &Source,
+    options: &Options,
+    parts: Parts,
+    (prefix, std): (&str, f64),
+    table: Option<&mut Table>,
+) -> Result<(Vec<Block>, Vec<(String, Tensor)>), Error> {
+    let tuning = &options.tuning;
+    let count = parts.len();
+    let (names, mut specs): (Vec<String>, Vec<Vec<ParamSpec>>) = parts.into_iter().unzip();
+    tune(tuning, source.dir(), &mut specs)?;
+    let mut blocks = Vec::with_capacity(count);
+    for (index, (name, specs)) in names.into_iter().zip(specs).enumerate() {
+        let trained = is_trained(tuning, index, count);
+        blocks.push(Block::new(name, specs, trained, options.device)?);
+    }
+    let how = (options.init, options.seed, std);
+    let extra = start(source, how, prefix, table, &mut blocks)?;
+    if let Tuning::Lora(lora) = tuning {
+        for block in &mut blocks {
+            block.start_updates(lora, options.seed)?;
+        }
+    }
+    Ok((blocks, extra))
+}
+
 /// Fills blocks and table by the job's choice, starts adapters, and returns the tensors left over.
-pub(super) fn start(
+fn start(
     source: &Source,
     (init, seed, std): (Init, u64, f64),
     prefix: &str,

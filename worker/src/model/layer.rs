@@ -1,14 +1,14 @@
 //! The transformer encoder layer (Vaswani et al. 2017): self-attention and a feed-forward part, each
 //! with a residual connection and a layer norm behind it (BERT) or in front of it (ViT).
 //!
-//! Shapes: t rows of the packed batch, b samples, h hidden width, n heads, l length, d = h/n, i width
-//! of the feed-forward part.
+//! Shapes: t rows of the packed batch, h hidden width, i width of the feed-forward part.
 
+use super::attention::Heads;
 use super::block::Part;
 use super::hf::Source;
 use super::layout::Layout;
 use super::{Block, Context, Error, ParamSpec};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Dropout sites of one layer: attention probabilities, attention output, feed-forward output.
 const SITES: u64 = 3;
@@ -22,6 +22,10 @@ pub(super) struct Layers {
     pub(super) activation: Activation,
     /// Norms stand in front of attention and feed-forward, not behind the residuals.
     pub(super) norm_first: bool,
+    /// A row sees itself and those before it alone.
+    pub(super) causal: bool,
+    /// Matrices are stored as [in, out] (GPT-2).
+    pub(super) transposed: bool,
     pub(super) eps: f64,
     /// Rate of what attention and feed-forward give.
     pub(super) dropout: f64,
@@ -58,8 +62,8 @@ impl Activation {
 /// Hugging Face names of a layer's parts, without `.weight` and `.bias`, within the layer.
 #[derive(Debug)]
 pub(super) struct Names {
-    /// Query, key, value.
-    pub(super) qkv: [&'static str; 3],
+    /// Query, key and value, or what holds all three.
+    pub(super) qkv: &'static [&'static str],
     /// Output of attention.
     pub(super) out: &'static str,
     /// The norms of attention and of the feed-forward part.
@@ -74,15 +78,24 @@ impl Layers {
     pub(super) fn params(&self, layer: &str, names: &Names) -> Vec<ParamSpec> {
         let (h, i) = (self.hidden, self.inner);
         let name = |part: &str, end: &str| format!("{layer}.{part}.{end}");
-        let qkv = |end: &str| names.qkv.map(|part| name(part, end)).to_vec();
+        // What holds all three has one name, its own.
+        let (fused, each) = match names.qkv {
+            [one] => (*one, [].as_slice()),
+            each => ("qkv", each),
+        };
+        let qkv = |end: &str| each.iter().map(|part| name(part, end)).collect();
+        let matrix = |part: &str, [out, inner]: [i64; 2]| match self.transposed {
+            true => ParamSpec::transposed(name(part, "weight"), &[inner, out]),
+            false => ParamSpec::linear(name(part, "weight"), &[out, inner]),
+        };
         let [up, down] = names.feed;
         let [norm_1, norm_2] = names.norms;
         vec![
-            ParamSpec::linear(name("qkv", "weight"), &[3 * h, h]).made_of(qkv("weight")),
-            ParamSpec::linear(name(names.out, "weight"), &[h, h]).giving(Part::Attention, h),
-            ParamSpec::linear(name(up, "weight"), &[i, h]),
-            ParamSpec::linear(name(down, "weight"), &[h, i]).giving(Part::Feed, h),
-            ParamSpec::bias(name("qkv", "bias"), &[3 * h]).made_of(qkv("bias")),
+            matrix(fused, [3 * h, h]).made_of(qkv("weight")),
+            matrix(names.out, [h, h]).giving(Part::Attention, h),
+            matrix(up, [i, h]),
+            matrix(down, [h, i]).giving(Part::Feed, h),
+            ParamSpec::bias(name(fused, "bias"), &[3 * h]).made_of(qkv("bias")),
             ParamSpec::bias(name(names.out, "bias"), &[h]),
             ParamSpec::bias(name(norm_1, "weight"), &[h]),
             ParamSpec::bias(name(norm_1, "bias"), &[h]),
@@ -122,6 +135,17 @@ impl Layers {
         Ok(x.f_layer_norm(&shape[..], Some(weight), Some(bias), self.eps, false)?)
     }
 
+    /// What attention needs to know.
+    pub(super) fn heads(&self) -> Heads {
+        Heads {
+            queries: self.heads,
+            keys: self.heads,
+            width: self.hidden / self.heads,
+            causal: self.causal,
+            dropout: self.attention_dropout,
+        }
+    }
+
     /// Runs layer `index` (from 0), whose parameters are the first of `block`, over `x` [t, h].
     ///
     /// # Errors
@@ -133,14 +157,36 @@ impl Layers {
         layout: &Layout,
         ctx: &Context,
     ) -> Result<Tensor, Error> {
+        let heads = self.heads();
+        let keys = &layout.row_keys[..];
+        self.run((index, block), x_th, (keys, ctx), |qkv, site| {
+            heads.attend(qkv, layout, (ctx, site))
+        })
+    }
+
+    /// The same with another attention: queries, keys and values [t, h] of all rows, and a dropout site,
+    /// to [t, h]. `keys` are the rows' identities for dropout.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub(super) fn run(
+        &self,
+        (index, block): (usize, &Block),
+        x_th: &Tensor,
+        (keys, ctx): (&[u64], &Context),
+        attend: impl FnOnce([&Tensor; 3], u64) -> Result<Tensor, Error>,
+    ) -> Result<Tensor, Error> {
         let p = |place: usize| block.param(place);
+        let h = self.hidden;
         // Site 0 is the embeddings'.
         let site = 1 + index as u64 * SITES;
-        let keys = &layout.row_keys;
-        let linear = |x: &Tensor, places| block.linear(x, places, keys, (ctx, site));
+        let linear = |x: &Tensor, (weight, bias): (usize, usize)| {
+            block.linear(x, (weight, Some(bias)), keys, (ctx, site))
+        };
         let attention = |x_th: &Tensor| -> Result<Tensor, Error> {
             let qkv_t3h = linear(x_th, (0, 4))?;
-            let attended_th = self.attend(&qkv_t3h, layout, ctx, site)?;
+            let part = |place: i64| qkv_t3h.f_narrow(-1, place * h, h);
+            let attended_th = attend([&part(0)?, &part(1)?, &part(2)?], site)?;
             let y_th = linear(&attended_th, (1, 5))?;
             ctx.dropout(y_th, keys, site + 1, self.dropout)
         };
@@ -159,43 +205,5 @@ impl Layers {
         }
         let x_th = self.norm(&attention(x_th)?.f_add(x_th)?, p(6), p(7))?;
         self.norm(&feed(&x_th)?.f_add(&x_th)?, p(10), p(11))
-    }
-
-    /// Attention within each sample: samples of one length at a time, so there is nothing to mask.
-    fn attend(
-        &self,
-        qkv_t3h: &Tensor,
-        layout: &Layout,
-        ctx: &Context,
-        site: u64,
-    ) -> Result<Tensor, Error> {
-        let (h, n) = (self.hidden, self.heads);
-        let d = h / n;
-        let rate = self.attention_dropout;
-        let keys = if ctx.train && rate > 0.0 {
-            layout.attention_keys(n)
-        } else {
-            Vec::new()
-        };
-        let mut outputs = Vec::with_capacity(layout.groups.len());
-        let parts = layout.split(qkv_t3h)?;
-        for (place, (part, group)) in parts.iter().zip(&layout.groups).enumerate() {
-            let (b, l) = (group.samples, group.length);
-            let qkv_3bnld = part.f_view([b, l, 3, n, d])?.f_permute([2, 0, 3, 1, 4])?;
-            let unbound = qkv_3bnld.f_unbind(0)?;
-            let [q, k, v] = [&unbound[0], &unbound[1], &unbound[2]];
-            let y_bnld = if let Some(keys) = keys.get(place) {
-                let scores_bnll = q
-                    .f_matmul(&k.f_transpose(-2, -1)?)?
-                    .f_mul_scalar(1.0 / (d as f64).sqrt())?;
-                let probs_bnll = scores_bnll.f_softmax(-1, Kind::Float)?;
-                ctx.dropout(probs_bnll, keys, site, rate)?.f_matmul(v)?
-            } else {
-                let mask: Option<&Tensor> = None;
-                Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, false, None, false)?
-            };
-            outputs.push(y_bnld.f_transpose(1, 2)?.f_reshape([b * l, h])?);
-        }
-        Ok(Tensor::f_cat(&outputs, 0)?)
     }
 }

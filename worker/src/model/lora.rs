@@ -33,7 +33,8 @@ pub(super) struct Update {
 
 /// Names of the linear layers among parameters.
 pub(super) fn layers(specs: &[ParamSpec]) -> Vec<String> {
-    let linear = specs.iter().filter(|spec| spec.role == Role::Linear);
+    let is_linear = |spec: &&ParamSpec| matches!(spec.role, Role::Linear | Role::Transposed);
+    let linear = specs.iter().filter(is_linear);
     let names = linear.flat_map(|spec| match spec.parts.is_empty() {
         true => std::slice::from_ref(&spec.name).to_vec(),
         false => spec.parts.clone(),
@@ -51,10 +52,13 @@ pub(super) fn add(specs: &mut Vec<ParamSpec>, lora: &LoraSpec) {
         spec.trained = false;
         for layer in layers(std::slice::from_ref(spec)) {
             if lora.targets(&layer) {
-                let (out, inner) = (
-                    spec.shape[0] / spec.parts.len().max(1) as i64,
-                    spec.shape[1],
-                );
+                let (out, inner) = match spec.role {
+                    Role::Transposed => (spec.shape[1], spec.shape[0]),
+                    _ => (
+                        spec.shape[0] / spec.parts.len().max(1) as i64,
+                        spec.shape[1],
+                    ),
+                };
                 for (end, shape) in ENDS.iter().zip([[rank, inner], [out, rank]]) {
                     more.push(ParamSpec {
                         role: Role::Update,
@@ -105,19 +109,24 @@ impl Block {
         Ok(())
     }
 
-    /// x·Wᵀ + b of the parameters `weight` and `bias`, with the updates of W and the adapter behind it. `keys` are the rows'
-    /// identities for dropout, `site` the layer's own dropout site.
+    /// x·Wᵀ + b of the parameters `weight` and `bias`, with the updates of W and the adapter behind it; x·W
+    /// + b, where W is stored as [in, out]. `keys` are the rows' identities for dropout, `site` the layer's
+    /// own dropout site.
     ///
     /// # Errors
     /// If libtorch refuses.
     pub fn linear(
         &self,
         x: &Tensor,
-        (weight, bias): (usize, usize),
+        (weight, bias): (usize, Option<usize>),
         keys: &[u64],
         (ctx, site): (&Context, u64),
     ) -> Result<Tensor, Error> {
-        let y = x.f_linear(self.param(weight), Some(self.param(bias)))?;
+        let bias = bias.map(|place| self.param(place));
+        let y = match self.params()[weight].is_transposed {
+            true => x.f_linear(&self.param(weight).f_transpose(0, 1)?, bias)?,
+            false => x.f_linear(self.param(weight), bias)?,
+        };
         for update in self.updates.iter().filter(|update| update.target == weight) {
             let site = SITES ^ mix(site ^ ((update.down as u64) << 32));
             let x = ctx.dropout(x.shallow_clone(), keys, site, update.dropout)?;
@@ -146,6 +155,10 @@ impl Block {
                 None => value,
                 Some(update) => tch::no_grad(|| {
                     let product = self.param(update.up).f_matmul(self.param(update.down))?;
+                    let product = match self.params()[update.target].is_transposed {
+                        true => product.f_transpose(0, 1)?,
+                        false => product,
+                    };
                     value.f_add(&product.f_mul_scalar(update.scale)?)
                 })?,
             };

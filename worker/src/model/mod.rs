@@ -8,28 +8,36 @@
 //! Shapes in names: t tokens of the packed batch, b samples, h hidden width, n heads, l length,
 //! d width of a head.
 
+mod attention;
 mod batch;
 mod bert;
 mod block;
 mod bottleneck;
 mod context;
 mod convnet;
+mod decoder;
 mod error;
+mod gpt2;
 mod hf;
 pub mod init;
 mod layer;
 mod layout;
+mod llama;
 mod lora;
 mod pass;
+mod pool;
+mod resnet;
 mod table;
 mod tuning;
 mod vit;
 mod weights;
 
+pub use attention::Cache;
 pub use batch::{Batch, ImageBatch, Start, TokenBatch, images};
 pub use block::{Block, Param, ParamSpec, Part};
 pub use bottleneck::{ADAPTERS_FILE, ADAPTERS_META, adapters_of};
 pub use context::{Context, mix};
+pub use decoder::{Decoder, LM_HEAD};
 pub use error::Error;
 pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
@@ -95,6 +103,11 @@ pub trait Backbone: std::fmt::Debug + Send {
     /// Tensors of the model's file that are no parameters here; exported as they came.
     fn extra(&self) -> &[(String, Tensor)];
 
+    /// What it has beside others, if it predicts the next token.
+    fn decoder(&self) -> Option<&dyn Decoder> {
+        None
+    }
+
     /// All tensors as they are, with their names: what [`Block::load`] takes back.
     ///
     /// # Errors
@@ -138,15 +151,18 @@ pub trait Backbone: std::fmt::Debug + Send {
 /// [`Error::Architecture`] for one that nobody here knows; else what is wrong with its files.
 pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Error> {
     match source.model_type() {
-        bert::BERT | bert::ROBERTA | bert::DISTILBERT => {
+        bert::BERT | bert::ROBERTA | bert::DISTILBERT | bert::MPNET => {
             Ok(Box::new(bert::Bert::load(source, options)?))
         }
+        resnet::MODEL_TYPE => Ok(Box::new(resnet::ResNet::load(source, options)?)),
+        gpt2::MODEL_TYPE => Ok(Box::new(gpt2::Gpt2::load(source, options)?)),
+        llama::MODEL_TYPE => Ok(Box::new(llama::Llama::load(source, options)?)),
         vit::MODEL_TYPE => Ok(Box::new(vit::Vit::load(source, options)?)),
         convnet::MODEL_TYPE => Ok(Box::new(convnet::ConvNet::load(source, options)?)),
         found => Err(Error::Architecture {
             dir: source.dir().to_owned(),
             found: found.to_owned(),
-            supported: "bert, roberta, distilbert, vit, espalier-convnet",
+            supported: "bert, roberta, distilbert, mpnet, gpt2, llama, vit, resnet, espalier-convnet",
         }),
     }
 }

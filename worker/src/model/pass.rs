@@ -44,11 +44,11 @@ pub struct Leaves {
 }
 
 impl Leaves {
-    /// Whether a head has differentiated with respect to any of them.
+    /// Whether there is a backward to run.
     #[must_use]
-    pub fn has_grad(&self) -> bool {
-        let has = |leaf: &Tensor| leaf.grad().defined();
-        has(&self.features) || self.rows.as_ref().is_some_and(has)
+    pub fn wants_grad(&self) -> bool {
+        let wants = |leaf: &Tensor| leaf.requires_grad();
+        wants(&self.features) || self.rows.as_ref().is_some_and(wants)
     }
 }
 

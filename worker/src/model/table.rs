@@ -194,6 +194,17 @@ impl Table {
         }
     }
 
+    /// The rows of some tokens, [l, width], of a table that is whole.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if an id is no row, [`Error::NotWhole`].
+    pub fn rows_of(&self, ids: &[u32]) -> Result<Tensor, Error> {
+        self.check(ids)?;
+        let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        let ids = Tensor::f_from_slice(&ids)?.f_to_device(self.weight.device())?;
+        Ok(self.weight()?.f_index_select(0, &ids)?)
+    }
+
     /// The rows of a batch's tokens, [T, width]: a leaf that requires grad if the table is trained.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::torch;
+use espalier_spec::job::LoraSpec;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +13,22 @@ const IMAGES: usize = 3;
 const SHAPE: [i64; 3] = [2, 6, 6];
 /// Where the second text of each begins, in the family `pairs`: BERT that reads pairs of texts.
 const SECONDS: [Option<u32>; 4] = [Some(2), None, Some(5), Some(1)];
-const FAMILIES: [&str; 5] = ["bert", "pairs", "roberta", "distilbert", "vit"];
+const FAMILIES: [&str; 11] = [
+    "bert",
+    "pairs",
+    "roberta",
+    "distilbert",
+    "mpnet",
+    "vit",
+    "resnet",
+    "bottleneck",
+    "gpt2",
+    "llama",
+    "llama_tied",
+];
+/// What these take.
+const LARGE: [i64; 3] = [2, 18, 18];
+const DECODERS: [&str; 3] = ["gpt2", "llama", "llama_tied"];
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("golden.json")).unwrap()
@@ -33,7 +49,12 @@ fn options(init: Init, pooling: Pooling) -> Options {
 fn directory(dir: &Path, config: &Value) -> Source {
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     let source = Source::open(dir).unwrap();
-    let has_pooler = config["model_type"] != "distilbert";
+    let kind = config["model_type"].as_str().unwrap();
+    if kind == "resnet" {
+        let size = serde_json::json!({"size": {"shortest_edge": LARGE[1]}});
+        std::fs::write(dir.join("preprocessor_config.json"), size.to_string()).unwrap();
+    }
+    let has_pooler = !["distilbert", "gpt2", "llama"].contains(&kind);
     let pooling = if has_pooler {
         Pooling::Pooler
     } else {
@@ -43,14 +64,26 @@ fn directory(dir: &Path, config: &Value) -> Source {
     let mut tensors = empty.tensors().unwrap();
     tensors.sort_by(|one, other| one.0.cmp(&other.0));
     for (k, (name, tensor)) in tensors.iter_mut().enumerate() {
-        let is_norm = name.to_lowercase().contains("norm") && name.ends_with("weight");
-        let start = f64::from(u8::from(is_norm));
-        let value = |j: usize| (start + 0.2 * (k as f64 + 0.7 * j as f64).sin()) as f32;
-        let values: Vec<f32> = (0..tensor.numel()).map(value).collect();
-        *tensor = Tensor::from_slice(&values).view(&tensor.size()[..]);
+        let is_norm = name.to_lowercase().contains("norm") && name.ends_with("weight")
+            || name.ends_with("running_var");
+        *tensor = values(k, &tensor.size(), f64::from(u8::from(is_norm)));
+    }
+    if config["tie_word_embeddings"] == false
+        || kind == "llama" && config.get("tie_word_embeddings").is_none()
+    {
+        let size = empty.table().unwrap().weight().unwrap().size();
+        tensors.push((LM_HEAD.to_owned(), values(100, &size, 0.0)));
     }
     Tensor::write_safetensors(&tensors, dir.join("model.safetensors")).unwrap();
     source
+}
+
+/// Number j of tensor k by the golden numbers' formula.
+fn values(k: usize, size: &[i64], start: f64) -> Tensor {
+    let count = size.iter().product::<i64>() as usize;
+    let value = |j: usize| (start + 0.2 * (k as f64 + 0.7 * j as f64).sin()) as f32;
+    let values: Vec<f32> = (0..count).map(value).collect();
+    Tensor::from_slice(&values).view(size)
 }
 
 fn batch(family: &str) -> Batch {
@@ -59,14 +92,19 @@ fn batch(family: &str) -> Batch {
         let pairs = TokenBatch::pack_pairs(&TEXTS, &SECONDS, &keys, Device::Cpu);
         return Batch::Tokens(pairs.unwrap());
     }
-    if family != "vit" {
+    let shape = match family {
+        "vit" => SHAPE,
+        "resnet" | "bottleneck" => LARGE,
+        _ => [0; 3],
+    };
+    if shape[0] == 0 {
         return Batch::Tokens(TokenBatch::pack(&TEXTS, &[1, 2, 3, 4], Device::Cpu).unwrap());
     }
-    let length = SHAPE.iter().product::<i64>() as usize;
+    let length = shape.iter().product::<i64>() as usize;
     let pixel = |j: usize| (0.3 * j as f64).sin() as f32;
     let pixels: Vec<f32> = (0..IMAGES * length).map(pixel).collect();
     let samples: Vec<&[f32]> = pixels.chunks(length).collect();
-    images(&samples, &[1, 2, 3], SHAPE, Device::Cpu).unwrap()
+    images(&samples, &[1, 2, 3], shape, Device::Cpu).unwrap()
 }
 
 fn forward<'a>(backbone: &'a dyn Backbone, batch: &'a Batch, train: bool) -> Pass<'a> {
@@ -100,7 +138,8 @@ fn features_are_those_of_transformers() {
             assert_eq!(found.len(), expected.len(), "{family}, {name}");
             for (found, expected) in found.iter().zip(&expected) {
                 let error = (f64::from(*found) - expected).abs();
-                assert!(error < 1e-5, "{family}, {name}: {found}, not {expected}");
+                let most = 1e-5 * (1.0 + expected.abs());
+                assert!(error < most, "{family}, {name}: {found}, not {expected}");
             }
         }
     }
@@ -125,7 +164,8 @@ fn gradients_are_those_of_transformers() {
         let rows = pass.backward(&leaves, |_| Ok::<(), Error>(())).unwrap();
 
         let mut squares = BTreeMap::new();
-        for param in backbone.blocks().iter().flat_map(Block::params) {
+        let trained = backbone.blocks().iter().flat_map(Block::params);
+        for param in trained.filter(|param| param.tensor.requires_grad()) {
             let square = param.tensor.grad().square().sum(Kind::Double);
             squares.insert(param.names().join("+"), square.double_value(&[]));
         }
@@ -153,6 +193,109 @@ fn gradients_are_those_of_transformers() {
             );
         }
         assert_eq!(seen, expected.len(), "{family}");
+    }
+}
+
+// Promise: logits of decoders are those of transformers, with a vocabulary matrix that is the word table and
+// with one of its own; and token by token, from a cache, they are those of the whole text.
+#[test]
+fn logits_are_those_of_transformers_and_of_the_cache() {
+    let golden = golden();
+    for family in DECODERS {
+        let dir = tempfile::tempdir().unwrap();
+        let source = directory(dir.path(), &golden[family]["config"]);
+        let backbone = build(&source, &options(Init::Pretrained, Pooling::Last)).unwrap();
+        let decoder = backbone.decoder().unwrap();
+        let matrix = decoder.vocabulary().unwrap();
+        let mut expected = numbers(&golden[family]["logits"]).into_iter();
+        for text in TEXTS {
+            let batch = Batch::Tokens(TokenBatch::pack(&[text], &[1], Device::Cpu).unwrap());
+            let pass = forward(backbone.as_ref(), &batch, false);
+            let rows = pass.leaves(true).unwrap().rows.unwrap();
+            let mut cache = decoder.cache(text.len()).unwrap();
+            let (start, rest) = text.split_at(text.len() / 2);
+            let mut parts = vec![decoder.extend(start, &mut cache).unwrap()];
+            for id in rest {
+                parts.push(decoder.extend(&[*id], &mut cache).unwrap());
+            }
+            assert!(decoder.extend(&[2], &mut cache).is_err(), "no room");
+            let distance = (Tensor::cat(&parts, 0) - &rows).abs().max();
+            assert!(distance.double_value(&[]) < 1e-5, "{family}");
+            let logits = rows.matmul(&matrix.transpose(0, 1)).flatten(0, -1);
+            for found in torch::data(&logits.contiguous()).unwrap() {
+                let expected = expected.next().unwrap();
+                let error = (f64::from(*found) - expected).abs();
+                assert!(error < 1e-5, "{family}: {found}, not {expected}");
+            }
+        }
+        assert_eq!(expected.next(), None, "{family}");
+    }
+}
+
+// Promise: low-rank updates of matrices that are stored as [in, out] act as they are exported.
+#[test]
+fn updates_of_gpt2_act_as_they_are_merged() {
+    let golden = golden();
+    let dir = tempfile::tempdir().unwrap();
+    let source = directory(dir.path(), &golden["gpt2"]["config"]);
+    let lora = LoraSpec {
+        rank: 2,
+        targets: vec!["c_attn".to_owned(), "c_fc".to_owned()],
+        ..LoraSpec::default()
+    };
+    let tuned = Options {
+        tuning: Tuning::Lora(lora),
+        ..options(Init::Pretrained, Pooling::Mean)
+    };
+    let mut backbone = build(&source, &tuned).unwrap();
+    for block in backbone.blocks_mut() {
+        for (k, (name, tensor)) in block.updates().unwrap().into_iter().enumerate() {
+            block.load(&name, &values(k, &tensor.size(), 0.0)).unwrap();
+        }
+    }
+    let batch = batch("gpt2");
+    let features = |backbone: &dyn Backbone| forward(backbone, &batch, false).features().unwrap();
+    let acted = features(backbone.as_ref());
+    let merged = backbone.export().unwrap();
+    Tensor::write_safetensors(&merged, dir.path().join("model.safetensors")).unwrap();
+    let plain = build(&source, &options(Init::Pretrained, Pooling::Mean)).unwrap();
+    let plain = features(plain.as_ref());
+    assert!((&acted - &plain).abs().max().double_value(&[]) < 1e-5);
+    let before = numbers(&golden["gpt2"]["features"]["mean"]);
+    let moved = torch::data(&plain).unwrap().iter().zip(before);
+    assert!(
+        moved
+            .into_iter()
+            .any(|(x, y)| (f64::from(*x) - y).abs() > 1e-3)
+    );
+}
+
+// Promise: a random start follows GPT-2's: norms are 1, and matrices that end in a residual are smaller.
+#[test]
+fn gpt2_starts_at_random_as_it_did() {
+    let config = serde_json::json!({
+        "model_type": "gpt2", "vocab_size": 50, "n_embd": 64, "n_layer": 8, "n_head": 4, "n_positions": 16,
+    });
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let source = Source::open(dir.path()).unwrap();
+    assert_eq!(source.max_positions(), Some(16));
+    let backbone = build(&source, &options(Init::Random, Pooling::Last)).unwrap();
+    for (name, tensor) in backbone.tensors().unwrap() {
+        let expected = match name.as_str() {
+            name if name.ends_with("bias") => 0.0,
+            name if name.ends_with("c_proj.weight") => 0.02 / 4.0,
+            name if name.contains("ln_") => {
+                assert!(tensor.eq_tensor(&tensor.ones_like()).all().int64_value(&[]) == 1);
+                0.0
+            }
+            _ => 0.02,
+        };
+        let found = tensor.std(false).double_value(&[]);
+        assert!(
+            (found - expected).abs() < 0.1 * expected + 1e-9,
+            "{name}: {found}, not {expected}"
+        );
     }
 }
 
@@ -204,6 +347,15 @@ fn bad_configurations_are_named() {
         said.contains("no multiple of num_attention_heads 3"),
         "{said}"
     );
+    let said = refuse("gpt2", "n_head", 3.into(), Pooling::Mean);
+    assert!(said.contains("no multiple of n_head 3"), "{said}");
+    let said = refuse("gpt2", "n_head", 2.into(), Pooling::Pooler);
+    assert!(said.contains("set backbone.pooling to last"), "{said}");
+    let said = refuse("llama", "num_key_value_heads", 3.into(), Pooling::Mean);
+    assert!(said.contains("num_key_value_heads 3"), "{said}");
+    let scaled = serde_json::json!({"rope_type": "yarn", "factor": 2.0});
+    let said = refuse("llama", "rope_scaling", scaled, Pooling::Mean);
+    assert!(said.contains("rope_scaling"), "{said}");
     let said = refuse("vit", "hidden_act", "swish".into(), Pooling::Mean);
     assert!(said.contains("hidden_act \"swish\""), "{said}");
 }
@@ -246,7 +398,7 @@ fn gradients_of_rows_and_features_add_up() {
             }
         }
         loss.backward();
-        assert!(leaves.has_grad());
+        assert!(leaves.wants_grad());
         pass.backward(&leaves, |_| Ok::<(), Error>(())).unwrap();
         let grads = backbone.blocks().iter().filter_map(Block::grad);
         grads

@@ -59,6 +59,15 @@ pub(super) fn tune(
             for spec in blocks.iter_mut().flatten() {
                 spec.trained = spec.name.ends_with(".bias");
             }
+            if !blocks.iter().flatten().any(|spec| spec.trained) {
+                return Err(Error::Content {
+                    dir: dir.to_owned(),
+                    file: "config.json".to_owned(),
+                    message: "tuning is `biases`, but this model has none: use all, heads, \
+                              last_blocks or lora"
+                        .to_owned(),
+                });
+            }
         }
         Tuning::Adapter(_) => {
             for spec in blocks.iter_mut().flatten() {

@@ -5,18 +5,18 @@
 //! width; rows of a batch stand as t = b·l, samples in the order given.
 
 use super::batch::ImageBatch;
+use super::hf::defaults::{gelu, initializer_range, layer_norm_eps, yes};
 use super::hf::{self, Source};
 use super::layer::{Activation, Layers, Names};
-use super::tuning::{is_trained, tune};
 use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
-use espalier_spec::job::{Pooling, Tuning};
+use espalier_spec::job::Pooling;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 pub(super) const MODEL_TYPE: &str = "vit";
 
 const NAMES: Names = Names {
-    qkv: [
+    qkv: &[
         "attention.attention.query",
         "attention.attention.key",
         "attention.attention.value",
@@ -56,19 +56,6 @@ pub(super) struct Config {
 fn three() -> i64 {
     3
 }
-fn gelu() -> String {
-    "gelu".to_owned()
-}
-fn initializer_range() -> f64 {
-    0.02
-}
-fn layer_norm_eps() -> f64 {
-    1e-12
-}
-fn yes() -> bool {
-    true
-}
-
 /// The encoder: patch embeddings, layers (the last with the final norm) and, if asked for, the pooler.
 #[derive(Debug)]
 pub(super) struct Vit {
@@ -86,9 +73,7 @@ impl Vit {
         let wants_pooler = options.pooling == Pooling::Pooler;
         let h = layers.hidden;
         let depth = config.num_hidden_layers;
-        let count = 1 + depth + usize::from(wants_pooler);
-        let mut names = vec!["embeddings".to_owned()];
-        let mut specs = vec![embeddings(&config)];
+        let mut parts = vec![("embeddings".to_owned(), embeddings(&config))];
         for index in 0..depth {
             let name = format!("encoder.layer.{index}");
             let mut params = layers.params(&name, &NAMES);
@@ -96,29 +81,17 @@ impl Vit {
                 params.push(ParamSpec::bias("layernorm.weight", &[h]));
                 params.push(ParamSpec::bias("layernorm.bias", &[h]));
             }
-            specs.push(params);
-            names.push(name);
+            parts.push((name, params));
         }
         if wants_pooler {
-            names.push("pooler".to_owned());
-            specs.push(vec![
+            let params = vec![
                 ParamSpec::weight("pooler.dense.weight", &[h, h]),
                 ParamSpec::bias("pooler.dense.bias", &[h]),
-            ]);
+            ];
+            parts.push(("pooler".to_owned(), params));
         }
-        tune(&options.tuning, source.dir(), &mut specs)?;
-        let mut blocks = Vec::with_capacity(count);
-        for (index, (name, specs)) in names.into_iter().zip(specs).enumerate() {
-            let trained = is_trained(&options.tuning, index, count);
-            blocks.push(Block::new(name, specs, trained, options.device)?);
-        }
-        let start = (options.init, options.seed, config.initializer_range);
-        let extra = hf::start(source, start, "vit.", None, &mut blocks)?;
-        if let Tuning::Lora(lora) = &options.tuning {
-            for block in &mut blocks {
-                block.start_updates(lora, options.seed)?;
-            }
-        }
+        let start = ("vit.", config.initializer_range);
+        let (blocks, extra) = hf::blocks(source, options, parts, start, None)?;
         Ok(Self {
             config,
             layers,
@@ -217,6 +190,7 @@ impl Backbone for Vit {
         Ok(match self.pooling {
             Pooling::Mean => patches()?.f_mean_dim(&[1i64][..], false, Kind::Float)?,
             Pooling::Max => patches()?.f_amax(&[1i64][..], false)?,
+            Pooling::Last => x_blh.f_select(1, l - 1)?,
             Pooling::Cls | Pooling::Pooler => x_blh.f_select(1, 0)?,
         })
     }
@@ -247,6 +221,8 @@ fn check(source: &Source, config: &Config, dropout: Option<f64>) -> Result<Layer
         inner: config.intermediate_size,
         activation: Activation::named(source, "hidden_act", &config.hidden_act)?,
         norm_first: true,
+        causal: false,
+        transposed: false,
         eps: config.layer_norm_eps,
         dropout: dropout.unwrap_or(config.hidden_dropout_prob),
         attention_dropout: dropout.unwrap_or(config.attention_probs_dropout_prob),

@@ -31,6 +31,8 @@ pub struct Outcome {
     pub sent: u64,
     /// What each rank had in memory.
     pub held: Vec<Held>,
+    /// Holds the directory `export`.
+    pub folder: tempfile::TempDir,
 }
 
 /// What a rank had in memory.

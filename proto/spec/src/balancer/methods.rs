@@ -94,7 +94,7 @@ pub struct Range {
 }
 
 impl Range {
-    pub(super) const fn new(low: f64, high: f64) -> Self {
+    pub(crate) const fn new(low: f64, high: f64) -> Self {
         Self {
             low,
             high,
@@ -104,23 +104,23 @@ impl Range {
         }
     }
 
-    pub(super) const fn above(low: f64) -> Self {
+    pub(crate) const fn above(low: f64) -> Self {
         let mut range = Self::new(low, f64::MAX);
         range.open_low = true;
         range
     }
 
-    pub(super) const fn at_least(low: f64) -> Self {
+    pub(crate) const fn at_least(low: f64) -> Self {
         Self::new(low, f64::MAX)
     }
 
-    pub(super) const fn below(low: f64, high: f64) -> Self {
+    pub(crate) const fn below(low: f64, high: f64) -> Self {
         let mut range = Self::new(low, high);
         range.open_high = true;
         range
     }
 
-    pub(super) const fn whole(low: f64, high: f64) -> Self {
+    pub(crate) const fn whole(low: f64, high: f64) -> Self {
         let mut range = Self::new(low, high);
         range.whole = true;
         range

@@ -63,7 +63,14 @@ fn representation(spec: &JobSpec, found: &mut Findings) {
     });
     for (index, task) in spec.tasks.iter().enumerate() {
         let field = format!("tasks[{index}].head");
-        found.require(task.head != HeadKind::Tags, &field, || {
+        let described = task.head == HeadKind::LabelEmbedding;
+        found.require(!described, &field, || {
+            format!(
+                "learns from the texts of its classes, too, but `{method}` weighs gradients of samples' \
+                 features; use `{instead}`"
+            )
+        });
+        found.require(!task.head.reads_tokens(), &field, || {
             format!(
                 "reads the vectors of words, but `{method}` weighs gradients of pooled features; use \
                  `{instead}`"

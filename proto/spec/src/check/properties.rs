@@ -3,10 +3,12 @@
 use super::check;
 use super::tests::valid;
 use crate::JobSpec;
+use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
-    Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Files, HeadKind, LossSpec, Metric,
-    OnBadSample, Sampler, TaskSpec, Tuning,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
+    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, TargetSpec, TaskSpec, Tuning,
+    ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -32,7 +34,10 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::SingleLabel),
         Just(HeadKind::MultiLabel),
         Just(HeadKind::Regression),
-        Just(HeadKind::Tags)
+        Just(HeadKind::Tags),
+        Just(HeadKind::Ordinal),
+        Just(HeadKind::LabelEmbedding),
+        Just(HeadKind::CausalLm)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -65,8 +70,10 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 },
                 labels,
                 max_train_samples,
+                join: crate::job::Join::default(),
                 samples_per_class: max_train_samples.map(|most| most as u32),
                 on_bad_sample: OnBadSample::default(),
+                on_missing_label: OnMissingLabel::default(),
                 augment: Augment {
                     crop: max_train_samples.unwrap_or(0) as u32,
                     ..Augment::default()
@@ -75,6 +82,15 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         );
     (".{0,70}", head, data, number(), (weights, number()), metric).prop_map(
         |(name, head, data, weight, (class_weights, label_smoothing), metric)| TaskSpec {
+            adaptation: (weight < 0.5).then(|| AdaptationSpec {
+                method: ADAPTATIONS[name.len() % ADAPTATIONS.len()].method,
+                target: TargetSpec {
+                    train: data.train.clone(),
+                },
+                weight: Some(weight),
+                warm_up: None,
+                params: [("hidden".to_owned(), weight)].into(),
+            }),
             name,
             head,
             data,
@@ -88,6 +104,12 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                     temperature: weight,
                 }),
             },
+            zero_shot: (weight < 0.5).then(|| ZeroShotSpec {
+                descriptions: Descriptions::File("a".to_owned()),
+                templates: vec!["a".to_owned()],
+                unseen: vec!["b".to_owned(), "b".to_owned()],
+                calibration: Some(weight),
+            }),
             metric,
         },
     )

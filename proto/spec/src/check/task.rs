@@ -1,6 +1,6 @@
 //! Rules of one task: data, labels, loss, metric.
 
-use super::Findings;
+use super::{Findings, language};
 use crate::job::{ClassWeights, DataSpec, HeadKind, Metric, Pooling, TaskSpec};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,9 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
                 .to_owned()
         });
     }
+    language::rules(task, path, found);
     labels(task, &format!("{path}.data.labels"), found);
+    super::zero_shot::rules(task, path, found);
     found.require(
         task.weight.is_finite() && task.weight > 0.0,
         &format!("{path}.weight"),
@@ -44,14 +46,14 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     metric(task, &format!("{path}.metric"), found);
 }
 
-/// A head that reads words needs a backbone that ends with their vectors.
+/// A head that reads tokens needs a backbone that ends with their vectors.
 pub(super) fn pooling(task: &TaskSpec, pooling: Pooling, index: usize, found: &mut Findings) {
-    if task.head == HeadKind::Tags && pooling == Pooling::Pooler {
+    if task.head.reads_tokens() && pooling == Pooling::Pooler {
         found.add(
             "backbone.pooling",
             format!(
                 "is `pooler`, which leaves no vectors of words for tasks[{index}] ({}); expected \
-                 mean, cls or max",
+                 mean, cls, max or last",
                 task.name
             ),
         );
@@ -128,7 +130,7 @@ fn data(data: &DataSpec, path: &str, found: &mut Findings) {
     });
 }
 
-fn files(paths: &[String], field: &str, found: &mut Findings) {
+pub(super) fn files(paths: &[String], field: &str, found: &mut Findings) {
     for path in paths {
         if path.trim().is_empty() {
             found.add(field, "holds an empty path; remove it");
@@ -160,8 +162,10 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         return;
     };
     let least = match task.head {
-        HeadKind::SingleLabel | HeadKind::Tags => 2,
+        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding => 2,
         HeadKind::MultiLabel => 1,
+        // `language` says so.
+        HeadKind::CausalLm => return,
         HeadKind::Regression => {
             found.add(
                 field,
@@ -215,10 +219,18 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
         );
         return;
     }
-    if task.head == HeadKind::Tags && task.loss.class_weights != ClassWeights::None {
+    if task.head == HeadKind::CausalLm {
+        return;
+    }
+    if matches!(
+        task.head,
+        HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding
+    ) && task.loss.class_weights != ClassWeights::None
+    {
+        let head = task.head.as_str();
         found.add(
             field,
-            "a task of tags does not weigh its classes; remove it",
+            format!("a task of the head `{head}` does not weigh its classes; remove it"),
         );
         return;
     }
@@ -285,6 +297,16 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
         HeadKind::SingleLabel | HeadKind::MultiLabel => &[Metric::Accuracy, Metric::MacroF1],
         HeadKind::Regression => &[Metric::Mse, Metric::Pearson, Metric::Spearman],
         HeadKind::Tags => &[Metric::SpanF1, Metric::Exact, Metric::Accuracy],
+        HeadKind::Ordinal => &[Metric::QuadraticKappa, Metric::Mae, Metric::Accuracy],
+        HeadKind::LabelEmbedding => &[
+            Metric::Accuracy,
+            Metric::MacroF1,
+            Metric::SeenAccuracy,
+            Metric::UnseenAccuracy,
+            Metric::HarmonicMean,
+            Metric::ZeroShotAccuracy,
+        ],
+        HeadKind::CausalLm => &[Metric::Perplexity],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();
@@ -333,7 +355,7 @@ mod tests {
             let fits = |v: &&crate::check::Violation| v.field == field && v.message.contains(part);
             assert_eq!(found.iter().filter(fits).count(), 1, "{field}: {found:?}");
         };
-        said("backbone.pooling", "expected mean, cls or max");
+        said("backbone.pooling", "expected mean, cls, max or last");
         said("tasks[2].head", "weighs gradients of pooled features");
         said("tasks[2].loss.class_weights", "does not weigh its classes");
     }

@@ -4,6 +4,7 @@ use super::check;
 use crate::JobSpec;
 use serde_json::{Value, json};
 
+mod adaptation;
 mod tasks;
 mod tuning;
 

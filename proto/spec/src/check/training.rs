@@ -2,7 +2,7 @@
 
 use super::Findings;
 use crate::JobSpec;
-use crate::job::{CheckpointSpec, OptimizerSpec, ScheduleSpec, TrainingSpec};
+use crate::job::{CheckpointSpec, OptimizerSpec, ScheduleSpec, SelectBy, TrainingSpec};
 
 pub(super) fn training(training: &TrainingSpec, found: &mut Findings) {
     found.require(training.steps != Some(0), "training.steps", || {
@@ -80,6 +80,12 @@ fn schedule(schedule: &ScheduleSpec, steps: Option<u64>, found: &mut Findings) {
         &format!("{path}.warmup_ratio"),
         || format!("is {ratio}; expected 0 to 1"),
     );
+    let last = schedule.final_ratio;
+    found.require(
+        (0.0..=1.0).contains(&last),
+        &format!("{path}.final_ratio"),
+        || format!("is {last}; expected 0 to 1"),
+    );
     if let (Some(warmup), Some(steps)) = (schedule.warmup_steps, steps) {
         found.require(warmup <= steps, &format!("{path}.warmup_steps"), || {
             format!(
@@ -109,11 +115,12 @@ pub(super) fn evaluation(spec: &JobSpec, found: &mut Findings) {
     found.require(evaluation.every_steps.is_some(), field, || {
         "needs evaluations during training; set evaluation.every_steps".to_owned()
     });
-    let validated = spec
-        .tasks
-        .iter()
-        .filter_map(|task| task.data.validation.as_ref())
-        .any(|files| !files.paths().is_empty());
+    let without_labels = evaluation.select_by != SelectBy::Metric;
+    let validated = spec.tasks.iter().any(|task| {
+        let files = task.data.validation.as_ref();
+        files.is_some_and(|files| !files.paths().is_empty())
+            || without_labels && task.adaptation.is_some()
+    });
     found.require(validated, field, || {
         "needs something to evaluate on; give at least one task `data.validation` files".to_owned()
     });

@@ -17,9 +17,11 @@ impl TaskData {
             name: self.name.clone(),
             head: self.head,
             labels: self.labels.clone(),
+            classes: self.classes.clone(),
             train: with(&self.train, train),
             validation: other(&self.validation, validation),
             test: other(&self.test, test),
+            target: self.target.clone(),
             augment: None,
             sample_cost: self.sample_cost,
         }

@@ -1,6 +1,6 @@
 use super::*;
-use crate::data::NO_TOKEN;
 use crate::data::source::tests::parquet_file::{Column, write};
+use crate::data::{Input, Labels, NO_TOKEN};
 use crate::metrics::Values;
 use serde_json::{Value, json};
 use std::fs;
@@ -290,7 +290,7 @@ fn wrong_values() {
         (
             "single_label",
             "{\"text\": \"a\", \"label\": null}",
-            "column `label` is null; fill it or remove the row",
+            "column `label` is null or empty; fill it, remove the row, or set data.on_missing_label to skip",
         ),
         (
             "single_label",
@@ -339,7 +339,10 @@ fn wrong_values() {
     }
     for (value, problem) in [
         ("nan", "column `label`: expected a finite number, found NaN"),
-        ("", "column `label` is null; fill it or remove the row"),
+        (
+            "",
+            "column `label` is null or empty; fill it, remove the row, or set data.on_missing_label to skip",
+        ),
         (
             "high",
             "column `label`: expected a number, found the text `high`",

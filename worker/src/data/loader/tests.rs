@@ -50,6 +50,7 @@ fn setting() -> Setting {
         .map(|task| OrderTask {
             name: &task.name,
             samples: task.train.len() as u64,
+            target: None,
         })
         .collect();
     let order = Order::new(3, (11, 100), &sizes, &Sampler::Proportional);
@@ -184,7 +185,11 @@ fn errors_arrive_in_order() {
     let tasks: Vec<OrderTask<'_>> = names
         .iter()
         .zip([40, 15, 1])
-        .map(|(name, samples)| OrderTask { name, samples })
+        .map(|(name, samples)| OrderTask {
+            name,
+            samples,
+            target: None,
+        })
         .collect();
     let order = Arc::new(Order::new(3, (11, 100), &tasks, &Sampler::Proportional));
     let good = (0..)

@@ -13,6 +13,7 @@ fn order(seed: u64, batch: u32, sizes: &[u64], sampler: Sampler) -> Order {
         .map(|(name, samples)| OrderTask {
             name,
             samples: *samples,
+            target: None,
         })
         .collect();
     Order::new(seed, (batch, STEPS), &tasks, &sampler)
@@ -211,7 +212,11 @@ fn steps_of_a_job() {
 #[test]
 fn a_group_is_drawn_as_one() {
     let names = ["a", "b", "c"];
-    let tasks = names.map(|name| OrderTask { name, samples: 40 });
+    let tasks = names.map(|name| OrderTask {
+        name,
+        samples: 40,
+        target: None,
+    });
     let spec = |name: &str, group: Option<&str>| {
         let task = serde_json::json!({
             "name": name, "head": "regression", "data": {"train": "x.csv"}, "input_group": group,
@@ -229,4 +234,45 @@ fn a_group_is_drawn_as_one() {
     // What a task draws does not depend on who else labels it.
     let alone = Order::new(1, (10, STEPS), &tasks[..2], &Sampler::Proportional);
     assert_eq!(alone.batch(3).samples, batch.samples);
+}
+
+/// With every sample of a task that has a target goes one of the target, each as often as the others,
+/// in an order that is a function of the step alone; other tasks' draws do not change.
+#[test]
+fn a_target_is_drawn_beside_its_samples() {
+    let task = |name, samples, target| OrderTask {
+        name,
+        samples,
+        target,
+    };
+    let tasks = [task("a", 40, Some(12)), task("b", 20, None)];
+    let order = Order::new(5, (9, STEPS), &tasks, &Sampler::Proportional);
+    let plain = tasks.map(|task| OrderTask {
+        target: None,
+        ..task
+    });
+    let plain = Order::new(5, (9, STEPS), &plain, &Sampler::Proportional);
+    let mut seen = BTreeMap::new();
+    for step in 0..10 {
+        let batch = order.batch(step);
+        assert_eq!(batch, order.batch(step));
+        assert_eq!(batch.samples, plain.batch(step).samples);
+        assert!(plain.batch(step).targets.is_empty());
+        assert_eq!(batch.samples.len(), batch.targets.len());
+        for (at, target) in batch.samples.iter().zip(&batch.targets) {
+            assert_eq!(target.is_some(), at.task == 0);
+            if let Some(target) = target {
+                assert!(target.target && target.task == 0 && !at.target);
+                *seen.entry(target.sample).or_insert(0) += 1;
+            }
+        }
+    }
+    // 60 draws of 12.
+    assert_eq!(seen.into_values().collect::<Vec<_>>(), [5; 12]);
+    let target = order.batch(0).targets[0].unwrap();
+    let source = SampleRef {
+        target: false,
+        ..target
+    };
+    assert_ne!(order.draw_key(target), order.draw_key(source));
 }

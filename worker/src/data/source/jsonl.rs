@@ -97,8 +97,8 @@ fn parse(content: &[u8], place: &Place) -> Result<Map<String, Value>, Error> {
     Err(place.error(Problem::Json { message }))
 }
 
-/// Takes a field out of a row. The columns of JSON Lines are those of each line, so the error names
-/// the row too.
+/// Takes a field out of a row: the first row has all columns, a later one that lacks some has no value
+/// there.
 fn take(
     object: &mut Map<String, Value>,
     column: &str,
@@ -110,9 +110,7 @@ fn take(
     }
     let found: Vec<String> = object.keys().cloned().collect();
     if place.row > 1 {
-        return Err(place.error(Problem::Null {
-            column: column.to_owned(),
-        }));
+        return Ok(Cell::Null);
     }
     // The other columns may be taken already but are not removed, so `found` lists all.
     let others = [Some(wanted.input), wanted.pair, Some(wanted.label)];

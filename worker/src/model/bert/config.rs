@@ -1,16 +1,19 @@
 //! The members of the BERT family, by their `config.json`.
 
+use super::relative::BUCKETS;
 use crate::model::Error;
 use crate::model::hf::Source;
+use crate::model::hf::defaults::{gelu, initializer_range, layer_norm_eps};
 use crate::model::layer::{Activation, Layers, Names};
 use serde::Deserialize;
 
 pub(in crate::model) const BERT: &str = "bert";
 pub(in crate::model) const ROBERTA: &str = "roberta";
 pub(in crate::model) const DISTILBERT: &str = "distilbert";
+pub(in crate::model) const MPNET: &str = "mpnet";
 
 const BERT_NAMES: Names = Names {
-    qkv: [
+    qkv: &[
         "attention.self.query",
         "attention.self.key",
         "attention.self.value",
@@ -20,10 +23,16 @@ const BERT_NAMES: Names = Names {
     feed: ["intermediate.dense", "output.dense"],
 };
 const DISTILBERT_NAMES: Names = Names {
-    qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+    qkv: &["attention.q_lin", "attention.k_lin", "attention.v_lin"],
     out: "attention.out_lin",
     norms: ["sa_layer_norm", "output_layer_norm"],
     feed: ["ffn.lin1", "ffn.lin2"],
+};
+const MPNET_NAMES: Names = Names {
+    qkv: &["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+    out: "attention.attn.o",
+    norms: ["attention.LayerNorm", "output.LayerNorm"],
+    feed: ["intermediate.dense", "output.dense"],
 };
 
 /// What tells one member of the family from another.
@@ -36,6 +45,8 @@ pub(super) struct Shape {
     pub(super) first_position: i64,
     /// Rows of the table of token types, if there is one.
     pub(super) types: Option<i64>,
+    /// Attention knows positions relative to each other.
+    pub(super) relative: bool,
     pub(super) depth: usize,
     pub(super) layers: Layers,
     pub(super) names: &'static Names,
@@ -47,7 +58,7 @@ pub(super) struct Shape {
     pub(super) initializer_range: f64,
 }
 
-/// BERT and RoBERTa.
+/// BERT, RoBERTa and MPNet.
 #[derive(Debug, Deserialize)]
 struct BertConfig {
     vocab_size: i64,
@@ -62,7 +73,10 @@ struct BertConfig {
     #[serde(default = "tenth")]
     attention_probs_dropout_prob: f64,
     max_position_embeddings: i64,
-    type_vocab_size: i64,
+    #[serde(default)]
+    type_vocab_size: Option<i64>,
+    #[serde(default)]
+    relative_attention_num_buckets: Option<i64>,
     #[serde(default = "initializer_range")]
     initializer_range: f64,
     #[serde(default = "layer_norm_eps")]
@@ -90,20 +104,11 @@ struct DistilBertConfig {
     initializer_range: f64,
 }
 
-fn gelu() -> String {
-    "gelu".to_owned()
-}
 fn absolute() -> String {
     "absolute".to_owned()
 }
 fn tenth() -> f64 {
     0.1
-}
-fn initializer_range() -> f64 {
-    0.02
-}
-fn layer_norm_eps() -> f64 {
-    1e-12
 }
 
 impl Shape {
@@ -140,12 +145,21 @@ impl Shape {
                 format!("position_embedding_type {found:?} is not supported, only \"absolute\"");
             return Err(source.wrong("config.json", message));
         }
+        let buckets = config.relative_attention_num_buckets.unwrap_or(BUCKETS);
+        if family == MPNET && buckets != BUCKETS {
+            let message = format!(
+                "relative_attention_num_buckets {buckets} is not supported, only {BUCKETS}"
+            );
+            return Err(source.wrong("config.json", message));
+        }
         let layers = Layers {
             hidden: config.hidden_size,
             heads: config.num_attention_heads,
             inner: config.intermediate_size,
             activation: Activation::named(source, "hidden_act", &config.hidden_act)?,
             norm_first: false,
+            causal: false,
+            transposed: false,
             eps: config.layer_norm_eps,
             dropout: config.hidden_dropout_prob,
             attention_dropout: config.attention_probs_dropout_prob,
@@ -156,15 +170,20 @@ impl Shape {
             vocabulary: config.vocab_size,
             positions: config.max_position_embeddings,
             first_position: source.first_position(),
-            types: Some(config.type_vocab_size),
+            types: (family != MPNET).then(|| config.type_vocab_size.unwrap_or(0)),
+            relative: family == MPNET,
             depth: config.num_hidden_layers,
             layers,
-            names: &BERT_NAMES,
-            stack: "encoder.layer",
-            prefix: if family == ROBERTA {
-                "roberta."
+            names: if family == MPNET {
+                &MPNET_NAMES
             } else {
-                "bert."
+                &BERT_NAMES
+            },
+            stack: "encoder.layer",
+            prefix: match family {
+                ROBERTA => "roberta.",
+                MPNET => "mpnet.",
+                _ => "bert.",
             },
             has_pooler: true,
             initializer_range: config.initializer_range,
@@ -179,6 +198,8 @@ impl Shape {
             inner: config.hidden_dim,
             activation: Activation::named(source, "activation", &config.activation)?,
             norm_first: false,
+            causal: false,
+            transposed: false,
             eps: layer_norm_eps(),
             dropout: config.dropout,
             attention_dropout: config.attention_dropout,
@@ -189,6 +210,7 @@ impl Shape {
             positions: config.max_position_embeddings,
             first_position: 0,
             types: None,
+            relative: false,
             depth: config.n_layers,
             layers,
             names: &DISTILBERT_NAMES,

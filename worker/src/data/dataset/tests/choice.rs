@@ -1,4 +1,4 @@
-//! What a task takes of its files: second texts, some samples of each class.
+//! What a task takes of its files: second texts, some samples of each class, rows without a label.
 
 use super::*;
 
@@ -61,4 +61,86 @@ fn some_samples_of_each_class() {
     assert!(rows(&drawn).is_sorted());
     // A class that has fewer gives all.
     assert_eq!(few(12, 1).labels.counts(3), [12, 10, 10]);
+}
+
+/// Rows without a label end the job, unless they are to be skipped: then they are no samples of a lone
+/// task, and samples without a label where other tasks label them.
+#[test]
+fn rows_without_a_label() {
+    let csv = "text,label\na,x\nb,\nc,y\nd,\ne,x\n";
+    let error = refused("single_label", ("a.csv", csv), json!({}));
+    assert!(
+        error.contains("row 2 (line 3): column `label` is null or empty"),
+        "{error}"
+    );
+    let skip = json!({"on_missing_label": "skip", "test": "a.csv"});
+    let rows = |split: &Split| -> Vec<u64> {
+        let place = |i| split.place(i).unwrap().row;
+        (0..split.len()).map(place).collect()
+    };
+    let lone = text_task("single_label", &[("a.csv", csv)], skip.clone()).unwrap();
+    assert_eq!(rows(&lone.train), [1, 3, 5]);
+    assert_eq!(lone.train.labels, Labels::Single(vec![0, 1, 0]));
+    assert_eq!(lone.train.unlabelled(), 2);
+    let ids = lone.train.input(2).unwrap();
+    assert_eq!(ids.ids().unwrap().as_ref(), [1, 8, 2]);
+
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.csv"), csv).unwrap();
+    let mut spec = task(dir.path(), "single_label", "a.csv", skip.clone());
+    spec.data.test = Some(spec.data.train.clone());
+    spec.input_group = Some("texts".to_owned());
+    let tokenizer = Arc::new(tokenizer(dir.path(), 5).unwrap());
+    let grouped = load(&spec, &Modality::Text(tokenizer)).unwrap();
+    assert_eq!(rows(&grouped.train), [1, 2, 3, 4, 5]);
+    assert_eq!(grouped.train.labelled().collect::<Vec<_>>(), [0, 2, 4]);
+    assert_eq!(grouped.train.labels.counts(2), [2, 1]);
+    assert_eq!(grouped.train.unlabelled(), 2);
+    assert_eq!(rows(grouped.test.as_ref().unwrap()), [1, 3, 5]);
+
+    for (head, cells) in [
+        ("regression", ["1.5", "null", "NaN"]),
+        ("multi_label", ["[\"x\", \"y\"]", "null", "[]"]),
+        ("single_label", ["\"x\"", "\"\"", "\"y\""]),
+    ] {
+        let row = |cell: &str| match cell {
+            "NaN" => "{\"text\": \"a\"}\n".to_owned(),
+            cell => format!("{{\"text\": \"a\", \"label\": {cell}}}\n"),
+        };
+        let lines: String = cells.iter().map(|cell| row(cell)).collect();
+        let data = text_task(
+            head,
+            &[("a.jsonl", &lines)],
+            json!({"on_missing_label": "skip"}),
+        );
+        let unlabelled = if head == "regression" { 2 } else { 1 };
+        assert_eq!(data.unwrap().train.unlabelled(), unlabelled, "{head}");
+    }
+    let none = refused("single_label", ("a.csv", "text,label\na,\nb,\n"), skip);
+    assert!(
+        none.contains("no row has a label in column `label`: all 2"),
+        "{none}"
+    );
+}
+
+/// Classes with an order are numbers, or listed: texts alone say nothing of their order.
+#[test]
+fn ordered_classes_have_an_order() {
+    let data = text_task(
+        "ordinal",
+        &[("a.csv", "text,label\na,10\nb,9\nc,2\n")],
+        json!({}),
+    );
+    assert_eq!(data.unwrap().labels.names(), ["2", "9", "10"]);
+    let csv = "text,label\na,good\nb,bad\nc,fair\n";
+    let listed = json!({"labels": ["bad", "fair", "good"]});
+    let data = text_task("ordinal", &[("a.csv", csv)], listed).unwrap();
+    assert_eq!(data.train.labels, Labels::Single(vec![2, 0, 1]));
+    let expected = Values::Ordered {
+        classes: 3,
+        values: vec![2, 1],
+    };
+    assert_eq!(data.values(&data.train, [0, 2]), expected);
+    let refused = refused("ordinal", ("a.csv", csv), json!({}));
+    assert!(refused.contains("list them in data.labels"), "{refused}");
 }

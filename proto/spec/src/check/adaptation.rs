@@ -1,0 +1,156 @@
+//! Rules of domain adaptation, and of choosing a checkpoint without labels.
+
+use super::{Findings, nearest, task};
+use crate::JobSpec;
+use crate::adaptation::{Adapt, AdaptationSpec, Sees};
+use crate::job::{HeadKind, SelectBy, TaskSpec, Tuning};
+
+pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
+    for (index, task) in spec.tasks.iter().enumerate() {
+        let Some(adaptation) = &task.adaptation else {
+            continue;
+        };
+        let path = format!("tasks[{index}].adaptation");
+        fields(adaptation, &path, found);
+        params(adaptation, &format!("{path}.params"), found);
+        target(task, adaptation, &format!("{path}.target.train"), found);
+        fits(spec, task, adaptation, (index, &path), found);
+    }
+    selection(spec, found);
+}
+
+fn fields(adaptation: &AdaptationSpec, path: &str, found: &mut Findings) {
+    if let Some(weight) = adaptation.weight {
+        let field = format!("{path}.weight");
+        found.require(weight.is_finite() && weight > 0.0, &field, || {
+            format!(
+                "is {weight}; expected a finite number above 0: to do without, remove `adaptation`"
+            )
+        });
+    }
+}
+
+fn params(adaptation: &AdaptationSpec, path: &str, found: &mut Findings) {
+    let info = adaptation.method.info();
+    for (name, &value) in &adaptation.params {
+        let field = format!("{path}.{name}");
+        let Some(known) = info.param(name) else {
+            let names: Vec<&str> = info.params.iter().map(|param| param.name).collect();
+            let list = names.join(", ");
+            let advice = match (nearest(name, names.iter().copied()), names.is_empty()) {
+                (Some(near), _) => format!("; did you mean `{near}`? It has {list}"),
+                (None, false) => format!("; it has {list}"),
+                (None, true) => "; it has none: remove it".to_owned(),
+            };
+            let message = format!("`{}` has no such parameter{advice}", info.name);
+            found.add(field, message);
+            continue;
+        };
+        found.require(known.range.holds(value), &field, || {
+            let (range, default, meaning) = (known.range, known.default, known.meaning);
+            format!("is {value}; expected {range}, such as {default} ({meaning})")
+        });
+    }
+}
+
+fn target(task: &TaskSpec, adaptation: &AdaptationSpec, path: &str, found: &mut Findings) {
+    let files = adaptation.target.train.paths();
+    found.require(!files.is_empty(), path, || {
+        "is empty; expected at least one file of the target domain".to_owned()
+    });
+    task::files(files, path, found);
+    for file in files {
+        let train = task.data.train.paths();
+        found.require(!train.contains(file), path, || {
+            format!("{file:?} is also in data.train; the target is another domain than the source")
+        });
+        let mut test = task.data.test.iter().flat_map(|test| test.paths());
+        found.require(!test.any(|other| other == file), path, || {
+            format!(
+                "{file:?} is also in data.test; figures on samples that were trained on say less: \
+                 give files of their own"
+            )
+        });
+    }
+}
+
+fn fits(
+    spec: &JobSpec,
+    task: &TaskSpec,
+    adaptation: &AdaptationSpec,
+    (index, path): (usize, &str),
+    found: &mut Findings,
+) {
+    let (method, info) = (adaptation.method, adaptation.method.info());
+    let classes = info.sees == Sees::Classes;
+    found.require(
+        !classes || task.head == HeadKind::SingleLabel,
+        &format!("{path}.method"),
+        || {
+            format!(
+                "`{method}` needs probabilities of classes (`single_label`), and this head is `{}`; \
+                 use a method of features, such as dann, mmd or coral",
+                task.head.as_str()
+            )
+        },
+    );
+    let fits = !matches!(task.head, HeadKind::LabelEmbedding | HeadKind::CausalLm);
+    found.require(fits, path, || {
+        let head = task.head.as_str();
+        format!("is not for the head `{head}`; remove it, or use single_label")
+    });
+    found.require(task.input_group.is_none(), path, || {
+        format!(
+            "tasks[{index}].input_group shares inputs between tasks, which have one domain only; \
+             remove one of both"
+        )
+    });
+    if spec.tuning != Tuning::Heads {
+        return;
+    }
+    // Batch statistics are taken, not learned.
+    if classes {
+        found.require(!spec.backbone.cache_features, path, || {
+            "with `tuning: heads` and backbone.cache_features, features are computed once, those of the \
+             target are not; set backbone.cache_features to false, or tune more than the heads"
+                .to_owned()
+        });
+    } else {
+        found.require(method == Adapt::Adabn, path, || {
+            format!(
+                "`{method}` changes features, but `tuning: heads` keeps the backbone as it is; tune \
+                 more, or use a method of predictions, such as mcc"
+            )
+        });
+    }
+}
+
+fn selection(spec: &JobSpec, found: &mut Findings) {
+    const FIELD: &str = "evaluation.select_by";
+    let by = spec.evaluation.select_by;
+    if by == SelectBy::Metric {
+        return;
+    }
+    let mut judged = 0;
+    for (index, task) in spec.tasks.iter().enumerate() {
+        if task.adaptation.is_none() && task.data.validation.is_none() {
+            continue;
+        }
+        judged += 1;
+        found.require(task.head == HeadKind::SingleLabel, FIELD, || {
+            format!(
+                "`{}` looks at probabilities of classes, but tasks[{index}] ({}) has the head `{}`; \
+                 expected metric",
+                by.as_str(),
+                task.name,
+                task.head.as_str()
+            )
+        });
+    }
+    found.require(judged > 0, FIELD, || {
+        format!(
+            "`{}` needs samples to look at; give a task `adaptation` or data.validation",
+            by.as_str()
+        )
+    });
+}

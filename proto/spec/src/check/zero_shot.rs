@@ -1,0 +1,170 @@
+//! Rules of classes that are known by their description.
+
+use super::Findings;
+use crate::job::{Descriptions, HeadKind, TaskSpec, ZeroShotSpec};
+use crate::zero_shot::PLACE;
+use std::collections::BTreeSet;
+
+pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
+    let field = format!("{path}.zero_shot");
+    let is_zero_shot = task.head == HeadKind::LabelEmbedding;
+    let spec = match &task.zero_shot {
+        Some(_) if !is_zero_shot => {
+            let head = task.head.as_str();
+            let message =
+                format!("is for `label_embedding` only, and this head is `{head}`; remove it");
+            return found.add(field, message);
+        }
+        None if is_zero_shot => {
+            return found.add(
+                field,
+                "is missing: the head `label_embedding` knows classes by their descriptions; give \
+                 `descriptions`, a mapping of class to text or a file",
+            );
+        }
+        None => return,
+        Some(spec) => spec,
+    };
+    descriptions(task, spec, &field, found);
+    for (index, template) in spec.templates.iter().enumerate() {
+        found.require(
+            template.contains(PLACE),
+            &format!("{field}.templates[{index}]"),
+            || format!("{template:?} has no {PLACE}, where the description is to stand"),
+        );
+    }
+    let mut names = BTreeSet::new();
+    for (index, name) in spec.unseen.iter().enumerate() {
+        let field = format!("{field}.unseen[{index}]");
+        found.require(names.insert(name), &field, || {
+            format!("{name:?} is there twice; name it once")
+        });
+        let is_seen = |labels: &Vec<String>| labels.contains(name);
+        found.require(!task.data.labels.as_ref().is_some_and(is_seen), &field, || {
+            format!("{name:?} is among data.labels, which are trained on; remove it from one of both")
+        });
+    }
+    if let Some(calibration) = spec.calibration {
+        let is_cosine = calibration.is_finite() && calibration.abs() <= 2.0;
+        found.require(is_cosine, &format!("{field}.calibration"), || {
+            format!("is {calibration}; expected a difference of cosines, -2 to 2, or leave it out")
+        });
+    }
+    found.require(
+        task.data.columns.pair.is_none(),
+        &format!("{path}.data.columns.pair"),
+        || {
+            "names a second text, but the head `label_embedding` compares one text with its class; \
+             remove it"
+                .to_owned()
+        },
+    );
+}
+
+fn descriptions(task: &TaskSpec, spec: &ZeroShotSpec, field: &str, found: &mut Findings) {
+    let field = format!("{field}.descriptions");
+    let given = match &spec.descriptions {
+        Descriptions::File(path) => {
+            return super::task::files(std::slice::from_ref(path), &field, found);
+        }
+        Descriptions::Given(given) => given,
+    };
+    for (class, text) in given {
+        found.require(!text.trim().is_empty(), &format!("{field}.{class}"), || {
+            "is empty; say in words what the class is".to_owned()
+        });
+    }
+    let seen = task.data.labels.iter().flatten();
+    for class in seen.chain(&spec.unseen) {
+        found.require(given.contains_key(class), &field, || {
+            format!("has no description of the class {class:?}; add one")
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::JobSpec;
+    use crate::check::check;
+    use crate::check::tests::valid;
+    use serde_json::{Value, json};
+
+    fn said(change: impl FnOnce(&mut Value)) -> Vec<(String, String)> {
+        let mut value = valid();
+        let task = &mut value["tasks"][0];
+        task["head"] = json!("label_embedding");
+        task["loss"] = json!({});
+        task["metric"] = json!("harmonic_mean");
+        task["data"]["labels"] = json!(["web", "games"]);
+        task["zero_shot"] = json!({
+            "descriptions": {"web": "things of the web", "games": "games", "mail": "letters"},
+            "templates": ["about {}"], "unseen": ["mail"], "calibration": 0.1,
+        });
+        change(task);
+        let spec: JobSpec = serde_json::from_value(value).expect("right types");
+        let found = check(&spec).err().unwrap_or_default();
+        found.into_iter().map(|v| (v.field, v.message)).collect()
+    }
+
+    #[test]
+    fn classes_are_described_once_and_whole() {
+        // Promise: a class without words, one that is seen and unseen, and what no cosine can be are refused
+        // at their field.
+        assert_eq!(said(|_| {}), []);
+        let one = |change: fn(&mut Value), field: &str, part: &str| {
+            let found = said(change);
+            assert_eq!(found.len(), 1, "{found:?}");
+            let (at, message) = &found[0];
+            assert_eq!(at, &format!("tasks[0].{field}"));
+            assert!(message.contains(part), "{message}");
+        };
+        one(
+            |task| task["zero_shot"] = Value::Null,
+            "zero_shot",
+            "descriptions",
+        );
+        one(
+            |task| task["zero_shot"]["unseen"] = json!(["mail", "sound"]),
+            "zero_shot.descriptions",
+            "\"sound\"",
+        );
+        one(
+            |task| task["zero_shot"]["unseen"] = json!(["web"]),
+            "zero_shot.unseen[0]",
+            "among data.labels",
+        );
+        one(
+            |task| task["zero_shot"]["unseen"] = json!(["mail", "mail"]),
+            "zero_shot.unseen[1]",
+            "twice",
+        );
+        one(
+            |task| task["zero_shot"]["templates"] = json!(["about"]),
+            "zero_shot.templates[0]",
+            "has no {}",
+        );
+        one(
+            |task| task["zero_shot"]["descriptions"]["web"] = json!(" "),
+            "zero_shot.descriptions.web",
+            "is empty",
+        );
+        one(
+            |task| task["zero_shot"]["descriptions"] = json!("labels.txt"),
+            "zero_shot.descriptions",
+            ".parquet",
+        );
+        one(
+            |task| task["zero_shot"]["calibration"] = json!(3.0),
+            "zero_shot.calibration",
+            "-2 to 2",
+        );
+        one(
+            |task| {
+                task["head"] = json!("single_label");
+                task["metric"] = json!("accuracy");
+            },
+            "zero_shot",
+            "`label_embedding` only",
+        );
+    }
+}

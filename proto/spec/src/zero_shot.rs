@@ -1,0 +1,40 @@
+//! Classes that are known by their description: what a zero-shot task says beside its data.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where the name or description of a class goes in a template.
+pub const PLACE: &str = "{}";
+
+/// How a task of the head `label_embedding` knows its classes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ZeroShotSpec {
+    /// What each class is, in words: a mapping of class to text, or a file with the columns `label` and
+    /// `description`. Classes that the task does not have may be in it.
+    pub descriptions: Descriptions,
+    /// Sentences around a description, which stands at `{}`. The vectors of several are averaged at length
+    /// 1 (Radford et al. 2021, arXiv 2103.00020, section 3.1.4). Default: the description alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub templates: Vec<String>,
+    /// Classes that no training row has; validation and test rows may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<String>,
+    /// What is taken from the cosines of classes that were trained on, where they compete with unseen ones
+    /// (calibrated stacking; Chao et al. 2016, arXiv 1605.04253). Default: what gives the best harmonic
+    /// mean on the validation files, if they have both kinds of rows, else 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<f64>,
+}
+
+/// Classes and what they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged)]
+pub enum Descriptions {
+    /// A `.parquet`, `.jsonl` or `.csv` file.
+    File(String),
+    /// Text of each class.
+    Given(BTreeMap<String, String>),
+}

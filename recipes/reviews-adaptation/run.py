@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Sentiment of reviews across products: labels of one kind, texts alone of another, tested on the other.
+
+    ESPALIER_DATA=/path/to/data python3 recipes/reviews-adaptation/run.py --pairs all --seeds 1,2,3
+
+The folder must hold amazon_{books,dvd,electronics,kitchen}/{train,test}.parquet with the columns text and
+label. Fine-tunes the last two blocks of all-MiniLM-L6-v2 on the source alone and with each method.
+"""
+
+import json
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from cluster import REPO, SETS, Cluster, arguments, build, fields_of, link_data, run, test_scores
+
+DEMO = REPO / ".espalier/demo/reviews-adaptation"
+DOMAINS = ["books", "dvd", "electronics", "kitchen"]
+ALL_PAIRS = [f"{source}-{target}" for source in DOMAINS for target in DOMAINS if source != target]
+SOURCE_ONLY = "source"
+
+
+def fields(method, pair):
+    """The job's fields for a method and a pair of products."""
+    source, target = pair.split("-")
+    data = {"tasks__sentiment__data__train": SETS / f"amazon_{source}/train.parquet", "tasks__sentiment__data__test": SETS / f"amazon_{target}/test.parquet"}
+    if method != SOURCE_ONLY:
+        adaptation = {"method": method, "target": {"train": str(SETS / f"amazon_{target}/train.parquet")}}
+        data["tasks__sentiment__adaptation"] = json.dumps(adaptation)
+    return data
+
+
+def main():
+    parser = arguments(__doc__)
+    parser.add_argument("--pairs", default="books-kitchen,kitchen-books", help="all, or some of: " + ", ".join(ALL_PAIRS))
+    parser.add_argument("--methods", default=f"{SOURCE_ONLY},dann,mcc", help=f"{SOURCE_ONLY}, and names of methods; default: %(default)s")
+    args = parser.parse_args()
+    pairs = ALL_PAIRS if args.pairs == "all" else args.pairs.split(",")
+    methods = args.methods.split(",")
+    link_data(*(f"amazon_{domain}/{split}.parquet" for domain in DOMAINS for split in ("train", "test")))
+    build()
+    shutil.rmtree(DEMO, ignore_errors=True)
+    found = {}
+    with Cluster(DEMO) as cluster:
+        for pair in pairs:
+            for method in methods:
+                for seed in args.seeds:
+                    name = f"{pair}-{method}-{seed}".replace("_", "-")
+                    job = cluster.train(HERE / "job.yaml", name, DEMO / name, seed=seed, **{**fields(method, pair), **fields_of(args)})
+                    score = 100 * test_scores(job)["sentiment"]["metrics"]["accuracy"]
+                    found.setdefault((pair, method), []).append(score)
+    print(f"\n{'accuracy on the target, %':<28}" + "".join(f"{method:>16}" for method in methods))
+    for pair in pairs:
+        print(f"{pair:<28}" + "".join(f"{statistics.mean(found[pair, method]):>16.1f}" for method in methods))
+    if len(pairs) > 1:
+        means = (statistics.mean(statistics.mean(found[pair, method]) for pair in pairs) for method in methods)
+        print(f"{'mean':<28}" + "".join(f"{mean:>16.1f}" for mean in means))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,240 @@
+//! Unsupervised domain adaptation: what a task learns from samples of another domain that have no
+//! labels. A method is one file: a loss over pairs of samples, one of the source and one of the target.
+//!
+//! A method sees features and outputs of both domains, and layers of its own where it has some. Those lie
+//! in the flat block of all heads, so they are stepped, sharded and checkpointed like heads, and are not
+//! exported. Losses are means over what a rank computes together; the caller weighs them by pairs.
+//! Nothing here has a state between steps, and nothing is random but the layers' first values.
+//!
+//! Shapes: n pairs, f features, c classes. All tensors are 32-bit floats. Where defaults come from TLLib,
+//! that is thuml's Transfer-Learning-Library.
+
+mod afn;
+mod bsp;
+mod cdan;
+mod coral;
+mod dann;
+mod discriminator;
+mod entropy;
+mod information;
+mod jan;
+mod kernels;
+mod mcc;
+mod mdd;
+mod mmd;
+mod pairs;
+mod self_training;
+
+pub use pairs::{Pairs, reversed, strength};
+
+use crate::heads::Linear;
+use espalier_spec::job::{Adapt, AdaptationSpec};
+use std::fmt::Debug;
+use tch::{TchError, Tensor};
+
+/// A method of domain adaptation.
+pub trait Method: Debug + Send + Sync {
+    /// The layers of its own, in the order in which [`Method::loss`] takes them.
+    fn layers(&self) -> Vec<Layer> {
+        Vec::new()
+    }
+
+    /// Whether its strength acts where features are reversed; else it is a factor on the loss.
+    fn reverses(&self) -> bool {
+        false
+    }
+
+    /// The loss of some pairs, a scalar: a mean over them or over what they have in common.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    fn loss(&self, pairs: &Pairs<'_>, own: &[Linear<'_>]) -> Result<Tensor, TchError>;
+}
+
+/// A linear layer of a method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Its name among the method's.
+    pub name: String,
+    /// What it reads.
+    pub inputs: usize,
+    /// What it gives.
+    pub outputs: usize,
+}
+
+impl Layer {
+    fn new(name: &str, inputs: usize, outputs: usize) -> Self {
+        Self {
+            name: name.to_owned(),
+            inputs,
+            outputs,
+        }
+    }
+
+    /// Standard deviation of its first weights: that of PyTorch's `nn.Linear`, which draws uniformly
+    /// from ±1/√inputs.
+    #[must_use]
+    pub fn deviation(&self) -> f64 {
+        1.0 / (3.0 * self.inputs.max(1) as f64).sqrt()
+    }
+}
+
+/// A task's adaptation: method, factor and schedule.
+#[derive(Debug)]
+pub struct Adaptation {
+    method: Box<dyn Method>,
+    kind: Adapt,
+    weight: f64,
+    warm_up: u64,
+}
+
+/// Errors of adaptation.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `adabn` on a backbone without batch statistics.
+    #[error(
+        "task {task}: adaptation.method is adabn, but this backbone has no batch normalisation; use another method"
+    )]
+    NoBatchNorm {
+        /// Name of the task.
+        task: String,
+    },
+}
+
+/// A loss, and what to multiply it by.
+#[derive(Debug)]
+pub struct Weighed {
+    /// The method's loss, a scalar.
+    pub loss: Tensor,
+    /// Its weight and, where it reverses nothing, its strength.
+    pub factor: f64,
+}
+
+impl Adaptation {
+    /// The adaptation of a task on `features` features and `classes` outputs, in a run of `steps` steps.
+    ///
+    /// # Errors
+    /// [`Error::NoBatchNorm`].
+    pub fn new(
+        task: &str,
+        spec: &AdaptationSpec,
+        (features, classes): (usize, usize),
+        steps: u64,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            method: build(task, spec, features, classes)?,
+            kind: spec.method,
+            weight: spec.weight(),
+            warm_up: spec.warm_up.unwrap_or(steps),
+        })
+    }
+
+    /// The layers of the method's own.
+    #[must_use]
+    pub fn layers(&self) -> Vec<Layer> {
+        self.method.layers()
+    }
+
+    /// The method.
+    #[must_use]
+    pub fn kind(&self) -> Adapt {
+        self.kind
+    }
+
+    /// The loss of some pairs in the step that follows `step` steps. `source` and `target` are features
+    /// `[n, f]` and outputs `[n, c]`.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn loss(
+        &self,
+        source: (&Tensor, &Tensor),
+        target: (&Tensor, &Tensor),
+        own: &[Linear<'_>],
+        step: u64,
+    ) -> Result<Weighed, TchError> {
+        let strength = strength(step, self.warm_up);
+        let pairs = Pairs {
+            source: source.0,
+            target: target.0,
+            source_logits: source.1,
+            target_logits: target.1,
+            strength,
+        };
+        let factor = if self.method.reverses() {
+            1.0
+        } else {
+            strength
+        };
+        Ok(Weighed {
+            loss: self.method.loss(&pairs, own)?,
+            factor: factor * self.weight,
+        })
+    }
+}
+
+/// The method of a job.
+///
+/// # Errors
+/// [`Error::NoBatchNorm`].
+pub fn build(
+    task: &str,
+    spec: &AdaptationSpec,
+    features: usize,
+    classes: usize,
+) -> Result<Box<dyn Method>, Error> {
+    // Parameters exist and are in range: the spec was checked.
+    let number = |name| spec.param(name).unwrap_or(0.0);
+    let count = |name| number(name) as usize;
+    let kernels = || kernels::Kernels {
+        count: count("kernels"),
+        smallest: number("smallest"),
+    };
+    let hidden = count("hidden");
+    Ok(match spec.method {
+        Adapt::Dann => Box::new(dann::Dann { features, hidden }),
+        Adapt::Cdan => Box::new(cdan::Cdan {
+            inputs: features * classes,
+            hidden,
+            entropy: number("entropy") != 0.0,
+        }),
+        Adapt::Mmd => Box::new(mmd::Mmd { kernels: kernels() }),
+        Adapt::Jan => Box::new(jan::Jan {
+            kernels: kernels(),
+            sigma: number("sigma"),
+        }),
+        Adapt::Coral => Box::new(coral::Coral),
+        Adapt::Mcc => Box::new(mcc::Mcc {
+            temperature: number("temperature"),
+        }),
+        Adapt::Mdd => Box::new(mdd::Mdd {
+            features,
+            hidden,
+            classes,
+            margin: number("margin"),
+        }),
+        Adapt::Entropy => Box::new(entropy::Entropy),
+        Adapt::SelfTraining => Box::new(self_training::SelfTraining {
+            threshold: number("threshold"),
+        }),
+        // Of the backbones here none has statistics of batches; see [`crate::model`].
+        Adapt::Adabn => {
+            return Err(Error::NoBatchNorm {
+                task: task.to_owned(),
+            });
+        }
+        Adapt::Bsp => Box::new(bsp::Bsp {
+            dann: dann::Dann { features, hidden },
+            penalty: number("penalty"),
+        }),
+        Adapt::Afn => Box::new(afn::Afn {
+            step: number("step"),
+        }),
+        Adapt::InformationMaximisation => Box::new(information::Information {
+            diversity: number("diversity"),
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! What methods look at, and what several of them do with it.
+
+use tch::{Kind, TchError, Tensor};
+
+/// Pairs of samples, one of the source and one of the target.
+#[derive(Clone, Copy, Debug)]
+pub struct Pairs<'a> {
+    /// Features of the source `[n, f]`.
+    pub source: &'a Tensor,
+    /// Features of the target `[n, f]`.
+    pub target: &'a Tensor,
+    /// Outputs of the task's head for the source `[n, c]`.
+    pub source_logits: &'a Tensor,
+    /// Outputs of the task's head for the target `[n, c]`.
+    pub target_logits: &'a Tensor,
+    /// Strength of the method, 0 to 1, for what reverses gradients.
+    pub strength: f64,
+}
+
+impl Pairs<'_> {
+    /// Number of pairs.
+    pub(super) fn count(&self) -> i64 {
+        self.source.size().first().copied().unwrap_or(0)
+    }
+
+    /// Features of the source, then of the target `[2n, f]`.
+    pub(super) fn features(&self) -> Result<Tensor, TchError> {
+        Tensor::f_cat(&[self.source, self.target], 0)
+    }
+
+    /// Outputs for the source, then for the target `[2n, c]`.
+    pub(super) fn logits(&self) -> Result<Tensor, TchError> {
+        Tensor::f_cat(&[self.source_logits, self.target_logits], 0)
+    }
+}
+
+/// Strength after `done` steps of a warm-up of `steps`: 2 / (1 + exp(-10 p)) - 1 at the share p of it,
+/// 1 without one (Ganin et al. 2016, section 5.2.2). TLLib reaches 0.46 after 1,000 steps at first, as
+/// it takes exp(-p) with p = steps / 1000 and no end.
+#[must_use]
+pub fn strength(done: u64, steps: u64) -> f64 {
+    if steps == 0 {
+        return 1.0;
+    }
+    let share = (done as f64 / steps as f64).min(1.0);
+    2.0 / (1.0 + (-10.0 * share).exp()) - 1.0
+}
+
+/// The same numbers, whose gradient comes back multiplied by -`strength` (gradient reversal).
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn reversed(x: &Tensor, strength: f64) -> Result<Tensor, TchError> {
+    let still = x.f_detach()?;
+    // x - strength · (x - x): not a bit of x changes.
+    let moving = x.f_sub(&still)?.f_mul_scalar(-strength)?;
+    still.f_add(&moving)
+}
+
+/// Entropy of each row of probabilities `[b]`, from outputs `[b, c]`, in nats.
+pub(super) fn entropies(logits: &Tensor) -> Result<Tensor, TchError> {
+    let logs = logits.f_log_softmax(-1, Kind::Float)?;
+    logs.f_exp()?
+        .f_mul(&logs)?
+        .f_sum_dim_intlist(&[-1i64][..], false, Kind::Float)?
+        .f_neg()
+}

@@ -1,0 +1,205 @@
+use super::*;
+use serde_json::{Value, json};
+use tch::{Device, Kind};
+
+/// PyTorch's numbers; `tests/golden/adaptation.py` made them.
+fn golden() -> Value {
+    serde_json::from_str(include_str!("golden.json")).unwrap()
+}
+
+/// A list of numbers, or of lists of numbers, as a tensor.
+fn tensor(value: &Value) -> Tensor {
+    let flat = |row: &Value| -> Vec<f32> {
+        let numbers = row.as_array().unwrap().iter();
+        numbers.map(|x| x.as_f64().unwrap() as f32).collect()
+    };
+    let rows = value.as_array().unwrap();
+    if rows[0].is_array() {
+        let all: Vec<f32> = rows.iter().flat_map(flat).collect();
+        Tensor::from_slice(&all).view([rows.len() as i64, -1])
+    } else {
+        Tensor::from_slice(&flat(value))
+    }
+}
+
+#[track_caller]
+fn close(found: &Tensor, expected: &Value, what: &str) {
+    let expected = tensor(expected);
+    let found = match found.defined() {
+        true => found.shallow_clone(),
+        false => expected.zeros_like(),
+    };
+    assert_eq!(found.size(), expected.size(), "{what}");
+    let off = (&found - &expected).abs().max().double_value(&[]);
+    assert!(off < 5e-6, "{what}: off by {off}: {found}, not {expected}");
+}
+
+fn spec(method: &str, params: &Value) -> AdaptationSpec {
+    let spec = json!({"method": method, "target": {"train": "t.csv"}, "params": params});
+    serde_json::from_value(spec).unwrap()
+}
+
+/// A method on `features` features and `classes` classes, with its defaults.
+fn method(name: &str, features: usize, classes: usize) -> Box<dyn Method> {
+    build("t", &spec(name, &json!({})), features, classes).unwrap()
+}
+
+// Promise: every method's loss and its gradients, with respect to features, outputs and its own layers,
+// are PyTorch's.
+#[test]
+fn losses_and_gradients_agree_with_pytorch() {
+    let golden = golden();
+    let mut checked = 0;
+    for case in golden["cases"].as_array().unwrap() {
+        let name = case["method"].as_str().unwrap();
+        let leaf = |value: &Value| tensor(value).set_requires_grad(true);
+        let seen: Vec<Tensor> = golden["seen"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(leaf)
+            .collect();
+        let layers = case["own"].as_array().unwrap();
+        let own: Vec<[Tensor; 2]> = layers.iter().map(|l| [leaf(&l[0]), leaf(&l[1])]).collect();
+        let (features, classes) = (seen[0].size()[1] as usize, seen[2].size()[1] as usize);
+        let method = build("t", &spec(name, &case["params"]), features, classes).unwrap();
+        let shapes: Vec<Vec<i64>> = method
+            .layers()
+            .iter()
+            .map(|layer| vec![layer.outputs as i64, layer.inputs as i64])
+            .collect();
+        let given: Vec<Vec<i64>> = own.iter().map(|[weight, _]| weight.size()).collect();
+        assert_eq!(shapes, given, "{name}");
+        let linear: Vec<Linear<'_>> = own
+            .iter()
+            .map(|[weight, bias]| Linear {
+                weight,
+                bias: Some(bias),
+            })
+            .collect();
+        let pairs = Pairs {
+            source: &seen[0],
+            target: &seen[1],
+            source_logits: &seen[2],
+            target_logits: &seen[3],
+            strength: golden["strength"].as_f64().unwrap(),
+        };
+        let loss = method.loss(&pairs, &linear).unwrap();
+        let expected = case["loss"].as_f64().unwrap();
+        let found = loss.double_value(&[]);
+        assert!(
+            (found - expected).abs() < 5e-6,
+            "{name}: {found}, not {expected}"
+        );
+        loss.backward();
+        let gradients = case["gradients"].as_array().unwrap();
+        for (x, expected) in seen.iter().zip(gradients) {
+            close(&x.grad(), expected, name);
+        }
+        let gradients = case["own_gradients"].as_array().unwrap();
+        for ([weight, bias], expected) in own.iter().zip(gradients) {
+            close(&weight.grad(), &expected[0], name);
+            close(&bias.grad(), &expected[1], name);
+        }
+        checked += 1;
+    }
+    assert_eq!(checked, 13);
+}
+
+fn random(rows: i64, columns: i64, seed: i64) -> Tensor {
+    tch::manual_seed(seed);
+    Tensor::randn([rows, columns], (Kind::Float, Device::Cpu))
+}
+
+// Promise: domains that are the same have no distance, others have one; a single pair is no error.
+#[test]
+fn equal_domains_have_no_distance() {
+    for name in ["mmd", "jan", "coral"] {
+        let method = method(name, 6, 3);
+        let loss = |source: &Tensor, target: &Tensor, logits: &Tensor| {
+            let pairs = Pairs {
+                source,
+                target,
+                source_logits: logits,
+                target_logits: logits,
+                strength: 1.0,
+            };
+            method.loss(&pairs, &[]).unwrap().double_value(&[])
+        };
+        for seed in 0..8 {
+            let (x, logits) = (random(9, 6, seed), random(9, 3, seed + 100));
+            let same = loss(&x, &x, &logits);
+            assert!(same.abs() < 1e-6, "{name}: {same}");
+            let other = loss(&x, &(&x * 2.0 + 1.0), &logits);
+            assert!(other > 1e-2, "{name}: {other}");
+        }
+        let (x, y) = (random(1, 6, 1), random(1, 6, 2));
+        assert!(loss(&x, &y, &random(1, 3, 3)).is_finite(), "{name}");
+    }
+}
+
+// Promise: nothing but finite numbers comes of features that are all alike, of one pair, and of
+// predictions that are as sure as can be.
+#[test]
+fn extremes_stay_finite() {
+    let sure = Tensor::from_slice(&[80f32, 0.0, 0.0, 80.0]).view([2, 2]);
+    for info in espalier_spec::adaptation::METHODS {
+        if info.name == "adabn" {
+            continue;
+        }
+        let method = method(info.name, 3, 2);
+        for rows in [1, 2] {
+            let x = Tensor::ones([rows, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            let logits = sure.narrow(0, 0, rows).detach().set_requires_grad(true);
+            let layers = method.layers();
+            let own: Vec<[Tensor; 2]> = layers
+                .iter()
+                .map(|layer| {
+                    let (outputs, inputs) = (layer.outputs as i64, layer.inputs as i64);
+                    let bias = Tensor::zeros([outputs], (Kind::Float, Device::Cpu));
+                    [random(outputs, inputs, 5) * layer.deviation(), bias]
+                })
+                .collect();
+            let own: Vec<Linear<'_>> = own
+                .iter()
+                .map(|[weight, bias]| Linear {
+                    weight,
+                    bias: Some(bias),
+                })
+                .collect();
+            let pairs = Pairs {
+                source: &x,
+                target: &x,
+                source_logits: &logits,
+                target_logits: &logits,
+                strength: 0.5,
+            };
+            let loss = method.loss(&pairs, &own).unwrap();
+            loss.backward();
+            for x in [&loss, &x.grad(), &logits.grad()] {
+                let finite = !x.defined() || bool::try_from(x.isfinite().all()).unwrap();
+                assert!(finite, "{}, {rows} pairs: {x}", info.name);
+            }
+        }
+    }
+}
+
+// Promise: the schedule is the paper's, 0 at first and 1 at its end; without one the strength is full.
+#[test]
+fn strength_follows_its_schedule() {
+    assert_eq!(strength(0, 100), 0.0);
+    assert!((strength(50, 100) - (2.0 / (1.0 + (-5.0f64).exp()) - 1.0)).abs() < 1e-15);
+    assert!(strength(100, 100) > 0.9999 && strength(300, 100) == strength(100, 100));
+    assert_eq!(strength(0, 0), 1.0);
+}
+
+// Promise: what no backbone here has is said plainly.
+#[test]
+fn adabn_needs_batch_normalisation() {
+    let error = build("digit", &spec("adabn", &json!({})), 4, 2).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("task digit") && error.contains("no batch normalisation"),
+        "{error}"
+    );
+}

@@ -1,0 +1,200 @@
+//! One split of a task: its samples in the order of the files.
+
+use crate::data::mix::mix;
+use crate::data::{Begun, Error, Features, Input, Inputs, Labels, Place, Problem};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One split: inputs and targets of the same length, never empty.
+#[derive(Clone, Debug)]
+pub struct Split {
+    /// Inputs.
+    pub inputs: Arc<Inputs>,
+    /// Targets.
+    pub labels: Labels,
+    pub(super) name: &'static str,
+    pub(super) task: String,
+    pub(super) skipped: u64,
+    pub(super) unlabelled: u64,
+    pub(super) origins: Vec<Origin>,
+    /// Which of the inputs the samples are, where not all were kept.
+    pub(super) kept: Option<Arc<[u32]>>,
+    /// What the lowest blocks of the backbone made of every sample, if they did.
+    pub(super) begun: Option<Arc<Features>>,
+    /// Samples without a label, ascending.
+    pub(super) missing: Arc<[u32]>,
+}
+
+/// Where a run of samples comes from: a file's rows one after another.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) file: Arc<PathBuf>,
+    /// Number of the run's first sample in the split.
+    pub(super) first: usize,
+    /// Its row in the file.
+    pub(super) row: u64,
+}
+
+impl Split {
+    /// Samples held; at most 2^32 - 1.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no sample; never true for a split that was read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The input of sample `index`; text is tokenised when first wanted.
+    ///
+    /// # Errors
+    /// Task, split, file and row of a text that can't become tokens.
+    pub fn input(&self, index: usize) -> Result<Input, Error> {
+        let input = match self.inputs.as_ref() {
+            Inputs::Text(texts) => texts
+                .tokens(self.row(index))
+                .map_err(|problem| self.problem(index, problem))?,
+            Inputs::Image(images) => Input::Numbers(images.numbers(self.row(index))),
+            Inputs::Stream(stream) => stream.window(index, None),
+            Inputs::Features(features) => Input::Numbers(features.row(index)?),
+        };
+        Ok(match &self.begun {
+            Some(rows) => Input::Begun {
+                input: Arc::new(input),
+                begun: Begun {
+                    rows: Arc::clone(rows),
+                    index,
+                },
+            },
+            None => input,
+        })
+    }
+
+    /// The input of sample `index` in a pass over the data: windows of a stream begin where the pass's
+    /// key says.
+    ///
+    /// # Errors
+    /// As [`Split::input`].
+    pub fn drawn(&self, index: usize, pass: u64) -> Result<Input, Error> {
+        match self.inputs.as_ref() {
+            Inputs::Stream(stream) => Ok(stream.window(index, Some(pass))),
+            _ => self.input(index),
+        }
+    }
+
+    /// The number of sample `index` among the inputs that were read.
+    fn row(&self, index: usize) -> usize {
+        let kept = self.kept.as_ref().and_then(|kept| kept.get(index));
+        kept.map_or(index, |row| *row as usize)
+    }
+
+    /// Keeps `most` samples of each class, drawn by a key, in their order; all of a class that has
+    /// fewer.
+    pub(super) fn thin(&mut self, most: usize, key: u64) {
+        let Labels::Single(classes) = &self.labels else {
+            return;
+        };
+        let mut drawn: Vec<(u64, u32)> = (0..classes.len() as u32)
+            .map(|row| (mix(key ^ mix(u64::from(row))), row))
+            .collect();
+        drawn.sort_unstable();
+        let mut left: BTreeMap<u32, usize> = BTreeMap::new();
+        drawn.retain(|(_, row)| {
+            let count = left.entry(classes[*row as usize]).or_default();
+            *count += 1;
+            *count <= most
+        });
+        let mut rows: Vec<u32> = drawn.into_iter().map(|(_, row)| row).collect();
+        rows.sort_unstable();
+        self.labels = Labels::Single(rows.iter().map(|row| classes[*row as usize]).collect());
+        self.kept = Some(rows.into());
+    }
+
+    /// Predicted cost of sample `index`: tokens for text, 1 for images and sounds.
+    ///
+    /// # Errors
+    /// As [`Split::input`].
+    pub fn cost(&self, index: usize) -> Result<u64, Error> {
+        match self.inputs.as_ref() {
+            Inputs::Text(_) => Ok(self.input(index)?.cost()),
+            Inputs::Stream(stream) => Ok(stream.cost(index)),
+            Inputs::Image(_) | Inputs::Features(_) => Ok(1),
+        }
+    }
+
+    /// How many samples were longer than the backbone takes and were cut: of texts, those tokenised
+    /// so far.
+    #[must_use]
+    pub fn cut(&self) -> u64 {
+        match self.inputs.as_ref() {
+            Inputs::Text(texts) => texts.cut(),
+            Inputs::Image(images) => images.cut(),
+            Inputs::Features(_) | Inputs::Stream(_) => 0,
+        }
+    }
+
+    /// `train`, `validation`, `test` or `target`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// How many rows were left out because they could not be decoded.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// How many rows had no label: they were left out, or, where tasks share their inputs, stayed for
+    /// the others.
+    #[must_use]
+    pub fn unlabelled(&self) -> u64 {
+        self.unlabelled
+    }
+
+    /// Whether sample `index` has a label.
+    #[must_use]
+    pub fn has_label(&self, index: usize) -> bool {
+        self.missing.is_empty() || self.missing.binary_search(&(index as u32)).is_err()
+    }
+
+    /// The samples that have a label, ascending.
+    pub fn labelled(&self) -> impl Iterator<Item = usize> {
+        (0..self.len()).filter(|index| self.has_label(*index))
+    }
+
+    /// The file and data row of sample `index`.
+    #[must_use]
+    pub fn place(&self, index: usize) -> Option<Place> {
+        let index = self.row(index);
+        let origin = self
+            .origins
+            .iter()
+            .rev()
+            .find(|origin| origin.first <= index)?;
+        let row = (index - origin.first) as u64 + origin.row;
+        Some(Place {
+            file: origin.file.clone(),
+            row,
+            line: None,
+        })
+    }
+
+    pub(super) fn problem(&self, index: usize, problem: Problem) -> Error {
+        let unknown = || Place {
+            file: Arc::new(PathBuf::new()),
+            row: index as u64 + 1,
+            line: None,
+        };
+        let cause = self.place(index).unwrap_or_else(unknown).error(problem);
+        Error::Task {
+            task: self.task.clone(),
+            split: self.name,
+            cause: Box::new(cause),
+        }
+    }
+}

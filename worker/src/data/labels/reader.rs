@@ -1,0 +1,271 @@
+//! Turns cells into labels.
+
+use super::{LabelSet, Labels, NO_CLASS, index};
+use crate::data::inputs::{mismatch, number};
+use crate::data::{Cell, Error, Place, Problem};
+use crate::metrics::TagSet;
+use espalier_spec::job::HeadKind;
+use std::sync::Arc;
+
+/// Turns cells into targets. Without a label set it collects one.
+pub(in crate::data) struct LabelReader<'a> {
+    column: &'a str,
+    known: Option<&'a LabelSet>,
+    /// Classes that no row may have.
+    unseen: &'a [String],
+    found: LabelSet,
+    labels: Labels,
+    /// Samples without a label, ascending.
+    missing: Vec<u32>,
+}
+
+impl<'a> LabelReader<'a> {
+    pub(in crate::data) fn new(
+        head: HeadKind,
+        column: &'a str,
+        known: Option<&'a LabelSet>,
+    ) -> Self {
+        let labels = match head {
+            HeadKind::SingleLabel | HeadKind::Ordinal | HeadKind::LabelEmbedding => {
+                Labels::Single(Vec::new())
+            }
+            HeadKind::MultiLabel => Labels::Multi {
+                ends: Vec::new(),
+                classes: Vec::new(),
+            },
+            HeadKind::Regression => Labels::Numbers(Vec::new()),
+            HeadKind::CausalLm => Labels::Next(0),
+            HeadKind::Tags => Labels::Tags {
+                set: Arc::default(),
+                ends: Vec::new(),
+                tags: Vec::new(),
+            },
+        };
+        Self {
+            column,
+            known,
+            unseen: &[],
+            found: LabelSet::default(),
+            labels,
+            missing: Vec::new(),
+        }
+    }
+
+    /// Reads none.
+    pub(in crate::data) fn none(column: &'a str) -> Self {
+        Self {
+            column,
+            known: None,
+            unseen: &[],
+            found: LabelSet::default(),
+            labels: Labels::Unlabelled(0),
+            missing: Vec::new(),
+        }
+    }
+
+    /// Refuses rows of these classes.
+    pub(in crate::data) fn without(self, unseen: &'a [String]) -> Self {
+        Self { unseen, ..self }
+    }
+
+    /// Whether a cell holds no label: null, an empty text, or not a number.
+    pub(in crate::data) fn is_missing(cell: &Cell) -> bool {
+        is_empty(cell) || matches!(cell, Cell::Float(number) if number.is_nan())
+    }
+
+    /// Adds a sample without a label.
+    pub(in crate::data) fn push_missing(&mut self) {
+        self.missing.push(index(self.labels.len()));
+        match &mut self.labels {
+            Labels::Single(classes) => classes.push(NO_CLASS),
+            Labels::Multi { ends, classes } => ends.push(index(classes.len())),
+            Labels::Numbers(numbers) => numbers.push(f32::NAN),
+            Labels::Unlabelled(count) | Labels::Next(count) => *count += 1,
+            Labels::Tags { ends, tags, .. } => ends.push(index(tags.len())),
+        }
+    }
+
+    /// Samples without a label, ascending.
+    pub(in crate::data) fn take_missing(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.missing)
+    }
+
+    pub(in crate::data) fn push(&mut self, cell: Cell, place: &Place) -> Result<(), Error> {
+        let wants_label = !matches!(self.labels, Labels::Unlabelled(_) | Labels::Next(_));
+        if wants_label && is_empty(&cell) {
+            let column = self.column.to_owned();
+            return Err(place.error(Problem::NoLabel { column }));
+        }
+        self.add(cell).map_err(|problem| place.error(problem))
+    }
+
+    /// Tags of the sample that was pushed last; none if labels are no tags.
+    pub(in crate::data) fn last_tags(&self) -> Option<usize> {
+        match &self.labels {
+            Labels::Tags { .. } => {
+                Some(self.labels.classes(self.labels.len().checked_sub(1)?).len())
+            }
+            _ => None,
+        }
+    }
+
+    fn add(&mut self, cell: Cell) -> Result<(), Problem> {
+        match &mut self.labels {
+            Labels::Numbers(numbers) => numbers.push(number(&cell, self.column)?),
+            Labels::Unlabelled(count) | Labels::Next(count) => *count += 1,
+            Labels::Single(classes) => {
+                let label = Label::of(cell, self.column, "a class: a text or an integer")?;
+                if self.unseen.contains(&label.name) {
+                    return Err(Problem::Unseen { label: label.name });
+                }
+                let class = class(self.known, &mut self.found, &label)?;
+                // By number: the name is the set's.
+                if let Some(name) = self.known.and_then(|set| set.names.get(class as usize))
+                    && self.unseen.contains(name)
+                {
+                    let label = name.clone();
+                    return Err(Problem::Unseen { label });
+                }
+                classes.push(class);
+            }
+            Labels::Multi { ends, classes } => {
+                let cells = match cell.unpacked() {
+                    Cell::List(cells) => cells,
+                    other => {
+                        let what = "a list of classes, such as [\"a\",\"b\"] or []";
+                        return Err(mismatch(self.column, what, &other));
+                    }
+                };
+                let mut row = Vec::with_capacity(cells.len());
+                for cell in cells {
+                    let label = Label::of(cell, self.column, "a list of texts or integers")?;
+                    row.push(class(self.known, &mut self.found, &label)?);
+                }
+                row.sort_unstable();
+                row.dedup();
+                classes.extend(row);
+                ends.push(index(classes.len()));
+            }
+            Labels::Tags { ends, tags, .. } => {
+                let what = "a list of tags, one for each word";
+                let cells = match cell.unpacked() {
+                    Cell::List(cells) => cells,
+                    other => return Err(mismatch(self.column, what, &other)),
+                };
+                let mut before: Option<String> = None;
+                for (word, cell) in cells.into_iter().enumerate() {
+                    let label = Label::of(cell, self.column, what)?;
+                    tags.push(class(self.known, &mut self.found, &label)?);
+                    let name = match self.known {
+                        // By number: the name is the set's.
+                        Some(set) => tags
+                            .last()
+                            .and_then(|&tag| set.names.get(tag as usize))
+                            .cloned(),
+                        None => None,
+                    };
+                    let name = name.unwrap_or(label.name);
+                    if let Some(kind) = name.strip_prefix("I-")
+                        && before.as_deref().and_then(|b| b.get(2..)) != Some(kind)
+                    {
+                        return Err(Problem::Bio {
+                            column: self.column.to_owned(),
+                            word: word + 1,
+                            before: before.map_or("nothing".to_owned(), |tag| format!("`{tag}`")),
+                            tag: name,
+                        });
+                    }
+                    before = Some(name);
+                }
+                ends.push(index(tags.len()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The targets, and the label set: the known one, or the one found, sorted.
+    pub(in crate::data) fn finish(mut self) -> Result<(Labels, LabelSet), Error> {
+        if let Some(known) = self.known {
+            if let Labels::Tags { set, .. } = &mut self.labels {
+                *set = Arc::new(TagSet::of(known.names()));
+            }
+            return Ok((self.labels, known.clone()));
+        }
+        if matches!(
+            self.labels,
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_)
+        ) {
+            return Ok((self.labels, LabelSet::default()));
+        }
+        let renamed = self.found.sort();
+        match &mut self.labels {
+            Labels::Single(all) => all
+                .iter_mut()
+                .filter(|class| **class != NO_CLASS)
+                .for_each(|c| *c = renamed[*c as usize]),
+            Labels::Multi { ends, classes } => {
+                classes.iter_mut().for_each(|c| *c = renamed[*c as usize]);
+                let mut start = 0;
+                for end in ends {
+                    classes[start..*end as usize].sort_unstable();
+                    start = *end as usize;
+                }
+            }
+            Labels::Tags { set, tags, .. } => {
+                tags.iter_mut()
+                    .for_each(|tag| *tag = renamed[*tag as usize]);
+                *set = Arc::new(TagSet::of(self.found.names()));
+            }
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => {}
+        }
+        Ok((self.labels, self.found.checked()?))
+    }
+}
+
+fn is_empty(cell: &Cell) -> bool {
+    match cell {
+        Cell::Null => true,
+        Cell::Text(text) | Cell::Raw(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+fn class(known: Option<&LabelSet>, found: &mut LabelSet, label: &Label) -> Result<u32, Problem> {
+    match known {
+        Some(set) => set.find(label).ok_or_else(|| set.unknown(label)),
+        None => Ok(found.intern(&label.name)),
+    }
+}
+
+/// A class as a row names it.
+pub(super) struct Label {
+    pub(super) name: String,
+    pub(super) number: Option<i64>,
+}
+
+impl Label {
+    fn of(cell: Cell, column: &str, expected: &str) -> Result<Self, Problem> {
+        match cell {
+            Cell::Text(name) => Ok(Label { name, number: None }),
+            Cell::Raw(name) if !name.is_empty() => {
+                let number = name.parse().ok();
+                Ok(Label { name, number })
+            }
+            Cell::Int(number) => Ok(Label {
+                name: number.to_string(),
+                number: Some(number),
+            }),
+            Cell::Bool(value) => Ok(Label {
+                name: value.to_string(),
+                number: Some(i64::from(value)),
+            }),
+            // A column of integers with gaps is often stored as floating point.
+            #[expect(clippy::cast_possible_truncation, reason = "whole and small: exact")]
+            Cell::Float(number) if number.fract() == 0.0 && number.abs() < 1e15 => Ok(Label {
+                name: (number as i64).to_string(),
+                number: Some(number as i64),
+            }),
+            other => Err(mismatch(column, expected, &other)),
+        }
+    }
+}

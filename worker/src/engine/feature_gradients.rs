@@ -1,0 +1,94 @@
+//! What heads say about the features, kept apart by task until their weights are known.
+
+use super::Error;
+use super::costs::Run;
+use super::exact::ExactSum;
+use super::kernel::{dot, pair, pairs};
+use crate::torch;
+use tch::Tensor;
+
+/// Gradients of the features by task, where tasks share samples and weights are not known yet.
+#[derive(Debug)]
+pub(super) struct FeatureGradients {
+    /// The features as heads saw them, with the graph back to the features.
+    pub(super) dropped: Tensor,
+    /// Each task's rows and their gradient [rows, h].
+    pub(super) parts: Vec<(Run, Tensor)>,
+    /// The same of heads that read words: vectors of tokens, and gradients of all of them by task.
+    pub(super) rows: Option<Tensor>,
+    pub(super) row_parts: Vec<(usize, Tensor)>,
+}
+
+impl FeatureGradients {
+    /// Scalar products of all pairs of `tasks` tasks, as indexed by [`pair`]. Samples are taken one
+    /// by one and added exactly: which rank has which changes no bit.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub(super) fn products(&self, tasks: usize) -> Result<Vec<ExactSum>, Error> {
+        let mut sums = vec![ExactSum::default(); pairs(tasks)];
+        for (place, ((a, rows), left)) in self.parts.iter().enumerate() {
+            for ((b, others), right) in &self.parts[place..] {
+                if rows != others {
+                    continue;
+                }
+                let width = (left.numel() / rows.len().max(1)).max(1);
+                let (left, right) = (torch::data(left)?, torch::data(right)?);
+                let samples = left.chunks_exact(width).zip(right.chunks_exact(width));
+                let sum = &mut sums[pair(*a, *b, tasks)];
+                samples.for_each(|(left, right)| sum.add(f64::from(dot(left, right))));
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Brings the weighted sum to the features' gradient.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub(super) fn combine(self, weights: &[f64]) -> Result<(), Error> {
+        let total = self.dropped.f_zeros_like()?;
+        for ((task, rows), grad) in &self.parts {
+            let mut place = total.f_narrow(0, rows.start as i64, rows.len() as i64)?;
+            let _ = place.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
+        }
+        torch::backward(&[&self.dropped], &[&total])?;
+        if let Some(rows) = &self.rows {
+            let mut total = rows.f_zeros_like()?;
+            for (task, grad) in &self.row_parts {
+                let _ = total.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
+            }
+            torch::backward(&[rows], &[&total])?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    // Promise: products are those of the tasks' gradients of the same samples, and what comes to the
+    // features is their weighted sum.
+    #[test]
+    fn feature_gradients_multiply_and_add_up() {
+        let tensor = |values: &[f32]| Tensor::from_slice(values).view([2, 2]);
+        let features = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let gradients = FeatureGradients {
+            dropped: features.f_mul_scalar(2.0).unwrap(),
+            parts: vec![
+                ((0, 0..2), tensor(&[1.0, 2.0, 3.0, 4.0])),
+                ((1, 0..2), tensor(&[-1.0, 0.5, 0.0, 2.0])),
+            ],
+            rows: None,
+            row_parts: Vec::new(),
+        };
+        let products = gradients.products(2).unwrap();
+        let products: Vec<f64> = products.iter().map(ExactSum::value).collect();
+        assert_eq!(products, [30.0, 8.0, 5.25]);
+        gradients.combine(&[1.0, 10.0]).unwrap();
+        let grad = features.grad();
+        assert_eq!(torch::data(&grad).unwrap(), [-18.0, 14.0, 6.0, 48.0]);
+    }
+}

@@ -1,0 +1,132 @@
+//! Heads and layers of adaptations with their first values, in one block.
+
+use super::HeadSet;
+use crate::adapt::Adaptation;
+use crate::data::{TaskData, total_steps};
+use crate::engine::Error;
+use crate::heads::{self, CausalLm, Head, Parameter};
+use crate::model::{Backbone, Block, ParamSpec};
+use crate::torch;
+use espalier_spec::job::{HeadKind, TaskSpec};
+use espalier_spec::{InputGroups, JobSpec};
+use std::sync::Arc;
+use tch::{Device, Tensor};
+
+impl HeadSet {
+    /// Heads with their initial weights, a function of the job's seed and each task's name; those that
+    /// predict the next token start as the backbone's own vocabulary matrix.
+    ///
+    /// # Errors
+    /// If a task's loss settings or its head do not fit.
+    pub fn new(
+        spec: &JobSpec,
+        tasks: &[Arc<TaskData>],
+        backbone: &dyn Backbone,
+        device: Device,
+    ) -> Result<Self, Error> {
+        let groups = InputGroups::of(&spec.tasks);
+        let width = backbone.width();
+        let mut layers: Vec<Vec<Parameter>> = Vec::new();
+        let mut heads = Vec::new();
+        for (task, data) in spec.tasks.iter().zip(tasks) {
+            let (head, own) = match task.head {
+                HeadKind::CausalLm => next_token(task, backbone)?,
+                _ => {
+                    let counts = data.train.labels.counts(data.labels.len());
+                    let head = heads::build(task, data.labels.names(), &counts)?;
+                    let own = heads::parameters(spec.seed, &task.name, head.shape(), width);
+                    (head, own.to_vec())
+                }
+            };
+            layers.push(own);
+            heads.push(head);
+        }
+        let led = tasks.iter().enumerate().filter(|(k, _)| groups.leads(*k));
+        let steps = total_steps(
+            &spec.training,
+            led.map(|(_, task)| task.train.len() as u64).sum(),
+        );
+        let mut adaptations = Vec::with_capacity(heads.len());
+        for (task, head) in spec.tasks.iter().zip(&heads) {
+            let Some(how) = &task.adaptation else {
+                adaptations.push(None);
+                continue;
+            };
+            let shape = (width, head.outputs());
+            let adaptation = Adaptation::new(&task.name, how, shape, steps)?;
+            let first = layers.len();
+            for layer in adaptation.layers() {
+                let name = format!("adaptation.{}.{}", task.name, layer.name);
+                let shape = (layer.outputs, layer.inputs);
+                let own = heads::layer(spec.seed, &name, shape, layer.deviation());
+                layers.push(own.to_vec());
+            }
+            adaptations.push(Some((adaptation, first..layers.len())));
+        }
+        let params = layers.iter().flatten().map(param).collect();
+        let mut block = Block::new("heads", params, true, device)?;
+        for parameter in layers.iter().flatten() {
+            let tensor = Tensor::f_from_slice(&parameter.values)?;
+            block.load(&parameter.name, &tensor.f_view(&parameter.shape[..])?)?;
+        }
+        let params = places(&block, &layers)?;
+        Ok(Self {
+            block,
+            heads,
+            params,
+            contrastive: spec.tasks.iter().map(|t| t.loss.contrastive).collect(),
+            adaptations,
+            groups,
+            dropout: spec.backbone.dropout.unwrap_or(0.1),
+        })
+    }
+}
+
+/// A parameter as the block wants it.
+fn param(parameter: &Parameter) -> ParamSpec {
+    let shape = &parameter.shape[..];
+    let param = match parameter.decays {
+        true => ParamSpec::weight(&parameter.name, shape),
+        false => ParamSpec::bias(&parameter.name, shape),
+    };
+    ParamSpec {
+        trained: parameter.trained,
+        ..param
+    }
+}
+
+/// Places of each layer's parameters in the block.
+fn places(block: &Block, layers: &[Vec<Parameter>]) -> Result<Vec<(usize, Option<usize>)>, Error> {
+    let place = |wanted: &Parameter| {
+        let mut all = block.params().iter();
+        let found = all.position(|param| param.name == wanted.name);
+        found.ok_or_else(|| Error::Plan(format!("no parameter {}", wanted.name)))
+    };
+    let of = |layer: &Vec<Parameter>| {
+        let none = || Error::Plan("a layer without parameters".to_owned());
+        let first = place(layer.first().ok_or_else(none)?)?;
+        Ok((first, layer.get(1).map(place).transpose()?))
+    };
+    layers.iter().map(of).collect()
+}
+
+/// A head that predicts the next token, and its matrix as the backbone has it.
+fn next_token(
+    task: &TaskSpec,
+    backbone: &dyn Backbone,
+) -> Result<(Box<dyn Head>, Vec<Parameter>), Error> {
+    let Some(decoder) = backbone.decoder() else {
+        let task = task.name.clone();
+        return Err(heads::Error::NoDecoder { task }.into());
+    };
+    let matrix = decoder.vocabulary()?.f_contiguous()?;
+    let head = CausalLm::new(matrix.size()[0].unsigned_abs() as usize);
+    let weight = Parameter {
+        name: format!("heads.{}.weight", task.name),
+        shape: matrix.size(),
+        values: torch::data(&matrix)?.to_vec(),
+        decays: true,
+        trained: true,
+    };
+    Ok((Box::new(head), vec![weight]))
+}

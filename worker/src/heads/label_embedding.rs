@@ -1,0 +1,112 @@
+//! One of several classes, by the cosine between a text and what the class is.
+//!
+//! Shapes: b samples, C classes, T templates, h hidden width.
+
+use super::{Error, Head, Shape, SingleLabel, label_fields};
+use crate::metrics::Values;
+use espalier_spec::job::HeadKind;
+use serde_json::{Map, Value};
+use tch::{Kind, Tensor};
+
+/// What cosines are multiplied by at first; learned as its logarithm.
+const FIRST_SCALE: f32 = 20.0;
+/// It never grows beyond this (Radford et al. 2021, arXiv 2103.00020, section 2.5).
+pub const LARGEST_SCALE: f64 = 100.0;
+
+/// Classification by the nearest description; texts and descriptions are read by the same backbone. Its
+/// only parameters are the logarithm of the scale, and a calibration that is not trained.
+#[derive(Debug)]
+pub struct LabelEmbedding {
+    names: Vec<String>,
+    calibration: f32,
+}
+
+impl LabelEmbedding {
+    /// A head for the classes `names`; `calibration` is taken from cosines of classes that were trained
+    /// on.
+    #[must_use]
+    pub fn new(names: Vec<String>, calibration: f32) -> Self {
+        Self { names, calibration }
+    }
+
+    /// The same decisions and losses over the classes that `outputs` has.
+    fn over(outputs: &Tensor) -> SingleLabel {
+        let width = outputs.size().get(1).copied().unwrap_or(0);
+        let names = vec![String::new(); width.unsigned_abs() as usize];
+        SingleLabel::new(names, None, 0.0)
+    }
+}
+
+impl Head for LabelEmbedding {
+    fn kind(&self) -> HeadKind {
+        HeadKind::LabelEmbedding
+    }
+
+    fn outputs(&self) -> usize {
+        self.names.len()
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Cosine {
+            scale: FIRST_SCALE.ln(),
+            calibration: self.calibration,
+        }
+    }
+
+    /// Cross-entropy over the classes that there are outputs of: those trained on in steps, all in
+    /// evaluations.
+    fn loss(&self, outputs: &Tensor, targets: &Values) -> Result<Tensor, Error> {
+        Self::over(outputs).loss(outputs, targets)
+    }
+
+    fn decide(&self, outputs: &Tensor) -> Result<Values, Error> {
+        Self::over(outputs).decide(outputs)
+    }
+
+    fn scores(&self, outputs: &Tensor) -> Result<Vec<f32>, Error> {
+        Self::over(outputs).scores(outputs)
+    }
+
+    fn config(&self) -> Map<String, Value> {
+        label_fields("single_label_classification", &self.names)
+    }
+}
+
+/// Vectors of classes f32 `[C, h]` from features of their texts `[C · T, h]`, class by class: each text's
+/// at length 1, their mean over `templates`, and that at length 1 again (Radford et al. 2021, section
+/// 3.1.4).
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn class_vectors(features: &Tensor, templates: usize) -> Result<Tensor, Error> {
+    let each = i64::try_from(templates.max(1)).unwrap_or(1);
+    let width = features.size().last().copied().unwrap_or(0);
+    let all_cth = unit(features)?.f_view([-1, each, width])?;
+    unit(&all_cth.f_mean_dim(&[1i64][..], false, Kind::Float)?)
+}
+
+/// Cosines f32 `[b, C]` between `features` `[b, h]` and vectors of classes at length 1 `[C, h]`.
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn cosines(features: &Tensor, classes: &Tensor) -> Result<Tensor, Error> {
+    Ok(unit(features)?.f_matmul(&classes.f_transpose(0, 1)?)?)
+}
+
+/// Outputs from cosines: times exp(`log_scale` `[1]`), at most 100.
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn scaled(cosines: &Tensor, log_scale: &Tensor) -> Result<Tensor, Error> {
+    let scale = log_scale.f_clamp_max(LARGEST_SCALE.ln())?.f_exp()?;
+    Ok(cosines.f_mul(&scale)?)
+}
+
+/// Rows at length 1.
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn unit(rows: &Tensor) -> Result<Tensor, Error> {
+    let length = rows.f_norm_scalaropt_dim(2.0, [-1i64], true)?;
+    Ok(rows.f_div(&length.f_clamp_min(1e-12)?)?)
+}

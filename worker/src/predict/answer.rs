@@ -1,0 +1,133 @@
+//! What heads say, as it is shown.
+
+use super::Error;
+use crate::generate::Stop;
+use espalier_spec::job::HeadKind;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use tch::{Kind, Tensor};
+
+/// Classes of a multi-label head are named from this probability on.
+const THRESHOLD: f64 = 0.5;
+
+/// What one head says of one input.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// One class.
+    Single {
+        /// The most probable class.
+        label: String,
+        /// Its probability.
+        score: f64,
+        /// Probability of every class.
+        scores: BTreeMap<String, f64>,
+    },
+    /// Any number of classes.
+    Multi {
+        /// Classes with probability 0.5 or more, most probable first.
+        labels: Vec<Scored>,
+        /// Probability of every class.
+        scores: BTreeMap<String, f64>,
+    },
+    /// A tag for every word; texts are cut into words at white space.
+    Tags {
+        /// The most probable tag of each word; none for words beyond the token limit.
+        tags: Vec<Option<Scored>>,
+    },
+    /// How a text goes on.
+    Text {
+        /// What follows the prompt.
+        completion: String,
+        /// Its tokens.
+        tokens: usize,
+        /// Why it ends.
+        stop: Stop,
+    },
+    /// A number.
+    Number {
+        /// The number.
+        value: f64,
+    },
+}
+
+impl Answer {
+    /// One of several classes, by their probabilities.
+    #[must_use]
+    pub fn single(scores: BTreeMap<String, f64>) -> Self {
+        let best = scores.iter().rev().max_by(|a, b| a.1.total_cmp(b.1));
+        let (label, score) = best.map_or_else(Default::default, |(l, s)| (l.clone(), *s));
+        Answer::Single {
+            label,
+            score,
+            scores,
+        }
+    }
+}
+
+/// A class with its probability.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scored {
+    /// The class.
+    pub label: String,
+    /// Its probability.
+    pub score: f64,
+}
+
+/// The most probable class of each row of `outputs` [w, C].
+pub(super) fn best(outputs: &Tensor, labels: &[String]) -> Result<Vec<Scored>, Error> {
+    let (scores, classes) = outputs.f_softmax(-1, Kind::Float)?.f_max_dim(-1, false)?;
+    let scores = Vec::<f32>::try_from(&scores.f_contiguous()?)?;
+    let classes = Vec::<i64>::try_from(&classes.f_contiguous()?)?;
+    let label = |class: i64| labels.get(class.unsigned_abs() as usize).cloned();
+    let all = classes.into_iter().zip(scores);
+    Ok(all
+        .map(|(class, score)| Scored {
+            label: label(class).unwrap_or_default(),
+            score: f64::from(score),
+        })
+        .collect())
+}
+
+pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
+    let scored = |(label, &score): (&String, &f32)| (label.clone(), f64::from(score));
+    let scores: BTreeMap<String, f64> = labels.iter().zip(row).map(scored).collect();
+    let mut ranked: Vec<Scored> = scores
+        .iter()
+        .map(|(label, &score)| Scored {
+            label: label.clone(),
+            score,
+        })
+        .collect();
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+    match head {
+        HeadKind::Regression => Answer::Number {
+            value: row.first().map_or(0.0, |&v| f64::from(v)),
+        },
+        HeadKind::MultiLabel => {
+            ranked.retain(|class| class.score >= THRESHOLD);
+            Answer::Multi {
+                labels: ranked,
+                scores,
+            }
+        }
+        HeadKind::Ordinal => {
+            // The median, as in evaluations: the first class that at most one half is above.
+            let mut above = 1.0;
+            let median = row.iter().position(|score| {
+                above -= f64::from(*score);
+                above <= 0.5
+            });
+            let label = median.and_then(|class| labels.get(class)).cloned();
+            let label = label.unwrap_or_default();
+            Answer::Single {
+                score: scores.get(&label).copied().unwrap_or_default(),
+                label,
+                scores,
+            }
+        }
+        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm => {
+            Answer::single(scores)
+        }
+    }
+}

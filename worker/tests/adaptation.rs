@@ -1,0 +1,178 @@
+//! Domain adaptation in real training: a task with labelled samples and unlabelled ones of another domain.
+#![allow(clippy::unwrap_used)]
+
+mod kit;
+
+use espalier_spec::JobSpec;
+use espalier_spec::adaptation::METHODS;
+use espalier_spec::exchange::Sharding;
+use espalier_spec::plan::ExchangePlan;
+use kit::{Layout, Outcome, spec, train, train_in_halves};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::path::Path;
+
+const STEPS: u64 = 4;
+/// Both ranks serve all tasks.
+const ALL: [&[u32]; 3] = [&[0, 1], &[0, 1], &[0, 1]];
+
+/// Texts of another domain: mentions of several topics or none; with labels, if any are given.
+fn target(dir: &Path, label: Option<&str>) -> Value {
+    let texts = std::fs::read_to_string(dir.join("mentions.train.jsonl")).unwrap();
+    let mut rows = String::new();
+    for line in texts.lines().take(50) {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let row = match label {
+            Some(label) => json!({"text": row["text"], "label": label}),
+            None => json!({"text": row["text"]}),
+        };
+        writeln!(rows, "{row}").unwrap();
+    }
+    let file = dir.join("target.jsonl");
+    std::fs::write(&file, rows).unwrap();
+    json!({"train": file})
+}
+
+/// One task with an adaptation.
+fn adapted(dir: &Path, method: &str, change: impl FnOnce(&mut Value)) -> JobSpec {
+    spec(dir, STEPS, |job| {
+        job["tasks"].as_array_mut().unwrap().truncate(1);
+        let mut adaptation = json!({"method": method, "target": target(dir, None), "warm_up": 2});
+        if method == "self_training" {
+            // Predictions are not sure of anything yet.
+            adaptation["params"] = json!({"threshold": 0.3});
+        }
+        job["tasks"][0]["adaptation"] = adaptation;
+        job["training"]["batch_size"] = json!(12);
+        change(job);
+    })
+}
+
+fn how(sharding: Sharding, apart: bool) -> ExchangePlan {
+    ExchangePlan {
+        sharding,
+        apart,
+        ..ExchangePlan::default()
+    }
+}
+
+fn layout(tasks: usize, sharding: Sharding, apart: bool) -> Layout {
+    Layout::new(2, &ALL[..tasks], how(sharding, apart))
+}
+
+fn on_one_rank(job: &JobSpec) -> Outcome {
+    let one: [&[u32]; 3] = [&[0]; 3];
+    let tasks = &one[..job.tasks.len()];
+    train(
+        job,
+        &Layout::new(1, tasks, how(Sharding::Optimizer, false)),
+        STEPS,
+    )
+}
+
+// Promise: with every method, sharding changes no bit, layers of the method's own included; what is
+// exported holds none of them; and the loss of every method is told.
+#[test]
+fn sharding_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for info in METHODS.iter().filter(|info| info.name != "adabn") {
+        let job = adapted(folder.path(), info.name, |_| {});
+        let run = |sharding| train(&job, &layout(1, sharding, false), STEPS);
+        let once = run(Sharding::Optimizer);
+        once.assert_same(&run(Sharding::Full), info.name);
+        if info.params.iter().any(|param| param.name == "hidden") {
+            once.assert_same(&run(Sharding::None), info.name);
+        }
+        let heads = safetensors::SafeTensors::deserialize(&once.heads).unwrap();
+        let mut names = heads.names();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            ["heads.topic.bias", "heads.topic.weight"],
+            "{}",
+            info.name
+        );
+        for report in &once.reports {
+            let told = &report.adaptation[0];
+            assert!(told.count == 12 && told.sum.is_finite(), "{}", info.name);
+            assert!(told.sum != 0.0, "{}: {told:?}", info.name);
+            assert_eq!(report.samples, 12);
+        }
+    }
+}
+
+// Promise: methods that look at samples one by one train on two ranks as on one.
+#[test]
+fn two_ranks_train_like_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for method in ["dann", "cdan", "mdd", "entropy", "self_training", "afn"] {
+        let job = adapted(folder.path(), method, |_| {});
+        let two = train(&job, &layout(1, Sharding::Optimizer, false), STEPS);
+        let distance = two.distance(&on_one_rank(&job));
+        assert!(distance < 2e-4, "{method}: {distance:e}");
+    }
+}
+
+// Promise: a run that is taken up again has the bits of one that was not interrupted.
+#[test]
+fn a_resume_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for method in ["cdan", "mmd"] {
+        let job = adapted(folder.path(), method, |_| {});
+        let layout = layout(1, Sharding::Optimizer, false);
+        let once = train(&job, &layout, STEPS);
+        once.assert_same(&train_in_halves(&job, &layout, STEPS), method);
+    }
+}
+
+// Promise: labels of the target are not learned from: with others, or none, every bit is the same.
+#[test]
+fn labels_of_the_target_are_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |label: Option<&str>| {
+        let job = adapted(folder.path(), "dann", |job| {
+            job["tasks"][0]["adaptation"]["target"] = target(folder.path(), label);
+        });
+        on_one_rank(&job)
+    };
+    let none = run(None);
+    none.assert_same(&run(Some("fruit")), "fruit");
+    none.assert_same(&run(Some("music")), "music");
+}
+
+// Promise: an adaptation is part of its task's gradient: beside other tasks it is weighed with it, before
+// backward or at the owners, in parts of a batch, and where tasks share inputs.
+#[test]
+fn balancers_weigh_the_adaptation_with_its_task() {
+    let folder = tempfile::tempdir().unwrap();
+    let joint = |balancer: &str, grouped: bool| {
+        spec(folder.path(), STEPS, |job| {
+            let own =
+                json!({"method": "dann", "target": target(folder.path(), None), "warm_up": 0});
+            job["tasks"][0]["adaptation"] = own;
+            job["balancer"] = json!(balancer);
+            if grouped {
+                for task in [1, 2] {
+                    job["tasks"][task] = job["tasks"][0].clone();
+                    job["tasks"][task]["name"] = json!(format!("copy-{task}"));
+                    job["tasks"][task]["input_group"] = json!("g");
+                    job["tasks"][task]
+                        .as_object_mut()
+                        .unwrap()
+                        .remove("adaptation");
+                }
+            }
+        })
+    };
+    for (balancer, grouped) in [("equal", false), ("equal", true), ("uw", true)] {
+        let job = joint(balancer, grouped);
+        let run = |apart| train(&job, &layout(3, Sharding::Optimizer, apart), STEPS);
+        let distance = run(false).distance(&run(true));
+        assert!(distance < 2e-4, "{balancer}, {grouped}: {distance:e}");
+    }
+    for balancer in ["upgrad", "sdmgrad"] {
+        let job = joint(balancer, false);
+        let run = |sharding| train(&job, &layout(3, sharding, true), STEPS);
+        run(Sharding::Optimizer).assert_same(&run(Sharding::Full), balancer);
+    }
+}

@@ -1,0 +1,157 @@
+//! Classes that are known by their description: trained by all ranks together, told though never seen.
+#![allow(clippy::unwrap_used)]
+
+mod kit;
+
+use espalier_spec::JobSpec;
+use espalier_spec::exchange::Sharding;
+use espalier_spec::job::Metric;
+use espalier_spec::plan::ExchangePlan;
+use espalier_worker::engine::Sources;
+use espalier_worker::predict::{Answer, Predictor};
+use espalier_worker::zero_shot::{Class, Classes};
+use kit::{Layout, Outcome, spec, train};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const STEPS: u64 = 6;
+/// Both ranks serve both tasks.
+const ALL: [&[u32]; 2] = [&[0, 1], &[0, 1]];
+const ONE: [&[u32]; 2] = [&[0], &[0]];
+
+fn how(sharding: Sharding, apart: bool) -> ExchangePlan {
+    ExchangePlan {
+        sharding,
+        apart,
+        ..ExchangePlan::default()
+    }
+}
+
+/// Topics by their descriptions, of which `music` is never trained on, beside a plain task.
+fn described(dir: &Path, steps: u64, change: impl FnOnce(&mut Value)) -> JobSpec {
+    spec(dir, steps, |job| {
+        let train = std::fs::read_to_string(dir.join("topic.train.jsonl")).unwrap();
+        let seen = train.lines().filter(|line| !line.contains("music"));
+        let seen: String = seen.map(|line| line.to_owned() + "\n").collect();
+        std::fs::write(dir.join("seen.train.jsonl"), seen).unwrap();
+        let task = &mut job["tasks"][0];
+        task["head"] = json!("label_embedding");
+        task["data"]["train"] = json!(dir.join("seen.train.jsonl"));
+        task["zero_shot"] = json!({
+            "descriptions": {"fruit": "apple pear plum cherry", "traffic": "train ship bicycle lorry",
+                             "music": "violin drum flute piano"},
+            "templates": ["the {}", "a {}"], "unseen": ["music"],
+        });
+        job["tasks"].as_array_mut().unwrap().truncate(2);
+        change(job);
+    })
+}
+
+// Promise: what ranks learn of class texts adds up to what one rank learns, in any number of
+// micro-batches; sharding changes no bit.
+#[test]
+fn ranks_learn_classes_together() {
+    let folder = tempfile::tempdir().unwrap();
+    for (balancer, apart) in [("mean", false), ("uw", false), ("upgrad", true)] {
+        let job = described(folder.path(), STEPS, |job| {
+            job["balancer"] = json!(balancer);
+        });
+        let run = |ranks, tasks: &[&[u32]], sharding| {
+            train(
+                &job,
+                &Layout::new(ranks, tasks, how(sharding, apart)),
+                STEPS,
+            )
+        };
+        let one = run(1, &ONE, Sharding::Optimizer);
+        let two = run(2, &ALL, Sharding::Optimizer);
+        two.assert_same(&run(2, &ALL, Sharding::Full), balancer);
+        two.assert_same(&run(2, &ALL, Sharding::None), balancer);
+        let distance = one.distance(&two);
+        assert!(distance < 2e-4, "{balancer}: {distance:e}");
+        let tokens = |outcome: &Outcome| -> Vec<u64> {
+            outcome.reports.iter().map(|report| report.tokens).collect()
+        };
+        assert_eq!(tokens(&one), tokens(&two), "{balancer}");
+        let parts = described(folder.path(), STEPS, |job| {
+            job["balancer"] = json!(balancer);
+            job["training"]["accumulation"] = json!(3);
+        });
+        let layout = Layout::new(1, &ONE, how(Sharding::Optimizer, apart));
+        let distance = one.distance(&train(&parts, &layout, STEPS));
+        assert!(distance < 2e-4, "{balancer}, accumulation: {distance:e}");
+    }
+}
+
+// Promise: trained classes are learned, all figures of generalised zero-shot learning are told, and the
+// export answers with classes that it was trained on and with any others.
+#[test]
+fn an_export_knows_its_classes_and_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = described(folder.path(), 60, |_| {});
+    let layout = Layout::new(2, &ALL, how(Sharding::Optimizer, false));
+    let outcome = train(&job, &layout, 60);
+    let evaluation = outcome.evaluation.as_ref().unwrap();
+    let metrics = &evaluation.tasks["topic"].metrics;
+    for metric in [
+        Metric::Accuracy,
+        Metric::SeenAccuracy,
+        Metric::UnseenAccuracy,
+        Metric::HarmonicMean,
+        Metric::ZeroShotAccuracy,
+    ] {
+        assert!((0.0..=1.0).contains(&metrics[&metric]), "{metrics:?}");
+    }
+    assert!(metrics[&Metric::SeenAccuracy] > 0.8, "{metrics:?}");
+    // It is the only unseen one.
+    assert_eq!(metrics[&Metric::ZeroShotAccuracy], 1.0);
+
+    let predictor = Predictor::load(&outcome.folder.path().join("export")).unwrap();
+    let inputs = [predictor.text("apple plum the pear cherry").unwrap()];
+    let answers = predictor.predict(&inputs, &["topic".to_owned()]).unwrap();
+    let Answer::Single { label, scores, .. } = &answers[0]["topic"] else {
+        panic!("one class, not {answers:?}");
+    };
+    assert_eq!((label.as_str(), scores.len()), ("fruit", 3));
+    let class = |name: &str, text: &str| Class {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    };
+    let others = [class("food", "apple cherry"), class("ways", "ship lorry")];
+    let others = Classes::new(&predictor, &others, &[]).unwrap();
+    let found = others.nearest(&predictor, &inputs).unwrap();
+    assert!(
+        matches!(&found[0], Answer::Single { label, .. } if label == "food"),
+        "{found:?}"
+    );
+}
+
+// Promise: a class without a description and a row that would train on an unseen class are refused with
+// their names.
+#[test]
+fn classes_that_are_wrong_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |change: fn(&mut Value)| {
+        let job = described(folder.path(), 1, |job| change(&mut job["tasks"][0]));
+        Sources::load(&job).unwrap_err().to_string()
+    };
+    let missing = refused(|task| {
+        task["zero_shot"]["descriptions"] =
+            json!({"fruits": "apple", "traffic": "train", "music": "drum"});
+    });
+    assert!(
+        missing.contains("no description of the class `fruit` (did you mean `fruits`?)"),
+        "{missing}"
+    );
+    let trained = refused(|task| {
+        let all = task["data"]["train"]
+            .as_str()
+            .unwrap()
+            .replace("seen.", "topic.");
+        task["data"]["train"] = json!(all);
+    });
+    assert!(
+        trained.contains("label `music` is in zero_shot.unseen"),
+        "{trained}"
+    );
+}
