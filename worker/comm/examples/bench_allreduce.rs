@@ -1,6 +1,7 @@
 //! Times an all-reduce of 88 MB of f32 between two processes of this host, over shared memory and
 //! over TCP: `cargo run -p espalier-comm --example bench_allreduce -- [--json] [--bytes N]
-//! [--rounds N] [--mode MODE]`. Both processes start each round together, after a barrier.
+//! [--rounds N] [--mode MODE] [--plain]`. Both processes start each round together, after a barrier.
+//! Over shared memory the buffers are lent (`SharedMemory`), with `--plain` they are the heap's.
 //!
 //! Modes: `all_reduce`; `scatter`: a reduce-scatter and an all-gather; `exchange`: an all-to-all, the
 //! owner's sum in rank order, and an all-gather; `lean`: the same, but an owner adds its own part from
@@ -14,8 +15,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use espalier_comm::{
-    Communicator, CommunicatorExt, CpuCommunicator, Listener, PeerAddr, Rendezvous, connect,
-    host_id,
+    Communicator, CommunicatorExt, CpuCommunicator, Listener, PeerAddr, Rendezvous, SharedMemory,
+    connect, host_id,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -25,6 +26,7 @@ struct Args {
     bytes: usize,
     rounds: usize,
     mode: String,
+    plain: bool,
     /// Set in the processes that this one starts: rank, and TCP or not.
     child: Option<(usize, bool)>,
 }
@@ -43,6 +45,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
         bytes: 88_000_000,
         rounds: 30,
         mode: "all_reduce".into(),
+        plain: false,
         child: None,
     };
     while let Some(word) = words.next() {
@@ -51,6 +54,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
             "--json" => args.json = true,
             "--bytes" => args.bytes = value()?.parse()?,
             "--rounds" => args.rounds = value()?.parse::<usize>()?.max(1),
+            "--plain" => args.plain = true,
             "--mode" => args.mode = value()?,
             "--rank" => args.child = Some((value()?.parse()?, value()? == "tcp")),
             other => return Err(format!("unknown argument {other}").into()),
@@ -73,6 +77,7 @@ fn parent(args: &Args) -> Result<()> {
                 .args(["--bytes", &args.bytes.to_string()])
                 .args(["--rounds", &args.rounds.to_string()])
                 .args(["--mode", &args.mode])
+                .args(args.plain.then_some("--plain"))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()?;
@@ -105,20 +110,21 @@ fn parent(args: &Args) -> Result<()> {
             .split_whitespace()
             .map(str::parse)
             .collect::<std::result::Result<_, _>>()?;
-        let [median, min, max, moved] = numbers[..] else {
+        let [median, min, max, moved, lent] = numbers[..] else {
             return Err(format!("odd answer {line:?}").into());
         };
         if !args.json {
             println!(
-                "{transport}: {} of {:.4} MB: median {median:.3} ms (min {min:.3}, max {max:.3}, {} rounds), {:.4} MB sent per rank and round",
+                "{transport}: {} of {:.4} MB: median {median:.3} ms (min {min:.3}, max {max:.3}, {} rounds), {:.4} MB sent per rank and round, {:.4} MB of them lent",
                 args.mode,
                 args.bytes as f64 / 1e6,
                 args.rounds,
                 moved / 1e6,
+                lent / 1e6,
             );
         }
         fields.push(format!(
-            "\"{transport}\":{{\"median_ms\":{median:.3},\"min_ms\":{min:.3},\"max_ms\":{max:.3},\"sent_bytes\":{moved}}}"
+            "\"{transport}\":{{\"median_ms\":{median:.3},\"min_ms\":{min:.3},\"max_ms\":{max:.3},\"sent_bytes\":{moved},\"lent_bytes\":{lent}}}"
         ));
     }
     if args.json {
@@ -146,18 +152,22 @@ fn rank_main(rank: usize, tcp: bool, args: &Args) -> Result<()> {
     let mut rendezvous = Rendezvous::new("bench", 1, rank, peers);
     rendezvous.shared_memory = !tcp;
     let comm = connect(&listener, rendezvous)?;
-    let mut data = vec![1f32; args.bytes / 4];
-    let mut scratch = vec![0f32; data.len() + 2];
+    let (len, lends) = (args.bytes / 4, !tcp && !args.plain);
+    let mut data = Memory::new(len, lends)?;
+    let data = data.slice();
+    let mut scratch = Memory::new(len + 2, lends)?;
+    let scratch = scratch.slice();
     let mut times = Vec::new();
-    let mut moved = 0;
+    let (mut moved, mut lent) = (0, 0);
     for round in 0..args.rounds + 3 {
         data.fill(rank as f32 + 1.0);
         comm.barrier()?;
-        let before = comm.traffic().total().sent;
+        let before = comm.traffic().total();
         let began = Instant::now();
-        once(&comm, &args.mode, &mut data, &mut scratch)?;
+        once(&comm, &args.mode, data, scratch)?;
         let ms = began.elapsed().as_secs_f64() * 1e3;
-        moved = comm.traffic().total().sent - before;
+        let after = comm.traffic().total();
+        (moved, lent) = (after.sent - before.sent, after.lent - before.lent);
         if args.mode != "move" && data.iter().any(|&x| x != 3.0) {
             return Err("wrong sum".into());
         }
@@ -169,14 +179,36 @@ fn rank_main(rank: usize, tcp: bool, args: &Args) -> Result<()> {
     times.sort_by(f64::total_cmp);
     if rank == 0 {
         println!(
-            "{} {} {} {}",
+            "{} {} {} {} {}",
             times[times.len() / 2],
             times[0],
             times[times.len() - 1],
-            moved
+            moved,
+            lent
         );
     }
     Ok(())
+}
+
+enum Memory {
+    Lent(SharedMemory),
+    Plain(Vec<f32>),
+}
+
+impl Memory {
+    fn new(len: usize, lent: bool) -> Result<Memory> {
+        Ok(match lent {
+            true => Memory::Lent(SharedMemory::new(4 * len)?),
+            false => Memory::Plain(vec![0.0; len]),
+        })
+    }
+
+    fn slice(&mut self) -> &mut [f32] {
+        match self {
+            Memory::Lent(memory) => memory.as_mut_slice(),
+            Memory::Plain(memory) => memory,
+        }
+    }
 }
 
 fn once(comm: &CpuCommunicator, mode: &str, data: &mut [f32], scratch: &mut [f32]) -> Result<()> {

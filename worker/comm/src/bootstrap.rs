@@ -25,6 +25,7 @@ use crate::cpu::CpuCommunicator;
 use crate::error::{Error, Result};
 use crate::handshake::{Gate, Hello, Purpose, Reply, receive_offer, send_offer};
 use crate::mesh::{Lane, Link, Mesh, wait};
+use crate::segment::Posted;
 use crate::shm;
 use crate::tcp::TcpLink;
 
@@ -338,10 +339,7 @@ fn call_once(
         (None, None)
     };
     let (offered, posted) = made;
-    send_offer(
-        &mut control,
-        posted.as_ref().map(shm::Posted::offer).as_ref(),
-    )?;
+    send_offer(&mut control, posted.as_ref().map(Posted::offer).as_ref())?;
     let reply = Reply::receive(&mut control, gate)?;
     // The other side has mapped it by now, or never will.
     drop(posted);

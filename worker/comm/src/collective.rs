@@ -4,16 +4,17 @@
 //! are in to the memory they are for: every rank talks to every other one directly, so a byte
 //! crosses one link once, and sums can be taken in rank order.
 
-use std::ops::Range;
-
 use crate::call::Call;
+use crate::direct;
 use crate::error::{Error, Result};
 use crate::flow::{Outgoing, Place, Then};
 use crate::fold::Fold;
-use crate::header::{HEADER_BYTES, Header};
+use crate::header::Header;
 use crate::memory::DType;
 use crate::mesh::{Mesh, Until};
+use crate::opening::{greet, heads, outbox};
 use crate::pending::Outcome;
+use crate::slices::{even_split, in_bytes, split};
 
 /// Up to this many bytes an all-reduce sends everything to everybody (one round trip instead of
 /// two). The bits are the same: every rank sums in rank order either way.
@@ -22,13 +23,6 @@ const SMALL: usize = 16 * 1024;
 /// Bytes per rank that a larger all-reduce sums at once: they go out to all while they are still in
 /// the cache of who summed them.
 const PIECE: usize = 256 * 1024;
-
-/// Payloads start at multiples of this in a link's stream, so that no element is ever split by
-/// the end of a ring.
-const ALIGN: u64 = 8;
-
-/// Slices of an all-reduce start at multiples of this many elements: whole cache lines.
-const LINE: usize = 16;
 
 /// Runs one checked operation to its end.
 pub(crate) fn run(mesh: &mut Mesh, seq: u64, call: &mut Call) -> Result<Outcome> {
@@ -106,6 +100,10 @@ fn all_reduce(mesh: &mut Mesh, header: Header, bytes: &mut [u8], dtype: DType) -
         let mut fold = Fold::new(bytes, dtype, mesh.rank, mesh.size);
         return mesh.drive(header.op, &mut out, &mut fold, Until::Finished);
     }
+    let mut greeted = false;
+    if direct::all_reduce(mesh, header, bytes, dtype, &mut greeted)? {
+        return Ok(());
+    }
     // Piece after piece: while the sums of one go back to all, the next one is summed.
     let owed = |peer: usize| -> usize {
         let pieces = bytes.chunks(PIECE * mesh.size);
@@ -116,7 +114,7 @@ fn all_reduce(mesh: &mut Mesh, header: Header, bytes: &mut [u8], dtype: DType) -
     };
     let heads = heads(mesh, header, owed);
     let mut summed: Vec<&mut [u8]> = (0..mesh.size).map(|_| <&mut [u8]>::default()).collect();
-    let mut greeted = false;
+    let len = bytes.len();
     for piece in bytes
         .chunks_mut(PIECE * mesh.size)
         .chain([<&mut [u8]>::default()])
@@ -133,7 +131,8 @@ fn all_reduce(mesh: &mut Mesh, header: Header, bytes: &mut [u8], dtype: DType) -
             })
             .collect();
         if !greeted {
-            greet(mesh, header, &mut out)?;
+            let theirs = greet(mesh, header, &mut out)?;
+            direct::give_back(mesh, header.op, &theirs, len)?;
         }
         let mut intake = Then {
             first: Place::new(summed),
@@ -248,110 +247,4 @@ fn room(len: u64) -> std::result::Result<Vec<u8>, String> {
     bytes.try_reserve_exact(len).map_err(|e| e.to_string())?;
     bytes.resize(len, 0);
     Ok(bytes)
-}
-
-/// The encoded header for each peer, after padding that aligns the payload.
-fn heads(mesh: &Mesh, header: Header, payload: impl Fn(usize) -> usize) -> Vec<Vec<u8>> {
-    let head = |(peer, link): (usize, &Option<crate::mesh::Link>)| match link {
-        None => Vec::new(),
-        Some(link) => {
-            let mut head = vec![0; padding(link.sent)];
-            let payload = payload(peer) as u64;
-            head.extend_from_slice(&Header { payload, ..header }.encode());
-            head
-        }
-    };
-    mesh.links.iter().enumerate().map(head).collect()
-}
-
-fn padding(moved: u64) -> usize {
-    (moved.next_multiple_of(ALIGN) - moved) as usize
-}
-
-/// What to send to each peer; nothing to this rank itself.
-fn outbox<'a>(
-    mesh: &Mesh,
-    heads: &'a [Vec<u8>],
-    payload: impl Fn(usize) -> &'a [u8],
-) -> Vec<Outgoing<'a>> {
-    let entry = |peer: usize| {
-        if peer == mesh.rank {
-            Outgoing::default()
-        } else {
-            Outgoing::new(&heads[peer], payload(peer))
-        }
-    };
-    (0..mesh.size).map(entry).collect()
-}
-
-/// Exchanges headers with all peers (payloads may already be under way) and checks that all mean
-/// the same operation. Returns the peers' headers in rank order, with `ours` for this rank.
-fn greet(mesh: &mut Mesh, ours: Header, out: &mut [Outgoing<'_>]) -> Result<Vec<Header>> {
-    let pads: Vec<Option<usize>> = mesh
-        .links
-        .iter()
-        .map(|l| l.as_ref().map(|l| padding(l.received)))
-        .collect();
-    let mut raw: Vec<Vec<u8>> = pads
-        .iter()
-        .map(|pad| vec![0; pad.map_or(0, |pad| pad + HEADER_BYTES)])
-        .collect();
-    let mut place = Place::new(raw.iter_mut().map(Vec::as_mut_slice));
-    mesh.drive(ours.op, out, &mut place, Until::Received)?;
-    let mut headers = Vec::with_capacity(mesh.size);
-    for (peer, (pad, raw)) in pads.iter().zip(&raw).enumerate() {
-        let Some(pad) = pad else {
-            headers.push(ours);
-            continue;
-        };
-        let Some(theirs) = Header::decode(&raw[*pad..]) else {
-            let detail = format!("expected a header, found {:02x?}", &raw[*pad..]);
-            return Err(Error::Protocol {
-                peer,
-                op: ours.op,
-                detail,
-            });
-        };
-        if !ours.agrees(&theirs) {
-            let (ours, theirs) = (ours.to_string(), theirs.to_string());
-            return Err(Error::Mismatch {
-                rank: mesh.rank,
-                peer,
-                ours,
-                theirs,
-            });
-        }
-        headers.push(theirs);
-    }
-    Ok(headers)
-}
-
-fn in_bytes(range: &Range<usize>, dtype: DType) -> Range<usize> {
-    range.start * dtype.width()..range.end * dtype.width()
-}
-
-/// Cuts disjoint ranges (checked before) out of `bytes`, in rank order.
-fn split<'a>(bytes: &'a mut [u8], ranges: &[Range<usize>], dtype: DType) -> Vec<&'a mut [u8]> {
-    let mut order: Vec<usize> = (0..ranges.len())
-        .filter(|&r| !ranges[r].is_empty())
-        .collect();
-    order.sort_by_key(|&r| ranges[r].start);
-    let mut pieces: Vec<&mut [u8]> = ranges.iter().map(|_| <&mut [u8]>::default()).collect();
-    let (mut rest, mut cut) = (bytes, 0);
-    for r in order {
-        let range = in_bytes(&ranges[r], dtype);
-        let (_, tail) = rest.split_at_mut(range.start - cut);
-        let (piece, tail) = tail.split_at_mut(range.len());
-        pieces[r] = piece;
-        (rest, cut) = (tail, range.end);
-    }
-    pieces
-}
-
-/// One range per rank, as equal as whole cache lines allow.
-fn even_split(len: usize, size: usize) -> Vec<Range<usize>> {
-    let each = len.div_ceil(size).next_multiple_of(LINE);
-    (0..size)
-        .map(|r| (r * each).min(len)..((r + 1) * each).min(len))
-        .collect()
 }

@@ -206,7 +206,7 @@ fn progress(mut mesh: Mesh, inbox: &Receiver<Job>, shared: &Shared) {
                         let after = mesh.moved();
                         shared
                             .meter
-                            .add(op.kind, after.0 - before.0, after.1 - before.1);
+                            .add(op.kind, std::array::from_fn(|i| after[i] - before[i]));
                         result
                     }
                 };

@@ -178,6 +178,18 @@ pub enum Error {
         /// Time since the abort.
         waited: Duration,
     },
+    /// A failed operation's memory can't be taken back from peers that may still write to it.
+    #[error(
+        "{op}: {cause}; its memory can't be taken back from peers ({reason}), so it is never given back: restart this worker process (not retryable)"
+    )]
+    Kept {
+        /// The operation.
+        op: OpId,
+        /// The failure.
+        cause: String,
+        /// What the system said.
+        reason: String,
+    },
     /// A fault plan asked for this failure.
     #[error("injected fault at {what} (retryable)")]
     Injected {
@@ -205,13 +217,14 @@ impl Error {
             | Error::Unavailable { .. }
             | Error::Unfit { .. }
             | Error::Stuck { .. }
+            | Error::Kept { .. }
             | Error::Refused { .. } => false,
         }
     }
 
     /// True if the operation's memory may still be read or written: it must never be used again.
     pub fn keeps_memory(&self) -> bool {
-        matches!(self, Error::Stuck { .. })
+        matches!(self, Error::Stuck { .. } | Error::Kept { .. })
     }
 
     /// The rank to blame, if it is another one.
@@ -232,6 +245,7 @@ impl Error {
             | Error::Unavailable { .. }
             | Error::Stalled { .. }
             | Error::Stuck { .. }
+            | Error::Kept { .. }
             | Error::Injected { .. } => None,
         }
     }

@@ -6,11 +6,16 @@ use crate::stream;
 /// will find little of it there anyway.
 const STREAMED: usize = 1024 * 1024;
 
-/// Bytes on their way to one peer: a small head and a payload.
+/// Bytes on their way to one peer, in two parts.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing<'a> {
     parts: [&'a [u8]; 2],
-    done: usize,
+    /// Bytes copied or lent.
+    sent: usize,
+    /// Lent bytes that have not come back.
+    lent: usize,
+    /// Parts that `fresh` has given.
+    asked: usize,
 }
 
 /// Takes the bytes that arrive. One value serves all peers, since the order in which peers are
@@ -47,23 +52,56 @@ impl<'a> Outgoing<'a> {
     pub(crate) fn new(head: &'a [u8], payload: &'a [u8]) -> Self {
         Outgoing {
             parts: [head, payload],
-            done: 0,
+            ..Outgoing::default()
         }
     }
 
+    /// Bytes that are not gone for good.
     pub(crate) fn left(&self) -> usize {
-        self.parts[0].len() + self.parts[1].len() - self.done
+        self.parts[0].len() + self.parts[1].len() - self.sent + self.lent
     }
 
     /// The unsent rest, in order; either part may be empty.
     pub(crate) fn rest(&self) -> [&'a [u8]; 2] {
         let [head, payload] = self.parts;
-        let of_head = self.done.min(head.len());
-        [&head[of_head..], &payload[self.done - of_head..]]
+        let of_head = self.sent.min(head.len());
+        [&head[of_head..], &payload[self.sent - of_head..]]
     }
 
+    /// `n` bytes were copied.
     pub(crate) fn advance(&mut self, n: usize) {
-        self.done += n;
+        self.sent += n;
+    }
+
+    /// The part that begins here; each only once, so that a link can decide how it travels.
+    pub(crate) fn fresh(&mut self) -> Option<&'a [u8]> {
+        let head = self.parts[0].len();
+        let part = match self.sent {
+            0 if head > 0 => 0,
+            n if n == head => 1,
+            _ => return None,
+        };
+        if self.asked > part || self.parts[part].is_empty() {
+            return None;
+        }
+        self.asked = part + 1;
+        Some(self.parts[part])
+    }
+
+    /// `n` bytes were lent; they count as left until they are returned.
+    pub(crate) fn lend(&mut self, n: usize) {
+        self.sent += n;
+        self.lent += n;
+    }
+
+    /// `n` bytes besides the two parts are lent.
+    pub(crate) fn lend_besides(&mut self, n: usize) {
+        self.lent += n;
+    }
+
+    /// `n` lent bytes came back.
+    pub(crate) fn returned(&mut self, n: usize) {
+        self.lent -= n;
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::abort::AbortHandle;
-use crate::shm::Offer;
+use crate::segment::Offer;
 
 const MAGIC: [u8; 8] = *b"ESPALIER";
 /// Raised whenever what follows the magic changes in any way.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Longest string that is believed.
 const MAX_TEXT: usize = 4096;
 /// How often a blocked read looks whether it is still wanted.

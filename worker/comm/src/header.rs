@@ -22,6 +22,8 @@ pub(crate) struct Header {
     pub(crate) detail: u64,
     /// Bytes that follow on this link in the first phase of the operation.
     pub(crate) payload: u64,
+    /// True if the sender has lent all of its buffer to all peers; see `direct.rs`.
+    pub(crate) direct: bool,
 }
 
 impl Header {
@@ -48,6 +50,7 @@ impl Header {
             total: total as u64,
             detail,
             payload: 0,
+            direct: false,
         }
     }
 
@@ -56,6 +59,7 @@ impl Header {
         out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         out[4] = self.op.kind.code();
         out[5] = self.dtype.code();
+        out[6] = u8::from(self.direct);
         for (slot, value) in
             out[8..]
                 .chunks_exact_mut(8)
@@ -84,18 +88,18 @@ impl Header {
             total: word(16)?,
             detail: word(24)?,
             payload: word(32)?,
+            direct: bytes[6] != 0,
         })
     }
 
-    /// True if both sides mean the same operation (payloads may differ).
+    /// True if both sides mean the same operation (how bytes travel may differ).
     pub(crate) fn agrees(&self, other: &Header) -> bool {
-        Header {
+        let common = |header: &Header| Header {
             payload: 0,
-            ..*self
-        } == Header {
-            payload: 0,
-            ..*other
-        }
+            direct: false,
+            ..*header
+        };
+        common(self) == common(other)
     }
 }
 
@@ -161,6 +165,7 @@ mod tests {
                 total: 1,
                 detail: 2,
                 payload: 3,
+                direct: code == 1,
             };
             assert_eq!(Header::decode(&header.encode()), Some(header));
         }

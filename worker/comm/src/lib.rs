@@ -43,6 +43,10 @@
 //! [`RawBuffer`]. A region says which [`Memory`] it is in; a communicator refuses one that it can't
 //! reach before anything is sent.
 //!
+//! Memory made as [`SharedMemory`] is reached by ranks of the same host where it is: messages that
+//! lie in it are not copied through a ring, and an all-reduce over all of it sums straight into
+//! every rank's memory. Everything else about it is as with other memory, the bits included.
+//!
 //! # Devices
 //!
 //! `NcclCommunicator` (feature `nccl`, on by default) takes regions in a CUDA device's memory too, and
@@ -53,8 +57,9 @@
 //!
 //! # Who shares memory
 //!
-//! Ranks with equal [`host_id`]s exchange bytes through rings in an unlinked file of `/dev/shm`;
-//! the others, and those where that fails, through TCP. Ranks that are threads of one process are
+//! Ranks with equal [`host_id`]s exchange bytes through rings in an unlinked file of `/dev/shm`
+//! (and reach each other's [`SharedMemory`] through `/proc`, if they may: same user, same PID
+//! namespace); the others, and those where that fails, through TCP. Ranks that are threads of one process are
 //! no special case. On every link a control connection stays beside the bytes: its end is the end
 //! of the peer, noticed at once even by a rank that sleeps.
 //!
@@ -66,7 +71,9 @@
 //!   nothing and gives up at its own deadline.
 //! * Every rank has a link to every other one: two descriptors (shared memory: one, and 1 MiB) per
 //!   peer. Meant for tens of ranks, not thousands.
-//! * Linux only (eventfd, `/dev/shm`). Hosts of one job have the same byte order.
+//! * [`SharedMemory`] is mapped by its peers until they hear, with a later message, that it is gone.
+//!   An operation that fails while all of it was lent leaves zeros in it.
+//! * Linux only (eventfd, memfd, `/dev/shm`). Hosts of one job have the same byte order.
 //!
 //! # Example
 //!
@@ -104,6 +111,7 @@ mod call;
 mod collective;
 mod control;
 mod cpu;
+mod direct;
 mod error;
 mod ext;
 #[cfg(feature = "fault")]
@@ -113,12 +121,17 @@ mod fold;
 mod handshake;
 mod header;
 mod host;
+mod lent;
+mod loan;
 mod memory;
 mod mesh;
 #[cfg(feature = "nccl")]
 mod nccl;
+mod opening;
 mod pending;
+mod segment;
 mod shm;
+mod slices;
 mod stream;
 mod tcp;
 mod traffic;
@@ -131,6 +144,7 @@ pub use cpu::CpuCommunicator;
 pub use error::{Error, Result};
 pub use ext::CommunicatorExt;
 pub use host::host_id;
+pub use lent::SharedMemory;
 pub use memory::{Buffer, DType, Element, Memory, Number, RawBuffer, Region};
 #[cfg(feature = "nccl")]
 pub use nccl::{DeviceBuffer, NcclCommunicator, NcclOptions, nccl_report};
@@ -146,7 +160,7 @@ mod sealed {
 /// How bytes travel to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// Rings in memory that both processes map.
+    /// Rings in memory that both processes map, and lent memory.
     SharedMemory,
     /// A TCP connection.
     Tcp,

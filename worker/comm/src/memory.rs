@@ -1,6 +1,7 @@
 //! Plain memory that collectives read and write: typed on the outside, bytes inside.
 //!
-//! With `shm.rs` and the files named in `nccl/mod.rs`, the only one of the crate with `unsafe` code.
+//! With `segment.rs`, `shm.rs`, `lent.rs`, `stream.rs` and the files named in `nccl/mod.rs`, the only
+//! one of the crate with `unsafe` code.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -162,9 +163,11 @@ impl Region {
     ///
     /// From the moment the region is handed to [`Communicator::issue`](crate::Communicator::issue)
     /// until the returned [`Pending`](crate::Pending) is done (waited for, dropped, or seen to be
-    /// done; for ever, if it failed with [`Error::Stuck`](crate::Error::Stuck)), the memory must be valid for reads and writes and nobody else may access it. Where
-    /// an operation only reads (the `send` side of an all-to-all), others may read too. `ptr` must
-    /// be aligned for `T`, and non-null even when `len` is 0.
+    /// done; for ever, if it failed with an error that
+    /// [keeps the memory](crate::Error::keeps_memory)), the memory must be valid for reads and
+    /// writes and nobody else may access it. Where an operation only reads (the `send` side of an
+    /// all-to-all), others may read too. `ptr` must be aligned for `T`, and non-null even when
+    /// `len` is 0.
     pub unsafe fn new<T: Element>(ptr: *mut T, len: usize) -> Region {
         Region {
             ptr: ptr.cast(),

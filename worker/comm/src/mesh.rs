@@ -35,6 +35,10 @@ pub(crate) struct Link {
     /// Bytes moved since the beginning.
     pub(crate) sent: u64,
     pub(crate) received: u64,
+    /// Bytes of loans that nobody moved.
+    unmoved: u64,
+    /// Set when bytes were received that can't be believed.
+    spoiled: bool,
 }
 
 /// This rank's links, one per peer.
@@ -64,7 +68,26 @@ impl Link {
             control,
             sent: 0,
             received: 0,
+            unmoved: 0,
+            spoiled: false,
         }
+    }
+
+    /// Positions that payloads are aligned to, outgoing and incoming: those in the ring, where
+    /// there is one, since the end of a ring must not split an element.
+    pub(crate) fn positions(&self) -> (u64, u64) {
+        match &self.lane {
+            Lane::Shm(shm) => shm.positions(),
+            Lane::Tcp(_) => (self.sent, self.received),
+        }
+    }
+
+    /// Says that of a loan of `len` bytes only `moved` ones were moved, but in both directions.
+    pub(crate) fn count_loan(&mut self, len: usize, moved: usize) {
+        let unmoved = len.saturating_sub(moved) as u64;
+        self.sent = self.sent.saturating_sub(unmoved);
+        self.received += moved as u64;
+        self.unmoved += unmoved;
     }
 
     /// Moves what can be moved now, in both directions.
@@ -74,6 +97,8 @@ impl Link {
             control,
             sent,
             received,
+            spoiled,
+            unmoved: _,
         } = self;
         let mut moved = 0;
         // Each direction on its own: a peer that closed can have left bytes to be read.
@@ -98,7 +123,10 @@ impl Link {
                 *received += n as u64;
                 moved += n;
             }
-            Err(reason) => control.lost(&reason),
+            Err(reason) => {
+                control.lost(&reason);
+                *spoiled = matches!(lane, Lane::Shm(_));
+            }
         }
         moved
     }
@@ -130,6 +158,11 @@ impl Mesh {
                     moved += link.turn(peer, out, intake);
                     unsent += out.left();
                 }
+            }
+            if let Some((peer, reason)) =
+                self.gone(|peer| self.links[peer].as_ref().is_some_and(|l| l.spoiled))
+            {
+                return Err(Error::PeerLost { peer, op, reason });
             }
             if intake.done() && (until == Until::Received || unsent == 0) {
                 return Ok(());
@@ -220,7 +253,7 @@ impl Mesh {
                 ..
             }) = link
             {
-                match shm.doze(intake.want(peer) > 0, out[peer].left() > 0) {
+                match shm.doze(peer, intake.want(peer) > 0, out[peer].left() > 0) {
                     Ok(still) => quiet &= still,
                     Err(reason) => {
                         control.lost(&reason);
@@ -268,12 +301,15 @@ impl Mesh {
         }
     }
 
-    /// Bytes (sent, received) on all links so far.
-    pub(crate) fn moved(&self) -> (u64, u64) {
-        self.links
-            .iter()
-            .flatten()
-            .fold((0, 0), |(s, r), l| (s + l.sent, r + l.received))
+    /// Bytes (sent, received, and of the sent ones those lent) on all links so far.
+    pub(crate) fn moved(&self) -> [u64; 3] {
+        self.links.iter().flatten().fold([0; 3], |[s, r, t], link| {
+            let lent = match &link.lane {
+                Lane::Shm(shm) => shm.lent() - link.unmoved,
+                Lane::Tcp(_) => 0,
+            };
+            [s + link.sent, r + link.received, t + lent]
+        })
     }
 }
 

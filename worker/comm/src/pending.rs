@@ -149,7 +149,8 @@ impl<B> Handle<B> {
     ///
     /// # Errors
     ///
-    /// As [`Pending::wait`]; the buffer is dropped then (leaked after [`Error::Stuck`]), its
+    /// As [`Pending::wait`]; the buffer is dropped then (leaked if the error
+    /// [keeps it](Error::keeps_memory)), its
     /// content is undefined.
     pub fn wait(mut self) -> Result<B> {
         self.pending.cell.get()?;

@@ -13,6 +13,8 @@ pub struct Moved {
     pub sent: u64,
     /// Bytes this rank took from its links, headers included.
     pub received: u64,
+    /// Bytes of `sent` that peers read where they are, in [`SharedMemory`](crate::SharedMemory).
+    pub lent: u64,
 }
 
 /// Snapshot of a rank's counters.
@@ -24,7 +26,7 @@ pub struct Traffic {
 /// The live counters, written by the progress thread only.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
-    cells: [[AtomicU64; 3]; Kind::ALL.len()],
+    cells: [[AtomicU64; 4]; Kind::ALL.len()],
 }
 
 impl Traffic {
@@ -40,6 +42,7 @@ impl Traffic {
             mine.calls += theirs.calls;
             mine.sent += theirs.sent;
             mine.received += theirs.received;
+            mine.lent += theirs.lent;
         }
         self
     }
@@ -50,14 +53,15 @@ impl Traffic {
             calls: sum.calls + m.calls,
             sent: sum.sent + m.sent,
             received: sum.received + m.received,
+            lent: sum.lent + m.lent,
         })
     }
 }
 
 impl Meter {
-    pub(crate) fn add(&self, kind: Kind, sent: u64, received: u64) {
+    pub(crate) fn add(&self, kind: Kind, [sent, received, lent]: [u64; 3]) {
         let cell = &self.cells[usize::from(kind.code())];
-        for (counter, value) in cell.iter().zip([1, sent, received]) {
+        for (counter, value) in cell.iter().zip([1, sent, received, lent]) {
             counter.fetch_add(value, Ordering::Relaxed);
         }
     }
@@ -65,11 +69,12 @@ impl Meter {
     pub(crate) fn snapshot(&self) -> Traffic {
         let mut traffic = Traffic::default();
         for (moved, cell) in traffic.per_kind.iter_mut().zip(&self.cells) {
-            let [calls, sent, received] = cell.each_ref().map(|c| c.load(Ordering::Relaxed));
+            let [calls, sent, received, lent] = cell.each_ref().map(|c| c.load(Ordering::Relaxed));
             *moved = Moved {
                 calls,
                 sent,
                 received,
+                lent,
             };
         }
         traffic

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::{ALL, Via, all, bits, rank_order_sum, suite, values, world};
 use espalier_comm::{
-    Bf16, Call, Communicator, CommunicatorExt, Error, Kind, RawBuffer, Result, Transport,
+    Bf16, Call, Communicator, CommunicatorExt, Error, Kind, RawBuffer, Result, SharedMemory,
+    Transport,
 };
 use proptest::prelude::*;
 
@@ -114,6 +115,108 @@ fn every_case_of_the_suite_has_the_bytes_of_a_loop() {
                     assert!(got == expected, "{case}, {}/{size}, {via:?}", comm.rank());
                 }
                 Ok(())
+            }));
+        }
+    }
+}
+
+#[test]
+fn lent_memory_has_the_same_bytes() {
+    // Promise: every case of the suite leaves the same bytes over memory that peers read where it
+    // is, next to operations on ordinary memory, and peers on shared-memory links do read it so.
+    for size in [1, 2, 4] {
+        for via in ALL {
+            let lent = all(world(size, via, TIMEOUT, |comm| {
+                let arena = suite::Lent::new()?;
+                for case in suite::cases(size) {
+                    let expected = suite::expected(&case, comm.rank(), size);
+                    for turn in 0..2 {
+                        let got = suite::run(&comm, &case, &arena)?;
+                        let rank = comm.rank();
+                        assert!(
+                            got == expected,
+                            "{case}, {rank}/{size}, {via:?}, turn {turn}"
+                        );
+                    }
+                    let got = suite::run(&comm, &case, &suite::Host)?;
+                    assert!(got == expected, "{case}, {}/{size}, {via:?}", comm.rank());
+                }
+                let shares = (0..size).any(|p| comm.transport(p) == Some(Transport::SharedMemory));
+                Ok((shares, comm.traffic()))
+            }));
+            for (shares, traffic) in lent {
+                assert_eq!(traffic.total().lent > 0, shares, "{size} {via:?}");
+                let kinds = [
+                    Kind::AllReduce,
+                    Kind::ReduceScatter,
+                    Kind::AllGather,
+                    Kind::AllToAll,
+                ];
+                for kind in kinds {
+                    assert_eq!(traffic.of(kind).lent > 0, shares, "{size} {via:?} {kind}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn long_sums_over_lent_memory_have_the_bits_of_a_loop() {
+    // Promise: the order of sums is that of ranks, and the counted bytes are those of the design,
+    // whether all, part or none of a rank's lent memory is summed, and whatever the others do;
+    // memory that is freed and made anew is no obstacle.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Way {
+        All,
+        Part,
+        PlainOn(usize),
+    }
+    let len = 3_000_001;
+    let ways = [
+        Way::All,
+        Way::All,
+        Way::Part,
+        Way::PlainOn(0),
+        Way::All,
+        Way::PlainOn(1),
+        Way::All,
+    ];
+    for size in [2, 3] {
+        for via in [Via::Shm, Via::Mixed] {
+            let parts: Vec<_> = (0..size).map(|r| values(r as u64 + 1, len)).collect();
+            let expected = bits(&rank_order_sum(&parts));
+            all(world(size, via, TIMEOUT, |comm| {
+                let rank = comm.rank();
+                for round in 0..3 {
+                    let mut memory = SharedMemory::new(4 * len)?;
+                    for (turn, way) in ways.into_iter().enumerate() {
+                        let at = format!("{way:?}, turn {turn} of {round}, {rank}/{size} {via:?}");
+                        let mut plain = parts[rank].clone();
+                        let sum = memory.as_mut_slice();
+                        let sum = match way {
+                            Way::PlainOn(r) if r == rank => &mut plain,
+                            _ => sum,
+                        };
+                        sum.copy_from_slice(&parts[rank]);
+                        let skip = usize::from(way == Way::Part);
+                        let before = comm.traffic().total();
+                        comm.all_reduce(&mut sum[skip..])?;
+                        let after = comm.traffic().total();
+                        assert!(bits(&sum[skip..]) == expected[skip..], "{at}");
+                        let design = (2 * 4 * len * (size - 1) / size) as u64;
+                        let sent = after.sent - before.sent;
+                        assert!(sent.abs_diff(design) < 20_000, "{sent} of {design}, {at}");
+                        let got = after.received - before.received;
+                        assert!(got.abs_diff(design) < 20_000, "{got} of {design}, {at}");
+                        let lent = after.lent - before.lent;
+                        if way == Way::PlainOn(rank) {
+                            assert_eq!(lent, 0, "{at}");
+                        } else if turn > 0 && via == Via::Shm {
+                            assert!(lent.abs_diff(design) < 20_000, "lent {lent}, {at}");
+                        }
+                    }
+                }
+                comm.barrier()
             }));
         }
     }

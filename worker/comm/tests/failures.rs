@@ -4,14 +4,15 @@ mod common;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use common::{ALL, Via, listener, peers, rendezvous, world};
 use espalier_comm::fault::{Fault, FaultAt, Faulty};
 use espalier_comm::{
-    AbortHandle, Communicator, CommunicatorExt, Error, Listener, PeerAddr, connect, host_id,
+    AbortHandle, Communicator, CommunicatorExt, CpuCommunicator, Error, Listener, PeerAddr,
+    SharedMemory, connect, host_id,
 };
 
 /// Long enough that no test passes because of it.
@@ -321,22 +322,7 @@ fn a_killed_process_is_noticed_at_once() {
     // Promise: kill -9 of a peer process ends this rank's wait, asleep on a ring or on a socket,
     // well under a second, and the error names the peer.
     for via in ["shm", "tcp"] {
-        let own = listener();
-        let mut child = Command::new(std::env::current_exe().expect("test binary"))
-            .args(["--exact", "child_rank", "--nocapture"])
-            .env("COMM_TEST_PEER", own.address().to_string())
-            .env("COMM_TEST_VIA", via)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start child");
-        let output = BufReader::new(child.stdout.take().expect("stdout"));
-        let address = output
-            .lines()
-            .map_while(|line| line.ok())
-            .find_map(|line| line.split_once("address=").map(|(_, a)| a.to_string()))
-            .expect("the child prints its address");
-        let comm = join(0, own, address.parse().expect("address"), via);
+        let (mut child, comm) = with_child(via);
         comm.barrier().expect("the child is there");
         let handle = comm.start_all_reduce(vec![1f32; 1_000_000]);
         child.kill().expect("kill -9");
@@ -352,7 +338,104 @@ fn a_killed_process_is_noticed_at_once() {
     }
 }
 
-/// Not a test of its own: the process that the test above kills.
+#[test]
+fn a_process_killed_while_memory_is_lent_is_noticed_at_once() {
+    // Promise: kill -9 of a process in the middle of operations on memory that both lend each other
+    // ends this rank's operation soon with an error that names it, never with a crash; the memory
+    // can be used again.
+    for _ in 0..10 {
+        let (mut child, comm) = with_child("lent");
+        comm.barrier().expect("the child is there");
+        let mut memory = SharedMemory::new(4 * LENT).expect("memory");
+        for _ in 0..3 {
+            comm.all_reduce(memory.as_mut_slice::<f32>())
+                .expect("it still lives");
+        }
+        assert!(comm.traffic().total().lent > 0, "peers read it in place");
+        let began = std::thread::scope(|scope| {
+            let killed = scope.spawn(|| {
+                child.kill().expect("kill -9");
+                Instant::now()
+            });
+            let error = loop {
+                if let Err(error) = comm.all_reduce(memory.as_mut_slice::<f32>()) {
+                    break error;
+                }
+            };
+            assert!(matches!(error, Error::PeerLost { peer: 1, .. }), "{error}");
+            killed.join().expect("thread")
+        });
+        assert!(
+            began.elapsed() < SOON,
+            "noticed after {:?}",
+            began.elapsed()
+        );
+        memory.as_mut_slice::<f32>().fill(1.0);
+        assert!(memory.as_slice::<f32>().iter().all(|&x| x == 1.0));
+        child.wait().expect("reaped");
+    }
+}
+
+#[test]
+fn lent_memory_is_given_back_by_an_abort() {
+    // Promise: an abort ends an operation on memory that a peer knows and has not read, all of the
+    // memory or a part; the memory can be used again, and the peer's operation fails.
+    for skip in [0, 1] {
+        let over = Barrier::new(2);
+        world(2, Via::Shm, FOREVER, |comm| {
+            let mut memory = SharedMemory::new(4 * LENT).expect("memory");
+            let values = memory.as_mut_slice::<f32>();
+            for _ in 0..3 {
+                comm.all_reduce(values).expect("both are there");
+            }
+            assert!(comm.traffic().total().lent > 0, "peers read it in place");
+            if comm.rank() == 1 {
+                let abort = comm.abort_handle();
+                std::thread::scope(|scope| {
+                    scope.spawn(|| abort.abort("draining"));
+                    let error = comm.all_reduce(&mut values[skip..]).expect_err("aborted");
+                    assert!(matches!(error, Error::Aborted { .. }), "{error}");
+                });
+                values.fill(7.0);
+                over.wait();
+                assert!(values.iter().all(|&x| x == 7.0));
+            } else {
+                over.wait();
+                let error = comm
+                    .all_reduce(&mut values[skip..])
+                    .expect_err("rank 1 left");
+                assert!(matches!(error, Error::PeerLost { peer: 1, .. }), "{error}");
+                assert!(error.to_string().contains("draining"), "{error}");
+            }
+        });
+    }
+}
+
+/// Floats that both sides lend each other.
+const LENT: usize = 2_000_000;
+
+/// Starts `child_rank` as rank 1 and joins it as rank 0.
+fn with_child(via: &str) -> (Child, CpuCommunicator) {
+    let own = listener();
+    let mut child = Command::new(std::env::current_exe().expect("test binary"))
+        .args(["--exact", "child_rank", "--nocapture"])
+        .env("COMM_TEST_PEER", own.address().to_string())
+        .env("COMM_TEST_VIA", via)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start child");
+    let output = BufReader::new(child.stdout.take().expect("stdout"));
+    let address = output
+        .lines()
+        .map_while(|line| line.ok())
+        .find_map(|line| line.split_once("address=").map(|(_, a)| a.to_string()))
+        .expect("the child prints its address");
+    let comm = join(0, own, address.parse().expect("address"), via);
+    (child, comm)
+}
+
+/// Not a test of its own: the process that the tests above kill.
 #[test]
 fn child_rank() {
     let Ok(parent) = std::env::var("COMM_TEST_PEER") else {
@@ -363,11 +446,16 @@ fn child_rank() {
     println!("address={}", own.address());
     let comm = join(1, own, parent.parse().expect("address"), &via);
     comm.barrier().expect("the parent is there");
+    if via == "lent" {
+        let mut memory = SharedMemory::new(4 * LENT).expect("memory");
+        while comm.all_reduce(memory.as_mut_slice::<f32>()).is_ok() {}
+        return;
+    }
     // Until killed; ends by itself when the parent dies, since stdin closes then.
     let _ = std::io::stdin().read_line(&mut String::new());
 }
 
-fn join(rank: usize, own: Listener, other: std::net::SocketAddr, via: &str) -> impl Communicator {
+fn join(rank: usize, own: Listener, other: std::net::SocketAddr, via: &str) -> CpuCommunicator {
     let mut addrs = [own.address(), other];
     if rank == 1 {
         addrs.reverse();
@@ -378,7 +466,7 @@ fn join(rank: usize, own: Listener, other: std::net::SocketAddr, via: &str) -> i
         host_id: host_id(),
     };
     let mut rendezvous = rendezvous(1, rank, addrs.iter().enumerate().map(peer).collect());
-    rendezvous.shared_memory = via == "shm";
+    rendezvous.shared_memory = via != "tcp";
     rendezvous.timeout = FOREVER;
     connect(&own, rendezvous).expect("join")
 }

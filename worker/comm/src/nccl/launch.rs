@@ -159,7 +159,7 @@ impl Driver for Device {
             // SAFETY: as above; the stream is this value's, on the communicator's device.
             unsafe { self.nccl.launch(comm, self.stream.raw(), dtype, &parts)? };
         }
-        self.shared.meter.add(work.call.kind(), sent, received);
+        self.shared.meter.add(work.call.kind(), [sent, received, 0]);
         Ok(())
     }
 

@@ -2,10 +2,11 @@
 //! out. The CPU communicator is compared with plain loops (`tests/conformance.rs`), NCCL with the CPU
 //! communicator (`examples/nccl_conformance.rs`).
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Range;
 
-use espalier_comm::{Bf16, Call, DType, Memory, Region, Result};
+use espalier_comm::{Bf16, Call, DType, Memory, Region, Result, SharedMemory};
 
 /// One operation on made-up data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +88,46 @@ impl Arena for Host {
         let mut bytes: Vec<u8> = held.0.iter().flat_map(|w| w.to_ne_bytes()).collect();
         bytes.truncate(held.1);
         Ok(bytes)
+    }
+}
+
+/// The host's memory, lent to ranks of the same host: two pieces that all cases use in turn, since
+/// peers read what they know already. Nothing lies at the very beginning, so that an address inside
+/// is recognised as well.
+pub(crate) struct Lent {
+    pieces: [RefCell<SharedMemory>; 2],
+    turn: Cell<usize>,
+}
+
+impl Lent {
+    pub(crate) fn new() -> Result<Lent> {
+        let piece = || SharedMemory::new(8 << 20).map(RefCell::new);
+        Ok(Lent {
+            pieces: [piece()?, piece()?],
+            turn: Cell::new(0),
+        })
+    }
+}
+
+impl Arena for Lent {
+    /// Which piece, and its bytes that count.
+    type Held = (usize, usize);
+
+    fn put(&self, bytes: &[u8]) -> Result<Self::Held> {
+        let turn = 1 - self.turn.get();
+        self.turn.set(turn);
+        let mut piece = self.pieces[turn].borrow_mut();
+        piece.as_mut_slice()[8..8 + bytes.len()].copy_from_slice(bytes);
+        Ok((turn, bytes.len()))
+    }
+
+    fn address(&self, held: &mut Self::Held) -> (*mut u8, Memory) {
+        let mut piece = self.pieces[held.0].borrow_mut();
+        (piece.as_mut_slice()[8..].as_mut_ptr(), Memory::Host)
+    }
+
+    fn get(&self, held: &Self::Held) -> Result<Vec<u8>> {
+        Ok(self.pieces[held.0].borrow().as_slice()[8..8 + held.1].to_vec())
     }
 }
 

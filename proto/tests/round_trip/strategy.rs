@@ -1,4 +1,4 @@
-//! Tunings and samplers of all kinds.
+//! Tunings and samplers of any kind, as `round_trip` sends them.
 
 use super::{number, word};
 use espalier_spec::job::{
