@@ -95,7 +95,9 @@ fn ranks_and_sharding_change_nothing() {
         once.assert_same(&run(&job, 2, Sharding::Full), &what);
         let one = run(&job, 1, Sharding::Optimizer);
         let distance = one.distance(&once);
-        assert!(distance < 2e-5, "{what}: {distance}");
+        // What UPGrad projects away depends on small differences.
+        let most = if beside { 2e-4 } else { 2e-5 };
+        assert!(distance < most, "{what}: {distance}");
         let loss = |done: &Outcome| done.evaluation.as_ref().unwrap().tasks["language"].loss;
         assert!((loss(&one) - loss(&once)).abs() < 1e-4, "{what}");
     }
@@ -119,9 +121,10 @@ fn a_resumed_run_draws_the_same_windows() {
 fn language_is_learned() {
     let folder = tempfile::tempdir().unwrap();
     for family in ["gpt2", "llama"] {
-        let job = learn(folder.path(), (family, "end_token"), false, 100);
+        let mut job = learn(folder.path(), (family, "end_token"), false, 200);
+        job.training.optimizer.learning_rate = 1e-2;
         let layout = Layout::new(2, &ALL[..1], ExchangePlan::default());
-        let done = train(&job, &layout, 100);
+        let done = train(&job, &layout, 200);
         let scores = &done.evaluation.unwrap().tasks["language"];
         let perplexity = scores.metrics[&Metric::Perplexity];
         assert!((perplexity - scores.loss.exp()).abs() < 1e-9);

@@ -75,7 +75,7 @@ fn an_unknown_field_gets_a_suggestion() {
   7 |       trian: [a.parquet, b.csv]
     |       ^
 
-hint: did you mean `train`? Known fields here: `train`, `validation`, `test`, `columns`, `labels`, `max_train_samples`, `samples_per_class`, `on_bad_sample`, `on_missing_label`, `augment`
+hint: did you mean `train`? Known fields here: `train`, `validation`, `test`, `columns`, `labels`, `max_train_samples`, `samples_per_class`, `join`, `on_bad_sample`, `on_missing_label`, `augment`
 ",
     );
 }
@@ -89,7 +89,7 @@ fn an_unknown_word_gets_a_suggestion() {
   5 |     head: single-label
     |           ^
 
-hint: did you mean `single_label`? Known values here: `single_label`, `multi_label`, `regression`, `tags`, `ordinal`, `label_embedding`
+hint: did you mean `single_label`? Known values here: `single_label`, `multi_label`, `regression`, `tags`, `ordinal`, `label_embedding`, `causal_lm`
 ",
     );
 }

@@ -195,6 +195,9 @@ pub(super) fn randomize_table(table: &mut Table, seed: u64, std: f64) -> Result<
 /// Names and parameters of a backbone's blocks, in order.
 pub(super) type Parts = Vec<(String, Vec<ParamSpec>)>;
 
+/// Blocks, and the tensors that are left over.
+pub(super) type Built = (Vec<Block>, Vec<(String, Tensor)>);
+
 /// Builds the blocks of a backbone, fills them and the table by the job's choice, and starts low-rank
 /// updates. `prefix` is what names of weights begin with in files of a model with heads, `std` the
 /// standard deviation of a random start. Returns the blocks and the tensors left over.
@@ -207,7 +210,7 @@ pub(super) fn blocks(
     parts: Parts,
     (prefix, std): (&str, f64),
     table: Option<&mut Table>,
-) -> Result<(Vec<Block>, Vec<(String, Tensor)>), Error> {
+) -> Result<Built, Error> {
     let tuning = &options.tuning;
     let count = parts.len();
     let (names, mut specs): (Vec<String>, Vec<Vec<ParamSpec>>) = parts.into_iter().unzip();
