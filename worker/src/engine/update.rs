@@ -33,10 +33,11 @@ impl Trainer {
         let last = self.blocks() - 1;
         let rates = (0..last).map(|index| optimizer.block_rate(last - 1 - index) * factor);
         let rates: Vec<f64> = rates.chain([head_rate]).collect();
+        let thaw = self.thaw;
         let pace_of = |index: usize| Pace {
             rate: rates[index],
             // Adam's corrections count the steps of the block's own moments.
-            step: step + 1 - self.thaw.since(index).min(step),
+            step: step + 1 - thaw.since(index).min(step),
             scale,
         };
         let mut combining = Duration::ZERO;
