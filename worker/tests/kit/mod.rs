@@ -25,8 +25,6 @@ pub struct Outcome {
     pub heads: Vec<u8>,
     /// Low-rank updates or adapters by themselves; empty if there are none.
     pub adapter: Vec<u8>,
-    /// Holds `export`.
-    pub folder: tempfile::TempDir,
     /// Bytes that rank 0 sent in all.
     pub sent: u64,
     /// What each rank had in memory.
