@@ -7,7 +7,7 @@ use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
 use kit::{Layout, Outcome, spec, train, train_in_halves};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Enough for every sample of the toy to be drawn.
@@ -15,8 +15,12 @@ const STEPS: u64 = 40;
 const ALL: [&[u32]; 3] = [&[0, 1], &[0, 1], &[0, 1]];
 
 fn job(dir: &Path, cache: bool) -> JobSpec {
+    tuned(dir, &json!("heads"), cache)
+}
+
+fn tuned(dir: &Path, tuning: &Value, cache: bool) -> JobSpec {
     spec(dir, STEPS, |job| {
-        job["tuning"] = json!("heads");
+        job["tuning"] = tuning.clone();
         job["training"]["batch_size"] = json!(24);
         job["backbone"]["cache_features"] = json!(cache);
     })
@@ -93,4 +97,44 @@ fn ranks_share_the_work_and_not_the_bits() {
         losses.map(|loss| loss.sum.to_bits()).collect()
     };
     assert_eq!(first(&one), first(&two));
+}
+
+// Promise: beginning above the frozen blocks, on what they made of the samples before, is running them:
+// losses agree to rounding, and what is frozen stays. A text model's tokens are counted as before.
+#[test]
+fn steps_begin_above_the_frozen_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let top = json!({"last_blocks": 1});
+    let of = |cache| run(&tuned(folder.path(), &top, cache), 2);
+    let (begun, plain) = (of(true), of(false));
+    let distance = distance(&begun, &plain);
+    assert!(distance < 1e-3, "{distance}");
+    assert!(begun.model != plain.model, "nothing was kept");
+    let tokens = |outcome: &Outcome| outcome.reports.iter().map(|r| r.tokens).sum::<u64>();
+    assert_eq!(tokens(&begun), tokens(&plain));
+}
+
+// Promise: with what frozen blocks made of the samples neither sharding nor a resume changes a bit, and
+// the first step's losses are those of one rank, bit by bit.
+#[test]
+fn frozen_blocks_give_the_same_bits_everywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = tuned(folder.path(), &json!({"last_blocks": 1}), true);
+    let once = run(&job, 2);
+    for sharding in [Sharding::None, Sharding::Full] {
+        let other = train(&job, &Layout::new(2, &ALL, how(sharding)), STEPS);
+        once.assert_same(&other, &format!("{sharding:?}"));
+    }
+    for sharding in [Sharding::Optimizer, Sharding::Full] {
+        let halves = train_in_halves(&job, &Layout::new(2, &ALL, how(sharding)), STEPS);
+        let what = format!("{sharding:?}, in halves");
+        assert!(once.model == halves.model, "{what}: models differ");
+        assert!(once.heads == halves.heads, "{what}: heads differ");
+    }
+    let one = run(&job, 1);
+    let first = |outcome: &Outcome| -> Vec<u64> {
+        let losses = outcome.reports[0].losses.iter();
+        losses.map(|loss| loss.sum.to_bits()).collect()
+    };
+    assert_eq!(first(&one), first(&once));
 }

@@ -183,7 +183,7 @@ fn exported(dir: &Path, family: &str) -> Box<dyn Backbone> {
         }],
     };
     let tensors = backbone.export().unwrap();
-    write_export(&dir.join("export"), &model, &meta, tensors, &heads, None).unwrap();
+    write_export(&dir.join("export"), &model, &meta, tensors, &heads, &[]).unwrap();
     backbone
 }
 

@@ -7,6 +7,7 @@ use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
 use espalier_worker::engine::Sources;
+use espalier_worker::predict::Predictor;
 use kit::{Layout, Outcome, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -130,6 +131,7 @@ fn parts_of_a_backbone_train_like_the_whole() {
     for tuning in [
         json!("biases"),
         json!({"lora": {"rank": 2, "dropout": 0.2}}),
+        json!({"adapter": {"size": 4, "kind": "houlsby"}}),
     ] {
         let job = tuned(folder.path(), tuning.clone(), "upgrad");
         let run = |sharding| train(&job, &layout(sharding, true), STEPS);
@@ -149,6 +151,139 @@ fn parts_of_a_backbone_train_like_the_whole() {
             whole.sent
         );
     }
+}
+
+// Promise: with gradual unfreezing heads learn alone at first, then one block more from the top every so
+// many steps, the word table with the embeddings; a block's first step is AdamW's first step, which moves
+// numbers by the learning rate (its known closed form).
+#[test]
+fn blocks_join_from_the_top() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps_of = |tuning: Value, steps| {
+        let job = spec(folder.path(), 8, |job| {
+            job["tuning"] = tuning;
+            job["training"]["schedule"] = json!({"kind": "constant", "warmup_steps": 0});
+            job["training"]["optimizer"] = json!({"learning_rate": 1e-3, "weight_decay": 0.0});
+        });
+        train(&job, &layout(Sharding::Optimizer, false), steps)
+    };
+    let start = steps_of(json!("heads"), 1);
+    let gradual = json!({"gradual": {"every_steps": 2}});
+    let parts = ["encoder.layer.1.", "encoder.layer.0.", "embeddings."];
+    for (steps, trained) in [(2, 0), (3, 1), (4, 1), (6, 2), (8, 3)] {
+        let outcome = steps_of(gradual.clone(), steps);
+        let moved = changed(&outcome, &start);
+        for (place, part) in parts.iter().enumerate() {
+            let found = moved.iter().any(|name| name.contains(part));
+            assert_eq!(found, place < trained, "after {steps} steps: {part}");
+        }
+        assert!(outcome.heads != start.heads);
+        if steps == 3 {
+            let distance = outcome.distance(&start);
+            assert!((distance - 1e-3).abs() < 1e-5, "{distance}");
+        }
+    }
+    let from_the_start = steps_of(json!({"gradual": {"every_steps": 9, "start": 1}}), 2);
+    let moved = changed(&from_the_start, &start);
+    let top = |name: &String| name.contains(parts[0]);
+    assert!(!moved.is_empty() && moved.iter().all(top), "{moved:?}");
+}
+
+// Promise: gradual unfreezing obeys what holds for all training: sharding, being stopped and taken up, and
+// what balancers need change no bit; and what is frozen does not travel.
+#[test]
+fn unfreezing_changes_no_bit_by_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    for (balancer, apart) in [
+        ("mean", false),
+        ("upgrad", true),
+        ("grad_drop", true),
+        ("moco", true),
+        ("uw", false),
+    ] {
+        let of = |tuning| tuned(folder.path(), tuning, balancer);
+        let job = of(json!({"gradual": {"every_steps": 1}}));
+        let run = |sharding| train(&job, &layout(sharding, apart), STEPS);
+        let outcome = run(Sharding::Optimizer);
+        outcome.assert_same(&run(Sharding::None), &format!("{balancer}, none"));
+        outcome.assert_same(&run(Sharding::Full), &format!("{balancer}, full"));
+        for sharding in [Sharding::Optimizer, Sharding::Full] {
+            let halves = train_in_halves(&job, &layout(sharding, apart), STEPS);
+            assert!(
+                outcome.model == halves.model && outcome.heads == halves.heads,
+                "{balancer}, {sharding:?}: resumed"
+            );
+        }
+        let all = train(
+            &of(json!("all")),
+            &layout(Sharding::Optimizer, apart),
+            STEPS,
+        );
+        assert!(outcome.sent < all.sent, "{balancer}");
+        let still = of(json!({"gradual": {"every_steps": 99}}));
+        let still = train(&still, &layout(Sharding::Optimizer, apart), STEPS);
+        assert!(20 * still.sent < all.sent, "{balancer}: {}", still.sent);
+        assert!(still.reports.iter().all(|r| r.gradient_norm.is_finite()));
+    }
+}
+
+// Promise: with adapters the backbone stays as it was and adapters alone move; they change nothing at first.
+// The export has them beside the backbone, and whoever loads it has them: predictions, and a later job,
+// whose export hands them on.
+#[test]
+fn adapters_stand_beside_the_backbone() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |tuning: Value, backbone: Option<&Path>| {
+        spec(folder.path(), STEPS, |job| {
+            job["tuning"] = tuning;
+            // Else what is frozen would see dropout in one run and none in the other.
+            job["backbone"]["dropout"] = json!(0.0);
+            if let Some(dir) = backbone {
+                job["backbone"]["path"] = json!(dir);
+                job["backbone"]["init"] = json!("pretrained");
+            }
+        })
+    };
+    let run = |job: &JobSpec| train(job, &layout(Sharding::Optimizer, false), STEPS);
+    let start = run(&of(json!("heads"), None));
+    let adapter = json!({"adapter": {"size": 4, "kind": "houlsby"}});
+    let outcome = run(&of(adapter.clone(), None));
+    assert!(outcome.model == start.model, "the backbone moved");
+    let (first, frozen) = (&outcome.reports[0].losses[0], &start.reports[0].losses[0]);
+    assert!((first.sum - frozen.sum).abs() < 1e-3);
+    let adapters = tensors(&outcome.adapter);
+    assert_eq!(
+        adapters.len(),
+        2 * 2 * 4,
+        "two layers, two places, four tensors"
+    );
+    let up = &adapters["encoder.layer.1.output.dense.adapter_up.weight"];
+    assert_eq!(up.0, [32, 4]);
+    assert!(
+        up.1.iter().any(|value| *value != 0.0),
+        "adapters did not move"
+    );
+
+    let export = outcome.folder.path().join("export");
+    assert!(!export.join("tasks").exists(), "it would lack the adapters");
+    let features = |dir: &Path| -> Vec<f32> {
+        let model = Predictor::load(dir).unwrap();
+        let input = model.text("the old train and a violin").unwrap();
+        let features = model.features(&[input]).unwrap().contiguous();
+        Vec::try_from(features.view([-1])).unwrap()
+    };
+    let own = features(&export);
+    assert_ne!(own, features(&start.folder.path().join("export")));
+    let later = run(&of(json!("heads"), Some(&export)));
+    assert_eq!(own, features(&later.folder.path().join("export")));
+    let further = run(&of(adapter, Some(&export)));
+    assert_ne!(own, features(&further.folder.path().join("export")));
+    assert!(further.model == outcome.model, "the backbone moved");
+
+    let other = of(json!({"adapter": {"size": 8}}), Some(&export));
+    let error = Sources::load(&other).unwrap().profile(&other).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("houlsby of size 4"), "{error}");
 }
 
 // Promise: a target that matches nothing is refused, with the layers that there are.

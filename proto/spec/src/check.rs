@@ -3,9 +3,9 @@
 //! Types are checked by serde while a job file is read; here are the rules that a type cannot
 //! hold: ranges, names and what one field demands of another. `job` has the rules of the job as a
 //! whole, `task` those of one task, `training` those of length, optimizer and evaluation,
-//! `language` what predicting the next token demands, `adaptation`, `balancer` and `exchange` those of the
-//! fields of these names, `group` what tasks with shared inputs must have in common, `zero_shot` how classes
-//! are described.
+//! `language` what predicting the next token demands, `tuning` what is trained of the backbone,
+//! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with
+//! shared inputs must have in common, `zero_shot` how classes are described.
 
 mod adaptation;
 mod balancer;
@@ -16,6 +16,7 @@ mod language;
 mod nearest;
 mod task;
 mod training;
+mod tuning;
 mod zero_shot;
 
 #[cfg(test)]
@@ -47,7 +48,7 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     let mut found = Findings::default();
     job::name(&spec.name, &mut found);
     job::backbone(&spec.backbone, &mut found);
-    job::tuning(&spec.tuning, &mut found);
+    tuning::rules(spec, &mut found);
     job::tasks(&spec.tasks, &mut found);
     for (index, task) in spec.tasks.iter().enumerate() {
         task::task(task, &format!("tasks[{index}]"), &mut found);
@@ -59,6 +60,7 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     adaptation::rules(spec, &mut found);
     balancer::rules(spec, &mut found);
     training::training(&spec.training, &mut found);
+    tuning::rates(spec, &mut found);
     exchange::rules(spec, &mut found);
     training::evaluation(spec, &mut found);
     training::checkpoint(&spec.checkpoint, &mut found);

@@ -4,6 +4,7 @@
 //! connect fields.
 
 pub use crate::adaptation::{Adapt, AdaptationSpec, TargetSpec};
+pub use crate::adaptive::AdaptiveSpec;
 pub use crate::augment::{Augment, OnBadSample, OnMissingLabel};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::evaluation::{EvaluationSpec, SelectBy};
@@ -12,7 +13,7 @@ pub use crate::join::Join;
 pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
 pub use crate::resources::{Device, Resources};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
-pub use crate::tuning::{LoraSpec, Tuning};
+pub use crate::tuning::{AdapterKind, AdapterSpec, GradualSpec, LoraSpec, Tuning};
 pub use crate::zero_shot::{Descriptions, ZeroShotSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -91,7 +92,8 @@ pub struct BackboneSpec {
     pub dropout: Option<f64>,
     /// Where the whole backbone is frozen (`tuning: heads`), compute the features of every sample once,
     /// before the first step, if the run sees about all of them; later epochs and evaluations then run
-    /// the heads alone. Not with `augment` or the head `tags`.
+    /// the heads alone (not with the head `tags`). Where its lowest blocks are (`last_blocks`), compute
+    /// what these make of every sample once. Not with `augment`.
     #[serde(default = "yes")]
     pub cache_features: bool,
 }
@@ -403,6 +405,8 @@ pub enum Sampler {
         #[serde(default = "fifth")]
         to: f64,
     },
+    /// p_k follows how fast each task's loss falls.
+    Adaptive(AdaptiveSpec),
     /// p_k as given for every task; what they add up to does not matter.
     Probabilities(BTreeMap<String, f64>),
 }

@@ -4,6 +4,7 @@
 //! crate may import it. Formats (YAML, protobuf) are turned into these types at the edges.
 
 pub mod adaptation;
+mod adaptive;
 mod affinity;
 pub mod augment;
 pub mod balancer;

@@ -55,9 +55,26 @@ pub struct OptimizerSpec {
     pub eps: f64,
     /// Decoupled weight decay; not applied to biases and norms.
     pub weight_decay: f64,
+    /// Factor on the backbone's learning rate from each block to the one below it, above 0 to 1: the
+    /// top block has the full rate, the embeddings the lowest (discriminative fine-tuning; Howard and
+    /// Ruder 2018, arXiv 1801.06146, who take 1/2.6). 1, the default, gives all blocks one rate.
+    pub block_decay: f64,
+    /// Pull of the backbone's weights towards where they started, in place of their weight decay
+    /// towards 0 (L2-SP; Li et al. 2018, arXiv 1802.01483): every step takes learning rate x `l2_sp`
+    /// of the way back, decoupled from the gradient as AdamW's decay is. It applies to all that is
+    /// trained of the backbone, biases and norms too; heads keep `weight_decay`. Costs owners 4 bytes
+    /// more for each number that they step. 0, the default, turns it off.
+    pub l2_sp: f64,
 }
 
 impl OptimizerSpec {
+    /// Peak learning rate of a block of the backbone: the top one is 0 `below` itself.
+    #[must_use]
+    pub fn block_rate(&self, below: usize) -> f64 {
+        let below = i32::try_from(below).unwrap_or(i32::MAX);
+        self.learning_rate * self.block_decay.powi(below)
+    }
+
     /// Peak learning rate of the heads.
     #[must_use]
     pub fn head_rate(&self) -> f64 {
@@ -73,6 +90,8 @@ impl Default for OptimizerSpec {
             betas: [0.9, 0.999],
             eps: 1e-8,
             weight_decay: 0.01,
+            block_decay: 1.0,
+            l2_sp: 0.0,
         }
     }
 }

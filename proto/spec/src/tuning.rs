@@ -14,11 +14,71 @@ pub enum Tuning {
     Heads,
     /// The last n blocks; the rest is frozen.
     LastBlocks(u32),
+    /// At first the heads alone, then one block more at a time, from the top to the embeddings.
+    Gradual(GradualSpec),
     /// The biases alone (BitFit; Ben Zaken et al. 2022, arXiv 2106.10199).
     Biases,
     /// Low-rank updates of linear layers; the backbone itself is frozen (LoRA; Hu et al. 2022, arXiv
     /// 2106.09685).
     Lora(LoraSpec),
+    /// Small networks put into the layers; the backbone itself is frozen (Houlsby et al. 2019, arXiv
+    /// 1902.00751). The export has them beside the unchanged backbone; a later job whose
+    /// `backbone.path` is such an export has them, too.
+    Adapter(AdapterSpec),
+}
+
+/// Gradual unfreezing (ULMFiT; Howard and Ruder 2018, arXiv 1801.06146, section 3.3): after every so many
+/// steps the highest block that is still frozen is trained, too. What is frozen costs no backward pass,
+/// no exchange and drops nothing; the optimizer's state of a block begins with its first step. Without
+/// `every_steps` and `every_epochs` it is one epoch, as in the paper.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct GradualSpec {
+    /// Steps from one block to the next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
+    /// Passes over the training samples of all tasks together from one block to the next; in place of
+    /// `every_steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_epochs: Option<f64>,
+    /// Blocks that are trained from the first step on; default 0, the heads alone.
+    pub start: u32,
+}
+
+/// Bottleneck adapters: what a part of a layer gives, y, becomes y + f(y·Dᵀ + d)·Uᵀ + u, with D [size, h]
+/// and U [h, size], before dropout and the residual. D starts uniform in ±1/√h; U and the biases start at
+/// 0, so that adapters change nothing at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct AdapterSpec {
+    /// Width of the bottleneck.
+    pub size: u32,
+    /// Where adapters stand.
+    pub kind: AdapterKind,
+}
+
+impl Default for AdapterSpec {
+    fn default() -> Self {
+        Self {
+            size: 64,
+            kind: AdapterKind::default(),
+        }
+    }
+}
+
+/// Where adapters stand in a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterKind {
+    /// Behind the feed-forward part alone, with `ReLU` (the place that Pfeiffer et al. 2021, arXiv
+    /// 2005.00247, found best).
+    #[default]
+    Pfeiffer,
+    /// Behind attention and behind the feed-forward part, with GELU (Houlsby et al. 2019).
+    Houlsby,
 }
 
 /// Low-rank updates: a linear layer of weight W computes x·Wᵀ + alpha/rank · x·Aᵀ·Bᵀ, and only A
@@ -34,7 +94,7 @@ pub struct LoraSpec {
     /// Dropout rate of the input of A.
     pub dropout: f64,
     /// The linear layers, by Hugging Face name or by how it ends: `query` means the query layers of
-    /// all blocks.
+    /// all blocks. `*` stands for any part of a name: `layer.1*.query`; `all-linear` means all of them.
     pub targets: Vec<String>,
 }
 
@@ -50,15 +110,37 @@ impl Default for LoraSpec {
 }
 
 impl LoraSpec {
+    /// The target that means every linear layer, as in PEFT.
+    pub const ALL: &str = "all-linear";
+
     /// Whether a linear layer of this Hugging Face name (without `.weight`) is meant: by whole names
     /// between dots, as PEFT's `target_modules` are.
     #[must_use]
     pub fn targets(&self, layer: &str) -> bool {
-        self.targets.iter().any(|target| {
-            let rest = layer.strip_suffix(target.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        })
+        let ends = layer.match_indices('.').map(|(dot, _)| &layer[dot + 1..]);
+        let mut ends = std::iter::once(layer).chain(ends);
+        ends.any(|end| self.targets.iter().any(|target| fits(target, end)))
+            || self.targets.iter().any(|target| target == Self::ALL)
     }
+
+    /// Whether every target is a name that PEFT understands the same way in a list.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let plain = |target: &String| !target.contains('*') && target != Self::ALL;
+        self.targets.iter().all(plain)
+    }
+}
+
+/// Whether `name` is `pattern`, in which `*` stands for any text.
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(name) = name.strip_prefix(start) else {
+        return false;
+    };
+    let mut places = (0..=name.len()).filter(|place| name.is_char_boundary(*place));
+    places.any(|place| fits(rest, &name[place..]))
 }
 
 #[cfg(test)]
@@ -77,5 +159,24 @@ mod tests {
         assert!(lora.targets("encoder.layer.0.output.dense"));
         assert!(!lora.targets("encoder.layer.0.intermediate.dense"));
         assert!(!lora.targets("encoder.layer.0.subquery"));
+        assert!(lora.is_plain());
+    }
+
+    #[test]
+    fn stars_stand_for_parts_of_names() {
+        // Promise: a star stands for any text, dots too; what is around it is matched whole.
+        let of = |target: &str| LoraSpec {
+            targets: vec![target.into()],
+            ..LoraSpec::default()
+        };
+        let (first, tenth) = (
+            "encoder.layer.1.output.dense",
+            "encoder.layer.10.output.dense",
+        );
+        assert!(of("layer.1.*").targets(first) && !of("layer.1.*").targets(tenth));
+        assert!(of("layer.1*.dense").targets(first) && of("layer.1*.dense").targets(tenth));
+        assert!(of("*").targets(first) && of("all-linear").targets(first));
+        assert!(!of("ayer.*").targets(first) && !of("*.dens").targets(first));
+        assert!(!of("*").is_plain() && !of("all-linear").is_plain());
     }
 }

@@ -3,8 +3,8 @@
 use super::{Bad, Violations, Wire, at, item, or_default, text};
 use crate::v1;
 use espalier_spec::job::{
-    BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec, ExchangeSpec, Init,
-    LoraSpec, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, TrainingSpec,
+    AdaptiveSpec, BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec, ExchangeSpec,
+    Init, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, TrainingSpec,
     Tuning,
 };
 use espalier_spec::{JobSpec, Violation, check};
@@ -161,55 +161,11 @@ impl Wire for BackboneSpec {
     }
 }
 
-impl Wire for Tuning {
-    type Message = v1::Tuning;
-
-    fn to_wire(&self) -> v1::Tuning {
-        use v1::tuning::{AllBlocks, BiasesOnly, HeadsOnly, Mode};
-        let mode = match self {
-            Tuning::All => Mode::All(AllBlocks {}),
-            Tuning::Heads => Mode::Heads(HeadsOnly {}),
-            Tuning::LastBlocks(n) => Mode::LastBlocks(*n),
-            Tuning::Biases => Mode::Biases(BiasesOnly {}),
-            Tuning::Lora(lora) => Mode::Lora(v1::Lora {
-                rank: Some(lora.rank),
-                alpha: Some(lora.alpha),
-                dropout: lora.dropout,
-                targets: lora.targets.clone(),
-            }),
-        };
-        v1::Tuning { mode: Some(mode) }
-    }
-
-    fn read(m: v1::Tuning, _bad: &mut Bad, _path: &str) -> Self {
-        use v1::tuning::Mode;
-        match m.mode {
-            None => Tuning::default(),
-            Some(Mode::All(_)) => Tuning::All,
-            Some(Mode::Heads(_)) => Tuning::Heads,
-            Some(Mode::LastBlocks(n)) => Tuning::LastBlocks(n),
-            Some(Mode::Biases(_)) => Tuning::Biases,
-            Some(Mode::Lora(m)) => {
-                let usual = LoraSpec::default();
-                Tuning::Lora(LoraSpec {
-                    rank: m.rank.unwrap_or(usual.rank),
-                    alpha: m.alpha.unwrap_or(usual.alpha),
-                    dropout: m.dropout,
-                    targets: match m.targets.is_empty() {
-                        true => usual.targets,
-                        false => m.targets,
-                    },
-                })
-            }
-        }
-    }
-}
-
 impl Wire for Sampler {
     type Message = v1::Sampler;
 
     fn to_wire(&self) -> v1::Sampler {
-        use v1::sampler::{Annealed, Capped, Kind, Probabilities, Proportional, Uniform};
+        use v1::sampler::{Adaptive, Annealed, Capped, Kind, Probabilities, Proportional, Uniform};
         let kind = match self {
             Sampler::Proportional => Kind::Proportional(Proportional {}),
             Sampler::Uniform => Kind::Uniform(Uniform {}),
@@ -221,6 +177,12 @@ impl Wire for Sampler {
             Sampler::Annealed { from, to } => Kind::Annealed(Annealed {
                 from: Some(*from),
                 to: Some(*to),
+            }),
+            Sampler::Adaptive(given) => Kind::Adaptive(Adaptive {
+                alpha: Some(given.alpha),
+                every_steps: Some(given.every_steps),
+                smoothing: Some(given.smoothing),
+                temperature: Some(given.temperature),
             }),
             Sampler::Probabilities(of) => Kind::Probabilities(Probabilities { of: of.clone() }),
         };
@@ -242,6 +204,15 @@ impl Wire for Sampler {
                 from: annealed.from.unwrap_or(DEFAULT_ANNEALED[0]),
                 to: annealed.to.unwrap_or(DEFAULT_ANNEALED[1]),
             },
+            Some(Kind::Adaptive(given)) => {
+                let usual = AdaptiveSpec::default();
+                Sampler::Adaptive(AdaptiveSpec {
+                    alpha: given.alpha.unwrap_or(usual.alpha),
+                    every_steps: given.every_steps.unwrap_or(usual.every_steps),
+                    smoothing: given.smoothing.unwrap_or(usual.smoothing),
+                    temperature: given.temperature.unwrap_or(usual.temperature),
+                })
+            }
             Some(Kind::Probabilities(given)) => Sampler::Probabilities(given.of),
         }
     }
@@ -287,6 +258,8 @@ impl Wire for OptimizerSpec {
             beta2: Some(self.betas[1]),
             eps: Some(self.eps),
             weight_decay: Some(self.weight_decay),
+            block_decay: Some(self.block_decay),
+            l2_sp: self.l2_sp,
         }
     }
 
@@ -301,6 +274,8 @@ impl Wire for OptimizerSpec {
             ],
             eps: m.eps.unwrap_or(default.eps),
             weight_decay: m.weight_decay.unwrap_or(default.weight_decay),
+            block_decay: m.block_decay.unwrap_or(default.block_decay),
+            l2_sp: m.l2_sp,
         }
     }
 }

@@ -11,6 +11,7 @@ mod job;
 mod plan;
 mod report;
 mod task;
+mod tuning;
 
 pub use job::checked_job;
 pub use plan::{plan_from_wire, plan_to_wire};

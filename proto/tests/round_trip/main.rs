@@ -1,5 +1,6 @@
 //! Promise: what is asked for and planned survives the wire unchanged, bytes included.
 
+mod strategy;
 mod task;
 
 use espalier_proto::Wire;
@@ -7,8 +8,8 @@ use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
     Affinity, BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec, ExchangeSpec,
-    ExchangeType, Files, Init, LoraSpec, Normalize, OnNonFinite, OptimizerSpec, Pooling, Resources,
-    Sampler, ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind, TrainingSpec, Tuning,
+    ExchangeType, Files, Init, Normalize, OnNonFinite, OptimizerSpec, Pooling, Resources,
+    ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind, TrainingSpec,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -69,14 +70,24 @@ fn training() -> impl Strategy<Value = TrainingSpec> {
         [number(), number()],
         number(),
         number(),
+        (number(), number()),
     )
         .prop_map(
-            |(learning_rate, head_learning_rate, betas, eps, weight_decay)| OptimizerSpec {
+            |(
                 learning_rate,
                 head_learning_rate,
                 betas,
                 eps,
                 weight_decay,
+                (block_decay, l2_sp),
+            )| OptimizerSpec {
+                learning_rate,
+                head_learning_rate,
+                betas,
+                eps,
+                weight_decay,
+                block_decay,
+                l2_sp,
             },
         );
     let kinds = vec![
@@ -169,29 +180,7 @@ fn exchange() -> impl Strategy<Value = ExchangeSpec> {
 }
 
 fn job() -> impl Strategy<Value = JobSpec> {
-    let tuning = prop_oneof![
-        Just(Tuning::All),
-        Just(Tuning::Heads),
-        Just(Tuning::Biases),
-        (1..9_u32, number(), number(), vec(word(), 1..3)).prop_map(
-            |(rank, alpha, dropout, targets)| Tuning::Lora(LoraSpec {
-                rank,
-                alpha,
-                dropout,
-                targets
-            })
-        ),
-        any::<u32>().prop_map(Tuning::LastBlocks)
-    ];
-    let sampler = prop_oneof![
-        Just(Sampler::Proportional),
-        Just(Sampler::Uniform),
-        number().prop_map(Sampler::Temperature),
-        (any::<u64>(), number())
-            .prop_map(|(cap, temperature)| Sampler::Capped { cap, temperature }),
-        (number(), number()).prop_map(|(from, to)| Sampler::Annealed { from, to }),
-        btree_map(word(), number(), 1..4).prop_map(Sampler::Probabilities),
-    ];
+    let (tuning, sampler) = (strategy::tuning(), strategy::sampler());
     let evaluation = (
         option::of(any::<u64>()),
         1u32..,

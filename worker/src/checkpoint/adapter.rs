@@ -1,9 +1,11 @@
-//! Low-rank updates by themselves, as PEFT loads them: `adapter_config.json` and
-//! `adapter_model.safetensors` (`PeftModel.from_pretrained(base, dir)`).
+//! What was trained beside a backbone, by itself: low-rank updates as PEFT loads them
+//! (`adapter_config.json` and `adapter_model.safetensors`, for `PeftModel.from_pretrained(base, dir)`), and
+//! bottleneck adapters as `espalier` loads them beside the backbone's weights.
 
-use super::export::write_json;
-use super::{Error, write_tensors};
-use espalier_spec::job::LoraSpec;
+use super::export::{create, write_json};
+use super::{ADAPTER_DIR, Error, write_tensors};
+use crate::model::{ADAPTERS_FILE, ADAPTERS_META};
+use espalier_spec::job::{AdapterSpec, LoraSpec};
 use serde_json::json;
 use std::path::Path;
 use tch::Tensor;
@@ -11,9 +13,19 @@ use tch::Tensor;
 /// PEFT's prefix of the base model's parameter names.
 const PREFIX: &str = "base_model.model.";
 
-/// Updates of a backbone: how they were made, and A and B of every layer by name.
+/// What was trained beside a backbone: how it was made, and its tensors by name.
 #[derive(Debug)]
-pub struct Adapter<'a> {
+pub enum Adapter<'a> {
+    /// Low-rank updates, merged into the backbone that is exported.
+    LowRank(LowRank<'a>),
+    /// Bottleneck adapters, which the backbone does not work without: `<layer>.adapter_down.weight`
+    /// [size, h] and so on.
+    Bottleneck(AdapterSpec, Vec<(String, Tensor)>),
+}
+
+/// Low-rank updates.
+#[derive(Debug)]
+pub struct LowRank<'a> {
     /// Rank, scale, targets.
     pub lora: &'a LoraSpec,
     /// `<layer>.lora_A.weight` [r, in] and `<layer>.lora_B.weight` [out, r].
@@ -22,23 +34,54 @@ pub struct Adapter<'a> {
     pub fan_in_fan_out: bool,
 }
 
-/// Writes an adapter of the model in directory `base` into the existing directory `dir`.
-///
-/// # Errors
-/// [`Error::DiskFull`], [`Error::Io`].
-pub fn write_adapter(dir: &Path, base: &Path, adapter: Adapter<'_>) -> Result<(), Error> {
-    let lora = adapter.lora;
+impl Adapter<'_> {
+    /// Whether the exported backbone has it in its own weights.
+    pub(super) fn is_merged(&self) -> bool {
+        matches!(self, Self::LowRank(..))
+    }
+
+    /// Writes it into the existing directory of an export of the model in directory `base`.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::Io`].
+    pub(super) fn write(&self, export: &Path, base: &Path) -> Result<(), Error> {
+        match self {
+            Self::LowRank(own) => {
+                let dir = export.join(ADAPTER_DIR);
+                create(&dir)?;
+                write_low_rank(&dir, base, own)
+            }
+            Self::Bottleneck(adapter, tensors) => {
+                let meta = json!(adapter);
+                write_json(&export.join(ADAPTERS_META), &meta)?;
+                write_tensors(&export.join(ADAPTERS_FILE), tensors, None)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn write_low_rank(dir: &Path, base: &Path, own: &LowRank<'_>) -> Result<(), Error> {
+    let (lora, updates) = (own.lora, &own.updates);
+    // Patterns of ours are written out: PEFT's lists know whole names alone.
+    let layers = updates
+        .iter()
+        .filter_map(|(name, _)| name.strip_suffix(".lora_A.weight"));
+    let targets = match lora.is_plain() {
+        true => lora.targets.clone(),
+        false => layers.map(str::to_owned).collect(),
+    };
     let config = json!({
         "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION",
         "base_model_name_or_path": base.display().to_string(),
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
-        "target_modules": lora.targets, "bias": "none", "fan_in_fan_out": adapter.fan_in_fan_out,
+        "target_modules": targets, "bias": "none", "fan_in_fan_out": own.fan_in_fan_out,
         "inference_mode": true, "init_lora_weights": true, "modules_to_save": null,
     });
     write_json(&dir.join("adapter_config.json"), &config)?;
-    let named = adapter.updates.into_iter();
+    let named = updates.iter();
     let named: Vec<_> = named
-        .map(|(name, t)| (format!("{PREFIX}{name}"), t))
+        .map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.shallow_clone()))
         .collect();
     let format = [("format".to_owned(), "pt".to_owned())].into();
     write_tensors(&dir.join("adapter_model.safetensors"), &named, Some(format))?;

@@ -32,6 +32,9 @@ pub struct RunState {
     /// How tasks' gradients relate, as far as seen.
     #[serde(default)]
     pub affinity: AffinityMeter,
+    /// What a sampler that follows the tasks' losses remembers.
+    #[serde(default)]
+    pub sampler: Option<crate::data::Followed>,
 }
 
 /// The last file of a checkpoint: without it the directory is none.

@@ -6,13 +6,15 @@
 //!   espalier.json heads.safetensors                    tasks, labels, heads: `espalier predict`
 //!   tasks/<task>/                                      AutoModelForSequenceClassification loads it
 //!   adapter/                                           low-rank updates alone: PEFT loads it
+//!   adapters.json adapters.safetensors                 bottleneck adapters, which only espalier loads
 //! ```
 //!
-//! A task's directory holds only its head; the backbone in it is a hard link. A task that predicts the next
+//! A task's directory holds only its head; the backbone in it is a hard link. With bottleneck adapters
+//! there is none: stock transformers classes would leave the adapters out. A task that predicts the next
 //! token has none: the root is then what AutoModelForCausalLM loads, with the (first) task's matrix as
 //! `lm_head.weight` and `tie_word_embeddings` false.
 
-use super::adapter::{Adapter, write_adapter};
+use super::adapter::Adapter;
 use super::{Error, write_tensors};
 use crate::model::LM_HEAD;
 use espalier_spec::job::{HeadKind, Pooling};
@@ -95,8 +97,8 @@ pub struct ExportedClasses {
 /// Writes an export to `target`, replacing an older one only when the new one is whole.
 ///
 /// `backbone` are the backbone's tensors with Hugging Face names (without model prefix), `heads` are
-/// `heads.<task>.{weight,bias}`, `source` is the directory that the backbone came from, `adapter` what
-/// was merged into the backbone, if anything.
+/// `heads.<task>.{weight,bias}`, `source` is the directory that the backbone came from, `adapters` what
+/// was trained beside the backbone, if anything.
 ///
 /// # Errors
 /// [`Error::DiskFull`], [`Error::Io`]; then `target` is as it was.
@@ -106,7 +108,7 @@ pub fn write_export(
     meta: &Export,
     backbone: Vec<(String, Tensor)>,
     heads: &[(String, Tensor)],
-    adapter: Option<Adapter<'_>>,
+    adapters: &[Adapter<'_>],
 ) -> Result<(), Error> {
     let parent = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
@@ -148,10 +150,8 @@ pub fn write_export(
     )?;
     copy_beside(source, &temporary)?;
     write_tensors(&temporary.join(HEADS_FILE), heads, None)?;
-    if let Some(adapter) = adapter {
-        let dir = temporary.join(ADAPTER_DIR);
-        create(&dir)?;
-        write_adapter(&dir, source, adapter)?;
+    for adapter in adapters {
+        adapter.write(&temporary, source)?;
     }
     let value = serde_json::to_value(meta).map_err(|e| Error::Damaged {
         path: temporary.join(META_FILE),
@@ -159,7 +159,7 @@ pub fn write_export(
     })?;
     write_json(&temporary.join(META_FILE), &value)?;
 
-    if is_bert {
+    if is_bert && adapters.iter().all(Adapter::is_merged) {
         let keys: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
         for task in meta.tasks.iter().filter(|task| has_class(task.head)) {
             let dir = temporary.join("tasks").join(&task.name);
@@ -343,7 +343,7 @@ pub(super) fn write_json(path: &Path, value: &Value) -> Result<(), Error> {
     fs::write(path, format!("{value:#}\n")).map_err(|e| Error::io("write", path, e))
 }
 
-fn create(dir: &Path) -> Result<(), Error> {
+pub(super) fn create(dir: &Path) -> Result<(), Error> {
     fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))
 }
 

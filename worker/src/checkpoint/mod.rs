@@ -12,7 +12,7 @@ mod error;
 mod export;
 mod files;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, LowRank};
 pub use durable::{Checkpoint, Manifest, RunState, Store, Writer};
 pub use error::Error;
 pub use export::{

@@ -1,5 +1,6 @@
 //! A task's data: its splits, label set and mean cost.
 
+mod begun;
 mod classes;
 mod left_out;
 mod split;
@@ -390,6 +391,7 @@ impl SplitReader<'_> {
             unlabelled,
             origins,
             kept: None,
+            begun: None,
             missing: missing.into(),
         };
         let join = self.task.data.join;

@@ -38,6 +38,28 @@ pub enum Input {
     /// The numbers of an image or a spectrogram, row-major (channels, height, width), as the backbone
     /// takes them; or the features that it made of a sample before.
     Numbers(Arc<[f32]>),
+    /// One of the others, and what the frozen lowest blocks of the backbone made of it before.
+    Begun {
+        /// What the backbone would read.
+        input: Arc<Input>,
+        /// What its lowest blocks made of it.
+        begun: Begun,
+    },
+}
+
+/// Where to find what blocks made of a sample: a row of the features of all.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Rows of all samples of a split.
+    pub rows: Arc<Features>,
+    /// This sample's.
+    pub index: usize,
+}
+
+impl PartialEq for Begun {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.rows, &other.rows) && self.index == other.index
+    }
 }
 
 impl Input {
@@ -45,6 +67,24 @@ impl Input {
     #[must_use]
     pub fn cost(&self) -> u64 {
         self.ids().map_or(1, |ids| ids.len() as u64)
+    }
+
+    /// What the backbone reads.
+    #[must_use]
+    pub fn read(&self) -> &Input {
+        match self {
+            Input::Begun { input, .. } => input.read(),
+            other => other,
+        }
+    }
+
+    /// What blocks made of it before, if they did.
+    #[must_use]
+    pub fn begun(&self) -> Option<&Begun> {
+        match self {
+            Input::Begun { begun, .. } => Some(begun),
+            _ => None,
+        }
     }
 
     /// Its token ids; none for images.
@@ -56,6 +96,7 @@ impl Input {
             | Input::Pair { ids, .. }
             | Input::Window { ids, .. } => Some(ids),
             Input::Numbers(_) => None,
+            Input::Begun { input, .. } => input.ids(),
         }
     }
 
@@ -63,7 +104,7 @@ impl Input {
     /// token behind it.
     pub fn following(&self) -> impl Iterator<Item = u32> + '_ {
         let ids = self.ids().map_or(&[][..], |ids| &ids[1.min(ids.len())..]);
-        let behind = match self {
+        let behind = match self.read() {
             Input::Window { next, .. } if *next != NO_TOKEN => Some(*next),
             _ => None,
         };
@@ -73,7 +114,7 @@ impl Input {
     /// Where the second text of a pair begins.
     #[must_use]
     pub fn second(&self) -> Option<u32> {
-        match self {
+        match self.read() {
             Input::Pair { second, .. } => Some(*second),
             _ => None,
         }
@@ -82,7 +123,7 @@ impl Input {
     /// The first token of every word; empty for what did not come as words.
     #[must_use]
     pub fn first(&self) -> &[u32] {
-        match self {
+        match self.read() {
             Input::Words { first, .. } => first,
             _ => &[],
         }

@@ -9,6 +9,7 @@
 //! Nothing here knows models, devices or the network, and nothing here depends on timing: the same
 //! job and seed give the same samples in the same order on any number of ranks.
 
+mod adaptive;
 mod audio;
 pub mod augment;
 mod cell;
@@ -27,12 +28,13 @@ pub mod shard;
 pub mod source;
 pub mod tokens;
 
+pub use adaptive::{Followed, Follower};
 pub use augment::Augmenter;
 pub use cell::Cell;
 pub use dataset::{Classes, Modality, Split, Stream, TaskData, load};
 pub use error::{Error, Place, Problem};
 pub use features::Features;
-pub use inputs::{Input, Inputs, NO_TOKEN};
+pub use inputs::{Begun, Input, Inputs, NO_TOKEN};
 pub use labels::{LabelSet, Labels};
 pub use loader::{Loader, LoaderOptions, RankStep, Sample, ShardBatch};
 pub use media::MediaReader;

@@ -122,6 +122,22 @@ impl Order {
         }
     }
 
+    /// The same order for a run of its own, of which nothing is known yet but its start. Where shares
+    /// follow losses ([`Order::follow`]), runs must not hear of each other.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self {
+            sampling: self.sampling.afresh(),
+            ..self.clone()
+        }
+    }
+
+    /// Makes known by what the draws of each task are multiplied in each stage from the third on
+    /// ([`super::Follower`]). Steps whose stages are not known must not be asked for.
+    pub fn follow(&self, factors: &[Vec<f64>]) {
+        self.sampling.grow(factors);
+    }
+
     /// Training samples of all groups together: an epoch.
     #[must_use]
     pub fn samples(&self) -> u64 {

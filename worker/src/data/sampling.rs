@@ -1,9 +1,10 @@
 //! How many samples of each task were drawn before a step: a function of the step alone.
 
 use super::order::OrderTask;
-use espalier_spec::job::Sampler;
+use espalier_spec::job::{AdaptiveSpec, Sampler};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Parts of equal length that a run with changing shares is cut into.
 const STAGES: u64 = 32;
@@ -20,6 +21,17 @@ pub(super) struct Sampling {
     /// In order; the last one has no end.
     stages: Vec<Stage>,
     steps: u64,
+    /// In place of them, where shares follow losses.
+    growing: Option<Growing>,
+}
+
+/// Stages of equal length, of which the later ones become known while the run goes on.
+#[derive(Clone, Debug)]
+struct Growing {
+    every: u64,
+    /// Weights before they are multiplied by factors.
+    base: Vec<f64>,
+    stages: Arc<RwLock<Vec<Stage>>>,
 }
 
 /// Steps of the same shares.
@@ -55,6 +67,10 @@ impl Sampling {
     ) -> Self {
         let batch = u64::from(batch);
         let steps = steps.max(1);
+        let growing = match sampler {
+            Sampler::Adaptive(given) => Some(Growing::new(*given, tasks, &leads)),
+            _ => None,
+        };
         let count = match sampler {
             Sampler::Annealed { .. } => steps.min(STAGES),
             _ => 1,
@@ -82,15 +98,61 @@ impl Sampling {
                 weights,
             });
         }
-        Self {
+        let sampling = Self {
             batch,
             stages,
             steps,
+            growing,
+        };
+        sampling.grow(&[]);
+        sampling
+    }
+
+    /// The same, with nothing known of later stages, and from then on apart from this one.
+    pub(super) fn afresh(&self) -> Self {
+        let growing = self.growing.as_ref().map(|growing| Growing {
+            stages: Arc::default(),
+            ..growing.clone()
+        });
+        let fresh = Self {
+            growing,
+            ..self.clone()
+        };
+        fresh.grow(&[]);
+        fresh
+    }
+
+    /// Makes the factors of all stages from the third on known: those of the draws of each task. The
+    /// first two have none.
+    pub(super) fn grow(&self, factors: &[Vec<f64>]) {
+        let Some(growing) = &self.growing else { return };
+        let ones = vec![vec![1.0; growing.base.len()]; 2];
+        let mut stages: Vec<Stage> = Vec::new();
+        for (index, factors) in (0u64..).zip(ones.iter().chain(factors)) {
+            let first = index * growing.every;
+            let before = match stages.last() {
+                Some(last) => last.cursors(first, self.batch),
+                None => vec![0; growing.base.len()],
+            };
+            let weights = growing.weights(factors);
+            stages.push(Stage {
+                root: tree(&weights),
+                first,
+                before,
+                weights,
+            });
         }
+        *growing
+            .stages
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = stages;
     }
 
     /// Samples of each task drawn before step `step`.
     pub(super) fn cursors(&self, step: u64) -> Vec<u64> {
+        if let Some(growing) = &self.growing {
+            return growing.cursors(step, self.batch);
+        }
         let stages = self.stages.iter().rev();
         let stage = stages.take(self.stages.len() - 1).find(|s| s.first <= step);
         stage.unwrap_or(&self.stages[0]).cursors(step, self.batch)
@@ -115,6 +177,41 @@ impl Sampling {
     }
 }
 
+impl Growing {
+    fn new(given: AdaptiveSpec, tasks: &[OrderTask<'_>], leads: &impl Fn(usize) -> bool) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "samples are below 2^32")]
+        let base = |(task, of): (usize, &OrderTask<'_>)| match leads(task) {
+            true => (of.samples.max(1) as f64).powf(1.0 / given.temperature),
+            false => 0.0,
+        };
+        Self {
+            every: given.every_steps.max(AdaptiveSpec::LEAST),
+            base: tasks.iter().enumerate().map(base).collect(),
+            stages: Arc::default(),
+        }
+    }
+
+    fn weights(&self, factors: &[f64]) -> Vec<u64> {
+        let weight = |(base, factor): (&f64, &f64)| match *base > 0.0 {
+            true => rounded(base * factor),
+            false => 0,
+        };
+        self.base.iter().zip(factors).map(weight).collect()
+    }
+
+    /// A stage is known a whole stage before its first step, and batches are prepared fewer steps ahead
+    /// than that: [`AdaptiveSpec::LEAST`].
+    fn cursors(&self, step: u64, batch: u64) -> Vec<u64> {
+        let stages = self.stages.read().unwrap_or_else(PoisonError::into_inner);
+        // What is drawn before a stage's first step is known by the stage before.
+        let index = step.saturating_sub(1) / self.every;
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        debug_assert!(index < stages.len(), "step {step} is asked for too early");
+        let stage = stages.get(index).or(stages.last());
+        stage.map_or_else(Vec::new, |stage| stage.cursors(step, batch))
+    }
+}
+
 impl Stage {
     fn cursors(&self, step: u64, batch: u64) -> Vec<u64> {
         let mut drawn = vec![0; self.before.len()];
@@ -134,6 +231,8 @@ fn weight(task: &OrderTask<'_>, sampler: &Sampler, progress: f64) -> u64 {
     #[expect(clippy::cast_precision_loss, reason = "samples are below 2^32")]
     let power = |samples: u64, exponent: f64| rounded((samples as f64).powf(exponent));
     match sampler {
+        // Shares to start with, for the planner.
+        Sampler::Adaptive(given) => power(samples, 1.0 / given.temperature),
         Sampler::Proportional => samples,
         Sampler::Uniform => 1,
         Sampler::Temperature(temperature) => power(samples, 1.0 / temperature),

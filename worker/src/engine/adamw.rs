@@ -11,6 +11,9 @@ pub struct AdamW {
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// Decoupled pull of the backbone's weights towards where they started, in place of their decay
+    /// (L2-SP; Li et al. 2018, arXiv 1802.01483).
+    pub l2_sp: f64,
 }
 
 /// What one step multiplies and divides by.
@@ -33,6 +36,22 @@ impl AdamW {
             betas: spec.betas,
             eps: spec.eps,
             weight_decay: spec.weight_decay,
+            l2_sp: spec.l2_sp,
+        }
+    }
+
+    /// Whether weights of the backbone are pulled to where they started.
+    #[must_use]
+    pub fn pulls(&self) -> bool {
+        self.l2_sp > 0.0
+    }
+
+    /// Takes `parameters` the step's part of the way back to `start`, of the same length:
+    /// p - rate * l2_sp * (p - start).
+    pub fn pull(&self, parameters: &mut [f32], start: &[f32], rate: f64) {
+        let part = (rate * self.l2_sp) as f32;
+        for (parameter, start) in parameters.iter_mut().zip(start) {
+            *parameter -= part * (*parameter - start);
         }
     }
 
@@ -91,6 +110,7 @@ mod tests {
             betas: [0.9, 0.999],
             eps: 0.0,
             weight_decay: 0.1,
+            l2_sp: 0.0,
         };
         let (mut p, g) = ([1.0f32, -2.0, 3.0], [0.3f32, -4.0, 1e-3]);
         let (mut m, mut v) = ([0f32; 3], [0f32; 3]);
@@ -104,5 +124,26 @@ mod tests {
                 "{found} {expected}"
             );
         }
+    }
+    // Promise: without a gradient the distance to the start shrinks by 1 - rate * l2_sp in every step,
+    // and what is at its start stays there.
+    #[test]
+    fn weights_are_pulled_to_their_start() {
+        let adamw = AdamW {
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.1,
+            l2_sp: 2.0,
+        };
+        let start = [1.0f32, -2.0, 3.0];
+        let mut p = [3.0f32, -2.0, 2.0];
+        for _ in 0..3 {
+            adamw.pull(&mut p, &start, 0.1);
+        }
+        let left = 0.8f32.powi(3);
+        for (found, expected) in p.iter().zip([1.0 + 2.0 * left, -2.0, 3.0 - left]) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+        assert!(adamw.pulls());
     }
 }

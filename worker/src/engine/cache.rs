@@ -1,10 +1,11 @@
 //! What a frozen backbone makes of every sample, computed once: later epochs and evaluations run the
-//! heads alone.
+//! heads alone; or what its frozen lowest blocks make of it (`prefix`).
 //!
 //! Samples are sorted by cost and computed in groups that depend on the data alone; groups are dealt to
 //! ranks. So every number is the same on any number of ranks, and in a run that was resumed.
 
 use super::Error;
+use super::prefix::Prefix;
 use super::trainer::Trainer;
 use crate::data::{Features, Input, Split, TaskData};
 use crate::model::Context;
@@ -24,6 +25,15 @@ const IN_MEMORY: usize = 1 << 30;
 /// Progress is logged this often at most.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// What is computed of every sample.
+#[derive(Debug)]
+pub(super) enum Cached {
+    /// The features of a backbone that is frozen whole.
+    Features,
+    /// What its lowest blocks make of it.
+    Prefix(Prefix),
+}
+
 /// What decides on the inputs of a split: tasks that agree in it share its features.
 type Identity<'a> = (
     &'a Files,
@@ -42,48 +52,19 @@ impl Trainer {
 
     /// Computes the features of all samples, if the backbone is frozen and a run that draws `draws`
     /// samples sees about every one: from then on [`Trainer::tasks`] holds features in place of inputs.
-    /// What is too much for memory goes to files in `dir`. All ranks call it together. Says whether it
-    /// did.
+    /// Where the lowest blocks are frozen, computes what these make of all samples. What is too much for
+    /// memory goes to files in `dir`. All ranks call it together. Says whether it did.
     ///
     /// # Errors
     /// If a sample cannot be read, a file cannot be written, or a peer is lost.
     pub fn cache_features(&mut self, draws: u64, dir: &Path) -> Result<bool, Error> {
         if !self.is_worth_caching(draws) {
-            return Ok(false);
+            return self.cache_prefix(draws, dir);
         }
         let splits = self.tasks.iter().flat_map(|task| task.splits());
         let numbers = splits.map(Split::len).sum::<usize>() * self.backbone.width();
-        let spill = (numbers * size_of::<f32>() > IN_MEMORY).then_some(dir);
-        let begun = Instant::now();
-        let (tasks, specs) = (Arc::clone(&self.tasks), self.spec.tasks.clone());
-        let mut known: Vec<(Identity<'_>, Arc<Features>)> = Vec::new();
-        let mut cached = Vec::with_capacity(tasks.len());
-        for (task, spec) in tasks.iter().zip(&specs) {
-            let mut found = [const { None }; 3];
-            for (place, (split, inputs)) in found.iter_mut().zip(splits_of(task, spec)) {
-                let (Some(split), Some(inputs)) = (split, inputs) else {
-                    continue;
-                };
-                let same = known.iter().find(|(other, _)| *other == inputs);
-                let features = match same {
-                    Some((_, features)) => Arc::clone(features),
-                    None => {
-                        let features = Arc::new(self.features_of(task, split, spill)?);
-                        known.push((inputs, Arc::clone(&features)));
-                        features
-                    }
-                };
-                *place = Some(features);
-            }
-            cached.push(Arc::new(task.with_features(found)));
-        }
-        tracing::info!(
-            numbers,
-            in_memory = spill.is_none(),
-            seconds = begun.elapsed().as_secs_f64(),
-            "features of the frozen backbone are computed"
-        );
-        self.take_features(cached);
+        let tasks = self.cache_all(&Cached::Features, numbers * size_of::<f32>(), dir)?;
+        self.take_features(tasks);
         Ok(true)
     }
 
@@ -101,9 +82,53 @@ impl Trainer {
             && draws >= samples
     }
 
-    /// The features of a split.
+    /// All tasks with what is cached of their samples, `bytes` bytes in all.
+    pub(super) fn cache_all(
+        &mut self,
+        what: &Cached,
+        bytes: usize,
+        dir: &Path,
+    ) -> Result<Vec<Arc<TaskData>>, Error> {
+        let spill = (bytes > IN_MEMORY).then_some(dir);
+        let begun = Instant::now();
+        let (tasks, specs) = (Arc::clone(&self.tasks), self.spec.tasks.clone());
+        let mut known: Vec<(Identity<'_>, Arc<Features>)> = Vec::new();
+        let mut cached = Vec::with_capacity(tasks.len());
+        for (task, spec) in tasks.iter().zip(&specs) {
+            let mut found = [const { None }; 3];
+            for (place, (split, inputs)) in found.iter_mut().zip(splits_of(task, spec)) {
+                let (Some(split), Some(inputs)) = (split, inputs) else {
+                    continue;
+                };
+                let same = known.iter().find(|(other, _)| *other == inputs);
+                let features = match same {
+                    Some((_, features)) => Arc::clone(features),
+                    None => {
+                        let features = Arc::new(self.features_of(what, task, split, spill)?);
+                        known.push((inputs, Arc::clone(&features)));
+                        features
+                    }
+                };
+                *place = Some(features);
+            }
+            cached.push(Arc::new(match what {
+                Cached::Features => task.with_features(found),
+                Cached::Prefix(_) => task.begun(found),
+            }));
+        }
+        tracing::info!(
+            bytes,
+            in_memory = spill.is_none(),
+            seconds = begun.elapsed().as_secs_f64(),
+            "what the frozen blocks make of the samples is computed"
+        );
+        Ok(cached)
+    }
+
+    /// What is cached of a split.
     fn features_of(
         &mut self,
+        what: &Cached,
         task: &TaskData,
         split: &Split,
         spill: Option<&Path>,
@@ -115,8 +140,10 @@ impl Trainer {
             order.push((split.cost(index)?, index));
         }
         order.sort_unstable();
-        let width = self.backbone.width();
-        let mut features = Features::new(split.len(), width, spill)?;
+        let mut features = match what {
+            Cached::Features => Features::new(split.len(), self.backbone.width(), spill)?,
+            Cached::Prefix(prefix) => prefix.room(split, spill)?,
+        };
         let groups: Vec<&[(u64, usize)]> = order.chunks(GROUP).collect();
         let mut told = Instant::now();
         let mut done = 0;
@@ -125,16 +152,18 @@ impl Trainer {
             for turn in 0..round.len().div_ceil(size) {
                 // A rank whose groups are done still takes part in what all ranks do together.
                 let group = round.get(turn * size + rank).copied().unwrap_or_default();
-                self.append_features(split, group, &mut bytes)?;
+                self.append_features(what, split, group, &mut bytes)?;
             }
             let parts = self.exchange.comm().all_gather_bytes(bytes)?;
             for (rank, part) in parts.iter().enumerate() {
                 let samples = round.iter().skip(rank).step_by(size).copied().flatten();
-                let mut rows = part.chunks_exact(width * size_of::<f32>());
+                let mut rest = part.as_slice();
                 for (_, index) in samples {
-                    let row = rows.next();
+                    let width = features.width(*index) * size_of::<f32>();
                     let broken = || Error::Plan("a peer sent broken features".to_owned());
-                    features.put(*index, row.ok_or_else(broken)?)?;
+                    let (row, more) = rest.split_at_checked(width).ok_or_else(broken)?;
+                    features.put(*index, row)?;
+                    rest = more;
                     done += 1;
                 }
             }
@@ -145,7 +174,7 @@ impl Trainer {
                     task = task.name,
                     split = split.name(),
                     percent,
-                    "computing features of the frozen backbone"
+                    "computing what the frozen blocks make of the samples"
                 );
             }
         }
@@ -155,18 +184,20 @@ impl Trainer {
     /// Adds the features of some samples; of none, where there is nothing left for this rank.
     fn append_features(
         &mut self,
+        what: &Cached,
         split: &Split,
         group: &[(u64, usize)],
         bytes: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let inputs = group.iter().map(|(_, index)| split.input(*index));
         let inputs = inputs.collect::<Result<Vec<Input>, _>>()?;
+        let inputs: Vec<&Input> = inputs.iter().collect();
+        if let Cached::Prefix(prefix) = what {
+            return self.append_prefix(prefix, &inputs, bytes);
+        }
         let packed = match inputs.is_empty() {
             true => None,
-            false => {
-                let inputs: Vec<&Input> = inputs.iter().collect();
-                Some(self.batch(&inputs, &vec![0; inputs.len()])?)
-            }
+            false => Some(self.batch(&inputs, &vec![0; inputs.len()])?),
         };
         if let Some(leaves) = self.features(packed.as_ref(), &Context::eval())? {
             let numbers = leaves.features.f_contiguous()?;

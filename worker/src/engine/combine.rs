@@ -18,7 +18,7 @@ impl Trainer {
     /// If memory is not on the CPU.
     pub(super) fn scalar_products(&self, mine: &mut Agreed) -> Result<(), Error> {
         for (index, block) in self.backbone.blocks().iter().enumerate() {
-            if block.trainable() {
+            if block.trainable() && index >= self.from {
                 let slice = self.exchange.slice(index);
                 let rows = self.gradient_rows(index, block)?;
                 kernel::gram(&rows, slice.start, slice.len(), &mut mine.gram);

@@ -40,7 +40,7 @@ impl Trainer {
             .owners
             .iter()
             .flatten()
-            .map(|o| 2 * o.range().len())
+            .map(|owner| owner.numbers())
             .sum();
         let rows = self.rows.as_ref().map_or(0, |rows| rows.optimizer_bytes());
         let buffers = self.exchange.buffer_bytes() + self.tracks.bytes();

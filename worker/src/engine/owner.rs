@@ -27,6 +27,8 @@ pub struct SliceOptimizer {
     second: Tensor,
     /// The slice's parameters, where the block itself is not kept (ZeRO stage 3).
     master: Option<Tensor>,
+    /// What the slice's parameters were before the first step, where they are pulled back to it.
+    start: Option<Tensor>,
 }
 
 impl SliceOptimizer {
@@ -41,7 +43,28 @@ impl SliceOptimizer {
             second: zeros()?,
             range,
             master: None,
+            start: None,
         })
+    }
+
+    /// Keeps what the slice's parameters are now, and pulls them back to it from then on, in place of
+    /// their weight decay. A trainer is made with the pretrained weights, before a checkpoint is taken
+    /// up, so they need not be saved.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn hold_to_start(&mut self, block: &Block) -> Result<(), Error> {
+        let slice = narrow(block.flat(), &self.range)?;
+        let mut start = slice.f_zeros_like()?;
+        start.f_copy_(&slice)?;
+        self.start = Some(start);
+        Ok(())
+    }
+
+    /// Numbers of optimizer state.
+    #[must_use]
+    pub fn numbers(&self) -> usize {
+        2 * self.range.len() + self.start.as_ref().map_or(0, Tensor::numel)
     }
 
     /// Keeps the slice's parameters, so that the block may be let go.
@@ -105,12 +128,24 @@ impl SliceOptimizer {
         if scale != 1.0 {
             let _ = grad.shallow_clone().f_mul_scalar_(scale)?;
         }
+        if let Some(start) = &self.start {
+            let mut own = match &self.master {
+                Some(master) => master.shallow_clone(),
+                None => narrow(block.flat(), &self.range)?,
+            };
+            adamw.pull(torch::data_mut(&mut own)?, torch::data(start)?, rate);
+        }
+        let decay = if self.start.is_some() {
+            0.0
+        } else {
+            adamw.weight_decay
+        };
         let split = block
             .decay_range()
             .end
             .clamp(self.range.start, self.range.end);
         let parts = [
-            (self.range.start..split, adamw.weight_decay),
+            (self.range.start..split, decay),
             (split..self.range.end, 0.0),
         ];
         for (range, weight_decay) in parts {
@@ -192,6 +227,7 @@ mod tests {
             betas: [0.9, 0.999],
             eps: 1e-8,
             weight_decay: 0.1,
+            l2_sp: 0.0,
         };
         let pace = Pace {
             rate: 1e-2,

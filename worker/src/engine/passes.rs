@@ -137,8 +137,8 @@ impl Trainer {
         if self.balancing.is_early() {
             sums.early = Some(self.balancing.early(batch, &sums.losses, None, exchange)?);
         }
-        for (index, block) in held.blocks.iter().enumerate().rev() {
-            exchange.need(index, index.checked_sub(1), &held)?;
+        for (index, block) in held.blocks.iter().enumerate().skip(self.from).rev() {
+            exchange.need(index, below(index, self.from), &held)?;
             if last {
                 exchange.send(index, slot, block)?;
             }
@@ -170,7 +170,7 @@ impl Trainer {
             owners: &self.owners,
         };
         let several = self.exchange.lanes().most() > 1;
-        let exchange = &mut self.exchange;
+        let (exchange, from) = (&mut self.exchange, self.from);
         let mut pass = Some(Pass::forward(
             backbone,
             packed,
@@ -234,7 +234,7 @@ impl Trainer {
                 continue;
             }
             let mut tell = |moment| match moment {
-                Moment::Backward(index) => exchange.need(index, index.checked_sub(1), &held),
+                Moment::Backward(index) => exchange.need(index, below(index, from), &held),
                 Moment::BackwardDone(index) => {
                     if last {
                         exchange.send(index, slot, &blocks[index])?;
@@ -285,6 +285,11 @@ impl Trainer {
         }
         micros
     }
+}
+
+/// The block that backward comes to after `index`, if it goes on below it.
+fn below(index: usize, from: usize) -> Option<usize> {
+    index.checked_sub(1).filter(|below| *below >= from)
 }
 
 /// Multiplies the rows of the features' gradient by their tasks' weights.

@@ -3,10 +3,10 @@
 use super::Error;
 use super::trainer::Trainer;
 use crate::checkpoint::{
-    self, Adapter, Checkpoint, Export, ExportedClasses, ExportedTask, FileEntry, RunState, Store,
-    write_export, write_tensors,
+    self, Adapter, Checkpoint, Export, ExportedClasses, ExportedTask, FileEntry, LowRank, RunState,
+    Store, write_export, write_tensors,
 };
-use crate::model::Block;
+use crate::model::{Block, adapters_of};
 use espalier_comm::CommunicatorExt;
 use espalier_spec::job::Tuning;
 use espalier_spec::{JobId, Step};
@@ -30,6 +30,7 @@ impl Trainer {
     pub fn save_run(&mut self, store: &Store, state: &mut RunState) -> Result<PathBuf, Error> {
         self.assemble(false)?;
         state.balancer = Some(self.balancing.state());
+        state.sampler = self.follower.as_ref().map(|own| own.state().clone());
         let saved = self.save(store, state);
         self.dismantle()?;
         saved
@@ -44,6 +45,10 @@ impl Trainer {
         let state = self.resume(store, dir, step)?;
         if let Some(state) = &state.balancer {
             self.balancing.restore(state)?;
+        }
+        if let (Some(follower), Some(state)) = (&mut self.follower, &state.sampler) {
+            follower.restore(state.clone());
+            self.order.follow(follower.factors());
         }
         self.dismantle()?;
         Ok(state)
@@ -200,21 +205,30 @@ impl Trainer {
         written
     }
 
-    /// Low-rank updates by themselves, if the job trains some.
-    fn adapter(&self) -> Result<Option<Adapter<'_>>, Error> {
-        let Tuning::Lora(lora) = &self.spec.tuning else {
-            return Ok(None);
-        };
-        let mut updates = Vec::new();
+    /// Low-rank updates by themselves, if the job trains some, and the backbone's adapters.
+    fn adapters(&self) -> Result<Vec<Adapter<'_>>, Error> {
+        let (mut updates, mut bottlenecks) = (Vec::new(), Vec::new());
         for block in self.backbone.blocks() {
             updates.extend(block.updates()?);
+            bottlenecks.extend(block.bottlenecks()?);
         }
-        let blocks = self.backbone.blocks();
-        Ok(Some(Adapter {
-            lora,
-            updates,
-            fan_in_fan_out: blocks.iter().any(Block::is_transposed),
-        }))
+        let mut adapters = Vec::new();
+        if let Tuning::Lora(lora) = &self.spec.tuning {
+            let blocks = self.backbone.blocks();
+            adapters.push(Adapter::LowRank(LowRank {
+                lora,
+                updates,
+                fan_in_fan_out: blocks.iter().any(Block::is_transposed),
+            }));
+        }
+        if !bottlenecks.is_empty() {
+            let adapter = match &self.spec.tuning {
+                Tuning::Adapter(adapter) => Some(*adapter),
+                _ => adapters_of(Path::new(&self.spec.backbone.path))?,
+            };
+            adapters.extend(adapter.map(|adapter| Adapter::Bottleneck(adapter, bottlenecks)));
+        }
+        Ok(adapters)
     }
 
     fn write_model(&self, target: &Path, step: Step) -> Result<(), Error> {
@@ -243,7 +257,7 @@ impl Trainer {
             let source = Path::new(&self.spec.backbone.path);
             let heads = self.heads.export()?;
             let backbone = self.backbone.export()?;
-            write_export(target, source, &meta, backbone, &heads, self.adapter()?)
+            write_export(target, source, &meta, backbone, &heads, &self.adapters()?)
                 .map_err(Error::from)
         } else {
             Ok(())
@@ -287,11 +301,12 @@ impl Trainer {
             }
         }
         if let Some(rows) = &self.rows {
-            let (ids, first, second) = rows.own_state(rank);
+            let (ids, kept) = rows.own_state(rank);
             let ids: Vec<i64> = ids.iter().map(|&row| i64::from(row)).collect();
             tensors.push((format!("{ROWS}|ids"), Tensor::f_from_slice(&ids)?));
-            tensors.push((format!("{ROWS}|first"), Tensor::f_from_slice(&first)?));
-            tensors.push((format!("{ROWS}|second"), Tensor::f_from_slice(&second)?));
+            for (name, numbers) in kept {
+                tensors.push((format!("{ROWS}|{name}"), Tensor::f_from_slice(&numbers)?));
+            }
         }
         tensors.extend(self.tracks_state()?);
         Ok(tensors)
@@ -357,8 +372,11 @@ impl Trainer {
                     let tensor = tensors.get(&key).ok_or_else(|| lacks(checkpoint, &key))?;
                     Ok::<_, Error>(Vec::<f32>::try_from(tensor)?)
                 };
+                let start = rows.optimizer.start().is_some();
+                let start = start.then(|| numbers("start")).transpose()?;
+                let (first, second) = (numbers("first")?, numbers("second")?);
                 rows.optimizer
-                    .restore(&ids, &numbers("first")?, &numbers("second")?);
+                    .restore(&ids, &first, &second, start.as_deref());
             }
             self.restore_tracks(&tensors)?;
         }

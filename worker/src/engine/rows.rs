@@ -175,6 +175,8 @@ pub struct RowOptimizer {
     first: Vec<f32>,
     second: Vec<f32>,
     gradient: Vec<f32>,
+    /// What each slot's row was before its first step, where rows are pulled back to it.
+    start: Option<Vec<f32>>,
 }
 
 impl RowOptimizer {
@@ -191,7 +193,16 @@ impl RowOptimizer {
             first,
             second,
             gradient,
+            start: None,
         }
+    }
+
+    /// Keeps what rows were before their first step, and pulls them back to it, in place of their
+    /// weight decay. A row that no token touched is as it was, and costs nothing.
+    #[must_use]
+    pub fn held_to_start(mut self) -> Self {
+        self.start = Some(Vec::new());
+        self
     }
 
     /// Rows that ever got a gradient, in the order of their first one.
@@ -250,12 +261,21 @@ impl RowOptimizer {
     /// Steps every row that ever got a gradient. `table` holds the owned rows, row after row; `scale`
     /// multiplies the gradient (clipping).
     pub fn step(&mut self, table: &mut [f32], adamw: &AdamW, rate: f64, step: u64, scale: f32) {
-        let coefficients = adamw.coefficients(rate, step, true);
+        let coefficients = adamw.coefficients(rate, step, self.start.is_none());
         let width = self.width;
+        if let Some(start) = &mut self.start {
+            for &row in self.rows.iter().skip(start.len() / width.max(1)) {
+                let at = (row - self.owned.start) as usize * width;
+                start.extend_from_slice(&table[at..at + width]);
+            }
+        }
         for (slot, &row) in self.rows.iter().enumerate() {
             let at = slot * width..(slot + 1) * width;
             let start = (row - self.owned.start) as usize * width;
             let parameters = &mut table[start..start + width];
+            if let Some(start) = &self.start {
+                adamw.pull(parameters, &start[at.clone()], rate);
+            }
             let (first, second) = (&mut self.first[at.clone()], &mut self.second[at.clone()]);
             coefficients.apply(parameters, &self.gradient[at], first, second, scale);
         }
@@ -267,8 +287,16 @@ impl RowOptimizer {
         (&self.first, &self.second)
     }
 
-    /// Takes up moments from a checkpoint; rows outside `owned` are ignored.
-    pub fn restore(&mut self, rows: &[u32], first: &[f32], second: &[f32]) {
+    /// What the rows of [`RowOptimizer::rows`] were before their first step; none if they are not
+    /// pulled back to it.
+    #[must_use]
+    pub fn start(&self) -> Option<&[f32]> {
+        self.start.as_deref()
+    }
+
+    /// Takes up moments, and what rows were before their first step, from a checkpoint; rows outside
+    /// `owned` are ignored.
+    pub fn restore(&mut self, rows: &[u32], first: &[f32], second: &[f32], start: Option<&[f32]>) {
         let width = self.width;
         for (index, &row) in rows.iter().enumerate() {
             if !self.owned.contains(&row) {
@@ -278,7 +306,11 @@ impl RowOptimizer {
             let slot = self.slot(row);
             let to = slot * width..(slot + 1) * width;
             self.first[to.clone()].copy_from_slice(&first[from.clone()]);
-            self.second[to].copy_from_slice(&second[from]);
+            self.second[to.clone()].copy_from_slice(&second[from.clone()]);
+            if let (Some(own), Some(start)) = (&mut self.start, start) {
+                own.resize(own.len().max(to.end), 0.0);
+                own[to].copy_from_slice(&start[from]);
+            }
         }
     }
 }
@@ -292,6 +324,7 @@ mod tests {
             betas: [0.9, 0.999],
             eps: 1e-8,
             weight_decay: 0.0,
+            l2_sp: 0.0,
         }
     }
 
@@ -390,5 +423,34 @@ mod tests {
             part.step(values, &adamw(), 0.1, 1, 1.0);
         }
         assert_eq!(whole, parts);
+    }
+    // Promise: a row is pulled to what it was before its first step, also after a resume.
+    #[test]
+    fn rows_are_pulled_to_their_start() {
+        let adamw = AdamW {
+            l2_sp: 0.5,
+            ..adamw()
+        };
+        let gradient = |row| RowGradient {
+            rows: vec![row],
+            values: vec![1.0, -2.0],
+        };
+        let first = vec![0.5f32, 1.0, 1.5, 2.0];
+        let mut table = first.clone();
+        let mut one = RowOptimizer::new(0..2, 2).held_to_start();
+        one.add(&gradient(1), 1.0);
+        one.step(&mut table, &adamw, 0.1, 1, 1.0);
+        let mut other = RowOptimizer::new(0..2, 2).held_to_start();
+        let (m, v) = one.moments();
+        other.restore(one.rows(), m, v, one.start());
+        let mut tables = [table.clone(), table];
+        for (optimizer, table) in [&mut one, &mut other].into_iter().zip(&mut tables) {
+            optimizer.clear();
+            optimizer.add(&gradient(0), 1.0);
+            optimizer.step(table, &adamw, 0.1, 2, 1.0);
+        }
+        assert_eq!(tables[0], tables[1]);
+        assert_eq!(one.start(), Some(&[1.5, 2.0, 0.5, 1.0][..]));
+        assert_eq!(one.start(), other.start());
     }
 }

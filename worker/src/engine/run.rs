@@ -240,7 +240,7 @@ impl Run<'_> {
         let shards = own.iter().map(|shard| shard.0 as usize).collect();
         let mut options = LoaderOptions::new(self.state.step.0..self.total, shards, placement);
         options.accumulation = self.context.spec.training.accumulation;
-        let (tasks, order) = (self.trainer.tasks(), &self.context.sources.order);
+        let (tasks, order) = (self.trainer.tasks(), self.trainer.order());
         Ok(Loader::start(
             Arc::clone(tasks),
             Arc::clone(order),

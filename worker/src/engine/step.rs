@@ -77,6 +77,13 @@ impl Trainer {
     /// parameter is touched; or what model, heads, balancer and communicator say.
     pub fn step(&mut self, batch: &RankStep, stop: bool) -> Result<StepReport, Error> {
         let begun = Instant::now();
+        let from = self.thaw.first(batch.step);
+        if from < self.from && self.exchange.comm().rank() == 0 {
+            let blocks = self.backbone.blocks().len();
+            let (step, trained) = (batch.step, blocks - from);
+            tracing::info!(step, trained, blocks, "a block more is trained");
+        }
+        self.from = from;
         self.zero_grad()?;
         let mut sums = self.accumulate(batch)?;
         let agreed = self.reduce(&mut sums, stop)?;
@@ -96,6 +103,12 @@ impl Trainer {
             self.look_again(batch, &decision)?;
         }
         let losses = agreed.losses(&batch.counts);
+        if let Some(follower) = &mut self.follower {
+            let seen: Vec<_> = losses.iter().map(|loss| (loss.sum, loss.count)).collect();
+            if follower.observe(batch.step + 1, &seen) {
+                self.order.follow(follower.factors());
+            }
+        }
         Ok(StepReport {
             samples: batch.drawn,
             losses,
@@ -116,7 +129,7 @@ impl Trainer {
 
     /// Ends the exchange of gradients and lets all ranks agree on what the step was.
     fn reduce(&mut self, sums: &mut Sums, stop: bool) -> Result<Agreed, Error> {
-        if let (Some(rows), Some(table)) = (&mut self.rows, self.backbone.table()) {
+        if let (Some(rows), Some(table), 0) = (&mut self.rows, self.backbone.table(), self.from) {
             let width = table.width();
             let slots = std::mem::take(&mut sums.rows);
             let collect =

@@ -34,15 +34,19 @@ impl TableOwner {
         owned: Vec<Range<u32>>,
         rank: usize,
         width: usize,
-        sharding: Sharding,
+        (sharding, pulls): (Sharding, bool),
     ) -> Self {
         let everywhere = sharding == Sharding::None;
         let all = 0..owned.last().map_or(0, |last| last.end);
         let own = owned.get(rank).cloned().unwrap_or(0..0);
         let stepped = if everywhere { all } else { own };
+        let mut optimizer = RowOptimizer::new(stepped, width);
+        if pulls {
+            optimizer = optimizer.held_to_start();
+        }
         Self {
             own: (sharding == Sharding::Full).then(|| OwnRows::new(owned.clone(), width)),
-            optimizer: RowOptimizer::new(stepped, width),
+            optimizer,
             owned,
             everywhere,
             width,
@@ -131,20 +135,21 @@ impl TableOwner {
         self.owned.get(rank).is_some_and(|own| own.contains(&row))
     }
 
-    /// Moments of the rows that a rank owns, in the order of their first gradient: rows, first and
-    /// second moments.
-    pub(super) fn own_state(&self, rank: usize) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
+    /// State of the rows that a rank owns, in the order of their first gradient: the rows, and by name
+    /// first and second moments and, where rows are pulled back to it, what they were at first.
+    pub(super) fn own_state(&self, rank: usize) -> (Vec<u32>, Vec<(&'static str, Vec<f32>)>) {
+        let rows = self.optimizer.rows().iter().copied().enumerate();
+        let owned = |(_, row): &(usize, u32)| self.owns(rank, *row);
+        let (slots, rows): (Vec<usize>, Vec<u32>) = rows.filter(owned).unzip();
         let (first, second) = self.optimizer.moments();
-        let (mut rows, mut firsts, mut seconds) = (Vec::new(), Vec::new(), Vec::new());
-        for (slot, &row) in self.optimizer.rows().iter().enumerate() {
-            if self.owns(rank, row) {
-                let at = slot * self.width..(slot + 1) * self.width;
-                rows.push(row);
-                firsts.extend(&first[at.clone()]);
-                seconds.extend(&second[at]);
-            }
-        }
-        (rows, firsts, seconds)
+        let kept = [("first", first), ("second", second)].into_iter();
+        let kept = kept.chain(self.optimizer.start().map(|start| ("start", start)));
+        let of_slots = |all: &[f32]| {
+            let of_slot = |slot: &usize| all[slot * self.width..(slot + 1) * self.width].iter();
+            slots.iter().flat_map(of_slot).copied().collect()
+        };
+        let named = kept.map(|(name, all)| (name, of_slots(all))).collect();
+        (rows, named)
     }
 
     /// Adds dot products of all pairs of gradients (as [`super::kernel::pair`] numbers them) over a
@@ -252,7 +257,8 @@ impl TableOwner {
     /// Bytes of optimizer state.
     pub(super) fn optimizer_bytes(&self) -> u64 {
         let (first, second) = self.optimizer.moments();
-        4 * (first.len() + second.len()) as u64
+        let start = self.optimizer.start().map_or(0, <[f32]>::len);
+        4 * (first.len() + second.len() + start) as u64
     }
 }
 

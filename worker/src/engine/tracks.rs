@@ -83,9 +83,9 @@ impl Trainer {
         let mixes = self.balancing.mixes(batch, sums, &gram)?;
         let mix_of = |task: usize| mixes.iter().find(|(own, _)| *own == task).map(|(_, m)| *m);
         let mut sums_of = vec![ExactSum::default(); pairs(rows.len())];
-        let (exchange, tracks) = (&self.exchange, &mut self.tracks);
+        let (exchange, tracks, from) = (&self.exchange, &mut self.tracks, self.from);
         for (index, block) in self.backbone.blocks().iter().enumerate() {
-            if !block.trainable() {
+            if !block.trainable() || index < from {
                 continue;
             }
             let slice = exchange.slice(index);
@@ -145,9 +145,9 @@ impl Trainer {
         let is_finite = |place: usize| agreed.product(place, place).is_finite();
         self.track(rows.len())?;
         let mut answers = vec![ExactSum::default(); self.tasks.len()];
-        let (exchange, tracks) = (&self.exchange, &mut self.tracks);
+        let (exchange, tracks, from) = (&self.exchange, &mut self.tracks, self.from);
         for (index, block) in self.backbone.blocks().iter().enumerate() {
-            if !block.trainable() {
+            if !block.trainable() || index < from {
                 continue;
             }
             let slice = exchange.slice(index);
@@ -210,9 +210,9 @@ impl Trainer {
             block,
             offset,
         };
-        let (exchange, tracks) = (&self.exchange, &mut self.tracks);
+        let (exchange, tracks, from) = (&self.exchange, &mut self.tracks, self.from);
         for (index, block) in self.backbone.blocks().iter().enumerate() {
-            if !block.trainable() {
+            if !block.trainable() || index < from {
                 continue;
             }
             let slice = exchange.slice(index);

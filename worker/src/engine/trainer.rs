@@ -6,14 +6,17 @@ use super::exchange::{Exchange, Held};
 use super::headset::HeadSet;
 use super::lanes::Lanes;
 use super::owner::SliceOptimizer;
+use super::prefix::Prefix;
 use super::schedule::Schedule;
 use super::table::{TableOwner, table_rows};
+use super::thaw::Thaw;
 use super::tracks::Tracks;
 use super::{Error, Sources};
-use crate::data::{Input, TaskData};
+use crate::data::{Follower, Input, Order, TaskData};
 use crate::model::{Backbone, Batch, Block, TokenBatch, images};
 use crate::model::{Context, Modality};
 use espalier_comm::Communicator;
+use espalier_spec::job::Sampler;
 use espalier_spec::{InputGroups, JobSpec, Plan};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,12 +42,21 @@ pub struct Trainer {
     pub(super) gram_time: Duration,
     pub(super) adamw: AdamW,
     pub(super) schedule: Schedule,
+    /// From which step on each block is trained.
+    pub(super) thaw: Thaw,
+    /// The lowest block that is trained at this step.
+    pub(super) from: usize,
     pub(super) tasks: Arc<Vec<Arc<TaskData>>>,
     /// Which tasks share inputs.
     pub(super) groups: InputGroups,
+    pub(super) order: Arc<Order>,
+    /// Follows losses, where the sampler does.
+    pub(super) follower: Option<Follower>,
     modality: Modality,
     /// Samples hold the features of a frozen backbone, not what it reads.
     pub(super) cached: bool,
+    /// How samples hold what the frozen lowest blocks made of them.
+    pub(super) begun: Option<Prefix>,
     device: Device,
 }
 
@@ -75,13 +87,14 @@ impl Trainer {
                 "blocks are {wanted:?}, the plan places {found:?}"
             )));
         }
+        let adamw = AdamW::new(&spec.training.optimizer);
         let rank = comm.rank();
         let most_shards = plan.shards.iter().map(Vec::len).max().unwrap_or(1);
         let rows = match backbone.table() {
             Some(table) if table.trainable() => {
                 let owned = table_rows(&plan.blocks[0].ends, table.rows(), table.width())?;
-                let (width, sharding) = (table.width(), plan.exchange.sharding);
-                Some(TableOwner::new(owned, rank, width, sharding))
+                let how = (plan.exchange.sharding, adamw.pulls());
+                Some(TableOwner::new(owned, rank, table.width(), how))
             }
             _ => None,
         };
@@ -111,20 +124,46 @@ impl Trainer {
             let owner = block
                 .trainable()
                 .then(|| SliceOptimizer::new(exchange.stepped(index), block));
-            owners.push(owner.transpose()?);
+            let mut owner = owner.transpose()?;
+            let is_heads = index + 1 == blocks.len();
+            if let Some(owner) = owner.as_mut().filter(|_| adamw.pulls() && !is_heads) {
+                owner.hold_to_start(block)?;
+            }
+            owners.push(owner);
         }
         let largest = (0..blocks.len()).map(|index| exchange.slice(index).len());
+        let total = sources.total_steps(spec);
+        let count = backbone.blocks().len();
+        let thaw = Thaw::new(&spec.tuning, &spec.training, sources.order.samples(), count);
+        let never = thaw.never(total);
+        if never > 0 && rank == 0 {
+            tracing::warn!(
+                blocks = never,
+                steps = total,
+                "the run is too short to unfreeze all blocks: the lowest stay as they are"
+            );
+        }
         let room = if plan.exchange.apart {
             largest.max().unwrap_or(0)
         } else {
             0
         };
         let mut trainer = Self {
-            adamw: AdamW::new(&spec.training.optimizer),
-            schedule: Schedule::new(&spec.training.schedule, sources.total_steps(spec)),
+            adamw,
+            schedule: Schedule::new(&spec.training.schedule, total),
+            thaw,
+            from: thaw.first(0),
             spec: spec.clone(),
             tasks: Arc::clone(&sources.tasks),
             groups: sources.order.groups().clone(),
+            order: Arc::new(sources.order.afresh()),
+            follower: match spec.sampler {
+                Sampler::Adaptive(given) => {
+                    let groups = sources.order.groups().clone();
+                    Some(Follower::new(given, groups, sources.tasks.len()))
+                }
+                _ => None,
+            },
             modality: sources.modality,
             backbone,
             heads,
@@ -137,6 +176,7 @@ impl Trainer {
             passes: most_shards * spec.training.accumulation.max(1) as usize,
             gram_time: Duration::ZERO,
             cached: false,
+            begun: None,
             device,
         };
         for block in trainer.backbone.blocks_mut() {
@@ -144,6 +184,13 @@ impl Trainer {
         }
         trainer.dismantle()?;
         Ok(trainer)
+    }
+
+    /// Which samples each step takes; of steps beyond those done so far only as many are known as a loader
+    /// prepares ahead.
+    #[must_use]
+    pub fn order(&self) -> &Arc<Order> {
+        &self.order
     }
 
     /// Waits until everything that was started has come.
@@ -240,6 +287,7 @@ impl Trainer {
             seed: self.spec.seed,
             step,
             recompute: self.spec.exchange.recompute,
+            from: self.thaw.first(step),
         }
     }
 
@@ -247,7 +295,13 @@ impl Trainer {
     pub(super) fn batch(&self, inputs: &[&Input], keys: &[u64]) -> Result<Batch, Error> {
         match self.cached {
             true => features(inputs, self.backbone.width(), self.device),
-            false => pack(inputs, keys, self.modality, self.device),
+            false => {
+                let batch = pack(inputs, keys, self.modality, self.device)?;
+                match &self.begun {
+                    Some(begun) => begun.start(batch, inputs, self.device),
+                    None => Ok(batch),
+                }
+            }
         }
     }
 
@@ -289,7 +343,7 @@ pub fn pack(
             Ok(Batch::Tokens(batch))
         }
         Modality::Image(shape) => {
-            let numbers = |input: &&Input| match input {
+            let numbers = |input: &&Input| match input.read() {
                 Input::Numbers(numbers) => Some(numbers.clone()),
                 _ => None,
             };

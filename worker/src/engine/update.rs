@@ -29,18 +29,21 @@ impl Trainer {
         };
         let factor = self.schedule.factor(step);
         let optimizer = &self.spec.training.optimizer;
-        let rate = optimizer.learning_rate * factor;
         let head_rate = optimizer.head_rate() * factor;
-        let number = step + 1;
         let last = self.blocks() - 1;
+        let rates = (0..last).map(|index| optimizer.block_rate(last - 1 - index) * factor);
+        let rates: Vec<f64> = rates.chain([head_rate]).collect();
+        let thaw = self.thaw;
         let pace_of = |index: usize| Pace {
-            rate: if index == last { head_rate } else { rate },
-            step: number,
+            rate: rates[index],
+            // Adam's corrections count the steps of the block's own moments.
+            step: step + 1 - thaw.since(index).min(step),
             scale,
         };
         let mut combining = Duration::ZERO;
         // First what the next forward needs first.
-        if let (Some(rows), Some(table)) = (&mut self.rows, self.backbone.table_mut()) {
+        if let (Some(rows), Some(table), 0) = (&mut self.rows, self.backbone.table_mut(), self.from)
+        {
             let begun = Instant::now();
             if self.balancing.elementwise().is_some() {
                 rows.combine(&self.tracks.table, &[1.0]);
@@ -54,7 +57,7 @@ impl Trainer {
         }
         let replicated = self.exchange.how().sharding == Sharding::None;
         let shares = replicated && self.exchange.how().sync != SyncPath::AllReduce;
-        for index in 0..=last {
+        for index in self.from..=last {
             if self.owners[index].is_none() {
                 continue;
             }
@@ -79,7 +82,7 @@ impl Trainer {
             }
         }
         if shares {
-            for index in 0..=last {
+            for index in self.from..=last {
                 self.exchange.gathered(index)?;
                 let whole = self.block(index).grad().map(tch::Tensor::shallow_clone);
                 if let Some(whole) = whole {

@@ -16,7 +16,37 @@ pub enum Batch {
     Features(Tensor),
 }
 
+/// Where a pass over a batch starts, if not at the first block.
+#[derive(Debug)]
+pub struct Start {
+    /// Blocks that ran before.
+    pub blocks: usize,
+    /// What they gave, as the next one takes it.
+    pub x: Tensor,
+}
+
 impl Batch {
+    /// Where a pass starts; none if at the first block.
+    #[must_use]
+    pub fn start(&self) -> Option<&Start> {
+        match self {
+            Batch::Tokens(tokens) => tokens.start.as_ref(),
+            Batch::Images(images) => images.start.as_ref(),
+            Batch::Features(_) => None,
+        }
+    }
+
+    /// Says that the lowest blocks ran before: a pass leaves them out.
+    #[must_use]
+    pub fn started(mut self, start: Start) -> Self {
+        match &mut self {
+            Batch::Tokens(tokens) => tokens.start = Some(start),
+            Batch::Images(images) => images.start = Some(start),
+            Batch::Features(_) => {}
+        }
+        self
+    }
+
     /// Samples in the batch.
     #[must_use]
     pub fn samples(&self) -> usize {
@@ -87,6 +117,7 @@ pub struct ImageBatch {
     pub keys: Vec<u64>,
     /// Where the patches stand, once a model has asked.
     layout: OnceLock<Layout>,
+    start: Option<Start>,
 }
 
 impl ImageBatch {
@@ -128,6 +159,7 @@ pub struct TokenBatch {
     pub inverse: Tensor,
     /// The ids again, on the host, in packed order.
     pub host_ids: Vec<u32>,
+    start: Option<Start>,
 }
 
 impl TokenBatch {
@@ -209,6 +241,7 @@ impl TokenBatch {
             inverse: Tensor::f_from_slice(&inverse)?.f_to_device(device)?,
             order,
             host_ids,
+            start: None,
         })
     }
 }
@@ -240,6 +273,7 @@ pub fn images(
             .f_to_device(device)?,
         keys: keys.to_vec(),
         layout: OnceLock::new(),
+        start: None,
     }))
 }
 

@@ -1,8 +1,10 @@
 //! Blocks: one layer group of a backbone, all its parameters in one flat buffer.
 
 use super::Error;
+use super::bottleneck::Bottleneck;
 use super::lora::Update;
 use crate::torch;
+use espalier_spec::job::AdapterKind;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
@@ -25,9 +27,21 @@ pub struct ParamSpec {
     /// Hugging Face names of its equal parts along the first dimension, where one of our
     /// parameters holds several of theirs (query, key and value); else empty.
     pub parts: Vec<String>,
+    /// The part of a layer that a linear layer's output is, and its width, where an adapter may stand
+    /// behind it.
+    pub gives: Option<(Part, i64)>,
 }
 
-/// What a parameter is to low-rank updates.
+/// A part of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Attention.
+    Attention,
+    /// The feed-forward part.
+    Feed,
+}
+
+/// What a parameter is to low-rank updates and adapters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Nothing.
@@ -38,6 +52,20 @@ pub enum Role {
     Transposed,
     /// Part of one; not in a model's files.
     Update,
+    /// Part of an adapter; not in a model's file of weights.
+    Adapter(AdapterKind),
+}
+
+impl Role {
+    /// Whether it belongs to an adapter.
+    pub(super) fn is_adapter(self) -> bool {
+        matches!(self, Self::Adapter(_))
+    }
+
+    /// Whether it is beside the pretrained model, whose file of weights does not hold it.
+    pub(super) fn is_beside(self) -> bool {
+        self == Self::Update || self.is_adapter()
+    }
 }
 
 impl ParamSpec {
@@ -50,6 +78,7 @@ impl ParamSpec {
             role: Role::Plain,
             trained: true,
             parts: Vec::new(),
+            gives: None,
         }
     }
 
@@ -77,6 +106,14 @@ impl ParamSpec {
         }
     }
 
+    /// Says that what its linear layer gives, `width` numbers for each row, is what a part of a layer of
+    /// the model gives.
+    #[must_use]
+    pub fn giving(mut self, part: Part, width: i64) -> Self {
+        self.gives = Some((part, width));
+        self
+    }
+
     /// Says which Hugging Face parameters it holds, one after another along the first dimension.
     #[must_use]
     pub fn made_of(mut self, parts: Vec<String>) -> Self {
@@ -95,7 +132,7 @@ pub struct Param {
     /// Where it lies, among the trained numbers or, if `frozen`, among the others.
     range: Range<usize>,
     frozen: bool,
-    is_update: bool,
+    pub(super) role: Role,
     /// The matrix of a linear layer, stored as [in, out].
     pub(super) is_transposed: bool,
     parts: Vec<String>,
@@ -107,8 +144,7 @@ pub(super) struct Piece<'a> {
     pub(super) shape: Vec<i64>,
     range: Range<usize>,
     frozen: bool,
-    /// Part of a low-rank update.
-    pub(super) is_update: bool,
+    pub(super) role: Role,
 }
 
 impl Param {
@@ -133,7 +169,7 @@ impl Param {
             shape,
             range,
             frozen: self.frozen,
-            is_update: self.is_update,
+            role: self.role,
         };
         if self.parts.is_empty() {
             return vec![piece(&self.name, shape, self.range.clone())];
@@ -163,11 +199,12 @@ pub struct Block {
     grads: Vec<Tensor>,
     decay_end: usize,
     pub(super) updates: Vec<Update>,
+    pub(super) bottlenecks: Vec<Bottleneck>,
 }
 
 impl Block {
     /// A block of zeros. Parameters are numbered in the order of `specs`, those that decay first, and
-    /// parts of low-rank updates last. With `trainable` those are trained that say so.
+    /// parts of low-rank updates and adapters last. With `trainable` those are trained that say so.
     ///
     /// # Errors
     /// If memory cannot be had.
@@ -178,7 +215,7 @@ impl Block {
         device: Device,
     ) -> Result<Self, Error> {
         let mut specs = specs;
-        specs.sort_by_key(|spec| (spec.role == Role::Update, !spec.decay));
+        specs.sort_by_key(|spec| (spec.role.is_beside(), !spec.decay));
         let trainable = trainable && specs.iter().any(|spec| spec.trained);
         let frozen = |spec: &ParamSpec| trainable && !spec.trained;
         let mut places = vec![0..0; specs.len()];
@@ -214,7 +251,7 @@ impl Block {
                 tensor,
                 range,
                 frozen,
-                is_update: spec.role == Role::Update,
+                role: spec.role,
                 is_transposed: spec.role == Role::Transposed,
                 parts: spec.parts,
             });
@@ -227,6 +264,7 @@ impl Block {
             grads,
             decay_end,
             updates: Vec::new(),
+            bottlenecks: Vec::new(),
         })
     }
 
@@ -377,7 +415,7 @@ impl Block {
         self.params.iter().flat_map(Param::pieces)
     }
 
-    /// Names and shapes of everything in the block, low-rank updates too.
+    /// Names and shapes of everything in the block, low-rank updates and adapters too.
     #[must_use]
     pub fn names(&self) -> Vec<(String, Vec<i64>)> {
         let pieces = self.pieces();
@@ -386,10 +424,10 @@ impl Block {
             .collect()
     }
 
-    /// The same without low-rank updates: what a model's files hold.
+    /// The same without low-rank updates and adapters: what a model's file of weights holds.
     #[must_use]
     pub fn model_names(&self) -> Vec<(String, Vec<i64>)> {
-        let pieces = self.pieces().filter(|piece| !piece.is_update);
+        let pieces = self.pieces().filter(|piece| !piece.role.is_beside());
         pieces
             .map(|piece| (piece.name.to_owned(), piece.shape))
             .collect()

@@ -15,6 +15,8 @@ pub struct Context {
     pub step: u64,
     /// Backward computes activations again instead of keeping them.
     pub recompute: bool,
+    /// Blocks below this one are not trained at this step.
+    pub from: usize,
 }
 
 impl Context {

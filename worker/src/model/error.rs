@@ -50,6 +50,26 @@ pub enum Error {
         /// What there is.
         layers: String,
     },
+    /// Adapters are wanted in a model that has no place for them.
+    #[error(
+        "tuning.adapter: the model of directory {dir} has no layers of attention and feed-forward parts \
+         to put adapters in: use another tuning"
+    )]
+    NoPlace {
+        /// The model's directory.
+        dir: PathBuf,
+    },
+    /// A model has adapters already, and others are wanted.
+    #[error(
+        "tuning.adapter: the model of directory {dir} has adapters already ({found}): ask for these to \
+         train them on, or take adapters.json out of the directory to begin anew"
+    )]
+    OtherAdapters {
+        /// The model's directory.
+        dir: PathBuf,
+        /// What it has.
+        found: String,
+    },
     /// A tensor has another shape than the configuration says.
     #[error("tensor {name} has shape {found:?}, expected {expected:?} by config.json")]
     Shape {

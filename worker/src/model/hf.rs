@@ -3,7 +3,7 @@
 use super::init::{key, normal};
 use super::tuning::{is_trained, tune};
 use super::weights::Weights;
-use super::{Block, Error, Options, ParamSpec, Table};
+use super::{Block, Error, Options, ParamSpec, Table, bottleneck};
 use espalier_spec::job::{Init, Tuning};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -230,7 +230,7 @@ pub(super) fn blocks(
     Ok((blocks, extra))
 }
 
-/// Fills blocks and table by the job's choice, and returns the tensors left over.
+/// Fills blocks and table by the job's choice, starts adapters, and returns the tensors left over.
 fn start(
     source: &Source,
     (init, seed, std): (Init, u64, f64),
@@ -238,26 +238,28 @@ fn start(
     table: Option<&mut Table>,
     blocks: &mut [Block],
 ) -> Result<Vec<(String, Tensor)>, Error> {
-    match init {
+    let extra = match init {
         Init::Pretrained => {
             let mut weights = Weights::open(source, prefix)?;
             if let Some(table) = table {
                 let values = weights.take(table.name(), &table.weight()?.size())?;
                 table.load(&values)?;
             }
-            for block in blocks {
+            for block in blocks.iter_mut() {
                 fill(&mut weights, block)?;
             }
-            weights.rest()
+            weights.rest()?
         }
         Init::Random => {
             if let Some(table) = table {
                 randomize_table(table, seed, std)?;
             }
-            for block in blocks {
+            for block in blocks.iter_mut() {
                 randomize(block, seed, std)?;
             }
-            Ok(Vec::new())
+            Vec::new()
         }
-    }
+    };
+    bottleneck::start(source.dir(), (init, seed), blocks)?;
+    Ok(extra)
 }

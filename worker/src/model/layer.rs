@@ -4,6 +4,7 @@
 //! Shapes: t rows of the packed batch, h hidden width, i width of the feed-forward part.
 
 use super::attention::Heads;
+use super::block::Part;
 use super::hf::Source;
 use super::layout::Layout;
 use super::{Block, Context, Error, ParamSpec};
@@ -91,9 +92,9 @@ impl Layers {
         let [norm_1, norm_2] = names.norms;
         vec![
             matrix(fused, [3 * h, h]).made_of(qkv("weight")),
-            matrix(names.out, [h, h]),
+            matrix(names.out, [h, h]).giving(Part::Attention, h),
             matrix(up, [i, h]),
-            matrix(down, [h, i]),
+            matrix(down, [h, i]).giving(Part::Feed, h),
             ParamSpec::bias(name(fused, "bias"), &[3 * h]).made_of(qkv("bias")),
             ParamSpec::bias(name(names.out, "bias"), &[h]),
             ParamSpec::bias(name(norm_1, "weight"), &[h]),

@@ -6,6 +6,7 @@
 //! of keys and values, d width of a head, i width of the feed-forward part, V words.
 
 use super::attention::{Cache, Heads};
+use super::block::Part;
 use super::decoder::{Decoder, Vocabulary, positions};
 use super::hf::defaults::initializer_range;
 use super::hf::{self, Source};
@@ -276,10 +277,10 @@ fn layer(name: &str, config: &Config, heads: Heads) -> Vec<ParamSpec> {
         ParamSpec::linear(full("self_attn.q_proj"), &[q, h]),
         ParamSpec::linear(full("self_attn.kv_proj"), &[2 * kv, h])
             .made_of(both(["self_attn.k_proj", "self_attn.v_proj"])),
-        ParamSpec::linear(full("self_attn.o_proj"), &[h, q]),
+        ParamSpec::linear(full("self_attn.o_proj"), &[h, q]).giving(Part::Attention, h),
         ParamSpec::linear(full("mlp.gate_up_proj"), &[2 * i, h])
             .made_of(both(["mlp.gate_proj", "mlp.up_proj"])),
-        ParamSpec::linear(full("mlp.down_proj"), &[h, i]),
+        ParamSpec::linear(full("mlp.down_proj"), &[h, i]).giving(Part::Feed, h),
         ParamSpec::bias(full("input_layernorm"), &[h]),
         ParamSpec::bias(full("post_attention_layernorm"), &[h]),
     ]

@@ -109,8 +109,9 @@ impl Block {
         Ok(())
     }
 
-    /// x·Wᵀ + b of the parameters `weight` and `bias`, with the updates of W; x·W + b, where W is stored
-    /// as [in, out]. `keys` are the rows' identities for dropout, `site` the layer's own dropout site.
+    /// x·Wᵀ + b of the parameters `weight` and `bias`, with the updates of W and the adapter behind it; x·W
+    /// + b, where W is stored as [in, out]. `keys` are the rows' identities for dropout, `site` the layer's
+    /// own dropout site.
     ///
     /// # Errors
     /// If libtorch refuses.
@@ -136,7 +137,7 @@ impl Block {
             let mut own = y.f_narrow(-1, update.part * out, out)?;
             let _ = own.f_add_(&more.f_mul_scalar(update.scale)?)?;
         }
-        Ok(y)
+        self.adapt(weight, y)
     }
 
     /// Hugging Face names and values, low-rank updates merged into their layers: W + s·B·A. Tensors
@@ -163,7 +164,7 @@ impl Block {
             };
             Ok((piece.name.to_owned(), value))
         };
-        let model = self.pieces().filter(|piece| !piece.is_update);
+        let model = self.pieces().filter(|piece| !piece.role.is_beside());
         model.map(merged).collect()
     }
 
@@ -172,7 +173,7 @@ impl Block {
     /// # Errors
     /// If libtorch refuses.
     pub fn updates(&self) -> Result<Vec<(String, Tensor)>, Error> {
-        let updates = self.pieces().filter(|piece| piece.is_update);
+        let updates = self.pieces().filter(|piece| piece.role == Role::Update);
         updates
             .map(|piece| Ok((piece.name.to_owned(), self.value(&piece)?)))
             .collect()

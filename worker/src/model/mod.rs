@@ -12,6 +12,7 @@ mod attention;
 mod batch;
 mod bert;
 mod block;
+mod bottleneck;
 mod context;
 mod convnet;
 mod decoder;
@@ -32,14 +33,15 @@ mod vit;
 mod weights;
 
 pub use attention::Cache;
-pub use batch::{Batch, ImageBatch, TokenBatch, images};
-pub use block::{Block, Param, ParamSpec};
+pub use batch::{Batch, ImageBatch, Start, TokenBatch, images};
+pub use block::{Block, Param, ParamSpec, Part};
+pub use bottleneck::{ADAPTERS_FILE, ADAPTERS_META, adapters_of};
 pub use context::{Context, mix};
 pub use decoder::{Decoder, LM_HEAD};
 pub use error::Error;
 pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
-pub use pass::{Leaves, Moment, Pass};
+pub use pass::{Leaves, Moment, Pass, lowest};
 pub use table::Table;
 
 use espalier_spec::job::{Init, Pooling, Tuning};

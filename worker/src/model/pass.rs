@@ -23,7 +23,7 @@ pub struct Pass<'a> {
     backbone: &'a dyn Backbone,
     batch: &'a Batch,
     ctx: Context,
-    /// The first block that is trained; the ones below left no graph.
+    /// The first block that is trained at this step; the ones below left no graph.
     first: usize,
     /// Input of each block from `first` on: an autograd leaf.
     inputs: Vec<Tensor>,
@@ -54,7 +54,7 @@ impl Leaves {
 
 impl<'a> Pass<'a> {
     /// Runs all blocks over a batch; `tell` hears of every [`Moment`]. Blocks below the first trained
-    /// one run without a graph; with `ctx.train` off none leaves one. With `ctx.recompute` only the
+    /// one, and below `ctx.from`, run without a graph; with `ctx.train` off none leaves one. With `ctx.recompute` only the
     /// blocks' inputs are kept, and backward computes each block again (Chen et al. 2016, arXiv
     /// 1604.06174): dropout is a function of its counters, so the bits are the same.
     ///
@@ -71,11 +71,14 @@ impl<'a> Pass<'a> {
             return Ok(Self::done(backbone, batch, ctx, features.shallow_clone()));
         }
         let first = match backbone.blocks().iter().position(super::Block::trainable) {
-            Some(first) if ctx.train => first,
+            Some(first) if ctx.train => first.max(ctx.from).min(count),
             _ => count,
         };
-        let mut x = backbone.input(batch)?;
-        for index in 0..first {
+        let (begin, mut x) = match batch.start() {
+            Some(start) => (start.blocks.min(first), start.x.shallow_clone()),
+            None => (0, backbone.input(batch)?),
+        };
+        for index in begin..first {
             tell(Moment::Forward(index))?;
             // Frozen blocks give the same features in every epoch: nothing is dropped there.
             x = tch::no_grad(|| backbone.forward(index, &x, batch, &Context::eval()))?;
@@ -236,6 +239,19 @@ impl<'a> Pass<'a> {
         torch::set_grad(input, &Tensor::new())?;
         Ok(Some(grad))
     }
+}
+
+/// What the lowest `blocks` blocks make of a batch, without a graph and without dropout: what a pass takes
+/// in their place, as [`super::Start`].
+///
+/// # Errors
+/// If the batch does not fit the backbone or libtorch refuses.
+pub fn lowest(backbone: &dyn Backbone, batch: &Batch, blocks: usize) -> Result<Tensor, Error> {
+    tch::no_grad(|| {
+        let ctx = Context::eval();
+        let first = backbone.input(batch)?;
+        (0..blocks).try_fold(first, |x, index| backbone.forward(index, &x, batch, &ctx))
+    })
 }
 
 fn leaf(x: &Tensor, wants_grad: bool) -> Result<Tensor, Error> {

@@ -1,14 +1,18 @@
 //! What of a backbone is trained.
 
-use super::{Error, ParamSpec, lora};
+use super::{Error, ParamSpec, bottleneck, lora};
 use espalier_spec::job::{LoraSpec, Tuning};
 use std::path::Path;
 
 /// Whether block `index` of `count` is trained; the table and embeddings count as block 0.
 pub(super) fn is_trained(tuning: &Tuning, index: usize, count: usize) -> bool {
     match tuning {
-        // Of the latter two only parameters that say so.
-        Tuning::All | Tuning::Biases | Tuning::Lora(_) => true,
+        // Of the last three only parameters that say so.
+        Tuning::All
+        | Tuning::Gradual(_)
+        | Tuning::Biases
+        | Tuning::Lora(_)
+        | Tuning::Adapter(_) => true,
         Tuning::Heads => false,
         Tuning::LastBlocks(last) => index + *last as usize >= count,
     }
@@ -17,22 +21,40 @@ pub(super) fn is_trained(tuning: &Tuning, index: usize, count: usize) -> bool {
 /// Whether a table of rows in front of block 0 is trained.
 pub(super) fn is_table_trained(tuning: &Tuning, count: usize) -> bool {
     match tuning {
-        Tuning::Biases | Tuning::Lora(_) => false,
+        Tuning::Biases | Tuning::Lora(_) | Tuning::Adapter(_) => false,
         other => is_trained(other, 0, count),
     }
 }
 
-/// Sets what of a backbone's parameters is trained; `blocks` are those of all blocks.
+/// Adds the parameters of adapters and low-rank updates to those of all blocks, `blocks`, and sets what of
+/// them is trained. Adapters that the model of directory `dir` has already are part of it in every job.
 ///
 /// # Errors
-/// [`Error::NoTarget`] if a target of low-rank updates matches no layer.
+/// [`Error::NoTarget`] if a target of low-rank updates matches no layer, [`Error::NoPlace`] if the model has
+/// no place for adapters, [`Error::OtherAdapters`] if it has others already; or what is wrong with those.
 pub(super) fn tune(
     tuning: &Tuning,
     dir: &Path,
     blocks: &mut [Vec<ParamSpec>],
 ) -> Result<(), Error> {
+    let present = bottleneck::adapters_of(dir)?;
+    let wanted = match tuning {
+        Tuning::Adapter(wanted) => Some(*wanted),
+        _ => None,
+    };
+    if let (Some(found), Some(wanted)) = (present, wanted)
+        && found != wanted
+    {
+        return Err(Error::OtherAdapters {
+            dir: dir.to_owned(),
+            found: format!("{:?} of size {}", found.kind, found.size).to_lowercase(),
+        });
+    }
+    if let Some(adapter) = present.or(wanted) {
+        bottleneck::add(blocks, adapter, dir)?;
+    }
     match tuning {
-        Tuning::All | Tuning::Heads | Tuning::LastBlocks(_) => {}
+        Tuning::All | Tuning::Gradual(_) | Tuning::Heads | Tuning::LastBlocks(_) => {}
         Tuning::Biases => {
             for spec in blocks.iter_mut().flatten() {
                 spec.trained = spec.name.ends_with(".bias");
@@ -45,6 +67,11 @@ pub(super) fn tune(
                               last_blocks or lora"
                         .to_owned(),
                 });
+            }
+        }
+        Tuning::Adapter(_) => {
+            for spec in blocks.iter_mut().flatten() {
+                spec.trained = spec.role.is_adapter();
             }
         }
         Tuning::Lora(lora) => {

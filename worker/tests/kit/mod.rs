@@ -23,7 +23,7 @@ pub struct Outcome {
     pub evaluation: Option<Evaluation>,
     pub model: Vec<u8>,
     pub heads: Vec<u8>,
-    /// Low-rank updates by themselves; empty if there are none.
+    /// Low-rank updates or adapters by themselves; empty if there are none.
     pub adapter: Vec<u8>,
     /// Bytes that rank 0 sent in all.
     pub sent: u64,
@@ -246,6 +246,7 @@ fn run(spec: &JobSpec, layout: &Layout, steps: u64, halves: bool) -> Outcome {
         model: std::fs::read(export.join("model.safetensors")).unwrap(),
         heads: std::fs::read(export.join("heads.safetensors")).unwrap(),
         adapter: std::fs::read(export.join("adapter/adapter_model.safetensors"))
+            .or_else(|_| std::fs::read(export.join("adapters.safetensors")))
             .unwrap_or_default(),
         folder,
     }
@@ -277,7 +278,7 @@ impl Ranks<'_> {
         let placement = Placement::new(count, placed).unwrap();
         let mut options = LoaderOptions::new(steps, own, placement);
         options.accumulation = self.spec.training.accumulation;
-        let (tasks, order) = (trainer.tasks().clone(), self.sources.order.clone());
+        let (tasks, order) = (trainer.tasks().clone(), trainer.order().clone());
         Loader::start(tasks, order, options).unwrap()
     }
 

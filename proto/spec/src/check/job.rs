@@ -1,7 +1,7 @@
 //! Rules of the job as a whole: name, backbone, list of tasks, sampler, resources, output.
 
 use super::Findings;
-use crate::job::{BackboneSpec, Resources, Sampler, TaskSpec, Tuning};
+use crate::job::{AdaptiveSpec, BackboneSpec, Resources, Sampler, TaskSpec};
 use crate::{InputGroups, JobSpec};
 use std::collections::BTreeMap;
 
@@ -76,38 +76,6 @@ pub(super) fn backbone(backbone: &BackboneSpec, found: &mut Findings) {
             format!("is {dropout}; expected at least 0 and below 1")
         });
     }
-}
-
-pub(super) fn tuning(tuning: &Tuning, found: &mut Findings) {
-    found.require(
-        *tuning != Tuning::LastBlocks(0),
-        "tuning.last_blocks",
-        || "is 0; expected at least 1: to train no block at all write `tuning: heads`".to_owned(),
-    );
-    let Tuning::Lora(lora) = tuning else { return };
-    found.require((1..=1024).contains(&lora.rank), "tuning.lora.rank", || {
-        format!("is {}; expected 1 to 1024, such as 8", lora.rank)
-    });
-    found.require(
-        lora.alpha.is_finite() && lora.alpha > 0.0,
-        "tuning.lora.alpha",
-        || {
-            format!(
-                "is {}; expected a finite number above 0, such as 16",
-                lora.alpha
-            )
-        },
-    );
-    found.require(
-        (0.0..1.0).contains(&lora.dropout),
-        "tuning.lora.dropout",
-        || format!("is {}; expected at least 0 and below 1", lora.dropout),
-    );
-    let named = !lora.targets.is_empty() && lora.targets.iter().all(|t| !t.trim().is_empty());
-    found.require(named, "tuning.lora.targets", || {
-        "is empty or holds an empty name; expected names of linear layers, such as query and value"
-            .to_owned()
-    });
 }
 
 pub(super) fn tasks(tasks: &[TaskSpec], found: &mut Findings) {
@@ -191,8 +159,29 @@ pub(super) fn sampler(spec: &JobSpec, found: &mut Findings) {
                 });
             }
         }
+        Sampler::Adaptive(given) => {
+            temperature(given.temperature, "sampler.adaptive.temperature");
+            adaptive(*given, found);
+        }
         Sampler::Probabilities(given) => probabilities(spec, given, found),
     }
+}
+
+fn adaptive(given: AdaptiveSpec, found: &mut Findings) {
+    let (alpha, every, smoothing) = (given.alpha, given.every_steps, given.smoothing);
+    found.require(
+        (0.0..=10.0).contains(&alpha),
+        "sampler.adaptive.alpha",
+        || format!("is {alpha}; expected 0 (follows no loss) to 10, such as 1"),
+    );
+    let (field, least) = ("sampler.adaptive.every_steps", AdaptiveSpec::LEAST);
+    found.require(every >= least, field, || {
+        format!("is {every}; expected at least {least}: batches are prepared some steps ahead")
+    });
+    let field = "sampler.adaptive.smoothing";
+    found.require((0.0..1.0).contains(&smoothing), field, || {
+        format!("is {smoothing}; expected at least 0 and below 1")
+    });
 }
 
 /// Every task that leads its inputs has a probability, and nothing else has.

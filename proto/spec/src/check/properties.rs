@@ -146,6 +146,8 @@ proptest! {
         spec.training.optimizer.betas = [numbers[3], numbers[4]];
         spec.training.optimizer.eps = numbers[5];
         spec.training.optimizer.weight_decay = numbers[6];
+        spec.training.optimizer.block_decay = numbers[7];
+        spec.training.optimizer.l2_sp = numbers[0];
         spec.training.schedule.warmup_ratio = numbers[7];
         spec.training.schedule.warmup_steps = steps.map(|steps| steps.wrapping_add(1));
         spec.training.batch_size = counts[0];

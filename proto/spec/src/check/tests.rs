@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 mod adaptation;
 mod tasks;
+mod tuning;
 
 pub(super) fn valid() -> Value {
     json!({
@@ -77,24 +78,6 @@ fn every_rule_names_its_field() {
             "backbone.dropout",
             "below 1",
         ),
-        (
-            "/tuning",
-            json!({"last_blocks": 0}),
-            "tuning.last_blocks",
-            "tuning: heads",
-        ),
-        (
-            "/tuning",
-            json!({"lora": {"rank": 0}}),
-            "tuning.lora.rank",
-            "1 to 1024",
-        ),
-        (
-            "/tuning",
-            json!({"lora": {"targets": []}}),
-            "tuning.lora.targets",
-            "query and value",
-        ),
         ("/tasks", json!([]), "tasks", "at least one task"),
         (
             "/sampler",
@@ -113,6 +96,24 @@ fn every_rule_names_its_field() {
             json!({"annealed": {"to": -0.5}}),
             "sampler.annealed.to",
             "0 (uniform) to 4",
+        ),
+        (
+            "/sampler",
+            json!({"adaptive": {"every_steps": 7}}),
+            "sampler.adaptive.every_steps",
+            "at least 8",
+        ),
+        (
+            "/sampler",
+            json!({"adaptive": {"alpha": -1.0}}),
+            "sampler.adaptive.alpha",
+            "0 (follows no loss)",
+        ),
+        (
+            "/sampler",
+            json!({"adaptive": {"smoothing": 1.0}}),
+            "sampler.adaptive.smoothing",
+            "below 1",
         ),
         (
             "/sampler",

@@ -1,7 +1,7 @@
 //! One split of a task: its samples in the order of the files.
 
 use crate::data::mix::mix;
-use crate::data::{Error, Input, Inputs, Labels, Place, Problem};
+use crate::data::{Begun, Error, Features, Input, Inputs, Labels, Place, Problem};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub struct Split {
     pub(super) origins: Vec<Origin>,
     /// Which of the inputs the samples are, where not all were kept.
     pub(super) kept: Option<Arc<[u32]>>,
+    /// What the lowest blocks of the backbone made of every sample, if they did.
+    pub(super) begun: Option<Arc<Features>>,
     /// Samples without a label, ascending.
     pub(super) missing: Arc<[u32]>,
 }
@@ -52,14 +54,24 @@ impl Split {
     /// # Errors
     /// Task, split, file and row of a text that can't become tokens.
     pub fn input(&self, index: usize) -> Result<Input, Error> {
-        match self.inputs.as_ref() {
+        let input = match self.inputs.as_ref() {
             Inputs::Text(texts) => texts
                 .tokens(self.row(index))
-                .map_err(|problem| self.problem(index, problem)),
-            Inputs::Image(images) => Ok(Input::Numbers(images.numbers(self.row(index)))),
-            Inputs::Stream(stream) => Ok(stream.window(index, None)),
-            Inputs::Features(features) => Ok(Input::Numbers(features.row(index)?)),
-        }
+                .map_err(|problem| self.problem(index, problem))?,
+            Inputs::Image(images) => Input::Numbers(images.numbers(self.row(index))),
+            Inputs::Stream(stream) => stream.window(index, None),
+            Inputs::Features(features) => Input::Numbers(features.row(index)?),
+        };
+        Ok(match &self.begun {
+            Some(rows) => Input::Begun {
+                input: Arc::new(input),
+                begun: Begun {
+                    rows: Arc::clone(rows),
+                    index,
+                },
+            },
+            None => input,
+        })
     }
 
     /// The input of sample `index` in a pass over the data: windows of a stream begin where the pass's

@@ -1,0 +1,85 @@
+//! A sampler that follows how tasks learn.
+#![allow(clippy::unwrap_used)]
+
+mod kit;
+
+use espalier_spec::JobSpec;
+use espalier_spec::exchange::Sharding;
+use espalier_spec::plan::ExchangePlan;
+use kit::{Layout, Outcome, spec, train, train_in_halves};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Five stages of eight steps; a resume is in the middle of the third.
+const STEPS: u64 = 40;
+const ALL: [&[u32]; 3] = [&[0, 1], &[0, 1], &[0, 1]];
+
+fn job(dir: &Path, sampler: Value) -> JobSpec {
+    spec(dir, STEPS, |job| job["sampler"] = sampler)
+}
+
+fn layout(sharding: Sharding) -> Layout {
+    let how = ExchangePlan {
+        sharding,
+        ..ExchangePlan::default()
+    };
+    Layout::new(2, &ALL, how)
+}
+
+/// Samples of each task in the steps of a stage.
+fn drawn(outcome: &Outcome, stage: usize) -> Vec<u64> {
+    let reports = &outcome.reports[8 * stage..8 * (stage + 1)];
+    let of = |task: usize| reports.iter().map(|r| r.losses[task].count).sum();
+    (0..3).map(of).collect()
+}
+
+// Promise: the first two stages have the shares of the numbers of samples; later ones draw a task the more,
+// the slower its loss falls, and all batches stay full.
+#[test]
+fn what_learns_slowly_is_drawn_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let sampler = json!({"adaptive": {"every_steps": 8, "alpha": 2.0, "smoothing": 0.0}});
+    let outcome = train(
+        &job(folder.path(), sampler),
+        &layout(Sharding::Optimizer),
+        STEPS,
+    );
+    let even = train(
+        &job(folder.path(), json!("proportional")),
+        &layout(Sharding::Optimizer),
+        STEPS,
+    );
+    for stage in [0, 1] {
+        assert_eq!(drawn(&outcome, stage), drawn(&even, stage));
+    }
+    let mean = |stage: usize, task: usize| {
+        let reports = &outcome.reports[8 * stage..8 * (stage + 1)];
+        let losses = reports.iter().map(|r| r.losses[task]);
+        let (sum, count) = losses.fold((0.0, 0), |all, l| (all.0 + l.sum, all.1 + l.count));
+        sum / count as f64
+    };
+    for stage in [2, 3, 4] {
+        // Of equally many samples each: shares follow the rates of two stages before.
+        let rate = |task: usize| (mean(stage - 2, task) / mean(0, task)).powi(2).max(0.1);
+        let all: f64 = (0..3).map(rate).sum();
+        let found = drawn(&outcome, stage);
+        assert_eq!(found.iter().sum::<u64>(), 8 * 24);
+        for (task, found) in found.into_iter().enumerate() {
+            let expected = 8.0 * 24.0 * rate(task) / all;
+            let off = (found as f64 - expected).abs();
+            assert!(off < 4.0, "stage {stage}, task {task}: {found}, {expected}");
+        }
+    }
+}
+
+// Promise: neither sharding nor a resume in the middle of a stage changes a bit.
+#[test]
+fn neither_sharding_nor_a_resume_changes_a_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), json!({"adaptive": {"every_steps": 8}}));
+    let once = train(&job, &layout(Sharding::Optimizer), STEPS);
+    once.assert_same(&train(&job, &layout(Sharding::Full), STEPS), "full");
+    let halves = train_in_halves(&job, &layout(Sharding::Optimizer), STEPS);
+    assert!(once.model == halves.model, "models differ");
+    assert!(once.heads == halves.heads, "heads differ");
+}
