@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-SIZES = [16, 32, 64, 128]
+SIZES, DENSE = [16, 32, 64], 128
 WEIGHTS = {"coral": 100.0, "mdd": 0.1}
 HIDDEN = 256
 
@@ -38,7 +38,7 @@ def load(folder):
 
 
 class Net(nn.Module):
-    """recipes/digits-adaptation/convnet: convolution, group norm, GELU; halves after the first; mean of places."""
+    """recipes/digits-adaptation/convnet: convolution, group norm, GELU; halves after the first; a dense layer."""
 
     def __init__(self):
         super().__init__()
@@ -46,10 +46,12 @@ class Net(nn.Module):
         for index, size in enumerate(SIZES):
             stages += [nn.Conv2d(before, size, 3, 1 if index == 0 else 2, 1), nn.GroupNorm(1, size), nn.GELU()]
             before = size
-        self.stages, self.head = nn.Sequential(*stages), nn.Linear(before, 10)
+        side = math.ceil(28 / 2 ** (len(SIZES) - 1))
+        dense = [nn.Flatten(), nn.Linear(before * side * side, DENSE), nn.GroupNorm(1, DENSE), nn.GELU()]
+        self.stages, self.head = nn.Sequential(*stages, *dense), nn.Linear(DENSE, 10)
 
     def forward(self, x):
-        return self.stages(x).mean((2, 3))
+        return self.stages(x)
 
 
 class Reverse(torch.autograd.Function):

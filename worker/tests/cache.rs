@@ -109,7 +109,8 @@ fn steps_begin_above_the_frozen_blocks() {
     let (begun, plain) = (of(true), of(false));
     let distance = distance(&begun, &plain);
     assert!(distance < 1e-3, "{distance}");
-    assert!(begun.model != plain.model, "nothing was kept");
+    // Ranks told each other what the blocks made.
+    assert!(begun.sent > plain.sent, "nothing was kept");
     let tokens = |outcome: &Outcome| outcome.reports.iter().map(|r| r.tokens).sum::<u64>();
     assert_eq!(tokens(&begun), tokens(&plain));
 }

@@ -2,7 +2,9 @@
 //! is text-only.
 //!
 //! Each block is a 3x3 convolution, group norm with one group (Wu and He 2018) and GELU; every block
-//! after the first halves the image. Features are the mean over positions.
+//! after the first halves the image. Features are the mean over positions; with `dense_size` they are
+//! that many numbers of one more layer that reads all positions, as in LeNet (LeCun et al. 1998): a
+//! matrix, group norm and GELU.
 //!
 //! Shapes: b samples, c channels, y and x places.
 
@@ -22,6 +24,18 @@ pub(super) struct Config {
     pub image_size: ImageSize,
     /// Channels of each block's output.
     pub hidden_sizes: Vec<i64>,
+    /// Features, if a layer that reads all positions makes them.
+    #[serde(default)]
+    pub dense_size: Option<i64>,
+}
+
+impl Config {
+    /// Numbers of a sample behind the last convolution.
+    fn flat(&self) -> i64 {
+        let halved = |side: i64| (1..self.hidden_sizes.len()).fold(side, |s, _| (s + 1) / 2);
+        let places: i64 = self.image_size.sides().into_iter().map(halved).product();
+        places * self.hidden_sizes.last().copied().unwrap_or(0)
+    }
 }
 
 /// `image_size`: one number, or height and width.
@@ -59,6 +73,10 @@ impl ConvNet {
             let message = "hidden_sizes must name the channels of one block or more".to_owned();
             return Err(source.wrong("config.json", message));
         }
+        if config.dense_size.is_some_and(|size| size <= 0) {
+            let message = "dense_size must be above 0; without it features are means".to_owned();
+            return Err(source.wrong("config.json", message));
+        }
         if config.num_channels <= 0 || config.image_size.sides().iter().any(|side| *side <= 0) {
             let message = "num_channels and image_size must be above 0".to_owned();
             return Err(source.wrong("config.json", message));
@@ -75,6 +93,15 @@ impl ConvNet {
             ];
             parts.push((name, params));
             before = channels;
+        }
+        if let Some(size) = config.dense_size {
+            let params = vec![
+                ParamSpec::weight("dense.weight", &[size, config.flat()]),
+                ParamSpec::bias("dense.bias", &[size]),
+                ParamSpec::bias("dense.norm.weight", &[size]),
+                ParamSpec::bias("dense.norm.bias", &[size]),
+            ];
+            parts.push(("dense".to_owned(), params));
         }
         let (blocks, extra) = hf::blocks(source, options, parts, ("", 0.1), None)?;
         Ok(Self {
@@ -99,7 +126,8 @@ impl Backbone for ConvNet {
         None
     }
     fn width(&self) -> usize {
-        self.config.hidden_sizes.last().copied().unwrap_or(0) as usize
+        let last = self.config.hidden_sizes.last().copied();
+        self.config.dense_size.or(last).unwrap_or(0) as usize
     }
     fn extra(&self) -> &[(String, Tensor)] {
         &self.extra
@@ -114,13 +142,21 @@ impl Backbone for ConvNet {
 
     fn forward(&self, block: usize, x: &Tensor, _: &Batch, _: &Context) -> Result<Tensor, Error> {
         let p = |place: usize| self.blocks[block].param(place);
-        let stride = if block == 0 { 1i64 } else { 2 };
-        let y_bcyx = x.f_conv2d(p(0), Some(p(1)), [stride, stride], [1, 1], [1, 1], 1)?;
-        let y_bcyx = y_bcyx.f_group_norm(1, Some(p(2)), Some(p(3)), 1e-5, false)?;
-        Ok(y_bcyx.f_gelu("none")?)
+        let y = match block < self.config.hidden_sizes.len() {
+            true => {
+                let stride = if block == 0 { 1i64 } else { 2 };
+                x.f_conv2d(p(0), Some(p(1)), [stride, stride], [1, 1], [1, 1], 1)?
+            }
+            false => x.f_flatten(1, -1)?.f_linear(p(0), Some(p(1)))?,
+        };
+        let y = y.f_group_norm(1, Some(p(2)), Some(p(3)), 1e-5, false)?;
+        Ok(y.f_gelu("none")?)
     }
 
     fn pool(&self, x: &Tensor, _: &Batch) -> Result<Tensor, Error> {
+        if self.config.dense_size.is_some() {
+            return Ok(x.shallow_clone());
+        }
         Ok(x.f_mean_dim(&[2i64, 3][..], false, Kind::Float)?)
     }
 }

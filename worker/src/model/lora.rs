@@ -109,9 +109,9 @@ impl Block {
         Ok(())
     }
 
-    /// x·Wᵀ + b of the parameters `weight` and `bias`, with the updates of W and the adapter behind it; x·W
-    /// + b, where W is stored as [in, out]. `keys` are the rows' identities for dropout, `site` the layer's
-    /// own dropout site.
+    /// x·Wᵀ + b of the parameters `weight` and `bias`, with the updates of W and the adapter behind it;
+    /// where W is stored as `[in, out]`, x·W + b. `keys` are the rows' identities for dropout, `site` the
+    /// layer's own dropout site.
     ///
     /// # Errors
     /// If libtorch refuses.
