@@ -7,7 +7,7 @@
 
 Runs contestants in turns on this machine, prints Markdown tables, appends them to RESULTS.md. Parts,
 for --only: `methods` (step time, bytes, what of the exchange is exposed), `peers`, `memory`, and, only
-if asked for, `pairs`: every method with `equal` right before it, for machines whose speed drifts.
+if asked for, `pairs`: every method and `equal` in turns, for machines whose speed drifts.
 """
 
 import argparse
@@ -38,6 +38,8 @@ BESIDE = {"equal": ("EW", None), "mgda": ("MGDA", "MGDA"), "pcgrad": ("PCGrad", 
           "upgrad": ("UPGrad", "UPGrad"), "mgda_ub": ("MGDA+rep", None)}
 SHARDINGS = [("none", "all_reduce"), ("none", OWNERS), ("optimizer", OWNERS), ("full", OWNERS)]
 QUICK = ["equal", "pcgrad", "upgrad"]
+# How often two that are compared take turns.
+TURNS = 3
 
 
 class Bench:
@@ -83,18 +85,20 @@ class Bench:
             left = left[len(lines) + 1:]
 
     def pairs(self, tasks, ranks):
-        """Each method over `equal`, and `equal` by owners over the all-reduce, measured one after the other."""
+        """Each method over `equal`, and `equal` by owners over the all-reduce, in turns: the middle of three against
+        the middle of three."""
         def seconds(method, sharding="optimizer", sync=OWNERS):
-            figures = self.found.get(("pairs", "batch-per-task", tasks, ranks, sharding, method, sync))
-            return figures[-1]["seconds"] if figures else None
+            figures = self.found.get(("pairs", "batch-per-task", tasks, ranks, sharding, method, sync), [])[-TURNS:]
+            return statistics.median(one["seconds"] for one in figures) if figures else None
 
         for method in self.args.methods:
             if method == "equal":
-                self.ours("pairs", tasks, ranks, ["equal"], sharding="none", sync="all_reduce")
-                self.ours("pairs", tasks, ranks, ["equal"])
+                for _ in range(TURNS):
+                    self.ours("pairs", tasks, ranks, ["equal"], sharding="none", sync="all_reduce")
+                    self.ours("pairs", tasks, ranks, ["equal"])
                 ratio = over(seconds("equal"), seconds("equal", "none", "all_reduce"))
             else:
-                self.ours("pairs", tasks, ranks, ["equal", method])
+                self.ours("pairs", tasks, ranks, ["equal", method] * TURNS)
                 ratio = over(seconds(method), seconds("equal"))
             self.keep(("ratio", tasks, ranks, method), {"ratio": ratio})
 
@@ -163,8 +167,9 @@ class Bench:
 
     def paired(self):
         columns = [(tasks, ranks) for tasks in self.args.tasks for ranks in self.args.ranks]
-        lines = ["### Step time over `equal` right before it", "",
-                 "The first row is `equal` by owner_combine over `equal` by all_reduce; median of the rounds' ratios.", "",
+        lines = ["### Step time over `equal` beside it", "",
+                 f"Middle of {TURNS} turns against middle of {TURNS} turns of `equal`, one after the other; the first row is `equal` by owner_combine "
+                 "over `equal` by all_reduce. Median of the rounds' ratios.", "",
                  row("method", *(f"{tasks} tasks, {ranks} rank{'s' * (ranks > 1)}" for tasks, ranks in columns)), rule(len(columns) + 1)]
         for method in self.args.methods:
             lines.append(row(f"`{method}`", *(cell(self.middle(("ratio", *column, method), "ratio")) for column in columns)))

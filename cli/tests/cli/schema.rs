@@ -37,7 +37,7 @@ fn full() -> Value {
         "training": {
             "steps": 100, "epochs": 1.5, "batch_size": 16, "accumulation": 2, "clip_norm": 0.5,
             "optimizer": { "learning_rate": 1e-4, "head_learning_rate": 1e-3, "betas": [0.9, 0.98],
-                           "eps": 1e-8, "weight_decay": 0.0, "block_decay": 0.9, "l2_sp": 0.01 },
+                           "eps": 1e-8, "weight_decay": 0.0, "block_decay": 0.9, "l2_sp": 0.0 },
             "schedule": { "kind": "cosine", "final_ratio": 0.1, "warmup_ratio": 0.1, "warmup_steps": 10 }
         },
         "balancer": { "method": "cagrad", "params": { "c": 0.4 }, "scale": 0.5, "log_losses": true,

@@ -93,7 +93,7 @@ pub struct Adaptation {
 pub enum Error {
     /// `adabn` on a backbone without batch statistics.
     #[error(
-        "task {task}: adaptation.method is adabn, but this backbone has no batch normalisation; use another method"
+        "task {task}: adaptation.method is adabn, but this backbone has no batch normalisation whose statistics could follow the target; use another method"
     )]
     NoBatchNorm {
         /// Name of the task.
@@ -217,7 +217,7 @@ pub fn build(
         Adapt::SelfTraining => Box::new(self_training::SelfTraining {
             threshold: number("threshold"),
         }),
-        // Of the backbones here none has statistics of batches; see [`crate::model`].
+        // Of the backbones here none re-estimates statistics of batches; see [`crate::model`].
         Adapt::Adabn => {
             return Err(Error::NoBatchNorm {
                 task: task.to_owned(),
