@@ -25,7 +25,7 @@ demo: setup ## Five tasks on Debian's package index: train on two workers, compa
 digits: setup ## Image recipe: train from nothing on one task, transfer to another
 	@$(ENV); $(PYTHON) recipes/digits/demo.py
 
-digits-adaptation: setup ## Domain adaptation: labels of MNIST, images of USPS (ESPALIER_DATA), thirteen ways
+digits-adaptation: setup ## Domain adaptation: labels of MNIST, images of USPS (ESPALIER_DATA), with and without
 	@$(ENV); export ESPALIER_DATA="$(ESPALIER_DATA)"; $(PYTHON) recipes/digits-adaptation/demo.py
 
 spoken-digits: setup ## Sound recipe: WAV of spoken digits (ESPALIER_DATA) to a small network from nothing
