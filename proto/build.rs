@@ -3,8 +3,10 @@
 use prost::Message;
 use std::path::PathBuf;
 
-const PROTOS: [&str; 3] = [
+const PROTOS: [&str; 5] = [
     "espalier/v1/job.proto",
+    "espalier/v1/spec.proto",
+    "espalier/v1/task.proto",
     "espalier/v1/cluster.proto",
     "espalier/v1/worker.proto",
 ];
