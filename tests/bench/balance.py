@@ -7,7 +7,7 @@
 
 Runs contestants in turns on this machine, prints Markdown tables, appends them to RESULTS.md. Parts,
 for --only: `methods` (step time, bytes, what of the exchange is exposed), `peers`, `memory`, and, only
-if asked for, `pairs`: every method and `equal` in turns, for machines whose speed drifts.
+if asked for, `pairs`: every method and `equal` in turns in one process, for machines whose speed drifts.
 """
 
 import argparse
@@ -38,8 +38,8 @@ BESIDE = {"equal": ("EW", None), "mgda": ("MGDA", "MGDA"), "pcgrad": ("PCGrad", 
           "upgrad": ("UPGrad", "UPGrad"), "mgda_ub": ("MGDA+rep", None)}
 SHARDINGS = [("none", "all_reduce"), ("none", OWNERS), ("optimizer", OWNERS), ("full", OWNERS)]
 QUICK = ["equal", "pcgrad", "upgrad"]
-# How often two that are compared take turns.
-TURNS = 3
+# Steps of a turn.
+TURN_STEPS = 4
 
 
 class Bench:
@@ -85,22 +85,13 @@ class Bench:
             left = left[len(lines) + 1:]
 
     def pairs(self, tasks, ranks):
-        """Each method over `equal`, and `equal` by owners over the all-reduce, in turns: the middle of three against
-        the middle of three."""
-        def seconds(method, sharding="optimizer", sync=OWNERS):
-            figures = self.found.get(("pairs", "batch-per-task", tasks, ranks, sharding, method, sync), [])[-TURNS:]
-            return statistics.median(one["seconds"] for one in figures) if figures else None
-
+        """Each method and `equal` in turns on the same batches, `equal` by owners and by all-reduce."""
+        words = ["--model", MODEL, "--data", *files(), "--tasks", tasks, "--ranks", ranks, "--steps", TURN_STEPS, "--warmup", self.args.warmup,
+                 "--batch", self.args.batch, "--turns", self.args.turns]
         for method in self.args.methods:
-            if method == "equal":
-                for _ in range(TURNS):
-                    self.ours("pairs", tasks, ranks, ["equal"], sharding="none", sync="all_reduce")
-                    self.ours("pairs", tasks, ranks, ["equal"])
-                ratio = over(seconds("equal"), seconds("equal", "none", "all_reduce"))
-            else:
-                self.ours("pairs", tasks, ranks, ["equal", method] * TURNS)
-                ratio = over(seconds(method), seconds("equal"))
-            self.keep(("ratio", tasks, ranks, method), {"ratio": ratio})
+            base = "equal@all_reduce" if method == "equal" else "equal"
+            for line in self.lines(f"`{method}` and `{base}` in turns, {tasks} tasks, {ranks} ranks", [BENCH_STEP, *words, "--methods", f"{base},{method}"], os.environ):
+                self.keep(("ratio", tasks, ranks, method), line)
 
     def beside_method(self, setting, tasks, method):
         """One method of ours, and at once the same of the peers: a machine whose speed drifts slows both."""
@@ -167,12 +158,12 @@ class Bench:
 
     def paired(self):
         columns = [(tasks, ranks) for tasks in self.args.tasks for ranks in self.args.ranks]
-        lines = ["### Step time over `equal` beside it", "",
-                 f"Middle of {TURNS} turns against middle of {TURNS} turns of `equal`, one after the other; the first row is `equal` by owner_combine "
-                 "over `equal` by all_reduce. Median of the rounds' ratios.", "",
-                 row("method", *(f"{tasks} tasks, {ranks} rank{'s' * (ranks > 1)}" for tasks, ranks in columns)), rule(len(columns) + 1)]
+        lines = ["### Step time over `equal` in turns", "",
+                 f"Turns of {TURN_STEPS} steps on the same batches in one process, {self.args.turns} of each, who begins changes. First the median of the turns' ratios, "
+                 "then the fastest turn over the fastest of `equal`; the row `equal` is `equal` by owner_combine over `equal` by all_reduce.", "",
+                 row("method", *(f"{tasks} tasks, {ranks} rank{'s' * (ranks > 1)}{what}" for tasks, ranks in columns for what in ("", ", fastest"))), rule(2 * len(columns) + 1)]
         for method in self.args.methods:
-            lines.append(row(f"`{method}`", *(cell(self.middle(("ratio", *column, method), "ratio")) for column in columns)))
+            lines.append(row(f"`{method}`", *(cell(self.middle(("ratio", *column, method), field)) for column in columns for field in ("ratio", "least_ratio"))))
         return lines
 
     def beside(self):
@@ -292,6 +283,7 @@ def main():
     parser.add_argument("--steps", type=int, default=8, help="measured steps")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
     parser.add_argument("--batch", type=int, default=32, help="over all tasks and ranks")
+    parser.add_argument("--turns", type=int, default=10, help="of each method in `pairs`")
     parser.add_argument("--quick", action="store_true", help="few methods, 4 tasks, 3 steps")
     parser.add_argument("--only", help="parts to run, comma-separated")
     parser.add_argument("--dry", action="store_true", help="print only, leave RESULTS.md as it is")

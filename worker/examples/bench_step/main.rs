@@ -1,6 +1,8 @@
 //! Times the training step of one method after another, ranks as threads of this process with one
 //! compute thread each, and prints a line of JSON for each: what `tests/bench/balance.py` runs.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod turns;
 
 use anyhow::{Context as _, anyhow};
 use clap::Parser;
@@ -35,7 +37,7 @@ struct Args {
     /// Compute threads of a rank.
     #[arg(long, default_value_t = 1)]
     threads: i32,
-    /// Methods, comma-separated.
+    /// Methods, comma-separated; `equal@all_reduce` is `equal` by all-reduce.
     #[arg(long, default_value = "equal", value_delimiter = ',')]
     methods: Vec<String>,
     /// Measured steps.
@@ -62,6 +64,25 @@ struct Args {
     /// Keep tasks apart even where the method does not need it: yes, no or auto.
     #[arg(long, default_value = "auto")]
     apart: String,
+    /// Let each method and the first one take so many turns of `--steps` steps on the same batches, in one
+    /// process, and print ratios; 0: time each by itself.
+    #[arg(long, default_value_t = 0)]
+    turns: usize,
+}
+
+impl Args {
+    /// These, for one method.
+    fn of(&self, method: &str) -> (Args, String) {
+        let (method, sync) = match method.split_once('@') {
+            Some((method, sync)) => (method, sync.to_owned()),
+            None => (method, self.sync.clone()),
+        };
+        let args = Args {
+            sync,
+            ..self.clone()
+        };
+        (args, method.to_owned())
+    }
 }
 
 /// What one rank saw.
@@ -73,14 +94,19 @@ struct Seen {
 }
 
 fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
-    for method in &args.methods {
-        let spec = spec(&args, method)?;
+    let given = Args::parse();
+    tch::set_num_threads(given.threads);
+    if given.turns > 0 {
+        return turns::all(&given);
+    }
+    for method in &given.methods {
+        let (args, method) = given.of(method);
+        let spec = spec(&args, &method)?;
         let sources = Sources::load(&spec)?;
         let profile = sources.profile(&spec)?;
         let plan = plan(&args, &spec, &profile)?;
         let seen = run(&args, &spec, &plan, &sources)?;
-        println!("{}", line(&args, method, &plan, &profile, &seen));
+        println!("{}", line(&args, &method, &plan, &profile, &seen));
     }
     Ok(())
 }
@@ -109,7 +135,7 @@ fn spec(args: &Args, method: &str) -> anyhow::Result<JobSpec> {
         "tasks": (0..args.tasks).map(task).collect::<Vec<_>>(),
         "sampler": "uniform",
         "balancer": method,
-        "training": {"steps": args.steps + args.warmup, "batch_size": args.batch},
+        "training": {"steps": args.steps * args.turns.max(1) as u64 + args.warmup, "batch_size": args.batch},
     }))?)
 }
 
@@ -193,17 +219,7 @@ fn plan(args: &Args, spec: &JobSpec, profile: &Profile) -> anyhow::Result<Plan> 
 }
 
 fn run(args: &Args, spec: &JobSpec, plan: &Plan, sources: &Sources) -> anyhow::Result<Vec<Seen>> {
-    tch::set_num_threads(args.threads);
-    let mut listeners = Vec::new();
-    for _ in 0..args.ranks {
-        listeners.push(Listener::bind(([127, 0, 0, 1], 0).into())?);
-    }
-    let peer = |(rank, listener): (usize, &Listener)| PeerAddr {
-        rank,
-        addr: listener.address(),
-        host_id: host_id(),
-    };
-    let peers: Vec<PeerAddr> = listeners.iter().enumerate().map(peer).collect();
+    let (listeners, peers) = listen(args.ranks)?;
     std::thread::scope(|scope| {
         let start = |(rank, listener)| {
             let peers = peers.clone();
@@ -216,6 +232,21 @@ fn run(args: &Args, spec: &JobSpec, plan: &Plan, sources: &Sources) -> anyhow::R
         });
         joined.collect()
     })
+}
+
+/// A listener for each rank, and where it is.
+fn listen(ranks: usize) -> anyhow::Result<(Vec<Listener>, Vec<PeerAddr>)> {
+    let mut listeners = Vec::new();
+    for _ in 0..ranks {
+        listeners.push(Listener::bind(([127, 0, 0, 1], 0).into())?);
+    }
+    let peer = |(rank, listener): (usize, &Listener)| PeerAddr {
+        rank,
+        addr: listener.address(),
+        host_id: host_id(),
+    };
+    let peers = listeners.iter().enumerate().map(peer).collect();
+    Ok((listeners, peers))
 }
 
 fn rank_run(
