@@ -94,10 +94,19 @@ fn turns(
         let rendezvous = Rendezvous::new("bench", 1, rank, peers.clone());
         let comm: Arc<dyn Communicator> = Arc::new(connect(&listeners[rank], rendezvous)?);
         let backbone = side.sources.backbone(&side.spec, tch::Device::Cpu)?;
-        trainers.push(Trainer::new(&side.spec, &side.plan, comm, &side.sources, backbone)?);
+        trainers.push(Trainer::new(
+            &side.spec,
+            &side.plan,
+            comm,
+            &side.sources,
+            backbone,
+        )?);
     }
     let plan = &sides[0].plan;
-    let placement = Placement::new(args.ranks, plan.tasks.iter().map(|task| task.shards.as_slice()))?;
+    let placement = Placement::new(
+        args.ranks,
+        plan.tasks.iter().map(|task| task.shards.as_slice()),
+    )?;
     let steps = args.steps as usize;
     let all = args.warmup + args.steps * args.turns as u64;
     let options = LoaderOptions::new(0..all, vec![rank], placement);

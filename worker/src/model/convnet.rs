@@ -1,10 +1,11 @@
 //! A small convolutional network for small images, trained from scratch: to show that nothing here
 //! is text-only.
 //!
-//! Each block is a 3x3 convolution, group norm with one group (Wu and He 2018) and GELU; every block
-//! after the first halves the image. Features are the mean over positions; with `dense_size` they are
-//! that many numbers of one more layer that reads all positions, as in LeNet (LeCun et al. 1998): a
-//! matrix, group norm and GELU.
+//! Each block is a convolution of `kernel_size` (3), group norm with one group (Wu and He 2018) and GELU;
+//! every block after the first halves the image, by its stride or, with `max_pool`, by the largest of two by
+//! two behind it. Features are the mean over positions; with `dense_size` they are that many numbers of one
+//! more layer that reads all positions, as in LeNet (LeCun et al. 1998): a matrix, group norm, GELU and, where
+//! the job says so (`backbone.dropout`), dropout.
 //!
 //! Shapes: b samples, c channels, y and x places.
 
@@ -24,6 +25,12 @@ pub(super) struct Config {
     pub image_size: ImageSize,
     /// Channels of each block's output.
     pub hidden_sizes: Vec<i64>,
+    /// Height and width of every convolution: odd.
+    #[serde(default = "kernel_size")]
+    pub kernel_size: i64,
+    /// Halve by pooling in place of strides.
+    #[serde(default)]
+    pub max_pool: bool,
     /// Features, if a layer that reads all positions makes them.
     #[serde(default)]
     pub dense_size: Option<i64>,
@@ -36,6 +43,10 @@ impl Config {
         let places: i64 = self.image_size.sides().into_iter().map(halved).product();
         places * self.hidden_sizes.last().copied().unwrap_or(0)
     }
+}
+
+fn kernel_size() -> i64 {
+    3
 }
 
 /// `image_size`: one number, or height and width.
@@ -61,6 +72,7 @@ impl ImageSize {
 #[derive(Debug)]
 pub(super) struct ConvNet {
     config: Config,
+    dropout: f64,
     blocks: Vec<Block>,
     extra: Vec<(String, Tensor)>,
 }
@@ -73,6 +85,13 @@ impl ConvNet {
             let message = "hidden_sizes must name the channels of one block or more".to_owned();
             return Err(source.wrong("config.json", message));
         }
+        if config.kernel_size <= 0 || config.kernel_size % 2 == 0 {
+            let message = format!(
+                "kernel_size is {}, expected an odd number",
+                config.kernel_size
+            );
+            return Err(source.wrong("config.json", message));
+        }
         if config.dense_size.is_some_and(|size| size <= 0) {
             let message = "dense_size must be above 0; without it features are means".to_owned();
             return Err(source.wrong("config.json", message));
@@ -82,11 +101,14 @@ impl ConvNet {
             return Err(source.wrong("config.json", message));
         }
         let mut parts = Vec::with_capacity(config.hidden_sizes.len());
-        let mut before = config.num_channels;
+        let (mut before, kernel) = (config.num_channels, config.kernel_size);
         for (index, &channels) in config.hidden_sizes.iter().enumerate() {
             let name = format!("stage.{index}");
             let params = vec![
-                ParamSpec::weight(format!("{name}.conv.weight"), &[channels, before, 3, 3]),
+                ParamSpec::weight(
+                    format!("{name}.conv.weight"),
+                    &[channels, before, kernel, kernel],
+                ),
                 ParamSpec::bias(format!("{name}.conv.bias"), &[channels]),
                 ParamSpec::bias(format!("{name}.norm.weight"), &[channels]),
                 ParamSpec::bias(format!("{name}.norm.bias"), &[channels]),
@@ -106,6 +128,7 @@ impl ConvNet {
         let (blocks, extra) = hf::blocks(source, options, parts, ("", 0.1), None)?;
         Ok(Self {
             config,
+            dropout: options.dropout.unwrap_or(0.0),
             blocks,
             extra,
         })
@@ -140,17 +163,33 @@ impl Backbone for ConvNet {
             .of_shape([self.config.num_channels, height, width])
     }
 
-    fn forward(&self, block: usize, x: &Tensor, _: &Batch, _: &Context) -> Result<Tensor, Error> {
+    fn forward(
+        &self,
+        block: usize,
+        x: &Tensor,
+        batch: &Batch,
+        ctx: &Context,
+    ) -> Result<Tensor, Error> {
         let p = |place: usize| self.blocks[block].param(place);
-        let y = match block < self.config.hidden_sizes.len() {
-            true => {
-                let stride = if block == 0 { 1i64 } else { 2 };
-                x.f_conv2d(p(0), Some(p(1)), [stride, stride], [1, 1], [1, 1], 1)?
-            }
-            false => x.f_flatten(1, -1)?.f_linear(p(0), Some(p(1)))?,
+        let dense = block == self.config.hidden_sizes.len();
+        let pooled = self.config.max_pool && block > 0;
+        let y = if dense {
+            x.f_flatten(1, -1)?.f_linear(p(0), Some(p(1)))?
+        } else {
+            let stride = if block == 0 || pooled { 1i64 } else { 2 };
+            let around = self.config.kernel_size / 2;
+            x.f_conv2d(p(0), Some(p(1)), [stride; 2], [around; 2], [1, 1], 1)?
         };
         let y = y.f_group_norm(1, Some(p(2)), Some(p(3)), 1e-5, false)?;
-        Ok(y.f_gelu("none")?)
+        let y = y.f_gelu("none")?;
+        if dense {
+            return ctx.dropout(y, &batch.as_images()?.keys, block as u64, self.dropout);
+        }
+        if pooled {
+            // Rounds up, as a stride of 2 does.
+            return Ok(y.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], true)?);
+        }
+        Ok(y)
     }
 
     fn pool(&self, x: &Tensor, _: &Batch) -> Result<Tensor, Error> {
