@@ -26,7 +26,7 @@ Examples:
 Input is one text per line, or JSON Lines with a field `text` (and `pair`, for models of pairs of
 texts); for a model of images, JSON Lines
 with a field `image`, the path of a PNG or JPEG or a list of numbers; for one of sounds, a field
-`audio`, the path of a WAV.";
+`audio`, the path of a WAV or FLAC.";
 
 /// Rows of a table that are shown at once: a stream has no end to wait for.
 const ROWS: usize = 200;

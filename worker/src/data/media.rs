@@ -109,7 +109,7 @@ impl MediaReader {
                 "an image: the bytes of a PNG or JPEG, the path of such a file (from the data file's folder), or a list of numbers"
             }
             Kind::Audio(_) => {
-                "a sound: the bytes of a WAV, the path of such a file (from the data file's folder), or an `array` with its `sampling_rate`"
+                "a sound: the bytes of a WAV or FLAC, the path of such a file (from the data file's folder), or an `array` with its `sampling_rate`"
             }
         }
     }
@@ -150,7 +150,7 @@ impl MediaReader {
                 Ok((Values::Pixels(pixels), false))
             }
             (Held::Bytes(bytes), Kind::Audio(reader)) => {
-                let (wave, rate) = AudioReader::wav(&bytes).map_err(undecodable)?;
+                let (wave, rate) = AudioReader::decode(&bytes).map_err(undecodable)?;
                 self.features(reader, &wave, rate, column)
             }
             (Held::Wave { samples, rate }, Kind::Audio(reader)) => {
