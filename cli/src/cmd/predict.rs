@@ -351,7 +351,8 @@ fn short(prediction: &Value) -> String {
             labels.join(", ")
         };
     }
-    if let Some(completion) = prediction.get("completion").and_then(Value::as_str) {
+    let told = prediction.get("completion").or(prediction.get("text"));
+    if let Some(completion) = told.and_then(Value::as_str) {
         let mut shown: String = completion.chars().take(SHOWN).collect();
         if completion.chars().count() > SHOWN {
             shown.push('…');
@@ -418,5 +419,6 @@ mod tests {
         assert_eq!(short(&json!({"value": 3.25})), "3.2500");
         let text = json!({"completion": "one\ntwo", "tokens": 7, "stop": "length"});
         assert_eq!(short(&text), "one⏎two");
+        assert_eq!(short(&json!({"text": "good morning"})), "good morning");
     }
 }

@@ -24,6 +24,8 @@ const CONFIG: &str = "preprocessor_config.json";
 pub struct MediaReader {
     shape: [usize; 3],
     kind: Kind,
+    /// Frames that the backbone makes of an input.
+    frames: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -69,7 +71,11 @@ impl MediaReader {
             } else {
                 Kind::Image(ImageReader::new(&fields, shape)?)
             };
-            Ok(Self { shape, kind })
+            Ok(Self {
+                shape,
+                kind,
+                frames: None,
+            })
         };
         read().map_err(|message| Error::Preprocessor { file, message })
     }
@@ -78,7 +84,23 @@ impl MediaReader {
     #[must_use]
     pub fn plain(shape: [usize; 3]) -> Self {
         let kind = Kind::Image(ImageReader::plain(shape));
-        Self { shape, kind }
+        Self {
+            shape,
+            kind,
+            frames: None,
+        }
+    }
+
+    /// Says how many frames the backbone makes of an input, if any.
+    #[must_use]
+    pub fn with_frames(self, frames: Option<usize>) -> Self {
+        Self { frames, ..self }
+    }
+
+    /// Frames that the backbone makes of an input, if any.
+    #[must_use]
+    pub fn frames(&self) -> Option<usize> {
+        self.frames
     }
 
     /// Channels, height and width of an input.

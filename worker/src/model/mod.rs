@@ -17,6 +17,7 @@ mod context;
 mod convnet;
 mod decoder;
 mod error;
+mod frames;
 mod gpt2;
 mod hf;
 pub mod init;
@@ -39,6 +40,7 @@ pub use bottleneck::{ADAPTERS_FILE, ADAPTERS_META, adapters_of};
 pub use context::{Context, mix};
 pub use decoder::{Decoder, LM_HEAD};
 pub use error::Error;
+pub use frames::Frames;
 pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
 pub use pass::{Leaves, Moment, Pass, lowest};
@@ -102,6 +104,12 @@ pub trait Backbone: std::fmt::Debug + Send {
     fn pool(&self, x: &Tensor, batch: &Batch) -> Result<Tensor, Error>;
     /// Tensors of the model's file that are no parameters here; exported as they came.
     fn extra(&self) -> &[(String, Tensor)];
+
+    /// How frames are read out of the last block's output, if it keeps an order of time or from left to
+    /// right.
+    fn frames(&self) -> Option<Frames> {
+        None
+    }
 
     /// What it has beside others, if it predicts the next token.
     fn decoder(&self) -> Option<&dyn Decoder> {
