@@ -59,7 +59,7 @@ fn joint(dir: &Path, balancer: &str, steps: u64) -> JobSpec {
         }
         let config = json!({"model_type": "espalier-convnet", "num_channels": 1,
                             "image_size": [CHARACTERS.len(), COLUMNS], "hidden_sizes": [12]});
-        let model = dir.join("convnet");
+        let model = dir.join("network");
         std::fs::create_dir_all(&model).unwrap();
         std::fs::write(model.join("config.json"), config.to_string()).unwrap();
         let task = |name: &str, head: &str| {
@@ -144,6 +144,29 @@ fn texts_are_learned_and_predicted() {
         matches!(&answer["text"], Answer::Read { text: found } if found == *text)
     });
     assert!(right.count() > 24, "{answers:?}");
+}
+
+// Promise: an audio spectrogram transformer from its configuration alone has frames, too, and sharding
+// changes no bit of it.
+#[test]
+fn spectrogram_transformers_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = joint(folder.path(), "equal", STEPS);
+    let config = json!({
+        "model_type": "audio-spectrogram-transformer", "hidden_size": 8, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 4, "frequency_stride": 1,
+        "time_stride": 1, "num_mel_bins": CHARACTERS.len(), "max_length": COLUMNS,
+    });
+    let file = folder.path().join("network/config.json");
+    std::fs::write(file, config.to_string()).unwrap();
+    let run = |sharding| {
+        let layout = Layout::new(2, &ALL, how(sharding, false));
+        train(&job, &layout, STEPS)
+    };
+    let once = run(Sharding::Optimizer);
+    once.assert_same(&run(Sharding::Full), "full");
+    let scores = &once.evaluation.as_ref().unwrap().tasks["text"];
+    assert!(scores.loss.is_finite() && scores.loss > 0.0, "{scores:?}");
 }
 
 // Promise: a backbone that keeps no order is refused before the task's data is read, with what to use.

@@ -189,7 +189,7 @@ pub enum Error {
     /// Texts out of frames by a backbone that has none.
     #[error(
         "task {task}: the head `ctc` needs a backbone that keeps the order of time or of columns \
-         (espalier-convnet without dense_size, vit); use one, or another head"
+         (espalier-convnet without dense_size, vit, audio-spectrogram-transformer); use one, or another head"
     )]
     NoFrames {
         /// Name of the task.

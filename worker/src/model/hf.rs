@@ -84,6 +84,10 @@ impl Source {
                 let config: super::vit::Config = self.config()?;
                 (config.num_channels, [config.image_size; 2])
             }
+            super::ast::MODEL_TYPE => {
+                let config: super::ast::Config = self.config()?;
+                (1, [config.num_mel_bins, config.max_length])
+            }
             super::resnet::MODEL_TYPE => return Ok(Modality::Image(super::resnet::image(self)?)),
             _ => return Ok(Modality::Text),
         };
@@ -102,6 +106,10 @@ impl Source {
             }
             super::vit::MODEL_TYPE => {
                 let config: super::vit::Config = self.config()?;
+                Some(config.frames())
+            }
+            super::ast::MODEL_TYPE => {
+                let config: super::ast::Config = self.config()?;
                 Some(config.frames())
             }
             _ => None,

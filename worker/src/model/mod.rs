@@ -8,6 +8,7 @@
 //! Shapes in names: t tokens of the packed batch, b samples, h hidden width, n heads, l length,
 //! d width of a head.
 
+mod ast;
 mod attention;
 mod batch;
 mod bert;
@@ -166,11 +167,13 @@ pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Er
         gpt2::MODEL_TYPE => Ok(Box::new(gpt2::Gpt2::load(source, options)?)),
         llama::MODEL_TYPE => Ok(Box::new(llama::Llama::load(source, options)?)),
         vit::MODEL_TYPE => Ok(Box::new(vit::Vit::load(source, options)?)),
+        ast::MODEL_TYPE => Ok(Box::new(ast::Ast::load(source, options)?)),
         convnet::MODEL_TYPE => Ok(Box::new(convnet::ConvNet::load(source, options)?)),
         found => Err(Error::Architecture {
             dir: source.dir().to_owned(),
             found: found.to_owned(),
-            supported: "bert, roberta, distilbert, mpnet, gpt2, llama, vit, resnet, espalier-convnet",
+            supported: "bert, roberta, distilbert, mpnet, gpt2, llama, vit, audio-spectrogram-transformer, \
+                        resnet, espalier-convnet",
         }),
     }
 }

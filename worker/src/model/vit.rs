@@ -15,7 +15,7 @@ use tch::{Kind, Tensor};
 
 pub(super) const MODEL_TYPE: &str = "vit";
 
-const NAMES: Names = Names {
+pub(super) const NAMES: Names = Names {
     qkv: &[
         "attention.attention.query",
         "attention.attention.key",
@@ -26,7 +26,7 @@ const NAMES: Names = Names {
     feed: ["intermediate.dense", "output.dense"],
 };
 /// Places of the final norm in the last layer's block, behind what every layer has.
-const FINAL_NORM: [usize; 2] = [12, 13];
+pub(super) const FINAL_NORM: [usize; 2] = [12, 13];
 
 /// The fields of `config.json` that matter here.
 #[derive(Clone, Debug, Deserialize)]
