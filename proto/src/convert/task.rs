@@ -77,7 +77,8 @@ impl Wire for TaskSpec {
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
-        const HEADS: &str = "single_label, multi_label, regression, tags, ordinal, label_embedding, causal_lm or ctc";
+        const HEADS: &str = "single_label, multi_label, regression, tags, ordinal, label_embedding, \
+             causal_lm or ctc";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,

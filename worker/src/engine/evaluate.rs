@@ -227,7 +227,7 @@ impl Trainer {
             _ => None,
         };
         let frames = match (head.level(), &leaves.rows) {
-            (Level::Frame, Some(rows)) => self.heads.frames(rows)?,
+            (Level::Frame, Some(rows)) => tch::no_grad(|| self.heads.frames(rows))?,
             _ => None,
         };
         let (losses, decided) = tch::no_grad(|| {

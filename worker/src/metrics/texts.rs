@@ -71,6 +71,8 @@ fn distance<T: PartialEq>(truth: &[T], found: &[T]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::{Baseline, Values, scores};
+    use espalier_spec::job::Metric;
 
     fn texts(all: &[&str]) -> (Vec<u32>, Vec<u32>) {
         let values: Vec<u32> = all.concat().chars().map(u32::from).collect();
@@ -101,6 +103,32 @@ mod tests {
         // Two spaces part words like one.
         assert_eq!(wer(Some(u32::from(' ')), truth, found), 2.0 / 3.0);
         assert_eq!(wer(None, truth, found), 1.0);
+    }
+
+    // Promise: the baseline always says the most frequent text of the training; texts of other alphabets
+    // cannot be compared.
+    #[test]
+    fn the_baseline_is_the_most_frequent_text() {
+        let of = |classes: usize, all: &[&[u32]]| Values::Text {
+            classes,
+            space: Some(0),
+            ends: all
+                .iter()
+                .scan(0, |end, text| {
+                    *end += text.len() as u32;
+                    Some(*end)
+                })
+                .collect(),
+            values: all.concat(),
+        };
+        let baseline = Baseline::fit(&of(3, &[&[2], &[1, 2], &[1], &[1, 2]]));
+        assert_eq!(baseline, Baseline::Text(vec![1, 2]));
+        let truth = of(3, &[&[1, 2], &[1, 0, 2]]);
+        assert_eq!(baseline.predict(&truth), of(3, &[&[1, 2], &[1, 2]]));
+        let found = baseline.scores(&truth).unwrap();
+        assert_eq!(found[&Metric::Cer], 1.0 / 5.0);
+        assert_eq!(found[&Metric::Wer], 2.0 / 3.0);
+        assert!(scores(&truth, &of(4, &[&[1, 2], &[1, 2]])).is_err());
     }
 
     // Promise: fewer texts than there should be count as empty, and nothing is read beyond the end.
