@@ -224,9 +224,9 @@ mod tests {
             let numbers = numbers(&outputs).unwrap();
             let rows: Vec<f64> = numbers.iter().map(|x| f64::from(*x)).collect();
             let mut start = 0;
-            for sample in 0..2 {
-                let text = &values[start..ends[sample] as usize];
-                start = ends[sample] as usize;
+            for (sample, end) in ends.into_iter().enumerate() {
+                let text = &values[start..end as usize];
+                start = end as usize;
                 let loss = |rows: &[f64]| by_paths(rows, text) / text.len() as f64;
                 let own = &rows[sample * 12..(sample + 1) * 12];
                 let (found, expected) = (f64::from(losses[sample]), loss(own));
