@@ -14,7 +14,7 @@ import math
 import sys
 
 import torch
-from transformers import (BertConfig, BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig,
+from transformers import (ASTConfig, ASTModel, BertConfig, BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig,
                           LlamaForCausalLM, MPNetConfig, MPNetModel, ResNetConfig, ResNetModel, RobertaConfig, RobertaModel,
                           ViTConfig, ViTModel)
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
@@ -24,6 +24,7 @@ TEXTS = [[3, 4, 7, 2], [3, 9], [5, 6, 8, 10, 2, 3], [9, 2]]
 # Of pairs: where the second text begins.
 SECONDS = [2, 2, 5, 1]
 IMAGES, CHANNELS, SIZE, LARGE = 3, 2, 6, 18
+MEL_BINS, FRAMES = 10, 13
 LIKE_BERT = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
              "max_position_embeddings": 10, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 LIKE_LLAMA = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
@@ -37,6 +38,9 @@ FAMILIES = {
     "mpnet": (MPNetModel, MPNetConfig(**LIKE_BERT, relative_attention_num_buckets=32, pad_token_id=1, layer_norm_eps=1e-5)),
     "vit": (ViTModel, ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, image_size=SIZE,
                                 patch_size=3, num_channels=CHANNELS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)),
+    "ast": (ASTModel, ASTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, patch_size=4,
+                                frequency_stride=3, time_stride=4, num_mel_bins=MEL_BINS, max_length=FRAMES,
+                                hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)),
     "resnet": (ResNetModel, ResNetConfig(num_channels=CHANNELS, embedding_size=4, hidden_sizes=[4, 6], depths=[1, 2], layer_type="basic")),
     "bottleneck": (ResNetModel, ResNetConfig(num_channels=CHANNELS, embedding_size=4, hidden_sizes=[8, 12], depths=[2, 1],
                                              layer_type="bottleneck", downsample_in_first_stage=True)),
@@ -47,6 +51,8 @@ FAMILIES = {
     "llama_tied": (LlamaForCausalLM, LlamaConfig(**LIKE_LLAMA, num_key_value_heads=2, tie_word_embeddings=True)),
 }
 DECODERS = ("gpt2", "llama", "llama_tied")
+# Rows that stand before the patches of an image or a sound.
+TOKENS = {"vit": 1, "ast": 2}
 # So many tokens follow the third text.
 NEW_TOKENS = 4
 
@@ -82,8 +88,18 @@ def pixels(size):
     return torch.tensor([math.sin(0.3 * j) for j in range(count)], dtype=torch.float64).float().reshape(IMAGES, CHANNELS, size, size)
 
 
+def spectrograms():
+    count = IMAGES * MEL_BINS * FRAMES
+    values = torch.tensor([math.sin(0.3 * j) for j in range(count)], dtype=torch.float64).float()
+    # Frames come first there.
+    return values.reshape(IMAGES, MEL_BINS, FRAMES).transpose(1, 2)
+
+
 def outputs(family, model):
     """[(rows of a sample [l, h], pooler's output or none)]"""
+    if family == "ast":
+        found = model(input_values=spectrograms())
+        return list(zip(found.last_hidden_state, found.pooler_output))
     if family == "vit":
         found = model(pixel_values=pixels(SIZE))
         # Our means are over patches.
@@ -109,12 +125,12 @@ def main():
         model = whole.base_model if family in DECODERS else whole
         fill(model)
         each = outputs(family, model)
-        bodies = [rows[1:] if family == "vit" else rows for rows, _ in each]
+        bodies = [rows[TOKENS.get(family, 0):] for rows, _ in each]
         mean = torch.stack([rows.mean(0) for rows in bodies])
         features = {"mean": mean, "max": torch.stack([rows.amax(0) for rows in bodies])}
         if family not in ("resnet", "bottleneck"):
-            features["cls"] = torch.stack([rows[0] for rows, _ in each])
-            if family != "vit":
+            features["cls"] = torch.stack([pooler if family == "ast" else rows[0] for rows, pooler in each])
+            if family not in TOKENS:
                 features["last"] = torch.stack([rows[-1] for rows, _ in each])
         if each[0][1] is not None:
             features["pooler"] = torch.stack([pooler for _, pooler in each])

@@ -8,7 +8,7 @@ use crate::checkpoint::{Export, ExportedTask, HEADS_FILE, META_FILE, read_tensor
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
 use crate::generate;
-use crate::heads::{self, Linear, ordinal_probabilities};
+use crate::heads::{self, Ctc, Linear, ordinal_probabilities};
 use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
 use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
 use std::collections::{BTreeMap, HashMap};
@@ -208,6 +208,12 @@ impl Predictor {
             .any(|task| task.head == HeadKind::Tags)
     }
 
+    /// Whether a task reads texts out of frames.
+    fn reads_frames(&self) -> bool {
+        let mut tasks = self.meta.tasks.iter();
+        tasks.any(|task| task.head == HeadKind::Ctc)
+    }
+
     /// Tokenises a text; at words' borders, if a task is about words.
     ///
     /// # Errors
@@ -304,7 +310,7 @@ impl Predictor {
         let pass = Pass::forward(self.backbone.as_ref(), &batch, &Context::eval(), |_| {
             Ok::<(), model::Error>(())
         })?;
-        let leaves = pass.leaves(self.reads_words())?;
+        let leaves = pass.leaves(self.reads_words() || self.reads_frames())?;
         Ok((batch, leaves))
     }
 
@@ -399,6 +405,16 @@ impl Predictor {
                 }
                 continue;
             }
+            if let (HeadKind::Ctc, Some(rows), Some(frames)) =
+                (task.head, &leaves.rows, self.backbone.frames())
+            {
+                let outputs = self.outputs(&task.name, &frames.of(rows)?)?;
+                let texts = Ctc::new(task.labels.clone()).texts(&outputs)?;
+                for (answer, text) in answers.iter_mut().zip(texts) {
+                    answer.insert(task.name.clone(), Answer::Read { text });
+                }
+                continue;
+            }
             if let Some(classes) = self.classes.get(&task.name) {
                 let found = classes.answers(&task.labels, &leaves.features)?;
                 for (answer, found) in answers.iter_mut().zip(found) {
@@ -413,7 +429,7 @@ impl Predictor {
                 }
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
                 HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
-                HeadKind::Regression | HeadKind::CausalLm => outputs,
+                HeadKind::Regression | HeadKind::CausalLm | HeadKind::Ctc => outputs,
             };
             let width = scores
                 .size()

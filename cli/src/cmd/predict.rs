@@ -26,7 +26,7 @@ Examples:
 Input is one text per line, or JSON Lines with a field `text` (and `pair`, for models of pairs of
 texts); for a model of images, JSON Lines
 with a field `image`, the path of a PNG or JPEG or a list of numbers; for one of sounds, a field
-`audio`, the path of a WAV.";
+`audio`, the path of a WAV or FLAC.";
 
 /// Rows of a table that are shown at once: a stream has no end to wait for.
 const ROWS: usize = 200;
@@ -351,7 +351,8 @@ fn short(prediction: &Value) -> String {
             labels.join(", ")
         };
     }
-    if let Some(completion) = prediction.get("completion").and_then(Value::as_str) {
+    let told = prediction.get("completion").or(prediction.get("text"));
+    if let Some(completion) = told.and_then(Value::as_str) {
         let mut shown: String = completion.chars().take(SHOWN).collect();
         if completion.chars().count() > SHOWN {
             shown.push('…');
@@ -418,5 +419,6 @@ mod tests {
         assert_eq!(short(&json!({"value": 3.25})), "3.2500");
         let text = json!({"completion": "one\ntwo", "tokens": 7, "stop": "length"});
         assert_eq!(short(&text), "one⏎two");
+        assert_eq!(short(&json!({"text": "good morning"})), "good morning");
     }
 }

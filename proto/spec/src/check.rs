@@ -5,10 +5,12 @@
 //! whole, `task` those of one task, `training` those of length, optimizer and evaluation,
 //! `language` what predicting the next token demands, `tuning` what is trained of the backbone,
 //! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with
-//! shared inputs must have in common, `zero_shot` how classes are described.
+//! shared inputs must have in common, `zero_shot` how classes are described, `ctc` what reading texts out of
+//! sounds demands.
 
 mod adaptation;
 mod balancer;
+mod ctc;
 mod exchange;
 mod group;
 mod job;

@@ -157,7 +157,7 @@ pub struct TaskSpec {
     pub zero_shot: Option<ZeroShotSpec>,
     /// Metric that selects the best checkpoint; default: accuracy for `single_label` and
     /// `label_embedding`, macro F1 for `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic
-    /// kappa for `ordinal`, perplexity for `causal_lm`.
+    /// kappa for `ordinal`, perplexity for `causal_lm`, character error rate for `ctc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
     /// Unlabelled samples of another domain that the task learns from as well. Default: none.
@@ -191,6 +191,9 @@ pub enum HeadKind {
     /// decoder. It begins as the model's own vocabulary matrix and is trained apart from the word table,
     /// even where the model ties both.
     CausalLm,
+    /// A text that comes in order with the frames of a sound or the columns of an image, nobody says where
+    /// (connectionist temporal classification: Graves et al. 2006). The classes are characters.
+    Ctc,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -210,7 +213,8 @@ pub struct DataSpec {
     /// Which columns hold what.
     #[serde(default)]
     pub columns: Columns,
-    /// The classes, in order; default: those of the training files, sorted.
+    /// The classes, in order; default: those of the training files, sorted. For the head `ctc`, which learns
+    /// texts, they are single characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
     /// Use at most this many training samples (the first ones).
@@ -223,7 +227,8 @@ pub struct DataSpec {
     /// How texts become samples; `causal_lm` only.
     #[serde(default)]
     pub join: Join,
-    /// What happens when an image or a sound cannot be decoded.
+    /// What happens when an image or a sound cannot be decoded, or a label of the head `ctc` does not fit
+    /// into it.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
     /// What happens when a row has no label: its cell is null, empty or not a number (NaN).
@@ -309,13 +314,21 @@ pub enum Metric {
     ZeroShotAccuracy,
     /// e to the mean loss per token (`causal_lm`); lower is better.
     Perplexity,
+    /// Characters to be inserted, deleted and replaced, by those that should be there (`ctc`); lower is
+    /// better.
+    Cer,
+    /// The same of words, which spaces part (`ctc`); lower is better.
+    Wer,
 }
 
 impl Metric {
     /// Whether a larger value is better.
     #[must_use]
     pub fn higher_is_better(self) -> bool {
-        !matches!(self, Metric::Mse | Metric::Mae | Metric::Perplexity)
+        !matches!(
+            self,
+            Metric::Mse | Metric::Mae | Metric::Perplexity | Metric::Cer | Metric::Wer
+        )
     }
 
     /// The name in job files and answers.
@@ -336,6 +349,8 @@ impl Metric {
             Metric::HarmonicMean => "harmonic_mean",
             Metric::ZeroShotAccuracy => "zero_shot_accuracy",
             Metric::Perplexity => "perplexity",
+            Metric::Cer => "cer",
+            Metric::Wer => "wer",
         }
     }
 }
@@ -352,6 +367,7 @@ impl HeadKind {
             HeadKind::Ordinal => "ordinal",
             HeadKind::LabelEmbedding => "label_embedding",
             HeadKind::CausalLm => "causal_lm",
+            HeadKind::Ctc => "ctc",
         }
     }
 
@@ -365,6 +381,7 @@ impl HeadKind {
             HeadKind::Tags => Metric::SpanF1,
             HeadKind::Ordinal => Metric::QuadraticKappa,
             HeadKind::CausalLm => Metric::Perplexity,
+            HeadKind::Ctc => Metric::Cer,
         }
     }
 
@@ -372,6 +389,12 @@ impl HeadKind {
     #[must_use]
     pub fn reads_tokens(self) -> bool {
         matches!(self, HeadKind::Tags | HeadKind::CausalLm)
+    }
+
+    /// Whether it reads what the backbone gives place by place, not pooled features.
+    #[must_use]
+    pub fn reads_rows(self) -> bool {
+        self.reads_tokens() || self == HeadKind::Ctc
     }
 }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 14] = [
+const METRICS: [Metric; 16] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -26,6 +26,8 @@ const METRICS: [Metric; 14] = [
     Metric::HarmonicMean,
     Metric::ZeroShotAccuracy,
     Metric::Perplexity,
+    Metric::Cer,
+    Metric::Wer,
 ];
 
 /// The metric of this name.
@@ -55,6 +57,7 @@ impl Wire for TaskSpec {
             HeadKind::Ordinal => Head::Ordinal,
             HeadKind::LabelEmbedding => Head::LabelEmbedding,
             HeadKind::CausalLm => Head::CausalLm,
+            HeadKind::Ctc => Head::Ctc,
         };
         v1::Task {
             name: self.name.clone(),
@@ -74,8 +77,8 @@ impl Wire for TaskSpec {
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
-        const HEADS: &str =
-            "single_label, multi_label, regression, tags, ordinal, label_embedding or causal_lm";
+        const HEADS: &str = "single_label, multi_label, regression, tags, ordinal, label_embedding, \
+             causal_lm or ctc";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
@@ -84,6 +87,7 @@ impl Wire for TaskSpec {
             Head::Ordinal => HeadKind::Ordinal,
             Head::LabelEmbedding => HeadKind::LabelEmbedding,
             Head::CausalLm => HeadKind::CausalLm,
+            Head::Ctc => HeadKind::Ctc,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));

@@ -41,6 +41,8 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::QuadraticKappa,
         Metric::HarmonicMean,
         Metric::Perplexity,
+        Metric::Cer,
+        Metric::Wer,
     ])
 }
 
@@ -114,6 +116,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::Ordinal,
         HeadKind::LabelEmbedding,
         HeadKind::CausalLm,
+        HeadKind::Ctc,
     ]);
     let more = (
         (loss(), option::of(adaptation())),

@@ -1,10 +1,12 @@
-//! Sounds: WAV to samples, samples to a log-mel spectrogram.
+//! Sounds: WAV and FLAC to samples, samples to a log-mel spectrogram.
 //!
 //! Frames of `win_length` samples, `hop_length` apart, the first one centred on the first sample (the
 //! sound is mirrored at both ends), times a periodic Hann window, padded with zeros to `n_fft`; squared
 //! magnitudes of their Fourier transform; triangular filters that are equally spaced on the mel scale;
 //! natural logarithm. Then mean and deviation are taken out, and frames are cut or added at the end.
 //! As `spectrogram` and `mel_filter_bank` of `transformers.audio_utils` do it; all in 64 bits.
+
+pub(super) mod flac;
 
 use super::cell::describe_bytes;
 use super::media::fields;
@@ -232,15 +234,20 @@ impl AudioReader {
         self.rate
     }
 
-    /// Samples (-1 to 1, the mean over channels) and sample rate of a WAV file. The error says what
-    /// is wrong.
-    pub(super) fn wav(bytes: &[u8]) -> Result<(Vec<f32>, u32), String> {
-        if bytes.get(..4) != Some(b"RIFF") {
-            return Err(format!(
-                "expected a WAV sound, found {}",
+    /// Samples (-1 to 1, the mean over channels) and sample rate of a WAV or FLAC file. The error says
+    /// what is wrong.
+    pub(super) fn decode(bytes: &[u8]) -> Result<(Vec<f32>, u32), String> {
+        match bytes.get(..4) {
+            Some(b"RIFF") => Self::wav(bytes),
+            Some(b"fLaC") => flac::decode(bytes),
+            _ => Err(format!(
+                "expected a WAV or FLAC sound, found {}",
                 describe_bytes(bytes)
-            ));
+            )),
         }
+    }
+
+    fn wav(bytes: &[u8]) -> Result<(Vec<f32>, u32), String> {
         let damaged = |error: hound::Error| match error {
             hound::Error::Unsupported => {
                 "the WAV is of a kind that is not read; expected PCM of 8, 16, 24 or 32 bits, or \
@@ -269,15 +276,7 @@ impl AudioReader {
         if samples.iter().any(|sample| !sample.is_finite()) {
             return Err("the WAV holds samples that are no finite numbers".to_owned());
         }
-        let channels = usize::from(spec.channels.max(1));
-        let mono = match channels {
-            1 => samples,
-            _ => samples
-                .chunks_exact(channels)
-                .map(|frame| frame.iter().sum::<f32>() / f32::from(spec.channels))
-                .collect(),
-        };
-        Ok((mono, spec.sample_rate))
+        Ok((mono(samples, spec.channels), spec.sample_rate))
     }
 
     /// The spectrogram [mel bins, frames] of at least one sample, and whether it was longer.
@@ -335,6 +334,17 @@ impl AudioReader {
         }
         logs
     }
+}
+
+/// The mean over channels, whose samples stand side by side.
+fn mono(samples: Vec<f32>, channels: u16) -> Vec<f32> {
+    if channels <= 1 {
+        return samples;
+    }
+    let frames = samples.chunks_exact(usize::from(channels));
+    frames
+        .map(|frame| frame.iter().sum::<f32>() / f32::from(channels))
+        .collect()
 }
 
 /// Where sample `place - before` of a sound of `length` samples is, mirrored at both ends as often as

@@ -206,6 +206,9 @@ fn given_labels(task: &TaskSpec, label: &str) -> Result<Option<LabelSet>, Error>
     if let Some(names) = &task.data.labels {
         return LabelSet::given(names).map(Some);
     }
+    if task.head == HeadKind::Ctc {
+        return Ok(None);
+    }
     let Some(first) = task.data.train.paths().first() else {
         return Ok(None);
     };
@@ -276,6 +279,14 @@ impl SplitReader<'_> {
         }
     }
 
+    /// Frames of a sample, if the backbone gives any.
+    fn frames(&self) -> Option<usize> {
+        match self.modality {
+            Modality::Media(reader) => reader.frames(),
+            Modality::Text(_) => None,
+        }
+    }
+
     fn skips_unlabelled(&self) -> bool {
         let skips = self.task.data.on_missing_label == OnMissingLabel::Skip;
         self.labelled && (skips || self.name == target::NAME)
@@ -317,7 +328,7 @@ impl SplitReader<'_> {
                 row: 1,
             });
             source::read(path, self.wanted, &mut |row: Row| {
-                let missing = self.skips_unlabelled() && LabelReader::is_missing(&row.label);
+                let mut missing = self.skips_unlabelled() && LabelReader::is_missing(&row.label);
                 let next = |count| Origin {
                     file: row.place.file.clone(),
                     first: count,
@@ -329,6 +340,16 @@ impl SplitReader<'_> {
                         origins.push(next(count));
                         return Ok(true);
                     }
+                }
+                let frames = self.frames().filter(|_| !missing);
+                let long = frames.and_then(|frames| labels.too_long(&row.label, frames));
+                if let Some(problem) = long {
+                    left_out.skip(row.place.error(problem))?;
+                    if !self.keeps_unlabelled() {
+                        origins.push(next(count));
+                        return Ok(true);
+                    }
+                    missing = true;
                 }
                 let pushed = match &mut inputs {
                     Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place),

@@ -366,7 +366,7 @@ pub enum Problem {
         /// What the system said, and what the column may hold.
         message: String,
     },
-    /// An image or a sound that can't be decoded.
+    /// An image or a sound that can't be decoded, or that a label doesn't fit into.
     #[error(
         "column `{column}`: {message}; replace it, remove the row, or set data.on_bad_sample to skip"
     )]

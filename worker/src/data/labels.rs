@@ -151,6 +151,16 @@ pub enum Labels {
         /// The tags of all samples.
         tags: Vec<u32>,
     },
+    /// A text a sample, of the characters that are the classes: sample i has
+    /// `characters[ends[i-1]..ends[i]]`.
+    Text {
+        /// The class that is a space; none while they are read, or if there is none.
+        space: Option<u32>,
+        /// End of each sample's characters.
+        ends: Vec<u32>,
+        /// The characters of all samples.
+        characters: Vec<u32>,
+    },
     /// None for any of so many samples.
     Unlabelled(usize),
     /// Of so many samples, the tokens that follow each token: they are in the inputs.
@@ -165,7 +175,7 @@ impl Labels {
             Labels::Single(classes) => classes.len(),
             Labels::Multi { ends, .. } => ends.len(),
             Labels::Numbers(numbers) => numbers.len(),
-            Labels::Tags { ends, .. } => ends.len(),
+            Labels::Tags { ends, .. } | Labels::Text { ends, .. } => ends.len(),
             Labels::Unlabelled(count) | Labels::Next(count) => *count,
         }
     }
@@ -176,7 +186,7 @@ impl Labels {
         self.len() == 0
     }
 
-    /// The classes of sample `index`, or the tags of its words; empty beyond the last and for
+    /// The classes of sample `index`, the tags of its words or the characters of its text; empty beyond the last and for
     /// regression.
     #[must_use]
     pub fn classes(&self, index: usize) -> &[u32] {
@@ -186,6 +196,11 @@ impl Labels {
             | Labels::Tags {
                 ends,
                 tags: classes,
+                ..
+            }
+            | Labels::Text {
+                ends,
+                characters: classes,
                 ..
             } => {
                 let start = index
@@ -202,14 +217,17 @@ impl Labels {
         }
     }
 
-    /// Samples of each of `classes` classes; words, where they are tags.
+    /// Samples of each of `classes` classes; words, where they are tags, and characters of texts.
     #[must_use]
     pub fn counts(&self, classes: usize) -> Vec<u64> {
         let mut counts = vec![0; classes];
         let all = match self {
             Labels::Single(all)
             | Labels::Multi { classes: all, .. }
-            | Labels::Tags { tags: all, .. } => all.as_slice(),
+            | Labels::Tags { tags: all, .. }
+            | Labels::Text {
+                characters: all, ..
+            } => all.as_slice(),
             Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
         };
         for class in all {
@@ -250,6 +268,19 @@ impl Labels {
                 }
                 Values::Tags {
                     set: set.clone(),
+                    ends,
+                    values,
+                }
+            }
+            Labels::Text { space, .. } => {
+                let (mut ends, mut values) = (Vec::new(), Vec::new());
+                for sample in which {
+                    values.extend_from_slice(self.classes(sample));
+                    ends.push(index(values.len()));
+                }
+                Values::Text {
+                    classes,
+                    space: *space,
                     ends,
                     values,
                 }

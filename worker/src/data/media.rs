@@ -24,6 +24,8 @@ const CONFIG: &str = "preprocessor_config.json";
 pub struct MediaReader {
     shape: [usize; 3],
     kind: Kind,
+    /// Frames that the backbone makes of an input.
+    frames: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -69,7 +71,11 @@ impl MediaReader {
             } else {
                 Kind::Image(ImageReader::new(&fields, shape)?)
             };
-            Ok(Self { shape, kind })
+            Ok(Self {
+                shape,
+                kind,
+                frames: None,
+            })
         };
         read().map_err(|message| Error::Preprocessor { file, message })
     }
@@ -78,7 +84,23 @@ impl MediaReader {
     #[must_use]
     pub fn plain(shape: [usize; 3]) -> Self {
         let kind = Kind::Image(ImageReader::plain(shape));
-        Self { shape, kind }
+        Self {
+            shape,
+            kind,
+            frames: None,
+        }
+    }
+
+    /// Says how many frames the backbone makes of an input, if any.
+    #[must_use]
+    pub fn with_frames(self, frames: Option<usize>) -> Self {
+        Self { frames, ..self }
+    }
+
+    /// Frames that the backbone makes of an input, if any.
+    #[must_use]
+    pub fn frames(&self) -> Option<usize> {
+        self.frames
     }
 
     /// Channels, height and width of an input.
@@ -109,7 +131,7 @@ impl MediaReader {
                 "an image: the bytes of a PNG or JPEG, the path of such a file (from the data file's folder), or a list of numbers"
             }
             Kind::Audio(_) => {
-                "a sound: the bytes of a WAV, the path of such a file (from the data file's folder), or an `array` with its `sampling_rate`"
+                "a sound: the bytes of a WAV or FLAC, the path of such a file (from the data file's folder), or an `array` with its `sampling_rate`"
             }
         }
     }
@@ -150,7 +172,7 @@ impl MediaReader {
                 Ok((Values::Pixels(pixels), false))
             }
             (Held::Bytes(bytes), Kind::Audio(reader)) => {
-                let (wave, rate) = AudioReader::wav(&bytes).map_err(undecodable)?;
+                let (wave, rate) = AudioReader::decode(&bytes).map_err(undecodable)?;
                 self.features(reader, &wave, rate, column)
             }
             (Held::Wave { samples, rate }, Kind::Audio(reader)) => {

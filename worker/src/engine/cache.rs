@@ -11,7 +11,7 @@ use crate::data::{Features, Input, Split, TaskData};
 use crate::model::Context;
 use crate::torch;
 use espalier_comm::CommunicatorExt;
-use espalier_spec::job::{Files, OnBadSample, OnMissingLabel, TaskSpec, Tuning};
+use espalier_spec::job::{Files, HeadKind, OnBadSample, OnMissingLabel, TaskSpec, Tuning};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -217,7 +217,9 @@ fn splits_of<'a>(
     let columns = [&data.columns.input, &data.columns.pair].map(Option::as_deref);
     // Where labels decide which rows there are, they are a task's own.
     let own = |is_own: bool| is_own.then_some(spec.name.as_str());
-    let drops = data.on_missing_label == OnMissingLabel::Skip;
+    // A text may be too long for its frames.
+    let fits = task.head != HeadKind::Ctc || data.on_bad_sample == OnBadSample::Fail;
+    let drops = data.on_missing_label == OnMissingLabel::Skip || !fits;
     let thinned = data.samples_per_class.is_some();
     let of = |files, most, own| (files, columns, most, data.on_bad_sample, own);
     let kept = own(thinned || (drops && spec.input_group.is_none()));

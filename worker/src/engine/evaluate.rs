@@ -6,7 +6,7 @@ use super::words::Words;
 use super::{Error, next};
 use crate::data::{Input, Split, TaskData};
 use crate::heads::{self, Level};
-use crate::metrics::{self, Baseline, NO_TAG, Nearest, Values};
+use crate::metrics::{self, Baseline, NO_TAG, Nearest, Values, part};
 use crate::model::Context;
 use espalier_comm::CommunicatorExt;
 use espalier_spec::Step;
@@ -226,6 +226,10 @@ impl Trainer {
             }
             _ => None,
         };
+        let frames = match (head.level(), &leaves.rows) {
+            (Level::Frame, Some(rows)) => tch::no_grad(|| self.heads.frames(rows))?,
+            _ => None,
+        };
         let (losses, decided) = tch::no_grad(|| {
             let which = batch.iter().map(|(sample, _)| *sample as usize);
             let targets = self.tasks[index].values(split, which);
@@ -235,7 +239,8 @@ impl Trainer {
                     (outputs, words.kept(targets))
                 }
                 None => {
-                    let outputs = self.heads.outputs(index, &leaves.features, vectors)?;
+                    let read = frames.as_ref().unwrap_or(&leaves.features);
+                    let outputs = self.heads.outputs(index, read, vectors)?;
                     (outputs, targets)
                 }
             };
@@ -263,6 +268,10 @@ impl Trainer {
                 }
                 // A head decides on words one by one.
                 Values::Tags { .. } | Values::Next { .. } => Vec::new(),
+                Values::Text { ends, values, .. } => {
+                    let own = part(ends, values, place).iter();
+                    own.flat_map(|character| character.to_le_bytes()).collect()
+                }
                 Values::Single { values, .. } | Values::Ordered { values, .. } => {
                     values[place].to_le_bytes().to_vec()
                 }
@@ -350,6 +359,20 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
                 set: set.clone(),
                 ends: ends.clone(),
                 values: found,
+            }
+        }
+        Values::Text { classes, space, .. } => {
+            let (mut ends, mut values) = (Vec::with_capacity(verdicts.len()), Vec::new());
+            for verdict in verdicts {
+                let (characters, _) = verdict.decision.as_chunks::<4>();
+                values.extend(characters.iter().map(|one| u32::from_le_bytes(*one)));
+                ends.push(values.len() as u32);
+            }
+            Values::Text {
+                classes: *classes,
+                space: *space,
+                ends,
+                values,
             }
         }
         // They are scored by themselves.

@@ -14,7 +14,7 @@ pub(super) struct FeatureGradients {
     pub(super) dropped: Tensor,
     /// Each task's rows and their gradient [rows, h].
     pub(super) parts: Vec<(Run, Tensor)>,
-    /// The same of heads that read words: vectors of tokens, and gradients of all of them by task.
+    /// The same of heads that read words or frames: vectors of all, and gradients of all of them by task.
     pub(super) rows: Option<Tensor>,
     pub(super) row_parts: Vec<(usize, Tensor)>,
 }

@@ -11,7 +11,7 @@ use super::words::Words;
 use crate::adapt::Adaptation;
 use crate::data::{Sample, TaskData};
 use crate::heads::{self, Head, Level, Linear};
-use crate::model::{Batch, Block, Context, Leaves, mix};
+use crate::model::{Batch, Block, Context, Frames, Leaves, mix};
 use crate::torch;
 use espalier_spec::InputGroups;
 use espalier_spec::job::ContrastiveSpec;
@@ -21,7 +21,7 @@ use tch::Tensor;
 
 /// Dropout sites of the heads' input, features and rows; the backbone counts its own from 0.
 const SITE: u64 = u64::MAX;
-const ROW_SITE: u64 = u64::MAX - 1;
+pub(super) const ROW_SITE: u64 = u64::MAX - 1;
 /// Parameters of heads begin with it; those of adaptations, which are not exported, do not.
 const EXPORTED: &str = "heads.";
 
@@ -36,7 +36,9 @@ pub struct HeadSet {
     /// Adaptations of tasks, and which of the layers are their own.
     adaptations: Vec<Option<(Adaptation, Range<usize>)>>,
     groups: InputGroups,
-    dropout: f64,
+    /// How frames are read out of the last block's output.
+    pub(super) frames: Option<Frames>,
+    pub(super) dropout: f64,
 }
 
 /// Loss of one task over some samples.
@@ -92,17 +94,18 @@ impl HeadSet {
         self.heads[task].as_ref()
     }
 
-    /// Whether a head reads the vectors of tokens, not only pooled features.
+    /// Whether a head reads what the last block gives, not only pooled features.
     #[must_use]
     pub fn wants_rows(&self) -> bool {
-        self.has(Level::Word) || self.has(Level::Token)
+        self.has(Level::Word) || self.has(Level::Token) || self.has(Level::Frame)
     }
 
-    fn has(&self, level: Level) -> bool {
+    pub(super) fn has(&self, level: Level) -> bool {
         self.heads.iter().any(|head| head.level() == level)
     }
 
-    /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h];
+    /// Outputs [b, C] of a task's head for features [b, h], [w, C] for vectors of words [w, h], or
+    /// [b, t, C] for frames [b, t, w];
     /// `classes` are the vectors [C, h] of classes that are known by their description.
     ///
     /// # Errors
@@ -325,6 +328,7 @@ impl HeadSet {
                     0.0
                 },
             )?),
+            (Some(rows), Batch::Images(_)) => self.dropped_frames(rows, &seen.micro.keys, ctx)?,
             _ => None,
         };
         Ok(Leaves {
@@ -419,6 +423,10 @@ impl HeadSet {
             let words = Words::of(&seen.micro.batch, places.iter().copied(), inputs);
             let outputs = self.outputs(task, &words.vectors(rows)?, None)?;
             return Ok(head.loss(&outputs, &words.kept(targets))?);
+        }
+        if let (Level::Frame, Some(frames)) = (head.level(), &dropped.rows) {
+            let outputs = self.outputs(task, &rows_of(frames, run, places)?, None)?;
+            return Ok(head.loss(&outputs, &targets)?);
         }
         let features = rows_of(&dropped.features, run, places)?;
         if let (Some(classes), Some(rows)) = (&data.classes, seen.micro.classes_of(task)) {

@@ -15,6 +15,7 @@ mod exact;
 mod exchange;
 mod feature_gradients;
 mod forward;
+mod frames;
 mod headset;
 mod kernel;
 mod lanes;

@@ -3,7 +3,9 @@
 use super::Error;
 use super::headset::HeadSet;
 use crate::data::{self, MediaReader, Order, TaskData, Tokenizer};
-use crate::model::{self, Backbone, Modality, Options, Source};
+use crate::heads;
+use crate::model::{self, Backbone, Frames, Modality, Options, Source};
+use espalier_spec::job::HeadKind;
 use espalier_spec::plan::{BlockProfile, Profile, TaskProfile};
 use espalier_spec::{InputGroups, JobSpec};
 use std::path::Path;
@@ -35,7 +37,12 @@ impl Sources {
         let modality = model.modality()?;
         let inputs = inputs(&model, modality, spec.backbone.max_tokens)?;
         let mut tasks = Vec::with_capacity(spec.tasks.len());
+        let frames = model.frames()?;
         for task in &spec.tasks {
+            if task.head == HeadKind::Ctc && frames.is_none() {
+                let task = task.name.clone();
+                return Err(heads::Error::NoFrames { task }.into());
+            }
             let mut data = data::load(task, &inputs)?;
             if let Some(most) = task.data.samples_per_class {
                 data.thin(most as usize, spec.seed);
@@ -170,7 +177,9 @@ pub fn inputs(
         }
         Modality::Image(shape) => {
             let shape = shape.map(|size| size.unsigned_abs() as usize);
-            data::Modality::Media(Arc::new(MediaReader::load(model.dir(), shape)?))
+            let frames = model.frames()?.map(Frames::count);
+            let reader = MediaReader::load(model.dir(), shape)?.with_frames(frames);
+            data::Modality::Media(Arc::new(reader))
         }
     })
 }

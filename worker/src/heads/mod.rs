@@ -17,6 +17,7 @@
 
 mod causal_lm;
 mod contrastive;
+mod ctc;
 mod init;
 mod label_embedding;
 mod multi_label;
@@ -28,6 +29,7 @@ mod weights;
 
 pub use causal_lm::CausalLm;
 pub use contrastive::{contrastive, dampened};
+pub use ctc::Ctc;
 pub use init::{Parameter, layer, parameters};
 pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
 pub use multi_label::MultiLabel;
@@ -63,13 +65,14 @@ pub trait Head: Send + Sync {
         Level::Sample
     }
 
-    /// Loss of each sample `[B]`, differentiable in `outputs` `[B, C]` (`[W, C]` at the level of words).
+    /// Loss of each sample `[B]`, differentiable in `outputs` `[B, C]` (`[W, C]` at the level of words,
+    /// `[B, T, C]` at that of frames).
     ///
     /// # Errors
     /// Targets of another kind or number; errors of torch.
     fn loss(&self, outputs: &Tensor, targets: &Values) -> Result<Tensor, Error>;
 
-    /// The decision for each row, as metrics take it, from `outputs` `[B, C]`.
+    /// The decision for each row (each sample, at the level of frames), as metrics take it, from `outputs`.
     ///
     /// # Errors
     /// Outputs of another shape; errors of torch.
@@ -117,6 +120,8 @@ pub enum Level {
     /// A token that another one follows: it reads the vectors of all of them `[W, H]`, those of one sample
     /// after those of the other.
     Token,
+    /// A frame: it reads those of all samples `[B, T, W]`, which may be wider than features.
+    Frame,
 }
 
 /// A head's parameters: views of the flat block of all heads.
@@ -178,6 +183,15 @@ pub enum Error {
         "task {task}: the head `causal_lm` needs a backbone that predicts the next token (gpt2, llama); use one, or another head"
     )]
     NoDecoder {
+        /// Name of the task.
+        task: String,
+    },
+    /// Texts out of frames by a backbone that has none.
+    #[error(
+        "task {task}: the head `ctc` needs a backbone that keeps the order of time or of columns \
+         (espalier-convnet without dense_size, vit, audio-spectrogram-transformer); use one, or another head"
+    )]
+    NoFrames {
         /// Name of the task.
         task: String,
     },
@@ -295,6 +309,11 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             let calibration = given.unwrap_or(0.0) as f32;
             Ok(Box::new(LabelEmbedding::new(classes, calibration)))
         }
+        HeadKind::Ctc if smoothing > 0.0 => refuse("loss.label_smoothing", "single_label", "ctc"),
+        HeadKind::Ctc if task.loss.class_weights != ClassWeights::None => {
+            refuse("loss.class_weights", "single_label and multi_label", "ctc")
+        }
+        HeadKind::Ctc => Ok(Box::new(Ctc::new(classes))),
         // Its size is the vocabulary's, which only a decoder has.
         HeadKind::CausalLm => Err(Error::NoDecoder {
             task: task.name.clone(),

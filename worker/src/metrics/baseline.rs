@@ -1,6 +1,6 @@
 //! What a predictor that ignores its input would reach: the floor that a model must rise above.
 
-use super::{Error, Values, scores};
+use super::{Error, Values, part, scores};
 use espalier_spec::job::Metric;
 use std::collections::BTreeMap;
 
@@ -27,6 +27,8 @@ pub enum Baseline {
     Set(Vec<bool>),
     /// The most frequent tag, for every word.
     Tag(u32),
+    /// The most frequent text; of equally frequent ones the first by its characters.
+    Text(Vec<u32>),
     /// The mean, which is the best constant for the squared error.
     Mean(f64),
 }
@@ -60,6 +62,10 @@ impl Baseline {
             Values::Tags { values, .. } => {
                 Baseline::Tag(most_frequent(values.iter().copied()).unwrap_or(0))
             }
+            Values::Text { ends, values, .. } => {
+                let texts = (0..ends.len()).map(|sample| part(ends, values, sample));
+                Baseline::Text(most_frequent(texts).unwrap_or_default().to_vec())
+            }
             // Next tokens have a baseline of their own, see `perplexity`.
             Values::Next { .. } => Baseline::Mean(0.0),
             #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
@@ -79,6 +85,18 @@ impl Baseline {
                     set: set.clone(),
                     ends: ends.clone(),
                     values: vec![*tag; values.len()],
+                },
+                // Compared with it, this says what is wrong.
+                _ => Values::Numbers(Vec::new()),
+            },
+            Baseline::Text(text) => match truth {
+                Values::Text { classes, space, .. } => Values::Text {
+                    classes: *classes,
+                    space: *space,
+                    ends: (1..=samples)
+                        .map(|count| u32::try_from(count * text.len()).unwrap_or(u32::MAX))
+                        .collect(),
+                    values: text.repeat(samples),
                 },
                 // Compared with it, this says what is wrong.
                 _ => Values::Numbers(Vec::new()),

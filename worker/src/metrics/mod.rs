@@ -11,6 +11,7 @@ mod classes;
 mod numbers;
 mod ordered;
 mod spans;
+mod texts;
 mod zero_shot;
 
 pub use affinity::AffinityMeter;
@@ -19,6 +20,7 @@ pub use classes::{accuracy, macro_f1, multi_accuracy, multi_macro_f1};
 pub use numbers::{mse, pearson, spearman};
 pub use ordered::{class_mae, quadratic_kappa};
 pub use spans::{NO_TAG, Tag, TagSet, span_f1};
+pub use texts::{cer, part, wer};
 pub use zero_shot::{Nearest, calibrate, zero_shot};
 
 use espalier_spec::job::Metric;
@@ -60,6 +62,17 @@ pub enum Values {
         /// Tags of all words; [`NO_TAG`] where there is none.
         values: Vec<u32>,
     },
+    /// A text for each sample.
+    Text {
+        /// Number of characters there are.
+        classes: usize,
+        /// Which of them is a space, if any is.
+        space: Option<u32>,
+        /// End of each sample's characters in `values`.
+        ends: Vec<u32>,
+        /// Characters of all samples, each below `classes`.
+        values: Vec<u32>,
+    },
     /// The token that follows at each place of a sample.
     Next {
         /// End of each sample's places in `values`.
@@ -77,7 +90,9 @@ impl Values {
             Values::Single { values, .. } | Values::Ordered { values, .. } => values.len(),
             Values::Multi { classes, values } => values.len() / (*classes).max(1),
             Values::Numbers(values) => values.len(),
-            Values::Tags { ends, .. } | Values::Next { ends, .. } => ends.len(),
+            Values::Tags { ends, .. } | Values::Text { ends, .. } | Values::Next { ends, .. } => {
+                ends.len()
+            }
         }
     }
 
@@ -101,6 +116,13 @@ impl Values {
                 let most = values.iter().max().copied().unwrap_or(0);
                 format!("{} tokens, the largest {most}", values.len())
             }
+            Values::Text {
+                classes, values, ..
+            } => format!(
+                "{} texts of {} characters in all, each one in {classes}",
+                self.len(),
+                values.len()
+            ),
             Values::Tags { set, values, .. } => format!(
                 "{} texts of {} words with one in {} tags each",
                 self.len(),
@@ -128,7 +150,8 @@ pub enum Error {
 }
 
 /// Every metric that fits: accuracy and macro F1 for classes; mean squared error, Pearson and
-/// Spearman for numbers; accuracy, mean distance and quadratic kappa for ordered classes.
+/// Spearman for numbers; accuracy, mean distance and quadratic kappa for ordered classes; error rates of
+/// characters and words for texts.
 ///
 /// # Errors
 /// The two sides differ in kind, number of classes or number of samples, or there are no samples.
@@ -207,6 +230,26 @@ pub fn scores(truth: &Values, predicted: &Values) -> Result<BTreeMap<Metric, f64
             (Metric::Exact, spans::exact(ends, t, p)),
             (Metric::SpanF1, span_f1(set, ends, t, p)),
         ])),
+        (
+            Values::Text {
+                classes: c,
+                space,
+                ends: t_ends,
+                values: t,
+            },
+            Values::Text {
+                classes: d,
+                ends: p_ends,
+                values: p,
+                ..
+            },
+        ) if c == d => {
+            let (truth, found) = ((&t_ends[..], &t[..]), (&p_ends[..], &p[..]));
+            Ok(BTreeMap::from([
+                (Metric::Cer, cer(truth, found)),
+                (Metric::Wer, wer(*space, truth, found)),
+            ]))
+        }
         _ => mismatch(),
     }
 }

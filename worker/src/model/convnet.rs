@@ -10,7 +10,7 @@
 //! Shapes: b samples, c channels, y and x places.
 
 use super::hf::{self, Source};
-use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
+use super::{Backbone, Batch, Block, Context, Error, Frames, Options, ParamSpec, Table};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
@@ -39,9 +39,21 @@ pub(super) struct Config {
 impl Config {
     /// Numbers of a sample behind the last convolution.
     fn flat(&self) -> i64 {
-        let halved = |side: i64| (1..self.hidden_sizes.len()).fold(side, |s, _| (s + 1) / 2);
-        let places: i64 = self.image_size.sides().into_iter().map(halved).product();
+        let sides = self.image_size.sides().into_iter();
+        let places: i64 = sides.map(|side| self.halved(side)).product();
         places * self.hidden_sizes.last().copied().unwrap_or(0)
+    }
+
+    /// What is left of a side behind the last convolution.
+    fn halved(&self, side: i64) -> i64 {
+        (1..self.hidden_sizes.len()).fold(side, |s, _| (s + 1) / 2)
+    }
+
+    /// Places from left to right behind the last convolution; none where a layer reads all of them.
+    pub(super) fn frames(&self) -> Option<Frames> {
+        let [rows, columns] = self.image_size.sides().map(|side| self.halved(side));
+        let frames = Frames::Maps { rows, columns };
+        self.dense_size.is_none().then_some(frames)
     }
 }
 
@@ -154,6 +166,9 @@ impl Backbone for ConvNet {
     }
     fn extra(&self) -> &[(String, Tensor)] {
         &self.extra
+    }
+    fn frames(&self) -> Option<Frames> {
+        self.config.frames()
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {

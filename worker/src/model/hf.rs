@@ -3,7 +3,7 @@
 use super::init::{key, normal};
 use super::tuning::{is_trained, tune};
 use super::weights::Weights;
-use super::{Block, Error, Options, ParamSpec, Table, bottleneck};
+use super::{Block, Error, Frames, Options, ParamSpec, Table, bottleneck};
 use espalier_spec::job::{Init, Tuning};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -84,10 +84,36 @@ impl Source {
                 let config: super::vit::Config = self.config()?;
                 (config.num_channels, [config.image_size; 2])
             }
+            super::ast::MODEL_TYPE => {
+                let config: super::ast::Config = self.config()?;
+                (1, [config.num_mel_bins, config.max_length])
+            }
             super::resnet::MODEL_TYPE => return Ok(Modality::Image(super::resnet::image(self)?)),
             _ => return Ok(Modality::Text),
         };
         Ok(Modality::Image([channels, size[0], size[1]]))
+    }
+
+    /// Frames that its model gives of an input, if any; see [`Frames`].
+    ///
+    /// # Errors
+    /// [`Error::Content`] naming the field that is missing or wrong.
+    pub fn frames(&self) -> Result<Option<Frames>, Error> {
+        Ok(match self.model_type.as_str() {
+            super::convnet::MODEL_TYPE => {
+                let config: super::convnet::Config = self.config()?;
+                config.frames()
+            }
+            super::vit::MODEL_TYPE => {
+                let config: super::vit::Config = self.config()?;
+                Some(config.frames())
+            }
+            super::ast::MODEL_TYPE => {
+                let config: super::ast::Config = self.config()?;
+                Some(config.frames())
+            }
+            _ => None,
+        })
     }
 
     /// Longest input by the configuration, in tokens.

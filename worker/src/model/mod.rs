@@ -8,6 +8,7 @@
 //! Shapes in names: t tokens of the packed batch, b samples, h hidden width, n heads, l length,
 //! d width of a head.
 
+mod ast;
 mod attention;
 mod batch;
 mod bert;
@@ -17,6 +18,7 @@ mod context;
 mod convnet;
 mod decoder;
 mod error;
+mod frames;
 mod gpt2;
 mod hf;
 pub mod init;
@@ -39,6 +41,7 @@ pub use bottleneck::{ADAPTERS_FILE, ADAPTERS_META, adapters_of};
 pub use context::{Context, mix};
 pub use decoder::{Decoder, LM_HEAD};
 pub use error::Error;
+pub use frames::Frames;
 pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
 pub use pass::{Leaves, Moment, Pass, lowest};
@@ -103,6 +106,12 @@ pub trait Backbone: std::fmt::Debug + Send {
     /// Tensors of the model's file that are no parameters here; exported as they came.
     fn extra(&self) -> &[(String, Tensor)];
 
+    /// How frames are read out of the last block's output, if it keeps an order of time or from left to
+    /// right.
+    fn frames(&self) -> Option<Frames> {
+        None
+    }
+
     /// What it has beside others, if it predicts the next token.
     fn decoder(&self) -> Option<&dyn Decoder> {
         None
@@ -158,11 +167,13 @@ pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Er
         gpt2::MODEL_TYPE => Ok(Box::new(gpt2::Gpt2::load(source, options)?)),
         llama::MODEL_TYPE => Ok(Box::new(llama::Llama::load(source, options)?)),
         vit::MODEL_TYPE => Ok(Box::new(vit::Vit::load(source, options)?)),
+        ast::MODEL_TYPE => Ok(Box::new(ast::Ast::load(source, options)?)),
         convnet::MODEL_TYPE => Ok(Box::new(convnet::ConvNet::load(source, options)?)),
         found => Err(Error::Architecture {
             dir: source.dir().to_owned(),
             found: found.to_owned(),
-            supported: "bert, roberta, distilbert, mpnet, gpt2, llama, vit, resnet, espalier-convnet",
+            supported: "bert, roberta, distilbert, mpnet, gpt2, llama, vit, audio-spectrogram-transformer, \
+                        resnet, espalier-convnet",
         }),
     }
 }

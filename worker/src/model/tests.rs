@@ -13,13 +13,14 @@ const IMAGES: usize = 3;
 const SHAPE: [i64; 3] = [2, 6, 6];
 /// Where the second text of each begins, in the family `pairs`: BERT that reads pairs of texts.
 const SECONDS: [Option<u32>; 4] = [Some(2), None, Some(5), Some(1)];
-const FAMILIES: [&str; 11] = [
+const FAMILIES: [&str; 12] = [
     "bert",
     "pairs",
     "roberta",
     "distilbert",
     "mpnet",
     "vit",
+    "ast",
     "resnet",
     "bottleneck",
     "gpt2",
@@ -28,6 +29,8 @@ const FAMILIES: [&str; 11] = [
 ];
 /// What these take.
 const LARGE: [i64; 3] = [2, 18, 18];
+/// Of sounds: mel bins and frames.
+const SOUND: [i64; 3] = [1, 10, 13];
 const DECODERS: [&str; 3] = ["gpt2", "llama", "llama_tied"];
 
 fn golden() -> Value {
@@ -94,6 +97,7 @@ fn batch(family: &str) -> Batch {
     }
     let shape = match family {
         "vit" => SHAPE,
+        "ast" => SOUND,
         "resnet" | "bottleneck" => LARGE,
         _ => [0; 3],
     };
@@ -356,8 +360,41 @@ fn bad_configurations_are_named() {
     let scaled = serde_json::json!({"rope_type": "yarn", "factor": 2.0});
     let said = refuse("llama", "rope_scaling", scaled, Pooling::Mean);
     assert!(said.contains("rope_scaling"), "{said}");
+    let said = refuse("ast", "max_length", 3.into(), Pooling::Mean);
+    assert!(
+        said.contains("max_length is 3, expected at least 4"),
+        "{said}"
+    );
     let said = refuse("vit", "hidden_act", "swish".into(), Pooling::Mean);
     assert!(said.contains("hidden_act \"swish\""), "{said}");
+}
+
+// Promise: frames are the patches at one time, as many as the configuration says without the model, in the
+// order of time.
+#[test]
+fn frames_are_in_order_of_time() {
+    let golden = golden();
+    for (family, shape) in [("vit", SHAPE), ("ast", SOUND)] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = directory(dir.path(), &golden[family]["config"]);
+        assert_eq!(source.modality().unwrap(), Modality::Image(shape));
+        let backbone = build(&source, &options(Init::Pretrained, Pooling::Mean)).unwrap();
+        let frames = backbone.frames().unwrap();
+        assert_eq!(source.frames().unwrap(), Some(frames));
+        let batch = batch(family);
+        let pass = forward(backbone.as_ref(), &batch, false);
+        let rows = pass.leaves(true).unwrap().rows.unwrap();
+        let found = frames.of(&rows).unwrap();
+        let columns = if family == "vit" { 2 } else { 3 };
+        assert_eq!(found.size(), [IMAGES as i64, columns, 8]);
+        // Patches make rectangles, so the mean over time is that over all of them.
+        let mean = found.mean_dim(&[1i64][..], false, Kind::Float);
+        let distance = (mean - pass.features().unwrap()).abs().max();
+        assert!(distance.double_value(&[]) < 1e-5, "{family}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let source = directory(dir.path(), &golden["resnet"]["config"]);
+    assert_eq!(source.frames().unwrap(), None);
 }
 
 // Promise: RoBERTa's positions begin behind its padding's, so it takes that many tokens fewer.

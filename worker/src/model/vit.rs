@@ -8,14 +8,14 @@ use super::batch::ImageBatch;
 use super::hf::defaults::{gelu, initializer_range, layer_norm_eps, yes};
 use super::hf::{self, Source};
 use super::layer::{Activation, Layers, Names};
-use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
+use super::{Backbone, Batch, Block, Context, Error, Frames, Options, ParamSpec, Table};
 use espalier_spec::job::Pooling;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 pub(super) const MODEL_TYPE: &str = "vit";
 
-const NAMES: Names = Names {
+pub(super) const NAMES: Names = Names {
     qkv: &[
         "attention.attention.query",
         "attention.attention.key",
@@ -26,7 +26,7 @@ const NAMES: Names = Names {
     feed: ["intermediate.dense", "output.dense"],
 };
 /// Places of the final norm in the last layer's block, behind what every layer has.
-const FINAL_NORM: [usize; 2] = [12, 13];
+pub(super) const FINAL_NORM: [usize; 2] = [12, 13];
 
 /// The fields of `config.json` that matter here.
 #[derive(Clone, Debug, Deserialize)]
@@ -56,6 +56,19 @@ pub(super) struct Config {
 fn three() -> i64 {
     3
 }
+
+impl Config {
+    /// Patches from left to right, behind the class token.
+    pub(super) fn frames(&self) -> Frames {
+        let side = self.image_size / self.patch_size.max(1);
+        Frames::Patches {
+            first: 1,
+            rows: side,
+            columns: side,
+        }
+    }
+}
+
 /// The encoder: patch embeddings, layers (the last with the final norm) and, if asked for, the pooler.
 #[derive(Debug)]
 pub(super) struct Vit {
@@ -138,6 +151,9 @@ impl Backbone for Vit {
     }
     fn extra(&self) -> &[(String, Tensor)] {
         &self.extra
+    }
+    fn frames(&self) -> Option<Frames> {
+        Some(self.config.frames())
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {

@@ -44,6 +44,11 @@ pub enum Answer {
         /// Why it ends.
         stop: Stop,
     },
+    /// The text that is in a sound or an image.
+    Read {
+        /// The text.
+        text: String,
+    },
     /// A number.
     Number {
         /// The number.
@@ -126,8 +131,10 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
                 scores,
             }
         }
-        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm => {
-            Answer::single(scores)
-        }
+        HeadKind::SingleLabel
+        | HeadKind::Tags
+        | HeadKind::LabelEmbedding
+        | HeadKind::CausalLm
+        | HeadKind::Ctc => Answer::single(scores),
     }
 }

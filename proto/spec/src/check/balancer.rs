@@ -70,10 +70,10 @@ fn representation(spec: &JobSpec, found: &mut Findings) {
                  features; use `{instead}`"
             )
         });
-        found.require(!task.head.reads_tokens(), &field, || {
+        found.require(!task.head.reads_rows(), &field, || {
             format!(
-                "reads the vectors of words, but `{method}` weighs gradients of pooled features; use \
-                 `{instead}`"
+                "reads the vectors of words or frames, but `{method}` weighs gradients of pooled features; \
+                 use `{instead}`"
             )
         });
     }

@@ -37,7 +37,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::Tags),
         Just(HeadKind::Ordinal),
         Just(HeadKind::LabelEmbedding),
-        Just(HeadKind::CausalLm)
+        Just(HeadKind::CausalLm),
+        Just(HeadKind::Ctc)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),

@@ -1,6 +1,6 @@
 //! Rules of one task: data, labels, loss, metric.
 
-use super::{Findings, language};
+use super::{Findings, ctc, language};
 use crate::job::{ClassWeights, DataSpec, HeadKind, Metric, Pooling, TaskSpec};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +30,7 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
         });
     }
     language::rules(task, path, found);
+    ctc::rules(task, path, found);
     labels(task, &format!("{path}.data.labels"), found);
     super::zero_shot::rules(task, path, found);
     found.require(
@@ -46,14 +47,14 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     metric(task, &format!("{path}.metric"), found);
 }
 
-/// A head that reads tokens needs a backbone that ends with their vectors.
+/// A head that reads tokens or frames needs a backbone that ends with their vectors.
 pub(super) fn pooling(task: &TaskSpec, pooling: Pooling, index: usize, found: &mut Findings) {
-    if task.head.reads_tokens() && pooling == Pooling::Pooler {
+    if task.head.reads_rows() && pooling == Pooling::Pooler {
         found.add(
             "backbone.pooling",
             format!(
-                "is `pooler`, which leaves no vectors of words for tasks[{index}] ({}); expected \
-                 mean, cls, max or last",
+                "is `pooler`, which leaves no vectors of words or frames for tasks[{index}] ({}); \
+                 expected mean, cls, max or last",
                 task.name
             ),
         );
@@ -162,7 +163,11 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         return;
     };
     let least = match task.head {
-        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding => 2,
+        HeadKind::SingleLabel
+        | HeadKind::Tags
+        | HeadKind::Ordinal
+        | HeadKind::LabelEmbedding
+        | HeadKind::Ctc => 2,
         HeadKind::MultiLabel => 1,
         // `language` says so.
         HeadKind::CausalLm => return,
@@ -224,7 +229,7 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
     }
     if matches!(
         task.head,
-        HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding
+        HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding | HeadKind::Ctc
     ) && task.loss.class_weights != ClassWeights::None
     {
         let head = task.head.as_str();
@@ -307,6 +312,7 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
             Metric::ZeroShotAccuracy,
         ],
         HeadKind::CausalLm => &[Metric::Perplexity],
+        HeadKind::Ctc => &[Metric::Cer, Metric::Wer],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();

@@ -70,7 +70,7 @@ fn reads_wav() {
                 writer.write_sample(eighths << (bits - 4)).unwrap();
             }
         });
-        let (samples, rate) = AudioReader::wav(&bytes).unwrap();
+        let (samples, rate) = AudioReader::decode(&bytes).unwrap();
         assert_eq!(
             (samples, rate),
             (vec![0.5, -1.0, 0.0, 0.875], 8000),
@@ -82,12 +82,12 @@ fn reads_wav() {
             writer.write_sample(sample).unwrap();
         }
     });
-    assert_eq!(AudioReader::wav(&bytes).unwrap().0, [0.375, -0.5]);
+    assert_eq!(AudioReader::decode(&bytes).unwrap().0, [0.375, -0.5]);
 }
 
-/// What is no WAV, or not all of one, is refused and said to be so.
+/// What is no sound, or not all of one, is refused and said to be so.
 #[test]
-fn refuses_what_is_no_wav() {
+fn refuses_what_is_no_sound() {
     let whole = wav(spec(16, 1, SampleFormat::Int), |writer| {
         (0..100_i16).for_each(|sample| writer.write_sample(sample).unwrap());
     });
@@ -99,15 +99,15 @@ fn refuses_what_is_no_wav() {
         (&whole[..20], "the WAV is damaged: "),
         (
             &b"\x89PNG\r\n"[..],
-            "expected a WAV sound, found the bytes of a PNG image",
+            "expected a WAV or FLAC sound, found the bytes of a PNG image",
         ),
         (
-            b"fLaC....",
-            "expected a WAV sound, found the bytes of a FLAC sound",
+            b"OggS....",
+            "expected a WAV or FLAC sound, found the bytes of an Ogg sound",
         ),
         (&nan, "the WAV holds samples that are no finite numbers"),
     ] {
-        let found = AudioReader::wav(bytes).unwrap_err();
+        let found = AudioReader::decode(bytes).unwrap_err();
         assert!(found.starts_with(said), "{found}");
     }
 }

@@ -1,11 +1,17 @@
 //! Turns cells into labels.
 
 use super::{LabelSet, Labels, NO_CLASS, index};
+use crate::data::cell::shortened;
 use crate::data::inputs::{mismatch, number};
 use crate::data::{Cell, Error, Place, Problem};
 use crate::metrics::TagSet;
 use espalier_spec::job::HeadKind;
 use std::sync::Arc;
+
+/// What labels of the head `ctc` are, in words.
+const TEXT: &str = "a text";
+/// What parts words.
+const SPACE: &str = " ";
 
 /// Turns cells into targets. Without a label set it collects one.
 pub(in crate::data) struct LabelReader<'a> {
@@ -39,6 +45,11 @@ impl<'a> LabelReader<'a> {
                 set: Arc::default(),
                 ends: Vec::new(),
                 tags: Vec::new(),
+            },
+            HeadKind::Ctc => Labels::Text {
+                space: None,
+                ends: Vec::new(),
+                characters: Vec::new(),
             },
         };
         Self {
@@ -82,7 +93,30 @@ impl<'a> LabelReader<'a> {
             Labels::Numbers(numbers) => numbers.push(f32::NAN),
             Labels::Unlabelled(count) | Labels::Next(count) => *count += 1,
             Labels::Tags { ends, tags, .. } => ends.push(index(tags.len())),
+            Labels::Text {
+                ends, characters, ..
+            } => ends.push(index(characters.len())),
         }
+    }
+
+    /// What is wrong with a text that is read out of `frames` frames, if that are too few: a character
+    /// takes one, and between two that are the same there must be another.
+    pub(in crate::data) fn too_long(&self, cell: &Cell, frames: usize) -> Option<Problem> {
+        let Labels::Text { .. } = &self.labels else {
+            return None;
+        };
+        let label = Label::of(cell.clone(), self.column, TEXT).ok()?;
+        let characters: Vec<char> = label.name.chars().collect();
+        let same = characters.windows(2).filter(|pair| pair[0] == pair[1]);
+        let needed = characters.len() + same.count();
+        (needed > frames).then(|| Problem::Undecodable {
+            column: self.column.to_owned(),
+            message: format!(
+                "the text `{}` needs {needed} frames (one for each character, and one between two that are \
+                 the same), but the backbone gives {frames}",
+                shortened(&label.name)
+            ),
+        })
     }
 
     /// Samples without a label, ascending.
@@ -179,6 +213,19 @@ impl<'a> LabelReader<'a> {
                 }
                 ends.push(index(tags.len()));
             }
+            Labels::Text {
+                ends, characters, ..
+            } => {
+                let label = Label::of(cell, self.column, TEXT)?;
+                for character in label.name.chars() {
+                    let label = Label {
+                        name: character.to_string(),
+                        number: None,
+                    };
+                    characters.push(class(self.known, &mut self.found, &label)?);
+                }
+                ends.push(index(characters.len()));
+            }
         }
         Ok(())
     }
@@ -186,8 +233,10 @@ impl<'a> LabelReader<'a> {
     /// The targets, and the label set: the known one, or the one found, sorted.
     pub(in crate::data) fn finish(mut self) -> Result<(Labels, LabelSet), Error> {
         if let Some(known) = self.known {
-            if let Labels::Tags { set, .. } = &mut self.labels {
-                *set = Arc::new(TagSet::of(known.names()));
+            match &mut self.labels {
+                Labels::Tags { set, .. } => *set = Arc::new(TagSet::of(known.names())),
+                Labels::Text { space, .. } => *space = known.index(SPACE),
+                _ => {}
             }
             return Ok((self.labels, known.clone()));
         }
@@ -215,6 +264,13 @@ impl<'a> LabelReader<'a> {
                 tags.iter_mut()
                     .for_each(|tag| *tag = renamed[*tag as usize]);
                 *set = Arc::new(TagSet::of(self.found.names()));
+            }
+            Labels::Text {
+                space, characters, ..
+            } => {
+                let all = characters.iter_mut();
+                all.for_each(|character| *character = renamed[*character as usize]);
+                *space = self.found.index(SPACE);
             }
             Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => {}
         }

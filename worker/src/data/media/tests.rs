@@ -32,6 +32,12 @@ fn sound(rate: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
+/// The same sound as a FLAC.
+fn flac(rate: u32) -> Vec<u8> {
+    let samples: Vec<i16> = (0..600).map(|sample| sample * 20).collect();
+    crate::data::audio::flac::encoded(rate, 1, &samples)
+}
+
 /// A directory with a data file, and what a backbone of `shape` makes of it.
 struct Setting {
     dir: tempfile::TempDir,
@@ -270,33 +276,43 @@ fn bad_rows_can_be_left_out() {
     );
 }
 
-/// Sounds from a path or as samples give the same features; long ones are cut and counted; another
+/// Sounds from a WAV or FLAC or as samples give the same features; long ones are cut and counted; another
 /// sample rate and an image are refused.
 #[test]
 fn sounds_become_features() {
     let setting = Setting::audio()
         .write("a.wav", &sound(8000))
         .write("fast.wav", &sound(44100))
+        .write("a.flac", &flac(8000))
+        .write("fast.flac", &flac(44100))
+        .write("cut.flac", &flac(8000)[..600])
         .write("g.png", &grey());
     let samples: Vec<f32> = (0..600_u16)
         .map(|s| f32::from(s) * 20.0 / 32768.0)
         .collect();
     let rows = format!(
-        "{{\"in\": \"a.wav\", \"label\": 0}}\n{{\"in\": {}, \"label\": 1}}\n",
-        json!({"array": samples, "sampling_rate": 8000, "path": null})
+        "{{\"in\": \"a.wav\", \"label\": 0}}\n{{\"in\": {}, \"label\": 1}}\n{}",
+        json!({"array": samples, "sampling_rate": 8000, "path": null}),
+        "{\"in\": \"a.flac\", \"label\": 0}\n"
     );
     let data = setting.load(&rows, "in", json!({})).unwrap();
     assert_eq!(numbers(&data, 0).len(), 32);
     assert_eq!(numbers(&data, 0), numbers(&data, 1));
-    assert_eq!(data.train.cut(), 2);
+    assert_eq!(numbers(&data, 0), numbers(&data, 2));
+    assert_eq!(data.train.cut(), 3);
     for (cell, said) in [
         (
             "\"fast.wav\"",
             "column `in`: sample rate 44100 Hz, the backbone takes 8000; convert it",
         ),
         (
+            "\"fast.flac\"",
+            "column `in`: sample rate 44100 Hz, the backbone takes 8000; convert it",
+        ),
+        ("\"cut.flac\"", "column `in`: the FLAC is damaged: "),
+        (
             "\"g.png\"",
-            "column `in`: expected a WAV sound, found the bytes of a PNG image",
+            "column `in`: expected a WAV or FLAC sound, found the bytes of a PNG image",
         ),
         (
             "{\"array\": [], \"sampling_rate\": 8000}",

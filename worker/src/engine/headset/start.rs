@@ -4,7 +4,7 @@ use super::HeadSet;
 use crate::adapt::Adaptation;
 use crate::data::{TaskData, total_steps};
 use crate::engine::Error;
-use crate::heads::{self, CausalLm, Head, Parameter};
+use crate::heads::{self, CausalLm, Head, Level, Parameter};
 use crate::model::{Backbone, Block, ParamSpec};
 use crate::torch;
 use espalier_spec::job::{HeadKind, TaskSpec};
@@ -34,6 +34,10 @@ impl HeadSet {
                 _ => {
                     let counts = data.train.labels.counts(data.labels.len());
                     let head = heads::build(task, data.labels.names(), &counts)?;
+                    let width = match (head.level(), backbone.frames()) {
+                        (Level::Frame, Some(frames)) => frames.width(width),
+                        _ => width,
+                    };
                     let own = heads::parameters(spec.seed, &task.name, head.shape(), width);
                     (head, own.to_vec())
                 }
@@ -77,6 +81,7 @@ impl HeadSet {
             contrastive: spec.tasks.iter().map(|t| t.loss.contrastive).collect(),
             adaptations,
             groups,
+            frames: backbone.frames(),
             dropout: spec.backbone.dropout.unwrap_or(0.1),
         })
     }
