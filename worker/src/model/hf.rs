@@ -85,6 +85,10 @@ impl Source {
                 (config.num_channels, [config.image_size; 2])
             }
             super::resnet::MODEL_TYPE => return Ok(Modality::Image(super::resnet::image(self)?)),
+            super::TORCHSCRIPT => {
+                let shape = super::script::image(self)?;
+                return Ok(shape.map_or(Modality::Text, Modality::Image));
+            }
             _ => return Ok(Modality::Text),
         };
         Ok(Modality::Image([channels, size[0], size[1]]))

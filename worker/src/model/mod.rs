@@ -27,6 +27,7 @@ mod lora;
 mod pass;
 mod pool;
 mod resnet;
+mod script;
 mod table;
 mod tuning;
 mod vit;
@@ -42,6 +43,7 @@ pub use error::Error;
 pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
 pub use pass::{Leaves, Moment, Pass, lowest};
+pub use script::{TORCHSCRIPT, write as write_script};
 pub use table::Table;
 
 use espalier_spec::job::{Init, Pooling, Tuning};
@@ -103,6 +105,11 @@ pub trait Backbone: std::fmt::Debug + Send {
     /// Tensors of the model's file that are no parameters here; exported as they came.
     fn extra(&self) -> &[(String, Tensor)];
 
+    /// Whether the last block's output has a vector for every token: what heads of words read.
+    fn gives_rows(&self) -> bool {
+        true
+    }
+
     /// What it has beside others, if it predicts the next token.
     fn decoder(&self) -> Option<&dyn Decoder> {
         None
@@ -159,10 +166,11 @@ pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Er
         llama::MODEL_TYPE => Ok(Box::new(llama::Llama::load(source, options)?)),
         vit::MODEL_TYPE => Ok(Box::new(vit::Vit::load(source, options)?)),
         convnet::MODEL_TYPE => Ok(Box::new(convnet::ConvNet::load(source, options)?)),
+        TORCHSCRIPT => Ok(Box::new(script::Script::load(source, options)?)),
         found => Err(Error::Architecture {
             dir: source.dir().to_owned(),
             found: found.to_owned(),
-            supported: "bert, roberta, distilbert, mpnet, gpt2, llama, vit, resnet, espalier-convnet",
+            supported: "bert, roberta, distilbert, mpnet, gpt2, llama, vit, resnet, espalier-convnet, espalier-torchscript",
         }),
     }
 }
