@@ -53,7 +53,7 @@ fn job(dir: &Path) -> JobSpec {
         );
         let code = "def forward(self, ids):
   x = torch.tanh(torch.matmul(torch.embedding(self.table, ids), self.weight) + self.bias)
-  return torch.mean(x, 1)
+  return torch.mean(x, [1])
 ";
         let parameters = [("table", &table), ("weight", &weight), ("bias", &bias)];
         torch::write_script(&module.join("model.pt"), code, &parameters).unwrap();
