@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn urls_are_read() {
         // Each kind of URL means what it says, and everything else is a path.
-        let path = |path: &str| Ok(Location::Path(path.to_owned()));
+        let path = |path: &str| Ok::<_, String>(Location::Path(path.to_owned()));
         assert_eq!(Location::parse("a/b.csv"), path("a/b.csv"));
         assert_eq!(Location::parse("a: b://c.csv"), path("a: b://c.csv"));
         assert_eq!(
