@@ -33,7 +33,7 @@ spoken-digits: setup ## Sound recipe: WAV of spoken digits (ESPALIER_DATA) to a 
 
 # Binaries and tests are built at once: apart, dependencies that tests ask more of compile twice.
 test: setup ## All tests
-	@$(PYTHON) deploy/setup/setup.py grpc
+	@$(PYTHON) deploy/setup/setup.py grpc s3
 	@$(ENV); cargo build --workspace --bins --tests; PYTHONPATH=.espalier/pygrpc $(PYTHON) tests/python/client.py
 	@$(ENV); cargo test --workspace --doc
 	@$(ENV); if cargo nextest --version >/dev/null 2>&1; \

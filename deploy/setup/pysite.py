@@ -20,6 +20,7 @@ from fetch import HOME, REPO, SetupError, need_disk, say
 TARGET = HOME / "pysite"
 REQUIREMENTS = REPO / "tests/requirements.txt"
 GOLDEN = REPO / "tests/golden/requirements.txt"
+STORES = REPO / "tests/python/requirements.txt"
 STAMP = "espalier-setup.txt"
 # What the CUDA half defines as data; everything else that is missing is a function and returns 0 ...
 CUDA_DATA = ["_ZN3c104cuda20CUDACachingAllocator9allocatorE"]
@@ -66,6 +67,22 @@ def setup_grpc():
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     say(f"gRPC for Python: installed into {target}")
+
+
+def setup_s3():
+    """The S3 server of tests/python/stores.py, in .espalier/pys3."""
+    target, aside = HOME / "pys3", HOME / "pys3.new"
+    stamp = f"{sys.version_info[:2]}\n{STORES.read_text()}"
+    if (target / STAMP).is_file() and (target / STAMP).read_text() == stamp:
+        say(f"S3 server for tests: {target}")
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+    say(f"installing {STORES.relative_to(REPO)}")
+    _pip_install(aside, ["-r", str(STORES)])
+    (aside / STAMP).write_text(stamp)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    say(f"S3 server for tests: installed into {target}")
 
 
 def setup_golden():

@@ -79,6 +79,12 @@ def grpc():
     return pysite.setup_grpc()
 
 
+def s3():
+    """An S3 server for `make test`."""
+    import pysite
+    return pysite.setup_s3()
+
+
 def golden():
     """Python packages for tests/golden/balance.py."""
     import pysite
@@ -107,7 +113,7 @@ def write_env(torch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "python", "golden", "all"]
+    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "s3", "python", "golden", "all"]
     parser.add_argument("parts", nargs="*", help=f"any of {', '.join(names)}; without: toolchain libtorch minilm")
     parser.add_argument("--cuda", choices=["auto", "yes", "no"], default="auto", help="fetch the CUDA libraries too")
     args = parser.parse_args()
@@ -136,6 +142,8 @@ def run(parts, cuda):
         etcd()
     if "grpc" in parts:
         grpc()
+    if "s3" in parts:
+        s3()
     if "python" in parts:
         python()
     if "golden" in parts:

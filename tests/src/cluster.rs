@@ -37,6 +37,8 @@ impl Drop for Process {
 pub struct Cluster {
     /// How long it waits for anything; [`PATIENCE`] at first.
     pub patience: Duration,
+    /// What workers that are started from now on find in their environment, beside the test's own.
+    pub variables: Vec<(String, String)>,
     dir: tempfile::TempDir,
     toy: Toy,
     address: String,
@@ -55,6 +57,7 @@ impl Cluster {
         let toy = Toy::write(&dir.path().join("toy"))?;
         let mut cluster = Self {
             patience: PATIENCE,
+            variables: Vec::new(),
             dir,
             toy,
             address: "127.0.0.1:0".to_owned(),
@@ -124,7 +127,8 @@ impl Cluster {
             .args(["run", "--coordinator", &self.url(), "--name", name])
             .args(["--ranks", &ranks.to_string(), "--threads", "1"])
             .arg("--data-dir")
-            .arg(self.dir.path().join("data"));
+            .arg(self.dir.path().join("data"))
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
         let process = self.spawn(name, command)?;
         self.workers.insert(name.to_owned(), process);
         Ok(())

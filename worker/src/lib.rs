@@ -5,6 +5,7 @@ pub mod agent;
 pub mod checkpoint;
 pub mod data;
 pub mod engine;
+pub mod fetch;
 pub mod generate;
 pub mod heads;
 pub mod metrics;

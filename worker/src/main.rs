@@ -238,6 +238,8 @@ fn main() -> ExitCode {
 
 fn work(run: Run) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("ESPALIER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Lines of these hold signed URLs.
+    let filter = filter.add_directive("object_store=warn".parse()?);
     let registry = tracing_subscriber::registry().with(JobLog);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/jit/api/module.h>
 
 #include <algorithm>
 #include <cmath>
@@ -112,6 +113,19 @@ char* espalier_resize_storage(at::Tensor* tensor, size_t bytes) {
       storage->set_data_ptr_noswap(storage->allocator()->allocate(bytes));
       storage->set_nbytes(bytes);
     }
+  });
+}
+
+// Writes a TorchScript module with these parameters and this source of its methods.
+char* espalier_write_script(
+    const char* path, const char* source, const char* const* names, at::Tensor** values, size_t n) {
+  return guarded([&] {
+    torch::jit::Module module("__torch__.Module");
+    for (size_t i = 0; i < n; i++) {
+      module.register_parameter(names[i], values[i]->detach().requires_grad_(true), false);
+    }
+    module.define(source);
+    module.save(path);
   });
 }
 

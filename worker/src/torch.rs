@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use espalier_comm::{Buffer, RawBuffer, Region};
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use tch::{Kind, TchError, Tensor};
 
 #[repr(C)]
@@ -34,6 +34,13 @@ unsafe extern "C" {
         eps: f64,
     ) -> *mut c_char;
     fn espalier_resize_storage(tensor: *mut Opaque, bytes: usize) -> *mut c_char;
+    fn espalier_write_script(
+        path: *const c_char,
+        source: *const c_char,
+        names: *const *const c_char,
+        values: *const *mut Opaque,
+        n: usize,
+    ) -> *mut c_char;
     fn espalier_dropout(
         out: *mut f32,
         row_keys: *const u64,
@@ -162,6 +169,35 @@ pub fn hold(tensor: &Tensor) -> Result<(), TchError> {
     let bytes = 4 * tensor.numel();
     // SAFETY: points to a live at::Tensor whose storage is its own, `bytes` is its size.
     check(unsafe { espalier_resize_storage(raw(tensor), bytes) })
+}
+
+/// Writes a TorchScript module to `path`: `source` are its methods, in the language of TorchScript,
+/// `parameters` what they read as `self.NAME`. For tests, and for small models without Python.
+///
+/// # Errors
+/// If the source is wrong or the file cannot be written.
+pub fn write_script(
+    path: &std::path::Path,
+    source: &str,
+    parameters: &[(&str, &Tensor)],
+) -> Result<(), TchError> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+    let source = CString::new(source)?;
+    let names = parameters.iter().map(|(name, _)| CString::new(*name));
+    let names = names.collect::<Result<Vec<CString>, _>>()?;
+    let texts: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+    let values: Vec<*mut Opaque> = parameters.iter().map(|(_, value)| raw(value)).collect();
+    // SAFETY: strings end with NUL and live as long as their owners above; both arrays hold `len`
+    // pointers, the second to live at::Tensor objects.
+    check(unsafe {
+        espalier_write_script(
+            path.as_ptr(),
+            source.as_ptr(),
+            texts.as_ptr(),
+            values.as_ptr(),
+            values.len(),
+        )
+    })
 }
 
 /// A dropout mask, f32 [rows, width]: 1/(1-p) with probability 1-p, else 0. Each value is a function

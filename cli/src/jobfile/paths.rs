@@ -1,7 +1,7 @@
 //! Paths in a job: relative ones start from the job file's folder.
 
-use espalier_spec::JobSpec;
 use espalier_spec::job::{DataSpec, Descriptions, Files};
+use espalier_spec::{JobSpec, Location};
 use std::path::{Path, PathBuf};
 
 /// Makes every path of the job absolute. URLs and empty paths stay as they are.
@@ -39,7 +39,7 @@ pub(super) fn resolve(spec: &mut JobSpec, folder: &Path) {
 }
 
 fn absolute(path: &mut String, folder: &Path) {
-    if path.trim().is_empty() || path.contains("://") {
+    if path.trim().is_empty() || Location::is_url(path) {
         return;
     }
     let joined = match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
@@ -59,7 +59,7 @@ fn absolute(path: &mut String, folder: &Path) {
 pub(crate) fn missing_files(spec: &JobSpec) -> Vec<(String, String)> {
     let mut missing = Vec::new();
     let mut look = |field: String, path: &str| {
-        if !path.contains("://") && !Path::new(path).exists() {
+        if !Location::is_url(path) && !Path::new(path).exists() {
             missing.push((field, path.to_owned()));
         }
     };

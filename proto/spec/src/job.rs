@@ -75,7 +75,7 @@ pub struct JobSpec {
 #[serde(deny_unknown_fields)]
 pub struct BackboneSpec {
     /// Hugging Face directory with `config.json`, `model.safetensors` and, for text,
-    /// `tokenizer.json`.
+    /// `tokenizer.json`; also `file:///…` or `s3://BUCKET/PREFIX`.
     pub path: String,
     /// Where the weights start: from the directory, or at random from its `config.json`.
     #[serde(default)]
@@ -202,7 +202,8 @@ pub enum HeadKind {
 #[serde(deny_unknown_fields)]
 pub struct DataSpec {
     /// Training files, read one after another. `.parquet`, `.jsonl` or `.csv`. A relative path is
-    /// taken from the job file's directory.
+    /// taken from the job file's directory. `s3://BUCKET/KEY`, `http://…` and `https://…` are
+    /// fetched by the workers; `file:///…` is a path of theirs.
     pub train: Files,
     /// Files for evaluation during training.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -128,7 +128,7 @@ pub struct Checkpoint {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// A stable word: `bad_data`, `bad_model`, `nan_loss`, `disk_full`, `peer_lost`, `internal`, ...
+    /// A stable word: `bad_data`, `bad_model`, `nan_loss`, `disk_full`, `fetch`, `peer_lost`, `internal`, ...
     pub code: String,
     /// What happened, where, what was expected, what to do.
     pub message: String,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
 mod bits;
+mod fetch;
 mod input;
 mod job;
 mod refuse;

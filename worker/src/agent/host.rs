@@ -5,6 +5,7 @@ use super::control::{Control, Told};
 use super::log::{self, Author};
 use super::report::{Address, Content, Outcome, Report};
 use crate::engine::{self, Ending, RankContext, Sources};
+use crate::fetch;
 use espalier_comm::Listener;
 use espalier_spec::plan::Seat;
 use espalier_spec::report::{Checkpoint, Failure};
@@ -29,6 +30,8 @@ pub struct Assignment {
     pub seats: Vec<Seat>,
     /// Where the job's files are kept.
     pub dir: PathBuf,
+    /// Where files of any job that were fetched are kept.
+    pub cache: PathBuf,
     /// Address that the ranks listen on for peers.
     pub listen: SocketAddr,
     /// Names of the worker's devices, by index.
@@ -123,7 +126,13 @@ struct Host {
 impl Host {
     fn host(&self, started: &mpsc::Receiver<Box<StartOrder>>) -> Result<Outcome, Failure> {
         let assignment = &self.assignment;
-        let sources = Sources::load(&assignment.spec).map_err(|e| e.failure())?;
+        let stop = || self.control.told() != Told::GoOn;
+        let local = match fetch::bring(&assignment.spec, &assignment.cache, &stop) {
+            Ok(local) => local,
+            Err(fetch::Error::Stopped) => return Ok(Outcome::Ordered),
+            Err(error) => return Err(error.failure()),
+        };
+        let sources = Sources::load(&local).map_err(|e| e.failure())?;
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for seat in &assignment.seats {
@@ -136,12 +145,12 @@ impl Host {
             });
             listeners.push(listener);
         }
-        let profile = sources.profile(&assignment.spec).map_err(|e| e.failure())?;
+        let profile = sources.profile(&local).map_err(|e| e.failure())?;
         self.report(Content::Prepared { addresses, profile });
         let Some(order) = self.wait(started) else {
             return Ok(Outcome::Ordered);
         };
-        self.run(sources, listeners, *order)
+        self.run(&local, sources, listeners, *order)
     }
 
     /// Waits for the order to train; none if the job is stopped before.
@@ -161,6 +170,7 @@ impl Host {
 
     fn run(
         &self,
+        spec: &JobSpec,
         sources: Sources,
         listeners: Vec<Listener>,
         order: StartOrder,
@@ -170,7 +180,7 @@ impl Host {
         let mut ranks = Vec::new();
         for (seat, listener) in self.assignment.seats.iter().zip(listeners) {
             let context = RankContext {
-                spec: self.assignment.spec.clone(),
+                spec: spec.clone(),
                 plan: order.plan.clone(),
                 rank: seat.rank,
                 device: self.device(seat),

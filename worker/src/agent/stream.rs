@@ -304,6 +304,7 @@ impl Agent {
             generation: Generation(prepare.generation),
             seats,
             dir,
+            cache: self.config.data_dir.join("cache"),
             listen: self.config.listen,
             devices: self.config.devices.clone(),
             threads: self.config.threads,

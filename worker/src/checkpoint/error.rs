@@ -30,6 +30,14 @@ pub enum Error {
         /// What was found and expected.
         message: String,
     },
+    /// A TorchScript module could not be written with what was trained.
+    #[error("cannot write the TorchScript module into {path}: {source}")]
+    Script {
+        /// The directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: tch::TchError,
+    },
     /// A tensor could not be made or copied.
     #[error("cannot copy tensor {name}: {source}")]
     Tensor {

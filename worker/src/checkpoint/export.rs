@@ -7,6 +7,7 @@
 //!   tasks/<task>/                                      AutoModelForSequenceClassification loads it
 //!   adapter/                                           low-rank updates alone: PEFT loads it
 //!   adapters.json adapters.safetensors                 bottleneck adapters, which only espalier loads
+//!   model.pt                                           of a TorchScript backbone: torch.jit.load
 //! ```
 //!
 //! A task's directory holds only its head; the backbone in it is a hard link. With bottleneck adapters
@@ -16,7 +17,7 @@
 
 use super::adapter::Adapter;
 use super::{Error, write_tensors};
-use crate::model::LM_HEAD;
+use crate::model::{LM_HEAD, TORCHSCRIPT, write_script};
 use espalier_spec::job::{HeadKind, Pooling};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -120,6 +121,7 @@ pub fn write_export(
     let mut config = read_json(&source.join("config.json"))?;
     let kind = config.get("model_type").and_then(Value::as_str);
     let is_bert = kind == Some("bert");
+    let is_script = kind == Some(TORCHSCRIPT);
     let language = Language::of(kind, meta, heads);
     let prefix = match &language {
         Some(language) => language.prefix,
@@ -148,6 +150,12 @@ pub fn write_export(
         &temporary.join("config.json"),
         &Value::Object(config.clone()),
     )?;
+    if is_script {
+        write_script(source, &temporary, &config, &named).map_err(|cause| Error::Script {
+            path: temporary.clone(),
+            source: cause,
+        })?;
+    }
     copy_beside(source, &temporary)?;
     write_tensors(&temporary.join(HEADS_FILE), heads, None)?;
     for adapter in adapters {

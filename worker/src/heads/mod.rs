@@ -195,6 +195,16 @@ pub enum Error {
         /// Name of the task.
         task: String,
     },
+    /// Words of a backbone that gives one vector for all of them.
+    #[error(
+        "task {task}: the head `{head}` reads a vector of each token, but this backbone gives one of each text; use another backbone or head"
+    )]
+    NoWords {
+        /// Name of the task.
+        task: String,
+        /// The head.
+        head: &'static str,
+    },
     /// A loss setting that the kind of head doesn't have.
     #[error(
         "task {task}: {setting} applies to {applies} heads, but this is a {kind} head; remove it"

@@ -1,5 +1,7 @@
 //! Blocks: one layer group of a backbone, all its parameters in one flat buffer.
 
+mod adopt;
+
 use super::Error;
 use super::bottleneck::Bottleneck;
 use super::lora::Update;

@@ -89,6 +89,10 @@ impl Source {
                 (1, [config.num_mel_bins, config.max_length])
             }
             super::resnet::MODEL_TYPE => return Ok(Modality::Image(super::resnet::image(self)?)),
+            super::TORCHSCRIPT => {
+                let shape = super::script::image(self)?;
+                return Ok(shape.map_or(Modality::Text, Modality::Image));
+            }
             _ => return Ok(Modality::Text),
         };
         Ok(Modality::Image([channels, size[0], size[1]]))

@@ -29,6 +29,7 @@ mod lora;
 mod pass;
 mod pool;
 mod resnet;
+mod script;
 mod table;
 mod tuning;
 mod vit;
@@ -45,6 +46,7 @@ pub use frames::Frames;
 pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
 pub use pass::{Leaves, Moment, Pass, lowest};
+pub use script::{TORCHSCRIPT, write as write_script};
 pub use table::Table;
 
 use espalier_spec::job::{Init, Pooling, Tuning};
@@ -112,6 +114,11 @@ pub trait Backbone: std::fmt::Debug + Send {
         None
     }
 
+    /// Whether the last block's output has a vector for every token: what heads of words read.
+    fn gives_rows(&self) -> bool {
+        true
+    }
+
     /// What it has beside others, if it predicts the next token.
     fn decoder(&self) -> Option<&dyn Decoder> {
         None
@@ -169,11 +176,12 @@ pub fn build(source: &Source, options: &Options) -> Result<Box<dyn Backbone>, Er
         vit::MODEL_TYPE => Ok(Box::new(vit::Vit::load(source, options)?)),
         ast::MODEL_TYPE => Ok(Box::new(ast::Ast::load(source, options)?)),
         convnet::MODEL_TYPE => Ok(Box::new(convnet::ConvNet::load(source, options)?)),
+        TORCHSCRIPT => Ok(Box::new(script::Script::load(source, options)?)),
         found => Err(Error::Architecture {
             dir: source.dir().to_owned(),
             found: found.to_owned(),
             supported: "bert, roberta, distilbert, mpnet, gpt2, llama, vit, audio-spectrogram-transformer, \
-                        resnet, espalier-convnet",
+                        resnet, espalier-convnet, espalier-torchscript",
         }),
     }
 }

@@ -4,6 +4,7 @@ use super::{Findings, nearest, task};
 use crate::JobSpec;
 use crate::adaptation::{Adapt, AdaptationSpec, Sees};
 use crate::job::{HeadKind, SelectBy, TaskSpec, Tuning};
+use crate::location::shown;
 
 pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
     for (index, task) in spec.tasks.iter().enumerate() {
@@ -62,10 +63,12 @@ fn target(task: &TaskSpec, adaptation: &AdaptationSpec, path: &str, found: &mut 
     for file in files {
         let train = task.data.train.paths();
         found.require(!train.contains(file), path, || {
+            let file = shown(file);
             format!("{file:?} is also in data.train; the target is another domain than the source")
         });
         let mut test = task.data.test.iter().flat_map(|test| test.paths());
         found.require(!test.any(|other| other == file), path, || {
+            let file = shown(file);
             format!(
                 "{file:?} is also in data.test; figures on samples that were trained on say less: \
                  give files of their own"

@@ -2,6 +2,7 @@
 
 use super::Findings;
 use crate::job::{AdaptiveSpec, BackboneSpec, Resources, Sampler, TaskSpec};
+use crate::location::{Location, shown};
 use crate::{InputGroups, JobSpec};
 use std::collections::BTreeMap;
 
@@ -65,6 +66,21 @@ pub(super) fn backbone(backbone: &BackboneSpec, found: &mut Findings) {
     found.require(!backbone.path.trim().is_empty(), "backbone.path", || {
         "is empty; expected a directory with config.json and model.safetensors".to_owned()
     });
+    match Location::parse(&backbone.path) {
+        Err(message) => found.add(
+            "backbone.path",
+            format!("{:?} {message}", shown(&backbone.path)),
+        ),
+        Ok(Location::Http(_)) => found.add(
+            "backbone.path",
+            format!(
+                "{:?} is one file to an HTTP server, and a model is a directory; expected a path, \
+                 file:///… or s3://BUCKET/PREFIX",
+                shown(&backbone.path)
+            ),
+        ),
+        Ok(Location::Path(_) | Location::S3 { .. }) => {}
+    }
     found.require((3..=100_000).contains(&backbone.max_tokens), "backbone.max_tokens", || {
         format!(
             "is {}; expected 3 to 100000 (a start token, an end token and at least one of text)",
@@ -246,6 +262,12 @@ pub(super) fn output(output: Option<&str>, found: &mut Findings) {
     if let Some(path) = output {
         found.require(!path.trim().is_empty(), "output", || {
             "is empty; expected a directory, or leave it out".to_owned()
+        });
+        found.require(!Location::is_url(path), "output", || {
+            format!(
+                "{:?} is a URL; expected a directory that all workers of the job share",
+                shown(path)
+            )
         });
     }
 }

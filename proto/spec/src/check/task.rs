@@ -2,6 +2,7 @@
 
 use super::{Findings, ctc, language};
 use crate::job::{ClassWeights, DataSpec, HeadKind, Metric, Pooling, TaskSpec};
+use crate::location::{Location, shown};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// File extensions that a reader exists for.
@@ -81,8 +82,9 @@ fn data(data: &DataSpec, path: &str, found: &mut Findings) {
             found.add(
                 format!("{path}.test"),
                 format!(
-                    "{file:?} is also a training file; figures on samples that were trained on \
-                     say nothing: give files of their own, or leave `test` out"
+                    "{:?} is also a training file; figures on samples that were trained on \
+                     say nothing: give files of their own, or leave `test` out",
+                    shown(file)
                 ),
             );
         }
@@ -137,8 +139,16 @@ pub(super) fn files(paths: &[String], field: &str, found: &mut Findings) {
             found.add(field, "holds an empty path; remove it");
             continue;
         }
-        let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
-        let extension = name
+        let location = match Location::parse(path) {
+            Ok(location) => location,
+            Err(message) => {
+                found.add(field, format!("{:?} {message}", shown(path)));
+                continue;
+            }
+        };
+        let path = shown(path);
+        let extension = location
+            .name()
             .rsplit_once('.')
             .map(|(_, extension)| extension.to_ascii_lowercase());
         match extension {

@@ -61,6 +61,13 @@ fn every_rule_names_its_field() {
         ("/name", json!(long), "name", "has 64 characters"),
         ("/backbone/path", json!(" "), "backbone.path", "is empty"),
         (
+            "/backbone/path",
+            json!("https://host/model"),
+            "backbone.path",
+            "s3://BUCKET/PREFIX",
+        ),
+        ("/output", json!("s3://b/out"), "output", "is a URL"),
+        (
             "/backbone/max_tokens",
             json!(2),
             "backbone.max_tokens",

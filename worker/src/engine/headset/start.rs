@@ -29,6 +29,10 @@ impl HeadSet {
         let mut layers: Vec<Vec<Parameter>> = Vec::new();
         let mut heads = Vec::new();
         for (task, data) in spec.tasks.iter().zip(tasks) {
+            if task.head.reads_tokens() && !backbone.gives_rows() {
+                let (task, head) = (task.name.clone(), task.head.as_str());
+                return Err(heads::Error::NoWords { task, head }.into());
+            }
             let (head, own) = match task.head {
                 HeadKind::CausalLm => next_token(task, backbone)?,
                 _ => {

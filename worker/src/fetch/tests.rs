@@ -1,0 +1,275 @@
+use super::cache::Cache;
+use super::remote::{Remote, Variables};
+use super::{Error, What, bring_with};
+use espalier_spec::JobSpec;
+use object_store::memory::InMemory;
+use object_store::path::Path as Key;
+use object_store::{ObjectStoreExt as _, PutPayload};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+const BODY: &[u8] = b"{\"text\": \"a\", \"label\": 1}\n";
+const GO_ON: fn() -> bool = || false;
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
+}
+
+fn put(store: &InMemory, key: &str, body: &'static [u8]) {
+    let payload = PutPayload::from_static(body);
+    runtime()
+        .block_on(store.put(&Key::from(key), payload))
+        .unwrap();
+}
+
+fn fetch(dir: &Path, store: &Arc<InMemory>, key: &str, what: What) -> Result<PathBuf, Error> {
+    let remote = Remote::of(Arc::<InMemory>::clone(store), key);
+    runtime().block_on(Cache::new(dir, &GO_ON).bring(&remote, what))
+}
+
+fn names(dir: &Path, ending: &str) -> usize {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(ending)).count()
+}
+
+fn job(train: &str) -> JobSpec {
+    serde_json::from_value(serde_json::json!({
+        "name": "job",
+        "backbone": {"path": "file:///mo%64el"},
+        "tasks": [{"name": "task", "head": "single_label", "data": {"train": train, "test": train}}]
+    }))
+    .unwrap()
+}
+
+fn s3(endpoint: &str, more: &[(&str, &str)]) -> Variables {
+    let keys = [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", "the-id"),
+        ("AWS_SECRET_ACCESS_KEY", "the-secret"),
+    ];
+    let all = keys.iter().chain(more);
+    Variables::of(all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+}
+
+fn said(train: &str, variables: &Variables, parts: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new(dir.path(), &GO_ON);
+    let error = bring_with(&job(train), &cache, variables).unwrap_err();
+    let message = error.to_string();
+    for part in parts {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    for secret in ["the-id", "the-secret", "signature"] {
+        assert!(!message.contains(secret), "{message}");
+    }
+}
+
+// Promise: a file is fetched once, again when the store has another one, and what a dead worker left
+// over is not taken for it.
+#[test]
+fn a_file_is_kept_until_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(InMemory::new());
+    put(&store, "a/train.jsonl", BODY);
+    let first = fetch(dir.path(), &store, "a/train.jsonl", What::File).unwrap();
+    assert_eq!(first.file_name().unwrap(), "train.jsonl");
+    assert_eq!(fs::read(&first).unwrap(), BODY);
+    // Had it been fetched again, this would be gone.
+    fs::write(&first, "kept").unwrap();
+    let again = fetch(dir.path(), &store, "a/train.jsonl", What::File).unwrap();
+    assert_eq!(
+        (&again, fs::read(&again).unwrap()),
+        (&first, b"kept".to_vec())
+    );
+
+    let entry = first.parent().unwrap();
+    let part = PathBuf::from(format!("{}.part", entry.display()));
+    fs::rename(entry, &part).unwrap();
+    fs::write(part.join("other.jsonl"), "half").unwrap();
+    let whole = fetch(dir.path(), &store, "a/train.jsonl", What::File).unwrap();
+    assert_eq!(fs::read(&whole).unwrap(), BODY);
+    assert!(!whole.with_file_name("other.jsonl").exists());
+
+    put(&store, "a/train.jsonl", b"new");
+    let other = fetch(dir.path(), &store, "a/train.jsonl", What::File).unwrap();
+    assert_ne!(other, first);
+    assert_eq!(fs::read(&other).unwrap(), b"new");
+    assert_eq!(names(dir.path(), ".part"), 0);
+}
+
+// Promise: a model is all files right below its prefix but weights for other programs; a prefix without
+// a config.json is none.
+#[test]
+fn a_prefix_is_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(InMemory::new());
+    for key in [
+        "m/config.json",
+        "m/model.safetensors",
+        "m/x.bin",
+        "m/deep/b.json",
+    ] {
+        put(&store, key, BODY);
+    }
+    let model = fetch(dir.path(), &store, "m", What::Directory).unwrap();
+    assert_eq!(names(&model, ""), 2);
+    assert_eq!(fs::read(model.join("config.json")).unwrap(), BODY);
+    let none = fetch(dir.path(), &store, "m/deep", What::Directory).unwrap_err();
+    assert!(none.to_string().contains("config.json"), "{none}");
+}
+
+/// A server that gives the same bytes for every path but `/none` and `/denied`, and counts how often;
+/// as an S3 server and as an HTTP server.
+struct Server {
+    url: String,
+    sent: Arc<AtomicUsize>,
+}
+
+impl Server {
+    fn start(header: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&sent);
+        // Ends with the test's process.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                answer(stream.unwrap(), header, &count);
+            }
+        });
+        Self { url, sent }
+    }
+}
+
+fn answer(mut stream: TcpStream, header: &str, sent: &AtomicUsize) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let request = lines.next().unwrap().unwrap();
+    while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+    let status = match request.split(' ').nth(1).unwrap_or_default() {
+        path if path.contains("none") => "404 Not Found",
+        path if path.contains("denied") => "403 Forbidden",
+        _ => "200 OK",
+    };
+    let body = match status {
+        "200 OK" => BODY,
+        _ => &[],
+    };
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{header}Connection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    if request.starts_with("GET") && !body.is_empty() {
+        sent.fetch_add(1, Ordering::SeqCst);
+        stream.write_all(body).unwrap();
+    }
+}
+
+const STEADY: &str = "ETag: \"1\"\r\nLast-Modified: Fri, 02 Jan 2026 03:04:05 GMT\r\n";
+
+// Promise: workers of one host that want a file at once fetch it once and read it whole, by HTTP and by
+// S3; file:// is a path.
+#[test]
+fn a_file_is_fetched_once_for_all() {
+    for scheme in ["http", "s3"] {
+        let server = Server::start(STEADY);
+        let dir = tempfile::tempdir().unwrap();
+        let url = match scheme {
+            "http" => format!("{}/x/train.jsonl?signature=1", server.url),
+            _ => "s3://bucket/x/train.jsonl".to_owned(),
+        };
+        let barrier = Barrier::new(2);
+        let local = || {
+            barrier.wait();
+            let variables = s3(&server.url, &[("AWS_ALLOW_HTTP", "true")]);
+            let cache = Cache::new(dir.path(), &GO_ON);
+            bring_with(&job(&url), &cache, &variables).unwrap()
+        };
+        let (one, two) = thread::scope(|scope| {
+            let other = scope.spawn(local);
+            (local(), other.join().unwrap())
+        });
+        assert_eq!(one, two);
+        assert_eq!(server.sent.load(Ordering::SeqCst), 1, "{scheme}");
+        assert_eq!(one.backbone.path, "/model");
+        let data = &one.tasks[0].data;
+        assert_eq!(data.train.paths(), data.test.as_ref().unwrap().paths());
+        let path = Path::new(&data.train.paths()[0]);
+        assert_eq!(path.file_name().unwrap(), "train.jsonl");
+        assert_eq!(fs::read(path).unwrap(), BODY);
+    }
+}
+
+// Promise: a server that says nothing by which a change could be seen is asked each time.
+#[test]
+fn without_a_sign_of_change_nothing_is_trusted() {
+    let server = Server::start("");
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("{}/train.jsonl", server.url);
+    let cache = Cache::new(dir.path(), &GO_ON);
+    let one = bring_with(&job(&url), &cache, &s3("", &[])).unwrap();
+    let two = bring_with(&job(&url), &cache, &s3("", &[])).unwrap();
+    assert_eq!(one, two);
+    assert_eq!(server.sent.load(Ordering::SeqCst), 2);
+}
+
+// Promise: what can go wrong names the URL and what to do, and no key and no signature.
+#[test]
+fn errors_name_the_url() {
+    let server = Server::start(STEADY);
+    let here = s3(&server.url, &[("AWS_ALLOW_HTTP", "true")]);
+    said(
+        "s3://bucket/none.jsonl",
+        &here,
+        &["s3://bucket/none.jsonl", "bucket and the key"],
+    );
+    said(
+        "s3://bucket/denied.jsonl",
+        &here,
+        &["denied", "AWS_SECRET_ACCESS_KEY", &server.url],
+    );
+    let http = |path: &str| format!("{}/{path}.jsonl?signature=1", server.url);
+    said(&http("none"), &here, &["/none.jsonl", "check the address"]);
+    said(
+        &http("denied"),
+        &here,
+        &["/denied.jsonl", "has not expired"],
+    );
+    said(
+        "s3://b/a.jsonl",
+        &Variables::of(std::iter::empty()),
+        &["s3://b/a.jsonl", "AWS_ACCESS_KEY_ID"],
+    );
+    said("s3://b/a.jsonl", &s3(&server.url, &[]), &["AWS_ALLOW_HTTP"]);
+    said("gs://b/a.jsonl", &here, &["gs://b/a.jsonl", "s3://"]);
+    // Nobody listens on a port that was just given back.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let gone = s3(&format!("http://{port}"), &[("AWS_ALLOW_HTTP", "true")]);
+    said(
+        "s3://b/a.jsonl",
+        &gone,
+        &["s3://b/a.jsonl", "refused", "AWS_ENDPOINT_URL"],
+    );
+}
+
+// Promise: a job that is told to stop stops fetching and leaves nothing behind.
+#[test]
+fn a_job_that_is_told_to_stop_stops() {
+    let server = Server::start(STEADY);
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new(dir.path(), &|| true);
+    let url = format!("{}/train.jsonl", server.url);
+    let error = bring_with(&job(&url), &cache, &s3("", &[])).unwrap_err();
+    assert!(matches!(error, Error::Stopped), "{error}");
+    assert_eq!(names(dir.path(), ".part"), 0);
+}
