@@ -13,7 +13,9 @@ pub use crate::join::Join;
 pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
 pub use crate::resources::{Device, Resources};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
-pub use crate::tuning::{AdapterKind, AdapterSpec, GradualSpec, LoraSpec, Tuning};
+pub use crate::tuning::{
+    AdapterKind, AdapterSpec, GradualSpec, LoraSpec, PrefixSpec, PromptInit, PromptSpec, Tuning,
+};
 pub use crate::zero_shot::{Descriptions, ZeroShotSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -7,10 +7,11 @@
 //!   tasks/<task>/                                      AutoModelForSequenceClassification loads it
 //!   adapter/                                           low-rank updates alone: PEFT loads it
 //!   adapters.json adapters.safetensors                 bottleneck adapters, which only espalier loads
+//!   prompt/ prefix/                                    virtual tokens: PEFT loads them, on this backbone
 //! ```
 //!
-//! A task's directory holds only its head; the backbone in it is a hard link. With bottleneck adapters
-//! there is none: stock transformers classes would leave the adapters out. A task that predicts the next
+//! A task's directory holds only its head; the backbone in it is a hard link. With bottleneck adapters or
+//! virtual tokens there is none: stock transformers classes would leave these out. A task that predicts the next
 //! token has none: the root is then what AutoModelForCausalLM loads, with the (first) task's matrix as
 //! `lm_head.weight` and `tie_word_embeddings` false.
 

@@ -29,6 +29,7 @@ mod pool;
 mod resnet;
 mod table;
 mod tuning;
+mod virtual_tokens;
 mod vit;
 mod weights;
 
@@ -43,6 +44,9 @@ pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
 pub use pass::{Leaves, Moment, Pass, lowest};
 pub use table::Table;
+pub use virtual_tokens::{
+    EMBEDDINGS, PEFT_FILE, PEFT_META, PREFIX_DIR, PROMPT_DIR, Prefix, VirtualTokens, prefix, prompt,
+};
 
 use espalier_spec::job::{Init, Pooling, Tuning};
 use tch::{Device, Tensor};
