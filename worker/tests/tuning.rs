@@ -332,7 +332,11 @@ fn virtual_tokens_stand_before_the_text() {
         let later = run(&of(json!("heads"), Some(&export)));
         assert_eq!(own, features(&later.folder.path().join("export")), "{kind}");
         let further = run(&of(tuning, Some(&export)));
-        assert_ne!(own, features(&further.folder.path().join("export")), "{kind}");
+        assert_ne!(
+            own,
+            features(&further.folder.path().join("export")),
+            "{kind}"
+        );
         assert!(further.model == outcome.model, "{kind}: the backbone moved");
 
         let other = of(json!({kind: {"tokens": 4}}), Some(&export));

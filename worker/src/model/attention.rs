@@ -141,7 +141,9 @@ impl Cache {
     pub(super) fn begin(&mut self, layer: usize, prefix: [&Tensor; 2]) -> Result<(), Error> {
         let p = prefix[0].size()[0];
         for (all, own) in self.layers[layer].iter().zip(prefix) {
-            let own = own.f_detach()?.f_view([p, self.heads.keys, self.heads.width])?;
+            let own = own
+                .f_detach()?
+                .f_view([p, self.heads.keys, self.heads.width])?;
             all.f_narrow(1, 0, p)?.f_copy_(&own.f_transpose(0, 1)?)?;
         }
         self.length = p;

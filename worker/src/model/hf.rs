@@ -2,8 +2,8 @@
 
 use super::init::{key, normal};
 use super::tuning::{is_trained, tune};
-use super::weights::Weights;
 use super::virtual_tokens::{self, VirtualTokens, virtual_tokens_of};
+use super::weights::Weights;
 use super::{Block, Error, Options, ParamSpec, Table, bottleneck};
 use espalier_spec::job::{Init, Tuning};
 use serde::de::DeserializeOwned;

@@ -83,7 +83,9 @@ pub(super) fn tune(
         }
         Tuning::Prompt(_) => train_only(blocks, dir, "prompt", |role| role == Role::Prompt)?,
         Tuning::Prefix(_) => {
-            train_only(blocks, dir, "prefix", |role| matches!(role, Role::Prefix(_)))?;
+            train_only(blocks, dir, "prefix", |role| {
+                matches!(role, Role::Prefix(_))
+            })?;
         }
         Tuning::Lora(lora) => {
             let layers: Vec<String> = blocks.iter().flat_map(|b| lora::layers(b)).collect();

@@ -154,7 +154,10 @@ fn a_prefix_acts_as_the_words_that_it_is_made_of() {
         assert_eq!(names.len(), 4, "{names:?}");
         let norm = |block: &Block| block.grad().map(|grad| grad.abs().max().double_value(&[]));
         let norms: Vec<f64> = prefixed.blocks().iter().filter_map(norm).collect();
-        assert!(norms.len() == 2 && norms.iter().all(|norm| *norm > 0.0), "{norms:?}");
+        assert!(
+            norms.len() == 2 && norms.iter().all(|norm| *norm > 0.0),
+            "{norms:?}"
+        );
     }
 }
 
@@ -262,7 +265,10 @@ fn saved_tokens_are_part_of_the_model() {
     assert!(other.contains("a prefix of 2 tokens already"), "{other}");
     save([2, 30]);
     let shape = error(Tuning::Heads);
-    assert!(shape.contains("[2, 30]") && shape.contains("[2, 32]"), "{shape}");
+    assert!(
+        shape.contains("[2, 30]") && shape.contains("[2, 32]"),
+        "{shape}"
+    );
     describe("PROMPT_TUNING", 2);
     let kind = error(Tuning::Heads);
     assert!(kind.contains("expected \"PREFIX_TUNING\""), "{kind}");
