@@ -35,6 +35,23 @@ pub enum Tuning {
     Prefix(PrefixSpec),
 }
 
+/// A task's own adapter: its head reads x + GELU(x·Dᵀ + d)·Uᵀ + u in place of the backbone's features (or
+/// words' vectors) x, with D [size, h] and U [h, size]. U and the biases start at 0, so that it changes
+/// nothing at first. It is trained with the head, at the heads' rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct TaskAdapterSpec {
+    /// Width of the bottleneck.
+    pub size: u32,
+}
+
+impl Default for TaskAdapterSpec {
+    fn default() -> Self {
+        Self { size: 16 }
+    }
+}
+
 /// A learned prompt: so many vectors stand before the word vectors of each text and take positions like
 /// tokens; features and heads do not read them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
