@@ -11,9 +11,10 @@
 //! ```
 //!
 //! A task's directory holds only its head; the backbone in it is a hard link. With bottleneck adapters or
-//! virtual tokens there is none: stock transformers classes would leave these out, as they would a task's own adapter. A task that predicts the next
-//! token has none: the root is then what AutoModelForCausalLM loads, with the (first) task's matrix as
-//! `lm_head.weight` and `tie_word_embeddings` false.
+//! virtual tokens there is none, and none of a task with an adapter of its own: stock transformers classes
+//! would leave these out. A task that predicts the next token has none: the root is then what
+//! AutoModelForCausalLM loads, with the (first) task's matrix as `lm_head.weight` and `tie_word_embeddings`
+//! false.
 
 use super::adapter::Adapter;
 use super::{Error, write_tensors};

@@ -107,7 +107,7 @@ impl Source {
         let positions = ["max_position_embeddings", "n_positions"];
         let mut positions = positions.iter().filter_map(|name| self.config.get(name));
         let positions = positions.next()?.as_u64()?;
-        let taken = self.first_position() + self.tokens.count();
+        let taken = self.first_position().saturating_add(self.tokens.count());
         Some(positions.saturating_sub(taken.unsigned_abs()))
     }
 

@@ -34,7 +34,8 @@ pub(super) fn is_table_trained(tuning: &Tuning, count: usize) -> bool {
 }
 
 /// Adds the parameters of adapters and low-rank updates to those of all blocks, `blocks`, which have those of
-/// virtual tokens already, and sets what of them is trained. Adapters that the model of directory `dir` has already are part of it in every job.
+/// virtual tokens already, and sets what of them is trained. Adapters that the model of directory `dir` has
+/// already are part of it in every job.
 ///
 /// # Errors
 /// [`Error::NoTarget`] if a target of low-rank updates matches no layer, [`Error::NoPlace`] if the model has

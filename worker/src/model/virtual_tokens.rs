@@ -208,7 +208,10 @@ impl VirtualTokens {
     /// Rows that `count` new tokens are to a cache: those of the prompt come before the first of them.
     pub(super) fn rows(self, count: usize, cache: &Cache) -> usize {
         let is_new = cache.length() == self.prefix;
-        count + if is_new { self.prompt as usize } else { 0 }
+        match is_new && count > 0 {
+            true => count + self.prompt as usize,
+            false => count,
+        }
     }
 
     /// What the last layer gives, without the rows of the prompt: [t, h].

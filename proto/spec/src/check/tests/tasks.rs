@@ -189,10 +189,9 @@ fn every_rule_of_a_task_names_its_field() {
 fn a_task_s_own_adapter_needs_a_head_that_reads_features() {
     // What compares texts, and what is exported as a plain language model, has no place for one.
     for head in ["label_embedding", "causal_lm", "tags", "ordinal"] {
-        let mut spec = with("/tasks/1/adapter", json!({}));
         let task = json!({"name": "popularity", "head": head, "data": {"train": "d.jsonl"},
                           "adapter": {"size": 4}});
-        spec.tasks[1] = serde_json::from_value(task).expect("right types");
+        let spec = with("/tasks", json!([task]));
         let found = check(&spec).err().unwrap_or_default();
         let refused = found.iter().any(|one| one.field == "tasks[1].adapter");
         let expected = matches!(head, "label_embedding" | "causal_lm");
