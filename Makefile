@@ -72,9 +72,9 @@ bench-tasks: setup ## Balancers on four real data sets of ESPALIER_DATA, hours; 
 	@$(ENV); cargo build --workspace --bins; export ESPALIER_DATA="$(ESPALIER_DATA)"; \
 	$(PEER) tests/bench/real_tasks.py; $(PEER) tests/bench/real_tasks.py --table
 
-parity: setup ## Forward, export and 20 training steps against PyTorch and transformers
+parity: setup ## Forward, export and 20 training steps against PyTorch, transformers and PEFT
 	@$(PYTHON) deploy/setup/setup.py python
-	@$(ENV); cargo build --workspace --bins; $(PEER) tests/parity/parity.py; $(PEER) tests/parity/language.py
+	@$(ENV); cargo build --workspace --bins; $(PEER) tests/parity/parity.py; $(PEER) tests/parity/language.py; $(PEER) tests/parity/beside.py
 
 clean: ## Remove what was built, and the demo's data
 	@cargo clean

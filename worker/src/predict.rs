@@ -8,7 +8,7 @@ use crate::checkpoint::{Export, ExportedTask, HEADS_FILE, META_FILE, read_tensor
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
 use crate::generate;
-use crate::heads::{self, Ctc, Linear, ordinal_probabilities};
+use crate::heads::{self, ADAPTER, Ctc, Linear, TaskAdapter, ordinal_probabilities};
 use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
 use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
 use std::collections::{BTreeMap, HashMap};
@@ -361,7 +361,30 @@ impl Predictor {
         })
     }
 
-    /// Outputs [b, C] of a task's head before softmax or sigmoid.
+    /// A layer of a task's head.
+    fn layer(&self, task: &str, name: &str) -> Result<Linear<'_>, Error> {
+        Ok(Linear {
+            weight: self.part(task, &format!("{name}.weight"))?,
+            bias: Some(self.part(task, &format!("{name}.bias"))?),
+        })
+    }
+
+    /// A task's own adapter, if it has one.
+    fn adapter(&self, task: &str) -> Result<Option<TaskAdapter<'_>>, Error> {
+        let [down, up] = ADAPTER;
+        if !self
+            .heads
+            .contains_key(&format!("heads.{task}.{down}.weight"))
+        {
+            return Ok(None);
+        }
+        Ok(Some(TaskAdapter {
+            down: self.layer(task, down)?,
+            up: self.layer(task, up)?,
+        }))
+    }
+
+    /// Outputs [b, C] of a task's head, behind its adapter, before softmax or sigmoid.
     ///
     /// # Errors
     /// [`Error::NoExport`] if the head is missing.
@@ -375,7 +398,13 @@ impl Predictor {
             weight: self.part(task, "weight")?,
             bias,
         };
-        tch::no_grad(|| linear.forward(features, None)).map_err(|e| Error::Engine(e.into()))
+        let adapter = self.adapter(task)?;
+        let outputs = || {
+            let adapted = adapter.as_ref().map(|own| own.forward(features));
+            let adapted = adapted.transpose()?;
+            linear.forward(adapted.as_ref().unwrap_or(features), None)
+        };
+        tch::no_grad(outputs).map_err(|e| Error::Engine(e.into()))
     }
 
     /// Answers of the named tasks (all, if none is named) for each input; those that go on with a text

@@ -132,6 +132,8 @@ fn parts_of_a_backbone_train_like_the_whole() {
         json!("biases"),
         json!({"lora": {"rank": 2, "dropout": 0.2}}),
         json!({"adapter": {"size": 4, "kind": "houlsby"}}),
+        json!({"prompt": {"tokens": 3}}),
+        json!({"prefix": {"tokens": 3}}),
     ] {
         let job = tuned(folder.path(), tuning.clone(), "upgrad");
         let run = |sharding| train(&job, &layout(sharding, true), STEPS);
@@ -284,6 +286,64 @@ fn adapters_stand_beside_the_backbone() {
     let error = Sources::load(&other).unwrap().profile(&other).unwrap_err();
     let error = error.to_string();
     assert!(error.contains("houlsby of size 4"), "{error}");
+}
+
+// Promise: with a prompt or a prefix the backbone stays as it was and they alone move. The export has them
+// beside the backbone as PEFT has them, and whoever loads it has them: predictions, and a later job, whose
+// export hands them on; with another number of them it is refused.
+#[test]
+fn virtual_tokens_stand_before_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |tuning: Value, backbone: Option<&Path>| {
+        spec(folder.path(), STEPS, |job| {
+            job["tuning"] = tuning;
+            job["backbone"]["dropout"] = json!(0.0);
+            if let Some(dir) = backbone {
+                job["backbone"]["path"] = json!(dir);
+                job["backbone"]["init"] = json!("pretrained");
+            }
+        })
+    };
+    let run = |job: &JobSpec| train(job, &layout(Sharding::Optimizer, false), STEPS);
+    let start = run(&of(json!("heads"), None));
+    let features = |dir: &Path| -> Vec<f32> {
+        let model = Predictor::load(dir).unwrap();
+        let input = model.text("the old train and a violin").unwrap();
+        let features = model.features(&[input]).unwrap().contiguous();
+        Vec::try_from(features.view([-1])).unwrap()
+    };
+    // Two layers of keys and values.
+    for (kind, width) in [("prompt", 32), ("prefix", 2 * 2 * 32)] {
+        let tuning = json!({kind: {"tokens": 3}});
+        let outcome = run(&of(tuning.clone(), None));
+        assert!(outcome.model == start.model, "{kind}: the backbone moved");
+        let export = outcome.folder.path().join("export");
+        let learned = tensors(&outcome.adapter);
+        assert_eq!(learned["prompt_embeddings"].0, [3, width], "{kind}");
+        let meta = std::fs::read(export.join(kind).join("adapter_config.json")).unwrap();
+        let meta: Value = serde_json::from_slice(&meta).unwrap();
+        let name = format!("{}_TUNING", kind.to_uppercase());
+        assert_eq!(meta["peft_type"], json!(name));
+        assert_eq!(meta["num_virtual_tokens"], json!(3));
+        assert!(!export.join("tasks").exists(), "{kind}: it would lack them");
+
+        let own = features(&export);
+        assert_ne!(own, features(&start.folder.path().join("export")), "{kind}");
+        let later = run(&of(json!("heads"), Some(&export)));
+        assert_eq!(own, features(&later.folder.path().join("export")), "{kind}");
+        let further = run(&of(tuning, Some(&export)));
+        assert_ne!(
+            own,
+            features(&further.folder.path().join("export")),
+            "{kind}"
+        );
+        assert!(further.model == outcome.model, "{kind}: the backbone moved");
+
+        let other = of(json!({kind: {"tokens": 4}}), Some(&export));
+        let error = Sources::load(&other).unwrap().profile(&other).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("of 3 tokens already"), "{kind}: {error}");
+    }
 }
 
 // Promise: a target that matches nothing is refused, with the layers that there are.

@@ -18,7 +18,7 @@ fn full() -> Value {
                       "cache_features": false },
         "tuning": { "last_blocks": 2 },
         "tasks": [{
-            "name": "section", "head": "single_label", "weight": 1.0, "metric": "macro_f1",
+            "name": "section", "head": "single_label", "weight": 1.0, "metric": "macro_f1", "adapter": { "size": 16 },
             "data": {
                 "train": ["a.parquet", "b.jsonl"], "validation": "c.csv", "test": ["d.csv"],
                 "columns": { "input": "text", "pair": "title", "label": "section" }, "labels": ["web", "games"],

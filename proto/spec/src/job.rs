@@ -13,7 +13,10 @@ pub use crate::join::Join;
 pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
 pub use crate::resources::{Device, Resources};
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
-pub use crate::tuning::{AdapterKind, AdapterSpec, GradualSpec, LoraSpec, Tuning};
+pub use crate::tuning::{
+    AdapterKind, AdapterSpec, GradualSpec, LoraSpec, PrefixSpec, PromptInit, PromptSpec,
+    TaskAdapterSpec, Tuning,
+};
 pub use crate::zero_shot::{Descriptions, ZeroShotSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -163,6 +166,9 @@ pub struct TaskSpec {
     /// Unlabelled samples of another domain that the task learns from as well. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptation: Option<AdaptationSpec>,
+    /// A small network of the task's own between the shared backbone and its head. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<TaskAdapterSpec>,
 }
 
 /// What a head predicts.

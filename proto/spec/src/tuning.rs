@@ -25,6 +25,81 @@ pub enum Tuning {
     /// 1902.00751). The export has them beside the unchanged backbone; a later job whose
     /// `backbone.path` is such an export has them, too.
     Adapter(AdapterSpec),
+    /// Learned vectors before the word vectors of each text; the backbone itself is frozen (prompt tuning;
+    /// Lester et al. 2021, arXiv 2104.08691). The export has them beside the unchanged backbone, as
+    /// adapters are.
+    Prompt(PromptSpec),
+    /// Learned keys and values before those of each text, in every layer; the backbone itself is frozen
+    /// (prefix tuning; Li and Liang 2021, arXiv 2101.00190). The export has them beside the unchanged
+    /// backbone, as adapters are.
+    Prefix(PrefixSpec),
+}
+
+/// A task's own adapter: its head reads x + GELU(x·Dᵀ + d)·Uᵀ + u in place of the backbone's features (or
+/// words' vectors) x, with D [size, h] and U [h, size]. U and the biases start at 0, so that it changes
+/// nothing at first. It is trained with the head, at the heads' rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct TaskAdapterSpec {
+    /// Width of the bottleneck.
+    pub size: u32,
+}
+
+impl Default for TaskAdapterSpec {
+    fn default() -> Self {
+        Self { size: 16 }
+    }
+}
+
+/// A learned prompt: so many vectors stand before the word vectors of each text and take positions like
+/// tokens; features and heads do not read them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptSpec {
+    /// Vectors.
+    pub tokens: u32,
+    /// Where they start.
+    pub init: PromptInit,
+}
+
+impl Default for PromptSpec {
+    fn default() -> Self {
+        Self {
+            tokens: 20,
+            init: PromptInit::default(),
+        }
+    }
+}
+
+/// Where a learned prompt starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PromptInit {
+    /// At the word vectors of tokens drawn from the whole vocabulary by the job's seed.
+    #[default]
+    Random,
+    /// At the word vectors of a text, again and again until all have one.
+    Text(String),
+}
+
+/// A learned prefix: so many keys and values stand before those of each text in every layer's attention.
+/// They start normal with standard deviation 0.02; nothing else computes them (in the paper a network does
+/// while they are trained).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct PrefixSpec {
+    /// Keys and values of each layer.
+    pub tokens: u32,
+}
+
+impl Default for PrefixSpec {
+    fn default() -> Self {
+        Self { tokens: 10 }
+    }
 }
 
 /// Gradual unfreezing (ULMFiT; Howard and Ruder 2018, arXiv 1801.06146, section 3.3): after every so many

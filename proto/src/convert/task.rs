@@ -4,7 +4,8 @@ use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskSpec, ZeroShotSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskAdapterSpec, TaskSpec,
+    ZeroShotSpec,
 };
 use std::collections::BTreeMap;
 
@@ -72,6 +73,9 @@ impl Wire for TaskSpec {
                 .map(|metric| metric.as_str().to_owned())
                 .unwrap_or_default(),
             adaptation: self.adaptation.as_ref().map(Wire::to_wire),
+            adapter: self.adapter.map(|own| v1::TaskAdapter {
+                size: Some(own.size),
+            }),
         }
     }
 
@@ -123,6 +127,9 @@ impl Wire for TaskSpec {
                 .map(|m| ZeroShotSpec::read(m, bad, &at(path, "zero_shot"))),
             metric,
             adaptation,
+            adapter: m.adapter.map(|m| TaskAdapterSpec {
+                size: m.size.unwrap_or(TaskAdapterSpec::default().size),
+            }),
         }
     }
 }

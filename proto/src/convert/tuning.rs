@@ -2,7 +2,9 @@
 
 use super::{Bad, Wire, at};
 use crate::v1;
-use espalier_spec::job::{AdapterKind, AdapterSpec, GradualSpec, LoraSpec, Tuning};
+use espalier_spec::job::{
+    AdapterKind, AdapterSpec, GradualSpec, LoraSpec, PrefixSpec, PromptInit, PromptSpec, Tuning,
+};
 
 impl Wire for Tuning {
     type Message = v1::Tuning;
@@ -25,6 +27,16 @@ impl Wire for Tuning {
                     AdapterKind::Pfeiffer => v1::adapter::Kind::Pfeiffer.into(),
                     AdapterKind::Houlsby => v1::adapter::Kind::Houlsby.into(),
                 },
+            }),
+            Tuning::Prompt(prompt) => Mode::Prompt(v1::Prompt {
+                tokens: Some(prompt.tokens),
+                text: match &prompt.init {
+                    PromptInit::Random => None,
+                    PromptInit::Text(text) => Some(text.clone()),
+                },
+            }),
+            Tuning::Prefix(prefix) => Mode::Prefix(v1::Prefix {
+                tokens: Some(prefix.tokens),
             }),
             Tuning::Lora(lora) => Mode::Lora(v1::Lora {
                 rank: Some(lora.rank),
@@ -63,6 +75,13 @@ impl Wire for Tuning {
                     },
                 })
             }
+            Some(Mode::Prompt(m)) => Tuning::Prompt(PromptSpec {
+                tokens: m.tokens.unwrap_or(PromptSpec::default().tokens),
+                init: m.text.map_or(PromptInit::Random, PromptInit::Text),
+            }),
+            Some(Mode::Prefix(m)) => Tuning::Prefix(PrefixSpec {
+                tokens: m.tokens.unwrap_or(PrefixSpec::default().tokens),
+            }),
             Some(Mode::Lora(m)) => {
                 let usual = LoraSpec::default();
                 Tuning::Lora(LoraSpec {

@@ -2,7 +2,8 @@
 
 use super::{number, word};
 use espalier_spec::job::{
-    AdapterKind, AdapterSpec, AdaptiveSpec, GradualSpec, LoraSpec, Sampler, Tuning,
+    AdapterKind, AdapterSpec, AdaptiveSpec, GradualSpec, LoraSpec, PrefixSpec, PromptInit,
+    PromptSpec, Sampler, Tuning,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -22,6 +23,11 @@ pub(super) fn tuning() -> impl Strategy<Value = Tuning> {
             })
         ),
         any::<u32>().prop_map(Tuning::LastBlocks),
+        (any::<u32>(), option::of(word())).prop_map(|(tokens, text)| {
+            let init = text.map_or(PromptInit::Random, PromptInit::Text);
+            Tuning::Prompt(PromptSpec { tokens, init })
+        }),
+        any::<u32>().prop_map(|tokens| Tuning::Prefix(PrefixSpec { tokens })),
         (any::<u32>(), any::<bool>()).prop_map(|(size, both)| {
             let kind = match both {
                 true => AdapterKind::Houlsby,

@@ -4,8 +4,8 @@ use super::{files, number, word};
 use espalier_spec::adaptation;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TargetSpec, TaskSpec,
-    ZeroShotSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TargetSpec, TaskAdapterSpec,
+    TaskSpec, ZeroShotSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -134,6 +134,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
             zero_shot,
             metric,
             adaptation,
+            adapter: (weight < 0.5).then_some(TaskAdapterSpec { size: 9 }),
         },
     )
 }

@@ -1,12 +1,15 @@
 //! What was trained beside a backbone, by itself: low-rank updates as PEFT loads them
 //! (`adapter_config.json` and `adapter_model.safetensors`, for `PeftModel.from_pretrained(base, dir)`), and
-//! bottleneck adapters as `espalier` loads them beside the backbone's weights.
+//! bottleneck adapters and virtual tokens as `espalier` loads them beside the backbone's weights, the latter
+//! laid out as PEFT has them.
 
 use super::export::{create, write_json};
 use super::{ADAPTER_DIR, Error, write_tensors};
-use crate::model::{ADAPTERS_FILE, ADAPTERS_META};
+use crate::model::{
+    ADAPTERS_FILE, ADAPTERS_META, EMBEDDINGS, PEFT_FILE, PEFT_META, PREFIX_DIR, PROMPT_DIR, Prefix,
+};
 use espalier_spec::job::{AdapterSpec, LoraSpec};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use tch::Tensor;
 
@@ -21,6 +24,10 @@ pub enum Adapter<'a> {
     /// Bottleneck adapters, which the backbone does not work without: `<layer>.adapter_down.weight`
     /// [size, h] and so on.
     Bottleneck(AdapterSpec, Vec<(String, Tensor)>),
+    /// Learned vectors before those of each text, f32 [n, h].
+    Prompt(Tensor),
+    /// Learned keys and values before those of each text.
+    Prefix(Prefix),
 }
 
 /// Low-rank updates.
@@ -57,8 +64,42 @@ impl Adapter<'_> {
                 write_tensors(&export.join(ADAPTERS_FILE), tensors, None)?;
                 Ok(())
             }
+            Self::Prompt(values) => {
+                let own = json!({
+                    "peft_type": "PROMPT_TUNING", "token_dim": values.size()[1],
+                    "prompt_tuning_init": "RANDOM",
+                });
+                write_virtual(&export.join(PROMPT_DIR), base, values, own)
+            }
+            Self::Prefix(prefix) => {
+                let parts = 2 * prefix.layers.max(1) as i64;
+                let width = prefix.values.size()[1] / parts;
+                let own = json!({
+                    "peft_type": "PREFIX_TUNING", "token_dim": width, "encoder_hidden_size": width,
+                    "num_layers": prefix.layers, "num_attention_heads": prefix.heads,
+                    "prefix_projection": false,
+                });
+                write_virtual(&export.join(PREFIX_DIR), base, &prefix.values, own)
+            }
         }
     }
+}
+
+/// Writes virtual tokens [n, ...] into a folder of their own; `own` is what PEFT must know of this kind.
+fn write_virtual(dir: &Path, base: &Path, values: &Tensor, own: Value) -> Result<(), Error> {
+    create(dir)?;
+    let mut config = json!({
+        "task_type": "FEATURE_EXTRACTION", "base_model_name_or_path": base.display().to_string(),
+        "num_virtual_tokens": values.size()[0], "num_transformer_submodules": 1, "inference_mode": true,
+    });
+    if let (Some(config), Value::Object(own)) = (config.as_object_mut(), own) {
+        config.extend(own);
+    }
+    write_json(&dir.join(PEFT_META), &config)?;
+    let named = [(EMBEDDINGS.to_owned(), values.shallow_clone())];
+    let format = [("format".to_owned(), "pt".to_owned())].into();
+    write_tensors(&dir.join(PEFT_FILE), &named, Some(format))?;
+    Ok(())
 }
 
 fn write_low_rank(dir: &Path, base: &Path, own: &LowRank<'_>) -> Result<(), Error> {
@@ -78,12 +119,12 @@ fn write_low_rank(dir: &Path, base: &Path, own: &LowRank<'_>) -> Result<(), Erro
         "target_modules": targets, "bias": "none", "fan_in_fan_out": own.fan_in_fan_out,
         "inference_mode": true, "init_lora_weights": true, "modules_to_save": null,
     });
-    write_json(&dir.join("adapter_config.json"), &config)?;
+    write_json(&dir.join(PEFT_META), &config)?;
     let named = updates.iter();
     let named: Vec<_> = named
         .map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.shallow_clone()))
         .collect();
     let format = [("format".to_owned(), "pt".to_owned())].into();
-    write_tensors(&dir.join("adapter_model.safetensors"), &named, Some(format))?;
+    write_tensors(&dir.join(PEFT_FILE), &named, Some(format))?;
     Ok(())
 }

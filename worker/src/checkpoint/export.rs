@@ -8,15 +8,18 @@
 //!   adapter/                                           low-rank updates alone: PEFT loads it
 //!   adapters.json adapters.safetensors                 bottleneck adapters, which only espalier loads
 //!   model.pt                                           of a TorchScript backbone: torch.jit.load
+//!   prompt/ prefix/                                    virtual tokens: PEFT loads them, on this backbone
 //! ```
 //!
-//! A task's directory holds only its head; the backbone in it is a hard link. With bottleneck adapters
-//! there is none: stock transformers classes would leave the adapters out. A task that predicts the next
-//! token has none: the root is then what AutoModelForCausalLM loads, with the (first) task's matrix as
-//! `lm_head.weight` and `tie_word_embeddings` false.
+//! A task's directory holds only its head; the backbone in it is a hard link. With bottleneck adapters or
+//! virtual tokens there is none, and none of a task with an adapter of its own: stock transformers classes
+//! would leave these out. A task that predicts the next token has none: the root is then what
+//! AutoModelForCausalLM loads, with the (first) task's matrix as `lm_head.weight` and `tie_word_embeddings`
+//! false.
 
 use super::adapter::Adapter;
 use super::{Error, write_tensors};
+use crate::heads::ADAPTER;
 use crate::model::{LM_HEAD, TORCHSCRIPT, write_script};
 use espalier_spec::job::{HeadKind, Pooling};
 use serde::{Deserialize, Serialize};
@@ -28,7 +31,8 @@ use tch::Tensor;
 /// Name of the file that describes an export.
 pub const META_FILE: &str = "espalier.json";
 /// Name of the file with all heads: `heads.<task>.weight` `[C, H]` (`[1, H]` for ordered classes) and
-/// `heads.<task>.bias` `[C]`.
+/// `heads.<task>.bias` `[C]`; of a task with an adapter of its own also `heads.<task>.adapter_down.weight`
+/// `[S, H]`, `.bias` `[S]`, `heads.<task>.adapter_up.weight` `[H, S]`, `.bias` `[H]`.
 pub const HEADS_FILE: &str = "heads.safetensors";
 
 /// Name of the directory with low-rank updates alone, where a job trained some.
@@ -169,7 +173,8 @@ pub fn write_export(
 
     if is_bert && adapters.iter().all(Adapter::is_merged) {
         let keys: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
-        for task in meta.tasks.iter().filter(|task| has_class(task.head)) {
+        let has_class = |task: &&ExportedTask| has_class(task.head) && !has_adapter(task, heads);
+        for task in meta.tasks.iter().filter(has_class) {
             let dir = temporary.join("tasks").join(&task.name);
             write_task(&dir, (&temporary, meta), task, (&config, &keys), heads)?;
         }
@@ -194,6 +199,12 @@ fn has_class(head: HeadKind) -> bool {
             | HeadKind::CausalLm
             | HeadKind::Ctc
     )
+}
+
+/// Whether something stands between backbone and head that no class of transformers has.
+fn has_adapter(task: &ExportedTask, heads: &[(String, Tensor)]) -> bool {
+    let wanted = format!("heads.{}.{}.weight", task.name, ADAPTER[0]);
+    heads.iter().any(|(name, _)| *name == wanted)
 }
 
 /// What makes a backbone a language model in transformers.

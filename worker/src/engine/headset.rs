@@ -10,7 +10,7 @@ use super::next::{Next, parts};
 use super::words::Words;
 use crate::adapt::Adaptation;
 use crate::data::{Sample, TaskData};
-use crate::heads::{self, Head, Level, Linear};
+use crate::heads::{self, Head, Level, Linear, TaskAdapter};
 use crate::model::{Batch, Block, Context, Frames, Leaves, mix};
 use crate::torch;
 use espalier_spec::InputGroups;
@@ -30,11 +30,13 @@ pub struct HeadSet {
     block: Block,
     heads: Vec<Box<dyn Head>>,
     /// Places in the block of the parameters of each layer, weight and bias if it has one: heads first,
-    /// in order of tasks, then adaptations' own.
+    /// in order of tasks, then adaptations' own and tasks' adapters'.
     params: Vec<(usize, Option<usize>)>,
     contrastive: Vec<Option<ContrastiveSpec>>,
     /// Adaptations of tasks, and which of the layers are their own.
     adaptations: Vec<Option<(Adaptation, Range<usize>)>>,
+    /// Which of the layers are the two of a task's own adapter.
+    adapters: Vec<Option<[usize; 2]>>,
     groups: InputGroups,
     /// How frames are read out of the last block's output.
     pub(super) frames: Option<Frames>,
@@ -121,7 +123,12 @@ impl HeadSet {
             let cosines = heads::cosines(features, classes)?;
             return Ok(heads::scaled(&cosines, linear.weight)?);
         }
-        Ok(linear.forward(features, None)?)
+        let adapted = self.adapters[task].map(|[down, up]| {
+            let (down, up) = (self.linear(down), self.linear(up));
+            TaskAdapter { down, up }.forward(features)
+        });
+        let adapted = adapted.transpose()?;
+        Ok(linear.forward(adapted.as_ref().unwrap_or(features), None)?)
     }
 
     /// A layer of the block.
@@ -159,12 +166,14 @@ impl HeadSet {
         Ok(self.block.load(&name, &value)?)
     }
 
-    /// The trained numbers of the heads' block that are a task's: of its head and of its adaptation.
+    /// The trained numbers of the heads' block that are a task's: of its head, its adaptation and its
+    /// adapter.
     #[must_use]
     pub fn ranges(&self, task: usize) -> Vec<Range<usize>> {
         let own = self.adaptations[task].as_ref();
         let own = own.map_or(0..0, |(_, own)| own.clone());
-        let places = std::iter::once(task).chain(own);
+        let adapter = self.adapters[task].into_iter().flatten();
+        let places = std::iter::once(task).chain(own).chain(adapter);
         let places = places.flat_map(|layer| {
             let (weight, bias) = self.params[layer];
             std::iter::once(weight).chain(bias)

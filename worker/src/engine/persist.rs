@@ -6,7 +6,7 @@ use crate::checkpoint::{
     self, Adapter, Checkpoint, Export, ExportedClasses, ExportedTask, FileEntry, LowRank, RunState,
     Store, write_export, write_tensors,
 };
-use crate::model::{Block, adapters_of};
+use crate::model::{Block, adapters_of, prefix, prompt};
 use espalier_comm::CommunicatorExt;
 use espalier_spec::job::Tuning;
 use espalier_spec::{JobId, Step};
@@ -205,7 +205,7 @@ impl Trainer {
         written
     }
 
-    /// Low-rank updates by themselves, if the job trains some, and the backbone's adapters.
+    /// Low-rank updates by themselves, if the job trains some, and the backbone's adapters and virtual tokens.
     fn adapters(&self) -> Result<Vec<Adapter<'_>>, Error> {
         let (mut updates, mut bottlenecks) = (Vec::new(), Vec::new());
         for block in self.backbone.blocks() {
@@ -228,6 +228,9 @@ impl Trainer {
             };
             adapters.extend(adapter.map(|adapter| Adapter::Bottleneck(adapter, bottlenecks)));
         }
+        let blocks = self.backbone.blocks();
+        adapters.extend(prompt(blocks)?.map(Adapter::Prompt));
+        adapters.extend(prefix(blocks)?.map(Adapter::Prefix));
         Ok(adapters)
     }
 

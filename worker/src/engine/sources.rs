@@ -33,7 +33,7 @@ impl Sources {
     /// # Errors
     /// What is wrong with them, with file, row and column.
     pub fn load(spec: &JobSpec) -> Result<Self, Error> {
-        let model = Source::open(&spec.backbone.path)?;
+        let model = Source::open(&spec.backbone.path)?.tuned(&spec.tuning);
         let modality = model.modality()?;
         let inputs = inputs(&model, modality, spec.backbone.max_tokens)?;
         let mut tasks = Vec::with_capacity(spec.tasks.len());

@@ -15,6 +15,7 @@
 //! makes a sample's gradient depend on its neighbours. Here a sample weighs the same in any batch;
 //! balanced weights have mean 1 over the training samples, so both agree over an epoch.
 
+mod adapter;
 mod causal_lm;
 mod contrastive;
 mod ctc;
@@ -27,6 +28,7 @@ mod single_label;
 mod tags;
 mod weights;
 
+pub use adapter::{ADAPTER, TaskAdapter, adapter};
 pub use causal_lm::CausalLm;
 pub use contrastive::{contrastive, dampened};
 pub use ctc::Ctc;

@@ -26,13 +26,15 @@ pub(super) struct Heads {
 
 impl Heads {
     /// Attention within each sample, [t, n·d] from queries [t, n·d], keys and values [t, m·d]: samples of
-    /// one length at a time, so there is no padding to mask.
+    /// one length at a time, so there is no padding to mask. Keys and values `prefix` [p, m·d] stand before
+    /// those of every sample and are seen by all of its rows.
     ///
     /// # Errors
     /// If libtorch refuses.
     pub(super) fn attend(
         &self,
         qkv: [&Tensor; 3],
+        prefix: Option<[&Tensor; 2]>,
         layout: &Layout,
         (ctx, site): (&Context, u64),
     ) -> Result<Tensor, Error> {
@@ -49,27 +51,44 @@ impl Heads {
             let (b, l) = (group.samples, group.length);
             let by_head = |x: &Tensor, heads: i64| x.f_view([b, l, heads, d])?.f_transpose(1, 2);
             let q = by_head(&q_parts[place], n)?;
-            let k = self.shared(by_head(&k_parts[place], self.keys)?)?;
-            let v = self.shared(by_head(&v_parts[place], self.keys)?)?;
+            let mut k = by_head(&k_parts[place], self.keys)?;
+            let mut v = by_head(&v_parts[place], self.keys)?;
+            if let Some([keys, values]) = prefix {
+                (k, v) = (self.behind(keys, &k)?, self.behind(values, &v)?);
+            }
+            let (k, v) = (self.shared(k)?, self.shared(v)?);
+            let seen = k.size()[2];
             let y_bnld = if let Some(keys) = dropout_keys.get(place) {
                 let mut scores_bnll = q
                     .f_matmul(&k.f_transpose(-2, -1)?)?
                     .f_mul_scalar(1.0 / (d as f64).sqrt())?;
                 if self.causal {
-                    let hidden = before(l, l, q.device())?.f_logical_not()?;
+                    let hidden = before(l, seen, q.device())?.f_logical_not()?;
                     scores_bnll = scores_bnll.f_masked_fill(&hidden, f64::NEG_INFINITY)?;
                 }
                 let probs_bnll = scores_bnll.f_softmax(-1, Kind::Float)?;
                 ctx.dropout(probs_bnll, keys, site, self.dropout)?
                     .f_matmul(&v)?
             } else {
-                let mask: Option<&Tensor> = None;
-                let causal = self.causal;
+                // Without a mask the first row would see the first key alone, which may be a prefix's.
+                let needs_mask = self.causal && seen > l;
+                let mask = needs_mask.then(|| before(l, seen, q.device()));
+                let (mask, causal) = (mask.transpose()?, self.causal && !needs_mask);
+                let mask = mask.as_ref();
                 Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, false)?
             };
             outputs.push(y_bnld.f_transpose(1, 2)?.f_reshape([b * l, n * d])?);
         }
         Ok(Tensor::f_cat(&outputs, 0)?)
+    }
+
+    /// Keys or values [b, m, l, d] with learned ones [p, m·d] before them, [b, m, p + l, d].
+    fn behind(&self, prefix: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
+        let (p, b) = (prefix.size()[0], x.size()[0]);
+        let (m, d) = (self.keys, self.width);
+        let own = prefix.f_view([1, p, m, d])?.f_transpose(1, 2)?;
+        let own = own.f_expand([b, m, p, d], false)?;
+        Ok(Tensor::f_cat(&[&own, x], 2)?)
     }
 
     /// Keys or values [b, m, l, d] for every head of queries, [b, n, l, d].
@@ -118,7 +137,30 @@ impl Cache {
         })
     }
 
-    /// Tokens so far.
+    /// Puts learned keys and values [p, m·d] of a layer before those of all tokens; all layers have as many.
+    pub(super) fn begin(&mut self, layer: usize, prefix: [&Tensor; 2]) -> Result<(), Error> {
+        let p = prefix[0].size()[0];
+        for (all, own) in self.layers[layer].iter().zip(prefix) {
+            let own = own
+                .f_detach()?
+                .f_view([p, self.heads.keys, self.heads.width])?;
+            all.f_narrow(1, 0, p)?.f_copy_(&own.f_transpose(0, 1)?)?;
+        }
+        self.length = p;
+        Ok(())
+    }
+
+    /// Keys and values of a layer so far, [length, m·d] each.
+    #[cfg(test)]
+    pub(super) fn seen(&self, layer: usize) -> [Tensor; 2] {
+        let own = self.layers[layer].each_ref();
+        own.map(|all| {
+            let rows = all.narrow(1, 0, self.length).transpose(0, 1);
+            rows.reshape([self.length, -1]).detach()
+        })
+    }
+
+    /// Tokens so far, virtual ones too.
     #[must_use]
     pub fn length(&self) -> i64 {
         self.length

@@ -159,10 +159,20 @@ pub struct TokenBatch {
     pub inverse: Tensor,
     /// The ids again, on the host, in packed order.
     pub host_ids: Vec<u32>,
+    /// Where rows stand with a prompt before each sample's own, once a model has asked.
+    longer: OnceLock<Layout>,
     start: Option<Start>,
 }
 
 impl TokenBatch {
+    /// Where rows stand with `more` before each sample's own, as many as the model always has.
+    pub(super) fn layout_with(&self, more: i64) -> &Layout {
+        match more {
+            0 => &self.layout,
+            more => self.longer.get_or_init(|| self.layout.longer(more)),
+        }
+    }
+
     /// The row of each sample's first token, samples in the order given.
     #[must_use]
     pub fn first_rows(&self) -> Vec<i64> {
@@ -241,6 +251,7 @@ impl TokenBatch {
             inverse: Tensor::f_from_slice(&inverse)?.f_to_device(device)?,
             order,
             host_ids,
+            longer: OnceLock::new(),
             start: None,
         })
     }

@@ -10,6 +10,7 @@ use super::batch::TokenBatch;
 use super::hf::{self, Source};
 use super::pool::pool;
 use super::tuning::is_table_trained;
+use super::virtual_tokens::{self, Room, VirtualTokens};
 use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
 use config::Shape;
 pub(super) use config::{BERT, DISTILBERT, MPNET, ROBERTA};
@@ -20,6 +21,7 @@ use tch::Tensor;
 #[derive(Debug)]
 pub(super) struct Bert {
     shape: Shape,
+    tokens: VirtualTokens,
     pooling: Pooling,
     table: Table,
     blocks: Vec<Block>,
@@ -58,10 +60,18 @@ impl Bert {
             ];
             parts.push(("pooler".to_owned(), params));
         }
+        let heads = [shape.layers.heads, h / shape.layers.heads];
+        let room = Room {
+            width: h,
+            layers: (!shape.relative).then_some((1..1 + shape.depth, heads)),
+            positions: shape.positions - shape.first_position,
+        };
+        let tokens = virtual_tokens::add(source, options, &mut parts, &room)?;
         let start = (shape.prefix, shape.initializer_range);
         let (blocks, extra) = hf::blocks(source, options, parts, start, Some(&mut table))?;
         Ok(Self {
             shape,
+            tokens,
             pooling: options.pooling,
             table,
             blocks,
@@ -72,17 +82,19 @@ impl Bert {
     fn embed(&self, words_th: &Tensor, batch: &TokenBatch, ctx: &Context) -> Result<Tensor, Error> {
         let layers = &self.shape.layers;
         let p = |place: usize| self.blocks[0].param(place);
+        let positions = self.tokens.positions(batch)?;
         let positions = match self.shape.first_position {
-            0 => batch.positions.shallow_clone(),
-            first => batch.positions.f_add_scalar(first)?,
+            0 => positions,
+            first => positions.f_add_scalar(first)?,
         };
         let positions_th = Tensor::f_embedding(p(0), &positions, -1, false, false)?;
+        let words_th = self.tokens.begin(&self.blocks[0], words_th, batch)?;
         let mut x_th = words_th.f_add(&positions_th)?;
         let mut next = 1;
         if let Some(types) = self.shape.types {
-            let types_th = match &batch.segments {
+            let types_th = match self.tokens.segments(batch)? {
                 Some(segments) if types > 1 => {
-                    Tensor::f_embedding(p(1), segments, -1, false, false)?
+                    Tensor::f_embedding(p(1), &segments, -1, false, false)?
                 }
                 // One text, or a model that tells none apart: type 0 everywhere.
                 _ => p(1).f_narrow(0, 0, 1)?,
@@ -93,7 +105,8 @@ impl Bert {
         let bias = self.shape.relative.then_some(next);
         next += usize::from(self.shape.relative);
         let x_th = layers.norm(&x_th, p(next), p(next + 1))?;
-        let x_th = ctx.dropout(x_th, &batch.layout.row_keys, 0, layers.dropout)?;
+        let keys = &self.tokens.layout(batch).row_keys;
+        let x_th = ctx.dropout(x_th, keys, 0, layers.dropout)?;
         match bias {
             Some(place) => relative::append(&x_th, p(place)),
             None => Ok(x_th),
@@ -110,7 +123,8 @@ impl Bert {
     ) -> Result<Tensor, Error> {
         let layers = &self.shape.layers;
         let (x_th, bias_rh) = relative::split(x)?;
-        let (layout, keys) = (&batch.layout, &batch.layout.row_keys[..]);
+        let layout = self.tokens.layout(batch);
+        let keys = &layout.row_keys[..];
         let how = (layers.heads, layers.attention_dropout);
         let layer = (index - 1, &self.blocks[index]);
         let y_th = layers.run(layer, &x_th, (keys, ctx), |qkv, site| {
@@ -118,7 +132,7 @@ impl Bert {
         })?;
         match index < self.shape.depth {
             true => Ok(Tensor::f_cat(&[&y_th, &bias_rh], 0)?),
-            false => Ok(y_th),
+            false => self.tokens.end(y_th, batch),
         }
     }
 }
@@ -144,7 +158,8 @@ impl Backbone for Bert {
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {
-        batch.check_length(self.shape.positions - self.shape.first_position)?;
+        let taken = self.shape.first_position + self.tokens.count();
+        batch.check_length(self.shape.positions - taken)?;
         self.table.gather(batch)
     }
 
@@ -163,7 +178,12 @@ impl Backbone for Bert {
             }
             index if index <= self.shape.depth => {
                 let layer = (index - 1, &self.blocks[index]);
-                self.shape.layers.forward(layer, x, &batch.layout, ctx)
+                let layout = self.tokens.layout(batch);
+                let x_th = self.shape.layers.forward(layer, x, layout, ctx)?;
+                match index < self.shape.depth {
+                    true => Ok(x_th),
+                    false => self.tokens.end(x_th, batch),
+                }
             }
             index => {
                 let pooler = &self.blocks[index];

@@ -56,6 +56,10 @@ pub enum Role {
     Update,
     /// Part of an adapter; not in a model's file of weights.
     Adapter(AdapterKind),
+    /// Learned vectors before those of each sample; not in a model's file of weights.
+    Prompt,
+    /// Learned keys or values of a layer, of so many heads; not in a model's file of weights.
+    Prefix(i64),
 }
 
 impl Role {
@@ -66,7 +70,8 @@ impl Role {
 
     /// Whether it is beside the pretrained model, whose file of weights does not hold it.
     pub(super) fn is_beside(self) -> bool {
-        self == Self::Update || self.is_adapter()
+        let is_virtual = matches!(self, Self::Prompt | Self::Prefix(_));
+        self == Self::Update || self.is_adapter() || is_virtual
     }
 }
 
@@ -206,7 +211,7 @@ pub struct Block {
 
 impl Block {
     /// A block of zeros. Parameters are numbered in the order of `specs`, those that decay first, and
-    /// parts of low-rank updates and adapters last. With `trainable` those are trained that say so.
+    /// what is beside the pretrained model last. With `trainable` those are trained that say so.
     ///
     /// # Errors
     /// If memory cannot be had.
@@ -417,7 +422,7 @@ impl Block {
         self.params.iter().flat_map(Param::pieces)
     }
 
-    /// Names and shapes of everything in the block, low-rank updates and adapters too.
+    /// Names and shapes of everything in the block, also of what is beside the pretrained model.
     #[must_use]
     pub fn names(&self) -> Vec<(String, Vec<i64>)> {
         let pieces = self.pieces();
@@ -426,7 +431,7 @@ impl Block {
             .collect()
     }
 
-    /// The same without low-rank updates and adapters: what a model's file of weights holds.
+    /// The same without what is beside it: what a model's file of weights holds.
     #[must_use]
     pub fn model_names(&self) -> Vec<(String, Vec<i64>)> {
         let pieces = self.pieces().filter(|piece| !piece.role.is_beside());

@@ -9,6 +9,7 @@ use super::hf::{self, Source};
 use super::layer::{Activation, Layers, Names};
 use super::pool::pool;
 use super::tuning::is_table_trained;
+use super::virtual_tokens::{self, Room, VirtualTokens};
 use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
 use espalier_spec::job::{Init, Pooling};
 use serde::Deserialize;
@@ -72,6 +73,7 @@ pub(super) struct Gpt2 {
     layers: Layers,
     depth: usize,
     positions: i64,
+    tokens: VirtualTokens,
     embedding_dropout: f64,
     pooling: Pooling,
     table: Table,
@@ -102,6 +104,12 @@ impl Gpt2 {
             }
             parts.push((name, params));
         }
+        let room = Room {
+            width: h,
+            layers: Some((1..1 + depth, [layers.heads, h / layers.heads])),
+            positions: config.n_positions,
+        };
+        let tokens = virtual_tokens::add(source, options, &mut parts, &room)?;
         let std = config.initializer_range;
         let start = (PREFIX, std);
         let (mut blocks, mut extra) = hf::blocks(source, options, parts, start, Some(&mut table))?;
@@ -114,6 +122,7 @@ impl Gpt2 {
             layers,
             depth,
             positions: config.n_positions,
+            tokens,
             embedding_dropout: options.dropout.unwrap_or(config.embd_pdrop),
             pooling: options.pooling,
             table,
@@ -163,7 +172,7 @@ impl Backbone for Gpt2 {
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {
-        batch.check_length(self.positions)?;
+        batch.check_length(self.positions - self.tokens.count())?;
         self.table.gather(batch)
     }
 
@@ -175,13 +184,19 @@ impl Backbone for Gpt2 {
         ctx: &Context,
     ) -> Result<Tensor, Error> {
         let batch = batch.as_tokens()?;
+        let layout = self.tokens.layout(batch);
         let Some(layer) = block.checked_sub(1) else {
-            let x_th = self.embed(x, &batch.positions)?;
-            let rate = self.embedding_dropout;
-            return ctx.dropout(x_th, &batch.layout.row_keys, 0, rate);
+            let words_th = self.tokens.begin(&self.blocks[0], x, batch)?;
+            let x_th = self.embed(&words_th, &self.tokens.positions(batch)?)?;
+            let (keys, rate) = (&layout.row_keys, self.embedding_dropout);
+            return ctx.dropout(x_th, keys, 0, rate);
         };
         let own = (layer, &self.blocks[block]);
-        let x_th = self.layers.forward(own, x, &batch.layout, ctx)?;
+        let x_th = self.layers.forward(own, x, layout, ctx)?;
+        let x_th = match layer + 1 < self.depth {
+            true => x_th,
+            false => self.tokens.end(x_th, batch)?,
+        };
         self.finish(layer, x_th)
     }
 
@@ -194,7 +209,7 @@ impl Backbone for Gpt2 {
 
 impl Decoder for Gpt2 {
     fn positions(&self) -> usize {
-        self.positions.unsigned_abs() as usize
+        (self.positions - self.tokens.count()).unsigned_abs() as usize
     }
 
     fn vocabulary(&self) -> Result<Tensor, Error> {
@@ -202,15 +217,22 @@ impl Decoder for Gpt2 {
     }
 
     fn cache(&self, tokens: usize) -> Result<Cache, Error> {
-        let limit = self.positions.min(tokens as i64);
+        let limit = self.positions.min(tokens as i64 + self.tokens.count());
         let device = self.table.weight()?.device();
-        Cache::new(self.layers.heads(), self.depth, limit, device)
+        let mut cache = Cache::new(self.layers.heads(), self.depth, limit, device)?;
+        self.tokens.fill(&self.blocks, &mut cache)?;
+        Ok(cache)
     }
 
     fn extend(&self, ids: &[u32], cache: &mut Cache) -> Result<Tensor, Error> {
-        cache.check(ids.len())?;
+        let rows = self.tokens.rows(ids.len(), cache);
+        cache.check(rows)?;
         let words_lh = self.table.rows_of(ids)?;
-        let places = positions(cache.length(), ids.len(), words_lh.device())?;
+        let words_lh = match rows > ids.len() {
+            true => virtual_tokens::before(&self.blocks[0], words_lh)?,
+            false => words_lh,
+        };
+        let places = positions(cache.length(), rows, words_lh.device())?;
         let mut x_lh = self.embed(&words_lh, &places)?;
         for layer in 0..self.depth {
             let own = (layer, &self.blocks[1 + layer]);
@@ -221,8 +243,8 @@ impl Decoder for Gpt2 {
                 .run(own, &x_lh, rest, |qkv, _| seen.attend(layer, qkv))?;
             x_lh = self.finish(layer, x_lh)?;
         }
-        cache.advance(ids.len());
-        Ok(x_lh)
+        cache.advance(rows);
+        virtual_tokens::last(&x_lh, ids.len())
     }
 }
 

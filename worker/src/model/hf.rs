@@ -2,6 +2,7 @@
 
 use super::init::{key, normal};
 use super::tuning::{is_trained, tune};
+use super::virtual_tokens::{self, VirtualTokens, virtual_tokens_of};
 use super::weights::Weights;
 use super::{Block, Error, Frames, Options, ParamSpec, Table, bottleneck};
 use espalier_spec::job::{Init, Tuning};
@@ -27,6 +28,8 @@ pub struct Source {
     dir: PathBuf,
     config: Value,
     model_type: String,
+    /// Virtual tokens, which take positions.
+    tokens: VirtualTokens,
 }
 
 impl Source {
@@ -52,10 +55,18 @@ impl Source {
             .ok_or_else(|| content("field model_type is missing: is this a model?".to_owned()))?
             .to_owned();
         Ok(Self {
+            tokens: virtual_tokens_of(&dir)?,
             dir,
             config,
             model_type,
         })
+    }
+
+    /// The same for a job with this tuning, whose virtual tokens take positions, too.
+    #[must_use]
+    pub fn tuned(mut self, tuning: &Tuning) -> Self {
+        self.tokens = self.tokens.with(tuning);
+        self
     }
 
     /// The directory.
@@ -120,13 +131,14 @@ impl Source {
         })
     }
 
-    /// Longest input by the configuration, in tokens.
+    /// Longest input by the configuration, in tokens, beside virtual ones.
     #[must_use]
     pub fn max_positions(&self) -> Option<u64> {
         let positions = ["max_position_embeddings", "n_positions"];
         let mut positions = positions.iter().filter_map(|name| self.config.get(name));
         let positions = positions.next()?.as_u64()?;
-        Some(positions.saturating_sub(self.first_position().unsigned_abs()))
+        let taken = self.first_position().saturating_add(self.tokens.count());
+        Some(positions.saturating_sub(taken.unsigned_abs()))
     }
 
     /// The tokens that end a text, by the configuration; empty if it names none.
@@ -229,7 +241,7 @@ pub(super) type Parts = Vec<(String, Vec<ParamSpec>)>;
 pub(super) type Built = (Vec<Block>, Vec<(String, Tensor)>);
 
 /// Builds the blocks of a backbone, fills them and the table by the job's choice, and starts low-rank
-/// updates. `prefix` is what names of weights begin with in files of a model with heads, `std` the
+/// updates and virtual tokens. `prefix` is what names of weights begin with in files of a model with heads, `std` the
 /// standard deviation of a random start. Returns the blocks and the tensors left over.
 ///
 /// # Errors
@@ -239,7 +251,7 @@ pub(super) fn blocks(
     options: &Options,
     parts: Parts,
     (prefix, std): (&str, f64),
-    table: Option<&mut Table>,
+    mut table: Option<&mut Table>,
 ) -> Result<Built, Error> {
     let tuning = &options.tuning;
     let count = parts.len();
@@ -251,7 +263,8 @@ pub(super) fn blocks(
         blocks.push(Block::new(name, specs, trained, options.device)?);
     }
     let how = (options.init, options.seed, std);
-    let extra = start(source, how, prefix, table, &mut blocks)?;
+    let extra = start(source, how, prefix, table.as_deref_mut(), &mut blocks)?;
+    virtual_tokens::start(source, options, table.as_deref(), &mut blocks)?;
     if let Tuning::Lora(lora) = tuning {
         for block in &mut blocks {
             block.start_updates(lora, options.seed)?;

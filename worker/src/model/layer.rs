@@ -160,7 +160,7 @@ impl Layers {
         let heads = self.heads();
         let keys = &layout.row_keys[..];
         self.run((index, block), x_th, (keys, ctx), |qkv, site| {
-            heads.attend(qkv, layout, (ctx, site))
+            heads.attend(qkv, block.prefix(), layout, (ctx, site))
         })
     }
 

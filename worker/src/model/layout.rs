@@ -45,6 +45,30 @@ impl Layout {
         layout
     }
 
+    /// The same samples with `more` rows before each one's own.
+    pub(super) fn longer(&self, more: i64) -> Self {
+        let mut longer = Self::default();
+        let mut keys = self.sample_keys.iter();
+        for group in &self.groups {
+            let length = (group.length + more).unsigned_abs() as usize;
+            for &key in keys.by_ref().take(group.samples as usize) {
+                longer.push(key, length);
+            }
+        }
+        longer
+    }
+
+    /// The place of each row in its sample, counted from `first`.
+    pub(super) fn positions(&self, first: i64) -> Vec<i64> {
+        let mut positions = Vec::with_capacity(self.row_keys.len());
+        for group in &self.groups {
+            for _ in 0..group.samples {
+                positions.extend(first..first + group.length);
+            }
+        }
+        positions
+    }
+
     /// Cuts `x` [T, ...] into one tensor per group, [samples · length, ...] each.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use super::hf::defaults::initializer_range;
 use super::hf::{self, Source};
 use super::pool::pool;
 use super::tuning::is_table_trained;
+use super::virtual_tokens::{self, Room, VirtualTokens};
 use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
 use espalier_spec::job::Pooling;
 use serde::Deserialize;
@@ -78,6 +79,7 @@ fn rope_theta() -> f64 {
 pub(super) struct Llama {
     config: Config,
     heads: Heads,
+    tokens: VirtualTokens,
     /// Angles of one position, f32 [d/2].
     frequencies: Tensor,
     pooling: Pooling,
@@ -107,6 +109,12 @@ impl Llama {
             }
             parts.push((name, params));
         }
+        let room = Room {
+            width: h,
+            layers: Some((0..depth, [heads.keys, heads.width])),
+            positions: config.max_position_embeddings,
+        };
+        let tokens = virtual_tokens::add(source, options, &mut parts, &room)?;
         let std = config.initializer_range;
         let start = (PREFIX, std);
         let (blocks, mut extra) = hf::blocks(source, options, parts, start, Some(&mut table))?;
@@ -120,6 +128,7 @@ impl Llama {
             frequencies: Tensor::f_from_slice(&frequencies)?.f_to_device(options.device)?,
             config,
             heads,
+            tokens,
             pooling: options.pooling,
             table,
             blocks,
@@ -210,7 +219,7 @@ impl Backbone for Llama {
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {
-        batch.check_length(self.config.max_position_embeddings)?;
+        batch.check_length(self.config.max_position_embeddings - self.tokens.count())?;
         self.table.gather(batch)
     }
 
@@ -222,11 +231,21 @@ impl Backbone for Llama {
         ctx: &Context,
     ) -> Result<Tensor, Error> {
         let batch = batch.as_tokens()?;
-        let layout = &batch.layout;
+        let layout = self.tokens.layout(batch);
+        let places = self.tokens.positions(batch)?;
         let rest = (&layout.row_keys[..], ctx);
-        self.layer(block, x, &batch.positions, rest, |qkv, site| {
-            self.heads.attend(qkv, layout, (ctx, site))
-        })
+        let own = &self.blocks[block];
+        let x_th = match block {
+            0 => self.tokens.begin(own, x, batch)?,
+            _ => x.shallow_clone(),
+        };
+        let x_th = self.layer(block, &x_th, &places, rest, |qkv, site| {
+            self.heads.attend(qkv, own.prefix(), layout, (ctx, site))
+        })?;
+        match block + 1 < self.blocks.len() {
+            true => Ok(x_th),
+            false => self.tokens.end(x_th, batch),
+        }
     }
 
     fn pool(&self, x: &Tensor, batch: &Batch) -> Result<Tensor, Error> {
@@ -238,7 +257,8 @@ impl Backbone for Llama {
 
 impl Decoder for Llama {
     fn positions(&self) -> usize {
-        self.config.max_position_embeddings.unsigned_abs() as usize
+        let positions = self.config.max_position_embeddings - self.tokens.count();
+        positions.unsigned_abs() as usize
     }
 
     fn vocabulary(&self) -> Result<Tensor, Error> {
@@ -246,15 +266,22 @@ impl Decoder for Llama {
     }
 
     fn cache(&self, tokens: usize) -> Result<Cache, Error> {
-        let limit = self.config.max_position_embeddings.min(tokens as i64);
+        let wanted = tokens as i64 + self.tokens.count();
+        let limit = self.config.max_position_embeddings.min(wanted);
         let device = self.frequencies.device();
-        Cache::new(self.heads, self.blocks.len(), limit, device)
+        let mut cache = Cache::new(self.heads, self.blocks.len(), limit, device)?;
+        self.tokens.fill(&self.blocks, &mut cache)?;
+        Ok(cache)
     }
 
     fn extend(&self, ids: &[u32], cache: &mut Cache) -> Result<Tensor, Error> {
-        cache.check(ids.len())?;
+        let rows = self.tokens.rows(ids.len(), cache);
+        cache.check(rows)?;
         let mut x_lh = self.table.rows_of(ids)?;
-        let places = positions(cache.length(), ids.len(), x_lh.device())?;
+        if rows > ids.len() {
+            x_lh = virtual_tokens::before(&self.blocks[0], x_lh)?;
+        }
+        let places = positions(cache.length(), rows, x_lh.device())?;
         for index in 0..self.blocks.len() {
             let seen = &*cache;
             let rest = (&[][..], &Context::eval());
@@ -262,8 +289,8 @@ impl Decoder for Llama {
                 seen.attend(index, qkv)
             })?;
         }
-        cache.advance(ids.len());
-        Ok(x_lh)
+        cache.advance(rows);
+        virtual_tokens::last(&x_lh, ids.len())
     }
 }
 

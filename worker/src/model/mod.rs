@@ -32,6 +32,7 @@ mod resnet;
 mod script;
 mod table;
 mod tuning;
+mod virtual_tokens;
 mod vit;
 mod weights;
 
@@ -48,6 +49,9 @@ pub use layout::{Group, Layout};
 pub use pass::{Leaves, Moment, Pass, lowest};
 pub use script::{TORCHSCRIPT, write as write_script};
 pub use table::Table;
+pub use virtual_tokens::{
+    EMBEDDINGS, PEFT_FILE, PEFT_META, PREFIX_DIR, PROMPT_DIR, Prefix, VirtualTokens, prefix, prompt,
+};
 
 use espalier_spec::job::{Init, Pooling, Tuning};
 use tch::{Device, Tensor};

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tch::Kind;
 
+mod virtual_tokens;
+
 const TEXTS: [&[u32]; 4] = [&[3, 4, 7, 2], &[3, 9], &[5, 6, 8, 10, 2, 3], &[9, 2]];
 const IMAGES: usize = 3;
 const SHAPE: [i64; 3] = [2, 6, 6];

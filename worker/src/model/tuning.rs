@@ -1,5 +1,6 @@
 //! What of a backbone is trained.
 
+use super::block::Role;
 use super::{Error, ParamSpec, bottleneck, lora};
 use espalier_spec::job::{LoraSpec, Tuning};
 use std::path::Path;
@@ -7,12 +8,14 @@ use std::path::Path;
 /// Whether block `index` of `count` is trained; the table and embeddings count as block 0.
 pub(super) fn is_trained(tuning: &Tuning, index: usize, count: usize) -> bool {
     match tuning {
-        // Of the last three only parameters that say so.
+        // Of the last five only parameters that say so.
         Tuning::All
         | Tuning::Gradual(_)
         | Tuning::Biases
         | Tuning::Lora(_)
-        | Tuning::Adapter(_) => true,
+        | Tuning::Adapter(_)
+        | Tuning::Prompt(_)
+        | Tuning::Prefix(_) => true,
         Tuning::Heads => false,
         Tuning::LastBlocks(last) => index + *last as usize >= count,
     }
@@ -21,13 +24,18 @@ pub(super) fn is_trained(tuning: &Tuning, index: usize, count: usize) -> bool {
 /// Whether a table of rows in front of block 0 is trained.
 pub(super) fn is_table_trained(tuning: &Tuning, count: usize) -> bool {
     match tuning {
-        Tuning::Biases | Tuning::Lora(_) | Tuning::Adapter(_) => false,
+        Tuning::Biases
+        | Tuning::Lora(_)
+        | Tuning::Adapter(_)
+        | Tuning::Prompt(_)
+        | Tuning::Prefix(_) => false,
         other => is_trained(other, 0, count),
     }
 }
 
-/// Adds the parameters of adapters and low-rank updates to those of all blocks, `blocks`, and sets what of
-/// them is trained. Adapters that the model of directory `dir` has already are part of it in every job.
+/// Adds the parameters of adapters and low-rank updates to those of all blocks, `blocks`, which have those of
+/// virtual tokens already, and sets what of them is trained. Adapters that the model of directory `dir` has
+/// already are part of it in every job.
 ///
 /// # Errors
 /// [`Error::NoTarget`] if a target of low-rank updates matches no layer, [`Error::NoPlace`] if the model has
@@ -74,6 +82,12 @@ pub(super) fn tune(
                 spec.trained = spec.role.is_adapter();
             }
         }
+        Tuning::Prompt(_) => train_only(blocks, dir, "prompt", |role| role == Role::Prompt)?,
+        Tuning::Prefix(_) => {
+            train_only(blocks, dir, "prefix", |role| {
+                matches!(role, Role::Prefix(_))
+            })?;
+        }
         Tuning::Lora(lora) => {
             let layers: Vec<String> = blocks.iter().flat_map(|b| lora::layers(b)).collect();
             for target in &lora.targets {
@@ -93,6 +107,29 @@ pub(super) fn tune(
         }
     }
     Ok(())
+}
+
+/// Trains the virtual tokens of one kind alone.
+fn train_only(
+    blocks: &mut [Vec<ParamSpec>],
+    dir: &Path,
+    kind: &str,
+    is_own: impl Fn(Role) -> bool,
+) -> Result<(), Error> {
+    for spec in blocks.iter_mut().flatten() {
+        spec.trained = is_own(spec.role);
+    }
+    if blocks.iter().flatten().any(|spec| spec.trained) {
+        return Ok(());
+    }
+    Err(Error::Content {
+        dir: dir.to_owned(),
+        file: "config.json".to_owned(),
+        message: format!(
+            "tuning is `{kind}`, which stands before the tokens of texts, and this model reads none: use \
+             another tuning"
+        ),
+    })
 }
 
 /// Linear layers for people: those of all blocks under one name.

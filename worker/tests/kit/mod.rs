@@ -23,7 +23,7 @@ pub struct Outcome {
     pub evaluation: Option<Evaluation>,
     pub model: Vec<u8>,
     pub heads: Vec<u8>,
-    /// Low-rank updates or adapters by themselves; empty if there are none.
+    /// Low-rank updates, adapters or virtual tokens by themselves; empty if there are none.
     pub adapter: Vec<u8>,
     /// Bytes that rank 0 sent in all.
     pub sent: u64,
@@ -247,6 +247,8 @@ fn run(spec: &JobSpec, layout: &Layout, steps: u64, halves: bool) -> Outcome {
         heads: std::fs::read(export.join("heads.safetensors")).unwrap(),
         adapter: std::fs::read(export.join("adapter/adapter_model.safetensors"))
             .or_else(|_| std::fs::read(export.join("adapters.safetensors")))
+            .or_else(|_| std::fs::read(export.join("prompt/adapter_model.safetensors")))
+            .or_else(|_| std::fs::read(export.join("prefix/adapter_model.safetensors")))
             .unwrap_or_default(),
         folder,
     }

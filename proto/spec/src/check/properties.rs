@@ -7,8 +7,8 @@ use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, TargetSpec, TaskSpec, Tuning,
-    ZeroShotSpec,
+    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, TargetSpec, TaskAdapterSpec,
+    TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -83,6 +83,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         );
     (".{0,70}", head, data, number(), (weights, number()), metric).prop_map(
         |(name, head, data, weight, (class_weights, label_smoothing), metric)| TaskSpec {
+            adapter: (weight < 0.2).then(TaskAdapterSpec::default),
             adaptation: (weight < 0.5).then(|| AdaptationSpec {
                 method: ADAPTATIONS[name.len() % ADAPTATIONS.len()].method,
                 target: TargetSpec {

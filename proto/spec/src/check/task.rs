@@ -46,6 +46,7 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     );
     loss(task, &format!("{path}.loss"), found);
     metric(task, &format!("{path}.metric"), found);
+    adapter(task, &format!("{path}.adapter"), found);
 }
 
 /// A head that reads tokens or frames needs a backbone that ends with their vectors.
@@ -60,6 +61,26 @@ pub(super) fn pooling(task: &TaskSpec, pooling: Pooling, index: usize, found: &m
             ),
         );
     }
+}
+
+fn adapter(task: &TaskSpec, path: &str, found: &mut Findings) {
+    let Some(adapter) = task.adapter else {
+        return;
+    };
+    let size = adapter.size;
+    found.require((1..=4096).contains(&size), &format!("{path}.size"), || {
+        format!("is {size}; expected 1 to 4096, such as 16")
+    });
+    let why = match task.head {
+        HeadKind::LabelEmbedding => "compares texts and descriptions as the backbone sees them",
+        HeadKind::CausalLm => "is exported as a plain language model, which has none",
+        _ => return,
+    };
+    let head = task.head.as_str();
+    found.add(
+        path,
+        format!("stands before a head, but `{head}` {why}; remove it"),
+    );
 }
 
 fn data(data: &DataSpec, path: &str, found: &mut Findings) {

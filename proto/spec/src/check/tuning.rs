@@ -2,7 +2,7 @@
 
 use super::Findings;
 use crate::JobSpec;
-use crate::job::{GradualSpec, Init, LoraSpec, Tuning};
+use crate::job::{GradualSpec, Init, LoraSpec, PromptInit, Tuning};
 
 pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
     match &spec.tuning {
@@ -18,7 +18,23 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
                 format!("is {size}; expected 1 to 4096, such as 64")
             });
         }
+        Tuning::Prompt(given) => {
+            tokens("tuning.prompt.tokens", given.tokens, found);
+            if let PromptInit::Text(text) = &given.init {
+                found.require(!text.trim().is_empty(), "tuning.prompt.init.text", || {
+                    "is empty; expected a text to start at, or `init: random`".to_owned()
+                });
+            }
+        }
+        Tuning::Prefix(given) => tokens("tuning.prefix.tokens", given.tokens, found),
     }
+}
+
+/// Learned vectors that stand for tokens.
+fn tokens(field: &str, tokens: u32, found: &mut Findings) {
+    found.require((1..=1024).contains(&tokens), field, || {
+        format!("is {tokens}; expected 1 to 1024, such as 20")
+    });
 }
 
 fn gradual(gradual: &GradualSpec, found: &mut Findings) {
@@ -78,6 +94,12 @@ pub(super) fn rates(spec: &JobSpec, found: &mut Findings) {
     found.require(decay == 1.0 || !frozen, field, || {
         "has no block to work on: `tuning: heads` trains none; remove it".to_owned()
     });
+    let is_prompt = matches!(spec.tuning, Tuning::Prompt(_));
+    found.require(decay == 1.0 || !is_prompt, field, || {
+        "would slow the prompt down alone: `tuning: prompt` trains nothing else of the backbone; remove it \
+         and set training.optimizer.learning_rate"
+            .to_owned()
+    });
     let field = "training.optimizer.l2_sp";
     found.require(pull.is_finite() && pull >= 0.0, field, || {
         format!("is {pull}; expected a finite number of at least 0 (0 turns it off), such as 0.01")
@@ -89,10 +111,13 @@ pub(super) fn rates(spec: &JobSpec, found: &mut Findings) {
         "has nothing to hold: `tuning: heads` trains no weight of the backbone; remove it"
             .to_owned()
     });
-    let adds = matches!(spec.tuning, Tuning::Lora(_) | Tuning::Adapter(_));
+    let adds = matches!(
+        spec.tuning,
+        Tuning::Lora(_) | Tuning::Adapter(_) | Tuning::Prompt(_) | Tuning::Prefix(_)
+    );
     found.require(!adds, field, || {
-        "has nothing to hold: `tuning: lora` and `adapter` leave all pretrained weights as they are, and \
-         what they train has no pretrained value; use training.optimizer.weight_decay"
+        "has nothing to hold: `tuning: lora`, `adapter`, `prompt` and `prefix` leave all pretrained weights \
+         as they are, and what they train has no pretrained value; use training.optimizer.weight_decay"
             .to_owned()
     });
     found.require(spec.backbone.init == Init::Pretrained, field, || {

@@ -1,4 +1,4 @@
-//! Heads and layers of adaptations with their first values, in one block.
+//! Heads, layers of adaptations and tasks' adapters with their first values, in one block.
 
 use super::HeadSet;
 use crate::adapt::Adaptation;
@@ -71,6 +71,16 @@ impl HeadSet {
             }
             adaptations.push(Some((adaptation, first..layers.len())));
         }
+        let mut adapters = Vec::with_capacity(heads.len());
+        for task in &spec.tasks {
+            adapters.push(task.adapter.map(|own| {
+                let size = own.size as usize;
+                let own = heads::adapter(spec.seed, &task.name, size, width);
+                let first = layers.len();
+                layers.extend(own.map(|layer| layer.to_vec()));
+                [first, first + 1]
+            }));
+        }
         let params = layers.iter().flatten().map(param).collect();
         let mut block = Block::new("heads", params, true, device)?;
         for parameter in layers.iter().flatten() {
@@ -84,6 +94,7 @@ impl HeadSet {
             params,
             contrastive: spec.tasks.iter().map(|t| t.loss.contrastive).collect(),
             adaptations,
+            adapters,
             groups,
             frames: backbone.frames(),
             dropout: spec.backbone.dropout.unwrap_or(0.1),

@@ -1,6 +1,6 @@
 //! Every rule of a task broken once.
 
-use super::broken_alone;
+use super::{broken_alone, check, with};
 use serde_json::json;
 
 #[test]
@@ -18,6 +18,12 @@ fn every_rule_of_a_task_names_its_field() {
             json!("a b"),
             "tasks[1].name",
             "letters, digits",
+        ),
+        (
+            "/tasks/0/adapter",
+            json!({"size": 0}),
+            "tasks[0].adapter.size",
+            "such as 16",
         ),
         (
             "/tasks/0/data/train",
@@ -177,4 +183,18 @@ fn every_rule_of_a_task_names_its_field() {
             "mse or pearson or spearman",
         ),
     ]);
+}
+
+#[test]
+fn a_task_s_own_adapter_needs_a_head_that_reads_features() {
+    // What compares texts, and what is exported as a plain language model, has no place for one.
+    for head in ["label_embedding", "causal_lm", "tags", "ordinal"] {
+        let task = json!({"name": "popularity", "head": head, "data": {"train": "d.jsonl"},
+                          "adapter": {"size": 4}});
+        let spec = with("/tasks", json!([task]));
+        let found = check(&spec).err().unwrap_or_default();
+        let refused = found.iter().any(|one| one.field == "tasks[1].adapter");
+        let expected = matches!(head, "label_embedding" | "causal_lm");
+        assert_eq!(refused, expected, "{head}: {found:?}");
+    }
 }

@@ -21,6 +21,24 @@ fn every_rule_of_tuning_names_its_field() {
         ),
         (
             "/tuning",
+            json!({"prompt": {"tokens": 0}}),
+            "tuning.prompt.tokens",
+            "such as 20",
+        ),
+        (
+            "/tuning",
+            json!({"prompt": {"init": {"text": " "}}}),
+            "tuning.prompt.init.text",
+            "init: random",
+        ),
+        (
+            "/tuning",
+            json!({"prefix": {"tokens": 2000}}),
+            "tuning.prefix.tokens",
+            "1 to 1024",
+        ),
+        (
+            "/tuning",
             json!({"gradual": {"every_steps": 0}}),
             "tuning.gradual.every_steps",
             "tuning: all",
@@ -86,7 +104,17 @@ fn rates_of_blocks_need_blocks_that_are_trained() {
         refused(json!("heads"), decay.clone()),
         [format!("{path}.block_decay")]
     );
-    for tuning in [json!("heads"), json!({"lora": {}}), json!({"adapter": {}})] {
+    assert_eq!(
+        refused(json!({"prompt": {}}), decay.clone()),
+        [format!("{path}.block_decay")]
+    );
+    for tuning in [
+        json!("heads"),
+        json!({"lora": {}}),
+        json!({"adapter": {}}),
+        json!({"prompt": {}}),
+        json!({"prefix": {}}),
+    ] {
         assert_eq!(refused(tuning, pull.clone()), [format!("{path}.l2_sp")]);
     }
     for tuning in [json!("all"), json!("biases"), json!({"last_blocks": 2})] {
