@@ -34,6 +34,10 @@ impl Sources {
         let model = Source::open(&spec.backbone.path)?;
         let modality = model.modality()?;
         let inputs = inputs(&model, modality, spec.backbone.max_tokens)?;
+        let model = match spec.backbone.extend_vocabulary {
+            true => model.with_vocabulary(inputs.tokens())?,
+            false => model,
+        };
         let mut tasks = Vec::with_capacity(spec.tasks.len());
         for task in &spec.tasks {
             let mut data = data::load(task, &inputs)?;

@@ -17,6 +17,7 @@ mod context;
 mod convnet;
 mod decoder;
 mod error;
+mod extend;
 mod gpt2;
 mod hf;
 pub mod init;
