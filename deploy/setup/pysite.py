@@ -20,6 +20,7 @@ from fetch import HOME, REPO, SetupError, need_disk, say
 TARGET = HOME / "pysite"
 REQUIREMENTS = REPO / "tests/requirements.txt"
 GOLDEN = REPO / "tests/golden/requirements.txt"
+RECIPES = REPO / "recipes/requirements.txt"
 STAMP = "espalier-setup.txt"
 # What the CUDA half defines as data; everything else that is missing is a function and returns 0 ...
 CUDA_DATA = ["_ZN3c104cuda20CUDACachingAllocator9allocatorE"]
@@ -54,10 +55,22 @@ def setup():
 def setup_grpc():
     """Only what the stock gRPC client needs, in .espalier/pygrpc: the versions of the requirements."""
     lines = [line for line in REQUIREMENTS.read_text().splitlines() if re.match(r"(grpcio|grpcio-reflection|protobuf|typing-extensions)==", line)]
-    target, aside = HOME / "pygrpc", HOME / "pygrpc.new"
+    _few("gRPC for Python", HOME / "pygrpc", lines)
+
+
+def setup_recipes():
+    """What recipes need that make their data themselves, in .espalier/pyrecipes."""
+    lines = [line for line in RECIPES.read_text().splitlines() if line and not line.startswith("#")]
+    need_disk(HOME, 300_000_000, "the Python packages of recipes")
+    _few("Python packages of recipes", HOME / "pyrecipes", lines)
+
+
+def _few(what, target, lines):
+    """Packages by their lines of a requirements file, without PyTorch, in a folder of their own."""
+    aside = target.with_suffix(".new")
     stamp = f"{sys.version_info[:2]}\n" + "\n".join(lines)
     if (target / STAMP).is_file() and (target / STAMP).read_text() == stamp:
-        say(f"gRPC for Python: {target}")
+        say(f"{what}: {target}")
         return
     shutil.rmtree(aside, ignore_errors=True)
     say("installing " + ", ".join(lines))
@@ -65,7 +78,7 @@ def setup_grpc():
     (aside / STAMP).write_text(stamp)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
-    say(f"gRPC for Python: installed into {target}")
+    say(f"{what}: installed into {target}")
 
 
 def setup_golden():

@@ -85,6 +85,12 @@ def golden():
     return pysite.setup_golden()
 
 
+def recipes():
+    """Python packages for `make draw`."""
+    import pysite
+    return pysite.setup_recipes()
+
+
 def write_env(torch):
     """.espalier/env.sh, which the Makefile and a person's shell can source."""
     lines = [
@@ -107,7 +113,7 @@ def write_env(torch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "python", "golden", "all"]
+    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "python", "golden", "recipes", "all"]
     parser.add_argument("parts", nargs="*", help=f"any of {', '.join(names)}; without: toolchain libtorch minilm")
     parser.add_argument("--cuda", choices=["auto", "yes", "no"], default="auto", help="fetch the CUDA libraries too")
     args = parser.parse_args()
@@ -140,6 +146,8 @@ def run(parts, cuda):
         python()
     if "golden" in parts:
         golden()
+    if "recipes" in parts:
+        recipes()
     write_env(libtorch.folder())
 
 
