@@ -8,7 +8,7 @@ ENV := . .espalier/env.sh
 PEER := PYTHONPATH=.espalier/pysite $(PYTHON)
 ESPALIER_DATA ?= ../shared/data
 
-.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks parity digits-adaptation spoken-digits clean distclean
+.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks parity digits-adaptation spoken-digits draw clean distclean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ digits-adaptation: setup ## Domain adaptation: labels of MNIST, images of USPS (
 
 spoken-digits: setup ## Sound recipe: WAV of spoken digits (ESPALIER_DATA) to a small network from nothing
 	@$(ENV); export ESPALIER_DATA="$(ESPALIER_DATA)"; $(PYTHON) recipes/spoken-digits/demo.py
+
+draw: setup ## Image tokens: a decoder of text goes on with MNIST (ESPALIER_DATA) and draws digits
+	@$(PYTHON) deploy/setup/setup.py recipes
+	@$(ENV); export ESPALIER_DATA="$(ESPALIER_DATA)"; PYTHONPATH=.espalier/pyrecipes $(PYTHON) recipes/draw/run.py
 
 # Binaries and tests are built at once: apart, dependencies that tests ask more of compile twice.
 test: setup ## All tests

@@ -21,6 +21,7 @@ TARGET = HOME / "pysite"
 REQUIREMENTS = REPO / "tests/requirements.txt"
 GOLDEN = REPO / "tests/golden/requirements.txt"
 STORES = REPO / "tests/python/requirements.txt"
+RECIPES = REPO / "recipes/requirements.txt"
 STAMP = "espalier-setup.txt"
 # What the CUDA half defines as data; everything else that is missing is a function and returns 0 ...
 CUDA_DATA = ["_ZN3c104cuda20CUDACachingAllocator9allocatorE"]
@@ -55,10 +56,26 @@ def setup():
 def setup_grpc():
     """Only what the stock gRPC client needs, in .espalier/pygrpc: the versions of the requirements."""
     lines = [line for line in REQUIREMENTS.read_text().splitlines() if re.match(r"(grpcio|grpcio-reflection|protobuf|typing-extensions)==", line)]
-    target, aside = HOME / "pygrpc", HOME / "pygrpc.new"
+    _few("gRPC for Python", HOME / "pygrpc", lines)
+
+
+def setup_recipes():
+    """What recipes need that make their data themselves, in .espalier/pyrecipes."""
+    need_disk(HOME, 300_000_000, "the Python packages of recipes")
+    _few("Python packages of recipes", HOME / "pyrecipes", _lines(RECIPES))
+
+
+def _lines(file):
+    """The packages of a requirements file."""
+    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def _few(what, target, lines):
+    """Packages by their lines of a requirements file, without PyTorch, in a folder of their own."""
+    aside = target.with_suffix(".new")
     stamp = f"{sys.version_info[:2]}\n" + "\n".join(lines)
     if (target / STAMP).is_file() and (target / STAMP).read_text() == stamp:
-        say(f"gRPC for Python: {target}")
+        say(f"{what}: {target}")
         return
     shutil.rmtree(aside, ignore_errors=True)
     say("installing " + ", ".join(lines))
@@ -66,23 +83,12 @@ def setup_grpc():
     (aside / STAMP).write_text(stamp)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
-    say(f"gRPC for Python: installed into {target}")
+    say(f"{what}: installed into {target}")
 
 
 def setup_s3():
     """The S3 server of tests/python/stores.py, in .espalier/pys3."""
-    target, aside = HOME / "pys3", HOME / "pys3.new"
-    stamp = f"{sys.version_info[:2]}\n{STORES.read_text()}"
-    if (target / STAMP).is_file() and (target / STAMP).read_text() == stamp:
-        say(f"S3 server for tests: {target}")
-        return
-    shutil.rmtree(aside, ignore_errors=True)
-    say(f"installing {STORES.relative_to(REPO)}")
-    _pip_install(aside, ["-r", str(STORES)])
-    (aside / STAMP).write_text(stamp)
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
-    say(f"S3 server for tests: installed into {target}")
+    _few("S3 server for tests", HOME / "pys3", _lines(STORES))
 
 
 def setup_golden():

@@ -91,6 +91,12 @@ def golden():
     return pysite.setup_golden()
 
 
+def recipes():
+    """Python packages for `make draw`."""
+    import pysite
+    return pysite.setup_recipes()
+
+
 def write_env(torch):
     """.espalier/env.sh, which the Makefile and a person's shell can source."""
     lines = [
@@ -113,7 +119,7 @@ def write_env(torch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "s3", "python", "golden", "all"]
+    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "s3", "python", "golden", "recipes", "all"]
     parser.add_argument("parts", nargs="*", help=f"any of {', '.join(names)}; without: toolchain libtorch minilm")
     parser.add_argument("--cuda", choices=["auto", "yes", "no"], default="auto", help="fetch the CUDA libraries too")
     args = parser.parse_args()
@@ -148,6 +154,8 @@ def run(parts, cuda):
         python()
     if "golden" in parts:
         golden()
+    if "recipes" in parts:
+        recipes()
     write_env(libtorch.folder())
 
 

@@ -52,6 +52,14 @@ pub enum Error {
         /// Positions of the model.
         limit: usize,
     },
+    /// Only tokens of a kind may follow, and there is none of that kind.
+    #[error(
+        "no token of this model begins with {prefix:?}: see the vocabulary in its tokenizer.json"
+    )]
+    NoneBegins {
+        /// What they were to begin with.
+        prefix: String,
+    },
     /// A prompt without tokens.
     #[error("the prompt has no tokens; give it some text")]
     Empty,
@@ -161,6 +169,8 @@ pub struct Generator<'a> {
     /// Vocabulary matrix [V, h].
     matrix: &'a Tensor,
     ends: &'a [u32],
+    /// The only tokens that may follow; all if none.
+    only: Option<&'a [u32]>,
 }
 
 impl<'a> Generator<'a> {
@@ -171,6 +181,16 @@ impl<'a> Generator<'a> {
             decoder,
             matrix,
             ends,
+            only: None,
+        }
+    }
+
+    /// The same, but only these tokens may follow; what ends a text is one of them or does not come.
+    #[must_use]
+    pub fn only(self, tokens: Option<&'a [u32]>) -> Self {
+        Self {
+            only: tokens,
+            ..self
         }
     }
 
@@ -226,9 +246,23 @@ impl<'a> Generator<'a> {
             let no_bias: Option<&Tensor> = None;
             let logits = last.f_linear(self.matrix, no_bias)?;
             let logits = logits.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?;
-            Ok(Vec::<f32>::try_from(&logits.f_flatten(0, -1)?)?)
+            let logits = Vec::<f32>::try_from(&logits.f_flatten(0, -1)?)?;
+            Ok(match self.only {
+                Some(only) => keep(&logits, only),
+                None => logits,
+            })
         })
     }
+}
+
+/// Logits of some tokens; those of all others are -∞, so that they are never chosen.
+fn keep(logits: &[f32], only: &[u32]) -> Vec<f32> {
+    let mut kept = vec![f32::NEG_INFINITY; logits.len()];
+    let places = only.iter().map(|&id| id as usize);
+    for place in places.filter(|&place| place < logits.len()) {
+        kept[place] = logits[place];
+    }
+    kept
 }
 
 impl std::fmt::Debug for Generator<'_> {
@@ -280,6 +314,25 @@ mod tests {
         let three = shares(&chance(None, 0.9));
         assert!(three[2] > 0.0 && three[0] + three[3] == 0.0, "{three:?}");
         assert_eq!(shares(&chance(None, 1e-9))[1], 1.0);
+    }
+
+    // Promise: where only some tokens may follow no other is chosen, however probable it is and whatever is
+    // asked of the choice; among them the probabilities are as before.
+    #[test]
+    fn only_tokens_that_may_follow_are_chosen() {
+        let logits = [1.0f32, 3.0, 2.0, -1.0, 3.0];
+        let kept = keep(&logits, &[0, 3, 9]);
+        assert_eq!(Sampling::default().choose(&kept, 7), 0);
+        for sampling in [chance(None, 1.0), chance(Some(4), 0.99)] {
+            let mut counts = [0u32; 5];
+            for key in 0..20_000 {
+                counts[sampling.choose(&kept, key) as usize] += 1;
+            }
+            assert_eq!(counts[0] + counts[3], 20_000, "{sampling:?}");
+            let share = f64::from(counts[3]) / 20_000.0;
+            let expected = 1.0 / (1.0 + (2.0f64 / 0.7).exp());
+            assert!((share - expected).abs() < 0.01, "{sampling:?}: {share}");
+        }
     }
 
     // Promise: numbers out of range are named with what they may be.

@@ -96,6 +96,9 @@ struct Generation {
     /// Seed of what is drawn; default 0.
     #[arg(long)]
     seed: Option<u64>,
+    /// Go on with tokens alone whose text in tokenizer.json begins so.
+    #[arg(long, value_name = "PREFIX")]
+    only_tokens: Option<String>,
 }
 
 impl Generation {
@@ -103,10 +106,11 @@ impl Generation {
     fn sampling(&self, generates: bool) -> anyhow::Result<Option<Sampling>> {
         let numbers = self.temperature.is_some() || self.top_p.is_some() || self.seed.is_some();
         if !generates {
-            if numbers || self.max_new_tokens.is_some() || self.top_k.is_some() {
+            let others = self.max_new_tokens.is_some() || self.only_tokens.is_some();
+            if numbers || others || self.top_k.is_some() {
                 bail!(
-                    "--max-new-tokens, --temperature, --top-k, --top-p and --seed are for tasks with the \
-                     head causal_lm, and there is none here; remove them"
+                    "--max-new-tokens, --temperature, --top-k, --top-p, --seed and --only-tokens are for tasks \
+                     with the head causal_lm, and there is none here; remove them"
                 );
             }
             return Ok(None);
@@ -338,11 +342,16 @@ fn predict(
     if let Some(threads) = threads {
         tch::set_num_threads(i32::try_from(threads.max(1))?);
     }
-    let predictor = Predictor::load(model)?;
+    let mut predictor = Predictor::load(model)?;
     predictor.check_tasks(tasks)?;
     let classes = zero_shot.classes(&predictor)?;
     let generates = classes.is_none() && predictor.generates(tasks);
     let sampling = generation.sampling(generates)?;
+    if let Some(prefix) = &generation.only_tokens {
+        predictor
+            .keep_to(prefix)
+            .with_context(|| format!("--only-tokens {prefix}"))?;
+    }
     let mut prompts = 0;
     let mut lines = std::io::stdin().lock().lines().enumerate();
     let mut out = std::io::stdout().lock();

@@ -85,6 +85,8 @@ pub struct Predictor {
     classes: BTreeMap<String, Described>,
     modality: Modality,
     inputs: data::Modality,
+    /// The only tokens that texts go on with; all if none.
+    only: Option<Vec<u32>>,
 }
 
 impl Predictor {
@@ -144,6 +146,7 @@ impl Predictor {
             classes: BTreeMap::new(),
             modality,
             inputs,
+            only: None,
         };
         let tasks: Vec<ExportedTask> = predictor.meta.tasks.clone();
         for task in tasks {

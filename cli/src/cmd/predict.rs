@@ -70,6 +70,9 @@ pub(crate) struct Args {
     /// Seed of what is drawn: the same one gives the same texts; default 0
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
+    /// Go on with tokens alone whose text in tokenizer.json begins so
+    #[arg(long, value_name = "PREFIX")]
+    only_tokens: Option<String>,
     /// File of inputs; default: standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -164,6 +167,7 @@ fn chosen(args: &Args) -> Vec<String> {
         ("top-k", args.top_k.map(|k| k.to_string())),
         ("top-p", args.top_p.map(|p| p.to_string())),
         ("seed", args.seed.map(|seed| seed.to_string())),
+        ("only-tokens", args.only_tokens.clone()),
     ];
     let given = numbers
         .into_iter()

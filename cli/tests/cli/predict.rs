@@ -65,6 +65,34 @@ done"#;
 }
 
 #[test]
+fn how_tokens_are_chosen_reaches_the_worker() {
+    // What is said of the tokens to go on with goes through as it is, whatever it begins with.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(folder.path().join("model")).expect("made");
+    let worker = r#"
+shift 5
+[ "$*" = "--max-new-tokens=49 --top-k=20 --only-tokens=<i" ] || { echo "bad arguments: $*" >&2; exit 8; }
+while read -r line; do
+  printf '{"text":"x","predictions":{"draw":{"completion":"<i01>","tokens":1,"stop":"length"}}}\n'
+done"#;
+    script(folder.path(), "espalier-worker", worker);
+    let args = [
+        "--max-new-tokens",
+        "49",
+        "--top-k",
+        "20",
+        "--only-tokens",
+        "<i",
+    ];
+    let done = predict(folder.path(), &args, "x\n");
+    assert_eq!(
+        done.stdout, "TEXT   DRAW\nx      <i01>\n",
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
 fn texts_become_a_table_or_json_lines() {
     // Plain lines and JSON Lines go in; a row or a JSON value per text comes out, in order.
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -15,7 +15,7 @@ fn full() -> Value {
     json!({
         "name": "everything", "seed": 7, "priority": -1,
         "backbone": { "path": "m", "init": "random", "max_tokens": 64, "pooling": "cls", "dropout": 0.1,
-                      "cache_features": false },
+                      "cache_features": false, "extend_vocabulary": false },
         "tuning": { "last_blocks": 2 },
         "tasks": [{
             "name": "section", "head": "single_label", "weight": 1.0, "metric": "macro_f1", "adapter": { "size": 16 },

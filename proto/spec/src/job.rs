@@ -99,6 +99,11 @@ pub struct BackboneSpec {
     /// what these make of every sample once. Not with `augment`.
     #[serde(default = "yes")]
     pub cache_features: bool,
+    /// Give a decoder rows for the tokens that its `tokenizer.json` has beyond its vocabulary: new rows of
+    /// the word table and of the vocabulary matrix begin as the mean of the old ones. Needs a tuning that
+    /// trains the word table (`all` or `gradual`). Default: tokens without a row are an error.
+    #[serde(default)]
+    pub extend_vocabulary: bool,
 }
 
 /// Where a backbone's weights start.

@@ -128,6 +128,7 @@ impl Wire for BackboneSpec {
             pooling: pooling.into(),
             dropout: self.dropout,
             cache_features: Some(self.cache_features),
+            extend_vocabulary: self.extend_vocabulary,
         }
     }
 
@@ -157,6 +158,7 @@ impl Wire for BackboneSpec {
             },
             dropout: m.dropout,
             cache_features: m.cache_features.unwrap_or(true),
+            extend_vocabulary: m.extend_vocabulary,
         }
     }
 }

@@ -60,6 +60,7 @@ fn backbone() -> impl Strategy<Value = BackboneSpec> {
             pooling,
             dropout,
             cache_features: max_tokens.is_multiple_of(2),
+            extend_vocabulary: max_tokens.is_multiple_of(3),
         })
 }
 

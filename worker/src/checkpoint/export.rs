@@ -127,6 +127,13 @@ pub fn write_export(
     let is_bert = kind == Some("bert");
     let is_script = kind == Some(TORCHSCRIPT);
     let language = Language::of(kind, meta, heads);
+    let tables = ["wte.weight", "embed_tokens.weight"];
+    let mut decoders = backbone.iter();
+    if let Some((_, table)) = decoders.find(|(name, _)| tables.contains(&name.as_str())) {
+        // It may have more rows than that of the model which it came from.
+        let rows = table.size().first().copied().unwrap_or_default();
+        config.insert("vocab_size".into(), json!(rows));
+    }
     let prefix = match &language {
         Some(language) => language.prefix,
         None if is_bert => "bert.",

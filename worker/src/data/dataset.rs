@@ -36,6 +36,17 @@ pub enum Modality {
     Media(Arc<MediaReader>),
 }
 
+impl Modality {
+    /// Rows that the word table must have for the tokenizer's tokens; 0 for images and sounds.
+    #[must_use]
+    pub fn tokens(&self) -> u32 {
+        match self {
+            Self::Text(tokenizer) => tokenizer.vocabulary(),
+            Self::Media(_) => 0,
+        }
+    }
+}
+
 /// A task's data, read into memory.
 #[derive(Debug)]
 pub struct TaskData {

@@ -220,6 +220,16 @@ impl Tokenizer {
         })
     }
 
+    /// The tokens whose text, as `tokenizer.json` has it, begins with `prefix`; ascending.
+    #[must_use]
+    pub fn beginning_with(&self, prefix: &str) -> Vec<u32> {
+        let all = self.inner.get_vocab(true).into_iter();
+        let found = all.filter(|(token, _)| token.starts_with(prefix));
+        let mut ids: Vec<u32> = found.map(|(_, id)| id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// One more than the largest token id: a model with fewer embedding rows can't be used with
     /// this tokenizer.
     #[must_use]

@@ -36,6 +36,10 @@ impl Sources {
         let model = Source::open(&spec.backbone.path)?.tuned(&spec.tuning);
         let modality = model.modality()?;
         let inputs = inputs(&model, modality, spec.backbone.max_tokens)?;
+        let model = match spec.backbone.extend_vocabulary {
+            true => model.with_vocabulary(inputs.tokens())?,
+            false => model,
+        };
         let mut tasks = Vec::with_capacity(spec.tasks.len());
         let frames = model.frames()?;
         for task in &spec.tasks {

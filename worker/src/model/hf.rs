@@ -4,7 +4,7 @@ use super::init::{key, normal};
 use super::tuning::{is_trained, tune};
 use super::virtual_tokens::{self, VirtualTokens, virtual_tokens_of};
 use super::weights::Weights;
-use super::{Block, Error, Frames, Options, ParamSpec, Table, bottleneck};
+use super::{Block, Error, Frames, LM_HEAD, Options, ParamSpec, Table, bottleneck, extend};
 use espalier_spec::job::{Init, Tuning};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 const CONFIG: &str = "config.json";
+/// Its field that says how many tokens there are.
+const VOCABULARY: &str = "vocab_size";
 
 /// What a backbone reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Source {
     model_type: String,
     /// Virtual tokens, which take positions.
     tokens: VirtualTokens,
+    /// Tokens that its files have rows for, where its configuration was given more.
+    stored: Option<i64>,
 }
 
 impl Source {
@@ -59,6 +63,7 @@ impl Source {
             dir,
             config,
             model_type,
+            stored: None,
         })
     }
 
@@ -67,6 +72,32 @@ impl Source {
     pub fn tuned(mut self, tuning: &Tuning) -> Self {
         self.tokens = self.tokens.with(tuning);
         self
+    }
+
+    /// The same decoder with room for `tokens` tokens, if its vocabulary has fewer. Rows that its files
+    /// lack begin as the mean of those that they have.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if the model is no decoder or does not say how many tokens it has.
+    pub fn with_vocabulary(mut self, tokens: u32) -> Result<Self, Error> {
+        let kinds = [super::gpt2::MODEL_TYPE, super::llama::MODEL_TYPE];
+        if !kinds.contains(&self.model_type.as_str()) {
+            let message = format!(
+                "model_type is {}, but backbone.extend_vocabulary is for decoders ({}): remove it",
+                self.model_type,
+                kinds.join(", ")
+            );
+            return Err(self.wrong(CONFIG, message));
+        }
+        let Some(stored) = self.config.get(VOCABULARY).and_then(Value::as_i64) else {
+            let message = format!("field {VOCABULARY} is missing or no number");
+            return Err(self.wrong(CONFIG, message));
+        };
+        if i64::from(tokens) > stored {
+            self.config[VOCABULARY] = tokens.into();
+            self.stored = Some(stored);
+        }
+        Ok(self)
     }
 
     /// The directory.
@@ -151,6 +182,13 @@ impl Source {
         };
         let ids = ids.into_iter().filter_map(Value::as_u64);
         ids.filter_map(|id| u32::try_from(id).ok()).collect()
+    }
+
+    /// Tokens that it has rows for once those that its files lack are added; none if they lack none.
+    fn tokens_to_come(&self) -> Option<usize> {
+        self.stored?;
+        let tokens = self.config.get(VOCABULARY)?.as_u64()?;
+        usize::try_from(tokens).ok()
     }
 
     /// The position of a text's first token: RoBERTa and MPNet count from behind that of their padding,
@@ -285,13 +323,21 @@ fn start(
         Init::Pretrained => {
             let mut weights = Weights::open(source, prefix)?;
             if let Some(table) = table {
-                let values = weights.take(table.name(), &table.weight()?.size())?;
-                table.load(&values)?;
+                let stored = source.stored.unwrap_or(table.rows() as i64);
+                let values = weights.take(table.name(), &[stored, table.width() as i64])?;
+                table.load(&extend::extended(&values, table.rows())?)?;
             }
             for block in blocks.iter_mut() {
                 fill(&mut weights, block)?;
             }
-            weights.rest()?
+            let mut extra = weights.rest()?;
+            if let Some(tokens) = source.tokens_to_come() {
+                let matrix = extra.iter_mut().find(|(name, _)| name == LM_HEAD);
+                if let Some((_, matrix)) = matrix {
+                    *matrix = extend::extended(matrix, tokens)?;
+                }
+            }
+            extra
         }
         Init::Random => {
             if let Some(table) = table {

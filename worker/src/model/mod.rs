@@ -18,6 +18,7 @@ mod context;
 mod convnet;
 mod decoder;
 mod error;
+mod extend;
 mod frames;
 mod gpt2;
 mod hf;

@@ -189,7 +189,8 @@ impl Table {
         match ids.iter().find(|&&id| id as usize >= rows) {
             None => Ok(()),
             Some(id) => Err(Error::Input(format!(
-                "token id {id} is outside the vocabulary of {rows}: does tokenizer.json belong to this model?"
+                "token id {id} is outside the vocabulary of {rows}: does tokenizer.json belong to this model? A \
+                 decoder can learn new tokens with backbone.extend_vocabulary"
             ))),
         }
     }
@@ -270,6 +271,8 @@ mod tests {
         assert!(error.to_string().contains("row 5"), "{error}");
         let error = table.gather(&batch(&[6])).unwrap_err();
         assert!(error.to_string().contains("vocabulary of 6"), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("backbone.extend_vocabulary"), "{said}");
         let error = table.weight().unwrap_err();
         assert!(
             matches!(

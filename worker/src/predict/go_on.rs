@@ -15,6 +15,23 @@ impl Predictor {
             .any(|task| task.head == HeadKind::CausalLm)
     }
 
+    /// From now on texts go on with tokens alone that begin with `prefix`.
+    ///
+    /// # Errors
+    /// If the model reads no texts, or has no such token.
+    pub fn keep_to(&mut self, prefix: &str) -> Result<(), Error> {
+        let found = match &self.inputs {
+            data::Modality::Text(tokenizer) => tokenizer.beginning_with(prefix),
+            data::Modality::Media(_) => Vec::new(),
+        };
+        if found.is_empty() {
+            let prefix = prefix.to_owned();
+            return Err(generate::Error::NoneBegins { prefix }.into());
+        }
+        self.only = Some(found);
+        Ok(())
+    }
+
     /// How a text goes on by the named tasks (all, if none is named) that predict the next token; `number`
     /// tells the prompts of one seed apart.
     ///
@@ -50,6 +67,7 @@ impl Predictor {
             }
             let matrix = self.part(&task.name, "weight")?;
             let generator = Generator::new(decoder, matrix, tokenizer.end_tokens());
+            let generator = generator.only(self.only.as_deref());
             let made = generator.generate(&encoded.ids, sampling, number)?;
             let ids = [&encoded.ids[..], &made.ids].concat();
             let begun = tokenizer.decode(&encoded.ids).map_err(wrong)?;

@@ -5,6 +5,13 @@ use crate::JobSpec;
 use crate::job::{GradualSpec, Init, LoraSpec, PromptInit, Tuning};
 
 pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
+    let trains_words = matches!(spec.tuning, Tuning::All | Tuning::Gradual(_));
+    let field = "backbone.extend_vocabulary";
+    found.require(trains_words || !spec.backbone.extend_vocabulary, field, || {
+        "adds rows to the word table, which this tuning does not train: all new tokens would stay one and \
+         the same; use `tuning: all` or `gradual`, or remove it"
+            .to_owned()
+    });
     match &spec.tuning {
         Tuning::All | Tuning::Heads | Tuning::Biases => {}
         Tuning::LastBlocks(last) => found.require(*last > 0, "tuning.last_blocks", || {

@@ -89,6 +89,31 @@ fn every_rule_of_tuning_names_its_field() {
 }
 
 #[test]
+fn new_tokens_need_a_word_table_that_is_trained() {
+    // Rows that nothing would train are refused at their field; where the table is trained they are not.
+    let fields = |tuning: Value| {
+        let mut spec = with("/tuning", tuning);
+        spec.backbone.extend_vocabulary = true;
+        let violations = check(&spec).err().unwrap_or_default();
+        let fields: Vec<String> = violations.into_iter().map(|v| v.field).collect();
+        fields
+    };
+    for tuning in [
+        json!("heads"),
+        json!("biases"),
+        json!({"last_blocks": 2}),
+        json!({"lora": {}}),
+        json!({"adapter": {}}),
+    ] {
+        let found = fields(tuning.clone());
+        assert_eq!(found, ["backbone.extend_vocabulary"], "{tuning}");
+    }
+    for tuning in [json!("all"), json!({"gradual": {}})] {
+        assert!(fields(tuning.clone()).is_empty(), "{tuning}");
+    }
+}
+
+#[test]
 fn rates_of_blocks_need_blocks_that_are_trained() {
     // What would have no effect is refused, at the field that would have none.
     let refused = |tuning: Value, optimizer: Value| {
