@@ -141,6 +141,10 @@ struct ZeroShot {
     /// A sentence with `{}` where the class stands; may be repeated, and then the mean counts.
     #[arg(long = "template", value_name = "TEXT", requires = "labels")]
     templates: Vec<String>,
+    /// File of vectors to choose from, for a model that was trained with zero_shot.vectors; with --labels,
+    /// only these of its classes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tasks", "descriptions", "templates"])]
+    labels_vectors: Option<PathBuf>,
 }
 
 impl ZeroShot {
@@ -149,6 +153,11 @@ impl ZeroShot {
 
     /// The classes; none if none are named.
     fn classes(&self, predictor: &Predictor) -> anyhow::Result<Option<Classes>> {
+        if let Some(file) = &self.labels_vectors {
+            let vectors = espalier_worker::data::vectors::read(file)?;
+            let wanted: Vec<String> = self.labels.iter().map(|l| l.trim().to_owned()).collect();
+            return Ok(Some(Classes::by_vectors(predictor, &vectors, &wanted)?));
+        }
         if self.labels.is_empty() {
             return Ok(None);
         }

@@ -4,7 +4,9 @@ mod answer;
 mod described;
 mod go_on;
 
-use crate::checkpoint::{Export, ExportedTask, HEADS_FILE, META_FILE, read_tensors};
+use crate::checkpoint::{
+    Export, ExportedClasses, ExportedTask, HEADS_FILE, META_FILE, read_tensors,
+};
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
 use crate::generate;
@@ -173,7 +175,17 @@ impl Predictor {
     /// The first task that knows classes by their description.
     #[must_use]
     pub fn described(&self) -> Option<&ExportedTask> {
-        self.meta.tasks.iter().find(|task| task.classes.is_some())
+        let by_words = |c: &ExportedClasses| !c.texts.is_empty();
+        let mut tasks = self.meta.tasks.iter();
+        tasks.find(|task| task.classes.as_ref().is_some_and(by_words))
+    }
+
+    /// The first task that knows classes by vectors.
+    #[must_use]
+    pub fn with_vectors(&self) -> Option<&ExportedTask> {
+        let by_numbers = |c: &ExportedClasses| c.texts.is_empty();
+        let mut tasks = self.meta.tasks.iter();
+        tasks.find(|task| task.classes.as_ref().is_some_and(by_numbers))
     }
 
     /// A number of a task's head, such as `scale`.

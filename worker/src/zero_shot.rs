@@ -1,9 +1,11 @@
-//! Zero-shot classification: classes that no head was trained on, by the similarity of a text to what
-//! the classes are called.
+//! Zero-shot classification: classes that no head was trained on, by the similarity of a sample to what
+//! the classes are: words, or vectors in the space of those that a task was trained with.
 
 use crate::data::Input;
 use crate::predict::{Answer, Described, Error, Predictor};
 use espalier_spec::zero_shot::PLACE;
+use std::collections::BTreeMap;
+use tch::Tensor;
 
 /// A class by its name and the words for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +67,56 @@ impl Classes {
             names: classes.iter().map(|class| class.name.clone()).collect(),
             described: Described::read(predictor, &pairs, templates, trained)?,
         })
+    }
+
+    /// Classes by their vectors, each at length 1 and all of one width: those named, in their order, or all
+    /// where none is. The first task of the model that was trained with vectors gives the map of features
+    /// into their space, what cosines are multiplied by, and the calibration of classes that it was trained on.
+    ///
+    /// # Errors
+    /// A name without a vector or named twice; fewer than two classes; no such task; vectors of another width
+    /// than it has.
+    pub fn by_vectors(
+        predictor: &Predictor,
+        vectors: &BTreeMap<String, Vec<f32>>,
+        wanted: &[String],
+    ) -> Result<Self, Error> {
+        let Some(task) = predictor.with_vectors() else {
+            return Err(Error::ZeroShot(
+                "no task of this model knows its classes by vectors (zero_shot.vectors); name classes by \
+                 words, with --labels"
+                    .to_owned(),
+            ));
+        };
+        let names: Vec<String> = match wanted.is_empty() {
+            true => vectors.keys().cloned().collect(),
+            false => wanted.to_vec(),
+        };
+        if names.len() < 2 {
+            return Err(Error::ZeroShot(
+                "one class is no choice; name two or more".to_owned(),
+            ));
+        }
+        let mut numbers: Vec<f32> = Vec::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for name in &names {
+            let Some(vector) = vectors.get(name) else {
+                return Err(Error::ZeroShot(format!(
+                    "there is no vector of the class {name:?}; add one to the file, or leave the class out"
+                )));
+            };
+            if !seen.insert(name) {
+                return Err(Error::ZeroShot(format!(
+                    "the class {name:?} is named twice"
+                )));
+            }
+            numbers.extend(vector);
+        }
+        let shape = [i64::try_from(names.len()).unwrap_or(i64::MAX), -1];
+        let vectors_cd = Tensor::f_from_slice(&numbers)?.f_view(&shape[..])?;
+        let called: Vec<&str> = names.iter().map(String::as_str).collect();
+        let described = Described::mapped(predictor, task, &called, vectors_cd)?;
+        Ok(Self { names, described })
     }
 
     /// The nearest class of each input.

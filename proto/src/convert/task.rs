@@ -234,6 +234,7 @@ impl Wire for ZeroShotSpec {
             templates: self.templates.clone(),
             unseen: self.unseen.clone(),
             calibration: self.calibration,
+            vectors: self.vectors.clone().unwrap_or_default(),
         }
     }
 
@@ -253,6 +254,7 @@ impl Wire for ZeroShotSpec {
             templates: m.templates,
             unseen: m.unseen,
             calibration: m.calibration,
+            vectors: text(m.vectors),
         }
     }
 }

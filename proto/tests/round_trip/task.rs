@@ -50,12 +50,14 @@ fn zero_shot() -> impl Strategy<Value = ZeroShotSpec> {
         btree_map(word(), word(), 1..4).prop_map(Descriptions::Given),
     ];
     let lists = (vec(word(), 0..3), vec(word(), 0..3));
-    (descriptions, lists, option::of(number())).prop_map(
-        |(descriptions, (templates, unseen), calibration)| ZeroShotSpec {
+    let numbers = (option::of(number()), option::of(word()));
+    (descriptions, lists, numbers).prop_map(
+        |(descriptions, (templates, unseen), (calibration, vectors))| ZeroShotSpec {
             descriptions,
             templates,
             unseen,
             calibration,
+            vectors,
         },
     )
 }

@@ -81,9 +81,10 @@ pub struct ExportedTask {
     pub classes: Option<ExportedClasses>,
 }
 
-/// Classes that are known by their description. Their head is `heads.<task>.scale` `[1]`, the logarithm of
+/// Classes that are known by what they are. Their head is `heads.<task>.scale` `[1]`, the logarithm of
 /// what cosines are multiplied by, and `heads.<task>.calibration` `[1]`, what is taken from those of classes
-/// that were trained on.
+/// that were trained on. Where they are known by vectors, these are `heads.<task>.vectors` `[C, d]`, and
+/// `heads.<task>.weight` `[d, H]` maps features to them; then there are no templates and texts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExportedClasses {
     /// Sentences around a description, which stands at `{}`.

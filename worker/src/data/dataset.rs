@@ -16,7 +16,7 @@ use super::source::{self, Row, Wanted};
 use super::{Error, Features, Inputs, LabelSet, Problem, Tokenizer};
 use crate::metrics::Values;
 pub use classes::Classes;
-use espalier_spec::job::{Files, HeadKind, Join, OnMissingLabel, TaskSpec};
+use espalier_spec::job::{Files, HeadKind, Join, OnMissingLabel, TaskSpec, ZeroShotSpec};
 use left_out::LeftOut;
 use split::Origin;
 pub use split::Split;
@@ -223,6 +223,17 @@ fn described(
 ) -> Result<(LabelSet, Option<Classes>), Error> {
     match (&task.zero_shot, modality) {
         (None, _) => Ok((labels, None)),
+        (
+            Some(ZeroShotSpec {
+                vectors: Some(file),
+                unseen,
+                ..
+            }),
+            _,
+        ) => {
+            let (labels, classes) = classes::by_vectors(unseen, file, &labels)?;
+            Ok((labels, Some(classes)))
+        }
         (Some(_), Modality::Media(_)) => Err(Error::NoDescriptions),
         (Some(spec), Modality::Text(tokenizer)) => {
             let (labels, classes) = classes::read(spec, &labels, tokenizer)?;

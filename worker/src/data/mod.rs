@@ -27,6 +27,7 @@ mod sampling;
 pub mod shard;
 pub mod source;
 pub mod tokens;
+pub mod vectors;
 
 pub use adaptive::{Followed, Follower};
 pub use augment::Augmenter;

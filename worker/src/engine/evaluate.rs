@@ -248,7 +248,10 @@ impl Trainer {
         };
         let near = match (vectors, &self.tasks[index].classes) {
             (Some(vectors), Some(classes)) => {
-                let cosines = tch::no_grad(|| heads::cosines(&leaves.features, vectors))?;
+                let cosines = tch::no_grad(|| {
+                    let features = self.heads.projected(index, &leaves.features)?;
+                    Ok::<_, Error>(heads::cosines(&features, vectors)?)
+                })?;
                 described::nearest(&cosines, &classes.seen)?
             }
             _ => Vec::new(),

@@ -1,5 +1,6 @@
 //! All heads of a job: one flat block of parameters, one loss per task.
 
+mod space;
 mod start;
 
 use super::Error;
@@ -35,6 +36,9 @@ pub struct HeadSet {
     contrastive: Vec<Option<ContrastiveSpec>>,
     /// Adaptations of tasks, and which of the layers are their own.
     adaptations: Vec<Option<(Adaptation, Range<usize>)>>,
+    /// Which layer, if any, maps a task's features into the space of its classes' vectors: the map, and the
+    /// vectors in place of biases.
+    spaces: Vec<Option<usize>>,
     groups: InputGroups,
     dropout: f64,
 }
@@ -103,7 +107,8 @@ impl HeadSet {
     }
 
     /// Outputs [b, C] of a task's head for features [b, h], or [w, C] for vectors of words [w, h];
-    /// `classes` are the vectors [C, h] of classes that are known by their description.
+    /// `classes` are the vectors [C, h] of classes that are known by their description, or those [C, d] that
+    /// were given.
     ///
     /// # Errors
     /// If libtorch refuses.
@@ -115,7 +120,7 @@ impl HeadSet {
     ) -> Result<Tensor, Error> {
         let linear = self.linear(task);
         if let Some(classes) = classes {
-            let cosines = heads::cosines(features, classes)?;
+            let cosines = heads::cosines(&self.projected(task, features)?, classes)?;
             return Ok(heads::scaled(&cosines, linear.weight)?);
         }
         Ok(linear.forward(features, None)?)
@@ -161,7 +166,7 @@ impl HeadSet {
     pub fn ranges(&self, task: usize) -> Vec<Range<usize>> {
         let own = self.adaptations[task].as_ref();
         let own = own.map_or(0..0, |(_, own)| own.clone());
-        let places = std::iter::once(task).chain(own);
+        let places = std::iter::once(task).chain(own).chain(self.spaces[task]);
         let places = places.flat_map(|layer| {
             let (weight, bias) = self.params[layer];
             std::iter::once(weight).chain(bias)
@@ -421,6 +426,12 @@ impl HeadSet {
             return Ok(head.loss(&outputs, &words.kept(targets))?);
         }
         let features = rows_of(&dropped.features, run, places)?;
+        if let Some(classes) = &data.classes
+            && let Some(vectors) = self.trained_vectors(task, classes)?
+        {
+            let outputs = self.outputs(task, &features, Some(&vectors))?;
+            return Ok(head.loss(&outputs, &classes.trained(targets))?);
+        }
         if let (Some(classes), Some(rows)) = (&data.classes, seen.micro.classes_of(task)) {
             let (start, length) = (rows.start as i64, rows.len() as i64);
             let texts = dropped.features.f_narrow(0, start, length)?;

@@ -58,6 +58,10 @@ impl Trainer {
             let Some(described) = &self.tasks[task].classes else {
                 continue;
             };
+            if described.texts.is_empty() {
+                // They are vectors already.
+                continue;
+            }
             let start = inputs.len();
             for (place, input) in described.inputs(false).into_iter().enumerate() {
                 keys.push(mix(CLASS ^ mix(((task as u64) << 32) | place as u64)));

@@ -3,7 +3,8 @@
 //! A head is one linear layer, `[C, H]` and `[C]` (ordered classes share one direction, `[1, H]`), on top of the backbone's pooled features
 //! `[B, H]`. It owns no tensors: its parameters are views of the flat block that holds all heads of
 //! a job, named `heads.<task>.weight` and `heads.<task>.bias`, and are passed in. The head of classes that
-//! are known by their description has a scale instead (`label_embedding`). One file per kind:
+//! are known by what they are has a scale instead (`label_embedding`), and where they are vectors a map
+//! `[d, H]` into their space. One file per kind:
 //! another kind is one more file, and one more line in [`build`].
 //!
 //! Shapes: B samples, H hidden size, C outputs (classes, or 1 for regression). All tensors are
@@ -28,7 +29,7 @@ mod weights;
 
 pub use causal_lm::CausalLm;
 pub use contrastive::{contrastive, dampened};
-pub use init::{Parameter, layer, parameters};
+pub use init::{Parameter, layer, parameters, space};
 pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
 pub use multi_label::MultiLabel;
 pub use ordinal::{Ordinal, probabilities as ordinal_probabilities};

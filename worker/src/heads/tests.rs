@@ -392,3 +392,55 @@ fn shapes_that_do_not_fit() {
     let empty = Tensor::zeros([0, 3], (Kind::Float, Device::Cpu));
     assert_eq!(head.loss(&empty, &single(vec![])).unwrap().size(), [0]);
 }
+
+/// Cosines with given vectors of classes, after the learned map, their loss and the gradients of features, map
+/// and scale are those of the formulas, which `tests/golden/zero_shot.py` writes out.
+#[test]
+fn nearest_vectors_agree_with_the_formulas() {
+    let golden: Value = serde_json::from_str(include_str!("golden_zero_shot.json")).unwrap();
+    let near = |found: Tensor, expected: &Value| {
+        let off = (found - tensor(expected)).abs().max().double_value(&[]);
+        assert!(off < 2e-5, "off by {off}");
+    };
+    for case in golden["bilinear"].as_array().unwrap() {
+        let leaf = |name: &str| tensor(&case[name]).set_requires_grad(true);
+        let (features, map, scale) = (leaf("features"), leaf("weight"), leaf("scale"));
+        let classes = unit(&tensor(&case["vectors"])).unwrap();
+        let mapped = features.matmul(&map.transpose(0, 1));
+        let outputs = scaled(&cosines(&mapped, &classes).unwrap(), &scale).unwrap();
+        let count = outputs.size()[1] as usize;
+        let targets = case["targets"].as_array().unwrap().iter();
+        let targets = Values::Single {
+            classes: count,
+            values: targets.map(|t| t.as_u64().unwrap() as u32).collect(),
+        };
+        let head = LabelEmbedding::new(names(count), 0.0);
+        let losses = head.loss(&outputs, &targets).unwrap();
+        near(losses.shallow_clone(), &case["losses"]);
+        losses.sum(Kind::Float).backward();
+        near(features.grad(), &case["feature_gradients"]);
+        near(map.grad(), &case["weight_gradients"]);
+        near(scale.grad(), &case["scale_gradients"]);
+    }
+}
+
+/// The map into the space of vectors is a function of seed, task and width; vectors are kept as they are, and
+/// not trained.
+#[test]
+fn vectors_are_kept_beside_their_map() {
+    let vectors = [vec![0.6, 0.8, 0.0], vec![0.0, 0.0, 1.0]];
+    let [map, kept] = space(3, "bird", &vectors, 5);
+    assert_eq!(
+        (map.name.as_str(), &map.shape[..]),
+        ("heads.bird.weight", &[3, 5][..])
+    );
+    assert!(map.trained && map.decays);
+    assert_eq!(
+        (kept.name.as_str(), &kept.shape[..]),
+        ("heads.bird.vectors", &[2, 3][..])
+    );
+    assert_eq!(kept.values, vectors.concat());
+    assert!(!kept.trained && !kept.decays);
+    let [again, _] = space(3, "bird", &vectors[..1], 5);
+    assert_eq!(map.values, again.values);
+}

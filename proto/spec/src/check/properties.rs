@@ -109,6 +109,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 templates: vec!["a".to_owned()],
                 unseen: vec!["b".to_owned(), "b".to_owned()],
                 calibration: Some(weight),
+                vectors: (weight < 0.2).then(|| "v".to_owned()),
             }),
             metric,
         },

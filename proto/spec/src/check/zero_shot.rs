@@ -18,14 +18,17 @@ pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
         None if is_zero_shot => {
             return found.add(
                 field,
-                "is missing: the head `label_embedding` knows classes by their descriptions; give \
-                 `descriptions`, a mapping of class to text or a file",
+                "is missing: the head `label_embedding` knows classes by what they are; give \
+                 `descriptions`, a mapping of class to text or a file, or `vectors`, a file",
             );
         }
         None => return,
         Some(spec) => spec,
     };
-    descriptions(task, spec, &field, found);
+    match &spec.vectors {
+        Some(file) => vectors(spec, file, &field, found),
+        None => descriptions(task, spec, &field, found),
+    }
     for (index, template) in spec.templates.iter().enumerate() {
         found.require(
             template.contains(PLACE),
@@ -51,7 +54,7 @@ pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
         });
     }
     found.require(
-        task.data.columns.pair.is_none(),
+        task.data.columns.pair.is_none() || spec.vectors.is_some(),
         &format!("{path}.data.columns.pair"),
         || {
             "names a second text, but the head `label_embedding` compares one text with its class; \
@@ -61,8 +64,33 @@ pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
     );
 }
 
+/// Numbers take the place of words.
+fn vectors(spec: &ZeroShotSpec, file: &String, field: &str, found: &mut Findings) {
+    super::task::files(
+        std::slice::from_ref(file),
+        &format!("{field}.vectors"),
+        found,
+    );
+    found.require(
+        spec.descriptions.is_empty(),
+        &format!("{field}.descriptions"),
+        || "and `vectors` both say what the classes are; remove one of both".to_owned(),
+    );
+    found.require(
+        spec.templates.is_empty(),
+        &format!("{field}.templates"),
+        || "are sentences around descriptions, and `vectors` have none; remove them".to_owned(),
+    );
+}
+
 fn descriptions(task: &TaskSpec, spec: &ZeroShotSpec, field: &str, found: &mut Findings) {
     let field = format!("{field}.descriptions");
+    if spec.descriptions.is_empty() {
+        return found.add(
+            field,
+            "is missing: give a mapping of class to text or a file, or `vectors` in its place",
+        );
+    }
     let given = match &spec.descriptions {
         Descriptions::File(path) => {
             return super::task::files(std::slice::from_ref(path), &field, found);
@@ -151,6 +179,35 @@ mod tests {
         one(
             |task| task["zero_shot"]["descriptions"] = json!("labels.txt"),
             "zero_shot.descriptions",
+            ".parquet",
+        );
+        one(
+            |task| task["zero_shot"]["descriptions"] = json!({}),
+            "zero_shot.descriptions",
+            "or `vectors`",
+        );
+        one(
+            |task| {
+                let spec = &mut task["zero_shot"];
+                spec["vectors"] = json!("attributes.csv");
+                spec["templates"] = json!([]);
+            },
+            "zero_shot.descriptions",
+            "remove one of both",
+        );
+        one(
+            |task| {
+                task["zero_shot"]["vectors"] = json!("attributes.csv");
+                task["zero_shot"]["descriptions"] = json!({});
+            },
+            "zero_shot.templates",
+            "sentences around descriptions",
+        );
+        one(
+            |task| {
+                task["zero_shot"] = json!({"vectors": "attributes.txt", "unseen": ["mail"]});
+            },
+            "zero_shot.vectors",
             ".parquet",
         );
         one(
