@@ -4,7 +4,7 @@
 //! connect fields.
 
 pub use crate::adaptation::{Adapt, AdaptationSpec, TargetSpec};
-pub use crate::adaptive::AdaptiveSpec;
+pub use crate::adaptive::{AdaptiveBy, AdaptiveSpec};
 pub use crate::augment::{Augment, OnBadSample, OnMissingLabel};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::evaluation::{EvaluationSpec, SelectBy};
@@ -405,7 +405,7 @@ pub enum Sampler {
         #[serde(default = "fifth")]
         to: f64,
     },
-    /// p_k follows how fast each task's loss falls.
+    /// p_k follows how fast each task's loss falls, or how much its gradient agrees with the others'.
     Adaptive(AdaptiveSpec),
     /// p_k as given for every task; what they add up to does not matter.
     Probabilities(BTreeMap<String, f64>),

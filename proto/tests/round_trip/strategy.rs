@@ -2,7 +2,7 @@
 
 use super::{number, word};
 use espalier_spec::job::{
-    AdapterKind, AdapterSpec, AdaptiveSpec, GradualSpec, LoraSpec, Sampler, Tuning,
+    AdapterKind, AdapterSpec, AdaptiveBy, AdaptiveSpec, GradualSpec, LoraSpec, Sampler, Tuning,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -53,6 +53,11 @@ pub(super) fn sampler() -> impl Strategy<Value = Sampler> {
                 every_steps,
                 smoothing,
                 temperature,
+                by: if alpha > 0.5 {
+                    AdaptiveBy::Affinity
+                } else {
+                    AdaptiveBy::Losses
+                },
             })
         ),
         btree_map(word(), number(), 1..4).prop_map(Sampler::Probabilities),

@@ -29,7 +29,7 @@ pub mod source;
 pub mod tokens;
 pub mod vectors;
 
-pub use adaptive::{Followed, Follower};
+pub use adaptive::{Followed, Follower, agreements};
 pub use augment::Augmenter;
 pub use cell::Cell;
 pub use dataset::{Classes, Modality, Split, Stream, TaskData, load};
