@@ -1,4 +1,4 @@
-"""Golden numbers of heads whose classes are vectors (worker/src/heads/golden_zero_shot.json).
+"""Golden numbers of heads whose classes are vectors or hypotheses (worker/src/heads/golden_zero_shot.json).
 
 Formulas written out in plain Python (doubles; gradients by central differences), so that they are
 independent of any tensor library: python3 zero_shot.py > ../../worker/src/heads/golden_zero_shot.json
@@ -64,5 +64,17 @@ def bilinear(samples, hidden, classes, width, log_scale):
             "scale_gradients": gradient(value, scale)[0]}
 
 
-json.dump({"bilinear": [bilinear(4, 3, 3, 2, 1.0), bilinear(5, 4, 4, 6, 0.5)]}, sys.stdout, separators=(",", ":"))
+def entailment(samples, columns):
+    """Mean over a sample's pairs of the binary cross-entropy of whether a pair is that of its own class."""
+    logits = matrix(samples, columns)
+    targets = [sample % columns for sample in range(samples)]
+    soft = lambda z: max(z, 0.0) + math.log1p(math.exp(-abs(z)))
+    each = lambda row, target: sum(soft(-z if c == target else z) for c, z in enumerate(row)) / columns
+    every = lambda: [each(row, target) for row, target in zip(logits, targets)]
+    return {"logits": logits, "targets": targets, "losses": every(), "gradients": gradient(lambda: sum(every()), logits)}
+
+
+golden = {"bilinear": [bilinear(4, 3, 3, 2, 1.0), bilinear(5, 4, 4, 6, 0.5)],
+          "entailment": [entailment(4, 2), entailment(5, 4)]}
+json.dump(golden, sys.stdout, separators=(",", ":"))
 print()

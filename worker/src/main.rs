@@ -163,7 +163,7 @@ impl ZeroShot {
         }
         // What the model was trained on is called what it was called there.
         let known = |name: &str| {
-            let task = predictor.described()?;
+            let task = predictor.entailing().or(predictor.described())?;
             let place = task.labels.iter().position(|label| label == name)?;
             task.classes.as_ref()?.texts.get(place).cloned()
         };
@@ -399,11 +399,23 @@ fn predict(
         let mut answers = match &classes {
             None => predictor.predict(&inputs, tasks)?,
             Some(classes) => {
-                let nearest = classes.nearest(&predictor, &inputs)?.into_iter();
+                let nearest = match classes.reads_texts() {
+                    true => {
+                        let texts = texts.iter().map(|text| text.as_deref().unwrap_or_default());
+                        classes.of_texts(&predictor, &texts.collect::<Vec<_>>())?
+                    }
+                    false => classes.nearest(&predictor, &inputs)?,
+                };
+                let nearest = nearest.into_iter();
                 let named = |answer| BTreeMap::from([(ZeroShot::TASK.to_owned(), answer)]);
                 nearest.map(named).collect()
             }
         };
+        if classes.is_none() && predictor.entails(tasks) {
+            for (text, answer) in texts.iter().zip(&mut answers) {
+                answer.extend(predictor.entailed(text.as_deref().unwrap_or_default(), tasks)?);
+            }
+        }
         if let Some(sampling) = &sampling {
             for (text, answer) in texts.iter().zip(&mut answers) {
                 let prompt = text.as_deref().unwrap_or_default();

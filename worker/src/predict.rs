@@ -2,6 +2,7 @@
 
 mod answer;
 mod described;
+mod entail;
 mod go_on;
 
 use crate::checkpoint::{
@@ -20,6 +21,7 @@ use tch::{Device, Kind, Tensor};
 pub use answer::{Answer, Scored};
 use answer::{best, shape};
 pub use described::Described;
+pub use entail::Hypotheses;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +178,8 @@ impl Predictor {
     #[must_use]
     pub fn described(&self) -> Option<&ExportedTask> {
         let by_words = |c: &ExportedClasses| !c.texts.is_empty();
-        let mut tasks = self.meta.tasks.iter();
+        let tasks = self.meta.tasks.iter();
+        let mut tasks = tasks.filter(|task| task.head == HeadKind::LabelEmbedding);
         tasks.find(|task| task.classes.as_ref().is_some_and(by_words))
     }
 
@@ -384,8 +387,8 @@ impl Predictor {
         tch::no_grad(|| linear.forward(features, None)).map_err(|e| Error::Engine(e.into()))
     }
 
-    /// Answers of the named tasks (all, if none is named) for each input; those that go on with a text
-    /// have none here.
+    /// Answers of the named tasks (all, if none is named) for each input; those that go on with a text, or
+    /// read it together with hypotheses, have none here.
     ///
     /// # Errors
     /// If an input does not fit the model.
@@ -396,7 +399,9 @@ impl Predictor {
     ) -> Result<Vec<BTreeMap<String, Answer>>, Error> {
         let mut answers = vec![BTreeMap::new(); inputs.len()];
         let tasks = self.wanted(wanted);
-        let tasks: Vec<_> = tasks.filter(|t| t.head != HeadKind::CausalLm).collect();
+        let is_here =
+            |t: &&ExportedTask| !matches!(t.head, HeadKind::CausalLm | HeadKind::Entailment);
+        let tasks: Vec<_> = tasks.filter(is_here).collect();
         if tasks.is_empty() {
             return Ok(answers);
         }
@@ -420,9 +425,10 @@ impl Predictor {
             }
             let outputs = self.outputs(&task.name, &leaves.features)?;
             let scores = match task.head {
-                HeadKind::SingleLabel | HeadKind::Tags | HeadKind::LabelEmbedding => {
-                    outputs.f_softmax(-1, Kind::Float)?
-                }
+                HeadKind::SingleLabel
+                | HeadKind::Tags
+                | HeadKind::LabelEmbedding
+                | HeadKind::Entailment => outputs.f_softmax(-1, Kind::Float)?,
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
                 HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
                 HeadKind::Regression | HeadKind::CausalLm => outputs,

@@ -2,7 +2,7 @@
 //! the classes are: words, or vectors in the space of those that a task was trained with.
 
 use crate::data::Input;
-use crate::predict::{Answer, Described, Error, Predictor};
+use crate::predict::{Answer, Described, Error, Hypotheses, Predictor};
 use espalier_spec::zero_shot::PLACE;
 use std::collections::BTreeMap;
 use tch::Tensor;
@@ -20,13 +20,23 @@ pub struct Class {
 #[derive(Debug)]
 pub struct Classes {
     names: Vec<String>,
-    described: Described,
+    how: How,
+}
+
+/// How classes are told apart.
+#[derive(Debug)]
+enum How {
+    /// By cosines of features.
+    Near(Described),
+    /// By reading a text together with what each class says of it.
+    Entailed(Hypotheses),
 }
 
 impl Classes {
     /// What the model makes of classes, in `templates`, where `{}` stands for the class. Where the model
     /// was trained on descriptions, its first such task gives what cosines are multiplied by, the calibration
-    /// of classes that it was trained on, and, if there are no others, the templates.
+    /// of classes that it was trained on, and, if there are no others, the templates. A model with a task of the
+    /// head `entailment` reads texts together with each class's words in that task's manner.
     ///
     /// # Errors
     /// No class, or one twice; a template without `{}`; a model that reads no texts.
@@ -52,7 +62,8 @@ impl Classes {
                 twice.name
             )));
         }
-        let trained = predictor.described();
+        let entails = predictor.entailing();
+        let trained = entails.or(predictor.described());
         let own = [PLACE.to_owned()];
         let templates = match trained.and_then(|task| task.classes.as_ref()) {
             _ if !templates.is_empty() => templates,
@@ -65,7 +76,10 @@ impl Classes {
             .collect();
         Ok(Self {
             names: classes.iter().map(|class| class.name.clone()).collect(),
-            described: Described::read(predictor, &pairs, templates, trained)?,
+            how: match entails {
+                Some(task) => How::Entailed(Hypotheses::new(task, &pairs, templates)),
+                None => How::Near(Described::read(predictor, &pairs, templates, trained)?),
+            },
         })
     }
 
@@ -116,15 +130,42 @@ impl Classes {
         let vectors_cd = Tensor::f_from_slice(&numbers)?.f_view(&shape[..])?;
         let called: Vec<&str> = names.iter().map(String::as_str).collect();
         let described = Described::mapped(predictor, task, &called, vectors_cd)?;
-        Ok(Self { names, described })
+        let how = How::Near(described);
+        Ok(Self { names, how })
+    }
+
+    /// Whether classes are read together with a text, so that [`Classes::of_texts`] is to be asked.
+    #[must_use]
+    pub fn reads_texts(&self) -> bool {
+        matches!(self.how, How::Entailed(_))
     }
 
     /// The nearest class of each input.
     ///
     /// # Errors
-    /// If an input does not fit the model.
+    /// If an input does not fit the model, or classes are read together with texts.
     pub fn nearest(&self, predictor: &Predictor, inputs: &[Input]) -> Result<Vec<Answer>, Error> {
-        self.described
-            .answers(&self.names, &predictor.features(inputs)?)
+        match &self.how {
+            How::Near(described) => described.answers(&self.names, &predictor.features(inputs)?),
+            How::Entailed(_) => Err(Error::ZeroShot(
+                "this model reads classes together with a text, not features of it".to_owned(),
+            )),
+        }
+    }
+
+    /// The class of each text whose hypothesis goes with it best.
+    ///
+    /// # Errors
+    /// If a text does not fit the model, or classes are not read together with texts.
+    pub fn of_texts(&self, predictor: &Predictor, texts: &[&str]) -> Result<Vec<Answer>, Error> {
+        match &self.how {
+            How::Entailed(hypotheses) => texts
+                .iter()
+                .map(|text| hypotheses.answer(predictor, text))
+                .collect(),
+            How::Near(_) => Err(Error::ZeroShot(
+                "this model compares features with classes, and reads no pairs of them".to_owned(),
+            )),
+        }
     }
 }

@@ -191,6 +191,10 @@ pub enum HeadKind {
     /// decoder. It begins as the model's own vocabulary matrix and is trained apart from the word table,
     /// even where the model ties both.
     CausalLm,
+    /// One of several classes, by whether a text and a hypothesis on the class, read together, belong to each
+    /// other (one output a pair, binary cross-entropy; Yin et al. 2019, arXiv 1909.00161). Classes that were
+    /// never trained on are told by their hypothesis.
+    Entailment,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -352,6 +356,7 @@ impl HeadKind {
             HeadKind::Ordinal => "ordinal",
             HeadKind::LabelEmbedding => "label_embedding",
             HeadKind::CausalLm => "causal_lm",
+            HeadKind::Entailment => "entailment",
         }
     }
 
@@ -359,7 +364,9 @@ impl HeadKind {
     #[must_use]
     pub fn default_metric(self) -> Metric {
         match self {
-            HeadKind::SingleLabel | HeadKind::LabelEmbedding => Metric::Accuracy,
+            HeadKind::SingleLabel | HeadKind::LabelEmbedding | HeadKind::Entailment => {
+                Metric::Accuracy
+            }
             HeadKind::MultiLabel => Metric::MacroF1,
             HeadKind::Regression => Metric::Pearson,
             HeadKind::Tags => Metric::SpanF1,

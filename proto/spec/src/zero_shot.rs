@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 /// Where the name or description of a class goes in a template.
 pub const PLACE: &str = "{}";
 
-/// How a task of the head `label_embedding` knows its classes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How a task of the head `label_embedding` or `entailment` knows its classes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ZeroShotSpec {
     /// What each class is, in words: a mapping of class to text, or a file with the columns `label` and
-    /// `description`. Classes that the task does not have may be in it. Either this or `vectors`.
+    /// `description`. Classes that the task does not have may be in it. Either this or `vectors`; with
+    /// `entailment` neither is needed: names stand for themselves.
     #[serde(default, skip_serializing_if = "Descriptions::is_empty")]
     pub descriptions: Descriptions,
     /// Sentences around a description, which stands at `{}`. The vectors of several are averaged at length
@@ -32,6 +33,10 @@ pub struct ZeroShotSpec {
     /// the columns `label` and `vector`, a list. For any backbone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<String>,
+    /// With `entailment`: of how many other classes a training sample is paired with the hypothesis, too; as
+    /// many as there are, at most. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negatives: Option<u32>,
 }
 
 /// Classes and what they are.

@@ -55,6 +55,7 @@ impl Wire for TaskSpec {
             HeadKind::Ordinal => Head::Ordinal,
             HeadKind::LabelEmbedding => Head::LabelEmbedding,
             HeadKind::CausalLm => Head::CausalLm,
+            HeadKind::Entailment => Head::Entailment,
         };
         v1::Task {
             name: self.name.clone(),
@@ -74,8 +75,8 @@ impl Wire for TaskSpec {
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
-        const HEADS: &str =
-            "single_label, multi_label, regression, tags, ordinal, label_embedding or causal_lm";
+        const HEADS: &str = "single_label, multi_label, regression, tags, ordinal, label_embedding, \
+                             causal_lm or entailment";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
@@ -84,6 +85,7 @@ impl Wire for TaskSpec {
             Head::Ordinal => HeadKind::Ordinal,
             Head::LabelEmbedding => HeadKind::LabelEmbedding,
             Head::CausalLm => HeadKind::CausalLm,
+            Head::Entailment => HeadKind::Entailment,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -235,6 +237,7 @@ impl Wire for ZeroShotSpec {
             unseen: self.unseen.clone(),
             calibration: self.calibration,
             vectors: self.vectors.clone().unwrap_or_default(),
+            negatives: self.negatives,
         }
     }
 
@@ -255,6 +258,7 @@ impl Wire for ZeroShotSpec {
             unseen: m.unseen,
             calibration: m.calibration,
             vectors: text(m.vectors),
+            negatives: m.negatives,
         }
     }
 }

@@ -57,6 +57,7 @@ fn zero_shot() -> impl Strategy<Value = ZeroShotSpec> {
             templates,
             unseen,
             calibration,
+            negatives: vectors.is_some().then_some(3),
             vectors,
         },
     )
@@ -116,6 +117,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::Ordinal,
         HeadKind::LabelEmbedding,
         HeadKind::CausalLm,
+        HeadKind::Entailment,
     ]);
     let more = (
         (loss(), option::of(adaptation())),

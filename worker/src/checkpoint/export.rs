@@ -84,7 +84,9 @@ pub struct ExportedTask {
 /// Classes that are known by what they are. Their head is `heads.<task>.scale` `[1]`, the logarithm of
 /// what cosines are multiplied by, and `heads.<task>.calibration` `[1]`, what is taken from those of classes
 /// that were trained on. Where they are known by vectors, these are `heads.<task>.vectors` `[C, d]`, and
-/// `heads.<task>.weight` `[d, H]` maps features to them; then there are no templates and texts.
+/// `heads.<task>.weight` `[d, H]` maps features to them; then there are no templates and texts. Where each is
+/// read together with a text, the head is a linear layer of one output, `heads.<task>.weight` `[1, H]` and
+/// `heads.<task>.bias` `[1]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExportedClasses {
     /// Sentences around a description, which stands at `{}`.
@@ -181,7 +183,11 @@ pub fn write_export(
 fn has_class(head: HeadKind) -> bool {
     !matches!(
         head,
-        HeadKind::Regression | HeadKind::Ordinal | HeadKind::LabelEmbedding | HeadKind::CausalLm
+        HeadKind::Regression
+            | HeadKind::Ordinal
+            | HeadKind::LabelEmbedding
+            | HeadKind::CausalLm
+            | HeadKind::Entailment
     )
 }
 
@@ -272,7 +278,8 @@ fn write_task(
         | HeadKind::Regression
         | HeadKind::Ordinal
         | HeadKind::LabelEmbedding
-        | HeadKind::CausalLm => None,
+        | HeadKind::CausalLm
+        | HeadKind::Entailment => None,
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));

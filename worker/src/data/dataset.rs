@@ -148,7 +148,8 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         }
     };
 
-    if task.head.reads_tokens() && matches!(modality, Modality::Media(_)) {
+    let reads_texts = task.head.reads_tokens() || task.head == HeadKind::Entailment;
+    if reads_texts && matches!(modality, Modality::Media(_)) {
         let head = task.head.as_str();
         return Err(context("train")(Error::NoTexts { head }));
     }
@@ -183,7 +184,9 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         Modality::Text(_) => None,
     };
     let augment = Augmenter::new(data.augment, reader, &train).map_err(context("train"))?;
-    let sample_cost = mean_cost(&train)? + target.as_ref().map_or(Ok(0.0), mean_cost)?;
+    let pairs = classes.as_ref().map_or(1, Classes::pairs);
+    let sample_cost =
+        mean_cost(&train)? * pairs as f64 + target.as_ref().map_or(Ok(0.0), mean_cost)?;
     let (name, head) = (task.name.clone(), task.head);
     Ok(TaskData {
         name,
@@ -221,6 +224,11 @@ fn described(
     modality: &Modality,
     labels: LabelSet,
 ) -> Result<(LabelSet, Option<Classes>), Error> {
+    if task.head == HeadKind::Entailment {
+        let spec = task.zero_shot.clone().unwrap_or_default();
+        let (labels, classes) = classes::hypotheses(&spec, &labels)?;
+        return Ok((labels, Some(classes)));
+    }
     match (&task.zero_shot, modality) {
         (None, _) => Ok((labels, None)),
         (

@@ -1,5 +1,6 @@
 //! All heads of a job: one flat block of parameters, one loss per task.
 
+mod pairs;
 mod space;
 mod start;
 
@@ -15,7 +16,7 @@ use crate::heads::{self, Head, Level, Linear};
 use crate::model::{Batch, Block, Context, Leaves, mix};
 use crate::torch;
 use espalier_spec::InputGroups;
-use espalier_spec::job::ContrastiveSpec;
+use espalier_spec::job::{ContrastiveSpec, HeadKind};
 use std::ops::Range;
 use std::sync::Arc;
 use tch::Tensor;
@@ -140,7 +141,7 @@ impl HeadSet {
     /// # Errors
     /// If libtorch refuses.
     pub fn calibration(&self, task: usize) -> Result<f64, Error> {
-        let Some(place) = self.params[task].1 else {
+        let Some(place) = self.calibrated(task) else {
             return Ok(0.0);
         };
         let values = Vec::<f32>::try_from(&self.block.param(place).f_detach()?)?;
@@ -152,7 +153,7 @@ impl HeadSet {
     /// # Errors
     /// If libtorch refuses.
     pub fn set_calibration(&mut self, task: usize, value: f64) -> Result<(), Error> {
-        let Some(place) = self.params[task].1 else {
+        let Some(place) = self.calibrated(task) else {
             return Ok(());
         };
         let name = self.block.params()[place].name.clone();
@@ -426,6 +427,11 @@ impl HeadSet {
             return Ok(head.loss(&outputs, &words.kept(targets))?);
         }
         let features = rows_of(&dropped.features, run, places)?;
+        if let (HeadKind::Entailment, Some(rows)) = (head.kind(), seen.micro.classes_of(task)) {
+            let (start, length) = (rows.start as i64, rows.len() as i64);
+            let others = dropped.features.f_narrow(0, start, length)?;
+            return self.pair_losses(task, &features, &others);
+        }
         if let Some(classes) = &data.classes
             && let Some(vectors) = self.trained_vectors(task, classes)?
         {

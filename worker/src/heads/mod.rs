@@ -18,6 +18,7 @@
 
 mod causal_lm;
 mod contrastive;
+mod entailment;
 mod init;
 mod label_embedding;
 mod multi_label;
@@ -29,6 +30,7 @@ mod weights;
 
 pub use causal_lm::CausalLm;
 pub use contrastive::{contrastive, dampened};
+pub use entailment::{Entailment, over_templates};
 pub use init::{Parameter, layer, parameters, space};
 pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
 pub use multi_label::MultiLabel;
@@ -296,6 +298,15 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             let calibration = given.unwrap_or(0.0) as f32;
             Ok(Box::new(LabelEmbedding::new(classes, calibration)))
         }
+        HeadKind::Entailment if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "entailment")
+        }
+        HeadKind::Entailment if task.loss.class_weights != ClassWeights::None => refuse(
+            "loss.class_weights",
+            "single_label and multi_label",
+            "entailment",
+        ),
+        HeadKind::Entailment => Ok(Box::new(Entailment::new(classes))),
         // Its size is the vocabulary's, which only a decoder has.
         HeadKind::CausalLm => Err(Error::NoDecoder {
             task: task.name.clone(),

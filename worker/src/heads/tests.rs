@@ -80,9 +80,10 @@ fn losses_and_gradients_agree_with_pytorch() {
                     classes,
                     values: targets.iter().map(|t| t.as_u64().unwrap() as u32).collect(),
                 },
-                HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm => {
-                    panic!("tested apart")
-                }
+                HeadKind::Tags
+                | HeadKind::LabelEmbedding
+                | HeadKind::CausalLm
+                | HeadKind::Entailment => panic!("tested apart"),
                 HeadKind::Regression => {
                     Values::Numbers(targets.iter().map(|t| t.as_f64().unwrap()).collect())
                 }
@@ -422,6 +423,45 @@ fn nearest_vectors_agree_with_the_formulas() {
         near(map.grad(), &case["weight_gradients"]);
         near(scale.grad(), &case["scale_gradients"]);
     }
+}
+
+/// The loss of pairs and its gradient are those of the formula; the best pair decides, and several templates
+/// count by their mean.
+#[test]
+fn pairs_agree_with_the_formula() {
+    let golden: Value = serde_json::from_str(include_str!("golden_zero_shot.json")).unwrap();
+    let head = Entailment::new(names(3));
+    assert_eq!(head.outputs(), 1);
+    for case in golden["entailment"].as_array().unwrap() {
+        let logits = tensor(&case["logits"]).set_requires_grad(true);
+        let targets = case["targets"].as_array().unwrap().iter();
+        let values: Vec<u32> = targets.map(|t| t.as_u64().unwrap() as u32).collect();
+        let classes = logits.size()[1] as usize;
+        let losses = head
+            .loss(&logits, &Values::Single { classes, values })
+            .unwrap();
+        close(&losses, &case["losses"]);
+        losses.sum(Kind::Float).backward();
+        close(&logits.grad(), &case["gradients"]);
+    }
+    let values = vec![0, 2];
+    let wrong = Values::Single { classes: 2, values };
+    assert!(
+        head.loss(&tensor(&json!([[0.0, 1.0], [1.0, 0.0]])), &wrong)
+            .is_err()
+    );
+    // Two classes in two templates each, of two texts.
+    let pairs = [1.0_f32, 3.0, 0.0, 1.0, -1.0, 1.0, 2.0, 0.0];
+    let over = over_templates(&pairs, (2, 2)).unwrap();
+    assert_eq!(
+        Vec::<f32>::try_from(over.flatten(0, -1)).unwrap(),
+        [2.0, 0.5, 0.0, 1.0]
+    );
+    let decided = Values::Single {
+        classes: 2,
+        values: vec![0, 1],
+    };
+    assert_eq!(head.decide(&over).unwrap(), decided);
 }
 
 /// The map into the space of vectors is a function of seed, task and width; vectors are kept as they are, and

@@ -126,8 +126,10 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
                 scores,
             }
         }
-        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm => {
-            Answer::single(scores)
-        }
+        HeadKind::SingleLabel
+        | HeadKind::Tags
+        | HeadKind::LabelEmbedding
+        | HeadKind::CausalLm
+        | HeadKind::Entailment => Answer::single(scores),
     }
 }

@@ -3,6 +3,7 @@
 use super::{Answer, Error, Predictor};
 use crate::checkpoint::ExportedTask;
 use crate::heads::{self, LARGEST_SCALE, class_vectors, cosines};
+use espalier_spec::job::HeadKind;
 use espalier_spec::zero_shot::PLACE;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -39,6 +40,9 @@ impl Described {
         let Some(known) = &task.classes else {
             return Ok(None);
         };
+        if task.head == HeadKind::Entailment {
+            return Ok(None);
+        }
         if known.texts.is_empty() {
             let names: Vec<&str> = task.labels.iter().map(String::as_str).collect();
             let vectors = predictor.part(&task.name, "vectors")?.shallow_clone();

@@ -37,7 +37,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::Tags),
         Just(HeadKind::Ordinal),
         Just(HeadKind::LabelEmbedding),
-        Just(HeadKind::CausalLm)
+        Just(HeadKind::CausalLm),
+        Just(HeadKind::Entailment)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -110,6 +111,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 unseen: vec!["b".to_owned(), "b".to_owned()],
                 calibration: Some(weight),
                 vectors: (weight < 0.2).then(|| "v".to_owned()),
+                negatives: (weight < 0.3).then_some(0),
             }),
             metric,
         },

@@ -162,7 +162,11 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         return;
     };
     let least = match task.head {
-        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding => 2,
+        HeadKind::SingleLabel
+        | HeadKind::Tags
+        | HeadKind::Ordinal
+        | HeadKind::LabelEmbedding
+        | HeadKind::Entailment => 2,
         HeadKind::MultiLabel => 1,
         // `language` says so.
         HeadKind::CausalLm => return,
@@ -224,7 +228,7 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
     }
     if matches!(
         task.head,
-        HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding
+        HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding | HeadKind::Entailment
     ) && task.loss.class_weights != ClassWeights::None
     {
         let head = task.head.as_str();
@@ -307,6 +311,14 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
             Metric::ZeroShotAccuracy,
         ],
         HeadKind::CausalLm => &[Metric::Perplexity],
+        HeadKind::Entailment => &[
+            Metric::Accuracy,
+            Metric::MacroF1,
+            Metric::SeenAccuracy,
+            Metric::UnseenAccuracy,
+            Metric::HarmonicMean,
+            Metric::ZeroShotAccuracy,
+        ],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();

@@ -1,11 +1,14 @@
 //! Classes that are known by what they are: their descriptions as inputs.
 
+mod hypotheses;
+
 use crate::data::error::nearest;
 use crate::data::source::{self, Row, Wanted};
 use crate::data::{Cell, Error, Input, LabelSet, Problem, Tokenizer, vectors};
 use crate::metrics::Values;
 use espalier_spec::job::{Descriptions, ZeroShotSpec};
 use espalier_spec::zero_shot::PLACE;
+pub(super) use hypotheses::read as hypotheses;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -27,6 +30,11 @@ pub struct Classes {
     pub templates: Vec<String>,
     /// Whether each class is trained on.
     pub seen: Vec<bool>,
+    /// Each class's description in each template, class by class, where it is read together with a text; else
+    /// none.
+    pub hypotheses: Vec<String>,
+    /// Of how many other classes a training sample is paired with the hypothesis.
+    pub negatives: usize,
     /// Each class's description in each template, class by class.
     inputs: Vec<Input>,
     /// Place of each class among those trained on.
@@ -107,6 +115,8 @@ pub(super) fn read(
         templates,
         columns: columns(&seen),
         seen,
+        hypotheses: Vec::new(),
+        negatives: 0,
         inputs,
     };
     Ok((labels, classes))
@@ -138,6 +148,8 @@ pub(super) fn by_vectors(
         templates: Vec::new(),
         columns: columns(&seen),
         seen,
+        hypotheses: Vec::new(),
+        negatives: 0,
         inputs: Vec::new(),
     };
     Ok((labels, classes))
