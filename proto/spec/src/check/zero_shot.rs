@@ -1,4 +1,4 @@
-//! Rules of classes that are known by their description.
+//! Rules of classes that are known by what they are: words, vectors or hypotheses.
 
 use super::Findings;
 use crate::job::{Descriptions, HeadKind, TaskSpec, ZeroShotSpec};
@@ -29,9 +29,9 @@ pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
         None => return,
         Some(spec) => spec,
     };
-    match &spec.vectors {
-        Some(file) => vectors(spec, file, &field, found),
-        None => descriptions(task, spec, &field, found),
+    match spec.vectors.is_some() {
+        true => vectors(spec, &field, found),
+        false => descriptions(task, spec, &field, found),
     }
     found.require(
         spec.negatives.is_none(),
@@ -121,12 +121,8 @@ fn unseen(task: &TaskSpec, spec: &ZeroShotSpec, field: &str, found: &mut Finding
 }
 
 /// Numbers take the place of words.
-fn vectors(spec: &ZeroShotSpec, file: &String, field: &str, found: &mut Findings) {
-    super::task::files(
-        std::slice::from_ref(file),
-        &format!("{field}.vectors"),
-        found,
-    );
+fn vectors(spec: &ZeroShotSpec, field: &str, found: &mut Findings) {
+    super::task::files(spec.vectors.as_slice(), &format!("{field}.vectors"), found);
     found.require(
         spec.descriptions.is_empty(),
         &format!("{field}.descriptions"),
