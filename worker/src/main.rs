@@ -145,6 +145,10 @@ struct ZeroShot {
     /// A sentence with `{}` where the class stands; may be repeated, and then the mean counts.
     #[arg(long = "template", value_name = "TEXT", requires = "labels")]
     templates: Vec<String>,
+    /// File of vectors to choose from, for a model that was trained with zero_shot.vectors; with --labels,
+    /// only these of its classes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tasks", "descriptions", "templates"])]
+    labels_vectors: Option<PathBuf>,
 }
 
 impl ZeroShot {
@@ -153,12 +157,17 @@ impl ZeroShot {
 
     /// The classes; none if none are named.
     fn classes(&self, predictor: &Predictor) -> anyhow::Result<Option<Classes>> {
+        if let Some(file) = &self.labels_vectors {
+            let vectors = espalier_worker::data::vectors::read(file)?;
+            let wanted: Vec<String> = self.labels.iter().map(|l| l.trim().to_owned()).collect();
+            return Ok(Some(Classes::by_vectors(predictor, &vectors, &wanted)?));
+        }
         if self.labels.is_empty() {
             return Ok(None);
         }
         // What the model was trained on is called what it was called there.
         let known = |name: &str| {
-            let task = predictor.described()?;
+            let task = predictor.entailing().or(predictor.described())?;
             let place = task.labels.iter().position(|label| label == name)?;
             task.classes.as_ref()?.texts.get(place).cloned()
         };
@@ -401,11 +410,23 @@ fn predict(
         let mut answers = match &classes {
             None => predictor.predict(&inputs, tasks)?,
             Some(classes) => {
-                let nearest = classes.nearest(&predictor, &inputs)?.into_iter();
+                let nearest = match classes.reads_texts() {
+                    true => {
+                        let texts = texts.iter().map(|text| text.as_deref().unwrap_or_default());
+                        classes.of_texts(&predictor, &texts.collect::<Vec<_>>())?
+                    }
+                    false => classes.nearest(&predictor, &inputs)?,
+                };
+                let nearest = nearest.into_iter();
                 let named = |answer| BTreeMap::from([(ZeroShot::TASK.to_owned(), answer)]);
                 nearest.map(named).collect()
             }
         };
+        if classes.is_none() && predictor.entails(tasks) {
+            for (text, answer) in texts.iter().zip(&mut answers) {
+                answer.extend(predictor.entailed(text.as_deref().unwrap_or_default(), tasks)?);
+            }
+        }
         if let Some(sampling) = &sampling {
             for (text, answer) in texts.iter().zip(&mut answers) {
                 let prompt = text.as_deref().unwrap_or_default();

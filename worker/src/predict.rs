@@ -2,9 +2,12 @@
 
 mod answer;
 mod described;
+mod entail;
 mod go_on;
 
-use crate::checkpoint::{Export, ExportedTask, HEADS_FILE, META_FILE, read_tensors};
+use crate::checkpoint::{
+    Export, ExportedClasses, ExportedTask, HEADS_FILE, META_FILE, read_tensors,
+};
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
 use crate::generate;
@@ -18,6 +21,7 @@ use tch::{Device, Kind, Tensor};
 pub use answer::{Answer, Scored};
 use answer::{best, shape};
 pub use described::Described;
+pub use entail::Hypotheses;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +180,18 @@ impl Predictor {
     /// The first task that knows classes by their description.
     #[must_use]
     pub fn described(&self) -> Option<&ExportedTask> {
-        self.meta.tasks.iter().find(|task| task.classes.is_some())
+        let by_words = |c: &ExportedClasses| !c.texts.is_empty();
+        let tasks = self.meta.tasks.iter();
+        let mut tasks = tasks.filter(|task| task.head == HeadKind::LabelEmbedding);
+        tasks.find(|task| task.classes.as_ref().is_some_and(by_words))
+    }
+
+    /// The first task that knows classes by vectors.
+    #[must_use]
+    pub fn with_vectors(&self) -> Option<&ExportedTask> {
+        let by_numbers = |c: &ExportedClasses| c.texts.is_empty();
+        let mut tasks = self.meta.tasks.iter();
+        tasks.find(|task| task.classes.as_ref().is_some_and(by_numbers))
     }
 
     /// A number of a task's head, such as `scale`.
@@ -410,8 +425,8 @@ impl Predictor {
         tch::no_grad(outputs).map_err(|e| Error::Engine(e.into()))
     }
 
-    /// Answers of the named tasks (all, if none is named) for each input; those that go on with a text
-    /// have none here.
+    /// Answers of the named tasks (all, if none is named) for each input; those that go on with a text, or
+    /// read it together with hypotheses, have none here.
     ///
     /// # Errors
     /// If an input does not fit the model.
@@ -422,7 +437,9 @@ impl Predictor {
     ) -> Result<Vec<BTreeMap<String, Answer>>, Error> {
         let mut answers = vec![BTreeMap::new(); inputs.len()];
         let tasks = self.wanted(wanted);
-        let tasks: Vec<_> = tasks.filter(|t| t.head != HeadKind::CausalLm).collect();
+        let is_here =
+            |t: &&ExportedTask| !matches!(t.head, HeadKind::CausalLm | HeadKind::Entailment);
+        let tasks: Vec<_> = tasks.filter(is_here).collect();
         if tasks.is_empty() {
             return Ok(answers);
         }
@@ -456,9 +473,10 @@ impl Predictor {
             }
             let outputs = self.outputs(&task.name, &leaves.features)?;
             let scores = match task.head {
-                HeadKind::SingleLabel | HeadKind::Tags | HeadKind::LabelEmbedding => {
-                    outputs.f_softmax(-1, Kind::Float)?
-                }
+                HeadKind::SingleLabel
+                | HeadKind::Tags
+                | HeadKind::LabelEmbedding
+                | HeadKind::Entailment => outputs.f_softmax(-1, Kind::Float)?,
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
                 HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
                 HeadKind::Regression | HeadKind::CausalLm | HeadKind::Ctc => outputs,

@@ -7,6 +7,7 @@ use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::Metric;
 use espalier_spec::plan::ExchangePlan;
+use espalier_worker::data::vectors;
 use espalier_worker::engine::Sources;
 use espalier_worker::predict::{Answer, Predictor};
 use espalier_worker::zero_shot::{Class, Classes};
@@ -125,6 +126,81 @@ fn an_export_knows_its_classes_and_others() {
         matches!(&found[0], Answer::Single { label, .. } if label == "food"),
         "{found:?}"
     );
+}
+
+/// The same topics by vectors: what they have in common, and what each has alone.
+fn by_vectors(dir: &Path, steps: u64, change: impl FnOnce(&mut Value)) -> JobSpec {
+    let file = dir.join("topics.csv");
+    let rows = "topic,living,moves,heard\nfruit,2,0,0\ntraffic,0,1,1\nmusic,0,0,3\nbird,1,1,1\n";
+    std::fs::write(&file, rows).unwrap();
+    described(dir, steps, |job| {
+        job["tasks"][0]["zero_shot"] = json!({"vectors": file, "unseen": ["music"]});
+        change(job);
+    })
+}
+
+// Promise: classes known by vectors are learned by all ranks alike, whatever the sharding; unseen ones are
+// told; the export answers among its own classes, and among those of any file of vectors.
+#[test]
+fn classes_may_be_vectors() {
+    let folder = tempfile::tempdir().unwrap();
+    for (balancer, apart) in [("mean", false), ("upgrad", true)] {
+        let job = by_vectors(folder.path(), STEPS, |job| {
+            job["balancer"] = json!(balancer);
+        });
+        let run = |ranks, tasks: &[&[u32]], sharding| {
+            train(
+                &job,
+                &Layout::new(ranks, tasks, how(sharding, apart)),
+                STEPS,
+            )
+        };
+        let two = run(2, &ALL, Sharding::Optimizer);
+        two.assert_same(&run(2, &ALL, Sharding::Full), balancer);
+        let distance = run(1, &ONE, Sharding::Optimizer).distance(&two);
+        assert!(distance < 2e-4, "{balancer}: {distance:e}");
+    }
+    let job = by_vectors(folder.path(), 60, |_| {});
+    let layout = Layout::new(2, &ALL, how(Sharding::Optimizer, false));
+    let outcome = train(&job, &layout, 60);
+    let metrics = &outcome.evaluation.as_ref().unwrap().tasks["topic"].metrics;
+    assert!(metrics[&Metric::SeenAccuracy] > 0.8, "{metrics:?}");
+    assert_eq!(metrics[&Metric::ZeroShotAccuracy], 1.0);
+    assert!(metrics.contains_key(&Metric::HarmonicMean), "{metrics:?}");
+
+    let predictor = Predictor::load(&outcome.folder.path().join("export")).unwrap();
+    let inputs = [predictor.text("apple plum the pear cherry").unwrap()];
+    let answers = predictor.predict(&inputs, &["topic".to_owned()]).unwrap();
+    let Answer::Single { label, scores, .. } = &answers[0]["topic"] else {
+        panic!("one class, not {answers:?}");
+    };
+    assert_eq!((label.as_str(), scores.len()), ("fruit", 3));
+    let file = folder.path().join("others.jsonl");
+    let lines = r#"{"label": "lamp", "vector": [0, 0, 1]}
+{"label": "tree", "vector": [1, 0, 0]}
+"#;
+    std::fs::write(&file, lines).unwrap();
+    let vectors = vectors::read(&file).unwrap();
+    let others = Classes::by_vectors(&predictor, &vectors, &[]).unwrap();
+    let found = others.nearest(&predictor, &inputs).unwrap();
+    assert!(
+        matches!(&found[0], Answer::Single { label, .. } if label == "tree"),
+        "{found:?}"
+    );
+    let refused = |wanted: &[&str], text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let vectors = vectors::read(&file).unwrap();
+        let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
+        let error = Classes::by_vectors(&predictor, &vectors, &wanted).unwrap_err();
+        error.to_string()
+    };
+    let missing = refused(&["lamp", "sea"], lines);
+    assert!(
+        missing.contains("no vector of the class \"sea\""),
+        "{missing}"
+    );
+    let short = refused(&[], &lines.replace("0, 0", "0"));
+    assert!(short.contains("was trained with 3"), "{short}");
 }
 
 // Promise: a class without a description and a row that would train on an unseen class are refused with

@@ -10,6 +10,7 @@ use crate::local::find;
 use crate::output::{Cell, Context, Format, Table, text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -55,6 +56,14 @@ pub(crate) struct Args {
     /// then the mean of all counts
     #[arg(long = "template", value_name = "TEXT", requires = "labels")]
     templates: Vec<String>,
+    /// File with a vector for each class to choose from in place of the tasks' own, for a model that was
+    /// trained with zero_shot.vectors; with --labels, only those of its classes
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["tasks", "descriptions", "templates"]
+    )]
+    labels_vectors: Option<PathBuf>,
     /// Most tokens to go on with a text, for a model with the head causal_lm; default 128
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
@@ -149,6 +158,7 @@ fn start(args: &Args) -> Result<Child> {
         .arg(&args.model)
         .args(["--format", "jsonl"])
         .args(args.labels.iter().flat_map(|labels| ["--labels", labels]))
+        .args(vectors(args))
         .args(repeated("--description", &args.descriptions))
         .args(repeated("--template", &args.templates))
         .args(chosen(args))
@@ -173,6 +183,12 @@ fn chosen(args: &Args) -> Vec<String> {
         .into_iter()
         .filter_map(|(name, value)| Some(format!("--{name}={}", value?)));
     given.collect()
+}
+
+/// The flag of a file of vectors, if there is one.
+fn vectors(args: &Args) -> impl Iterator<Item = &OsStr> {
+    let file = args.labels_vectors.iter();
+    file.flat_map(|file| [OsStr::new("--labels-vectors"), file.as_os_str()])
 }
 
 /// A flag before each of its values.

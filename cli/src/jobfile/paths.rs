@@ -32,6 +32,9 @@ pub(super) fn resolve(spec: &mut JobSpec, folder: &Path) {
         {
             absolute(path, folder);
         }
+        if let Some(path) = task.zero_shot.as_mut().and_then(|s| s.vectors.as_mut()) {
+            absolute(path, folder);
+        }
     }
     if let Some(output) = &mut spec.output {
         absolute(output, folder);
@@ -82,6 +85,9 @@ pub(crate) fn missing_files(spec: &JobSpec) -> Vec<(String, String)> {
             && let Descriptions::File(path) = &zero_shot.descriptions
         {
             look(format!("tasks[{index}].zero_shot.descriptions"), path);
+        }
+        if let Some(path) = task.zero_shot.as_ref().and_then(|s| s.vectors.as_ref()) {
+            look(format!("tasks[{index}].zero_shot.vectors"), path);
         }
     }
     missing

@@ -10,6 +10,7 @@ use crate::generation::count;
 use espalier_spec::JobSpec;
 use espalier_spec::balancer::{Class, Method, Normalize, OnNonFinite};
 use espalier_spec::exchange::{Affinity, ExchangeType, Sharding, SyncKind};
+use espalier_spec::job::{AdaptiveBy, Sampler};
 use espalier_spec::plan::{ExchangePlan, SyncPath};
 
 /// What was chosen and why.
@@ -37,6 +38,8 @@ fn why_apart(spec: &JobSpec) -> Option<String> {
         Some(format!("{method} needs them"))
     } else if spec.exchange.affinity == Affinity::On {
         Some("exchange.affinity is on".to_owned())
+    } else if follows_affinity(spec) {
+        Some("the sampler follows how they agree".to_owned())
     } else if matches!(spec.balancer.normalize, Normalize::L2 | Normalize::LossL2) {
         Some("balancer.normalize needs their norms".to_owned())
     } else if spec.balancer.on_non_finite == OnNonFinite::SkipTaskStep {
@@ -48,6 +51,11 @@ fn why_apart(spec: &JobSpec) -> Option<String> {
     } else {
         None
     }
+}
+
+/// Whether shares of tasks depend on how gradients agree.
+fn follows_affinity(spec: &JobSpec) -> bool {
+    matches!(&spec.sampler, Sampler::Adaptive(given) if given.by == AdaptiveBy::Affinity)
 }
 
 /// Whether weights depend on this step's losses.
@@ -159,6 +167,7 @@ fn gradients(tasks: &[usize]) -> String {
 mod tests {
     use super::*;
     use espalier_spec::balancer::{BalancerSpec, METHODS};
+    use espalier_spec::job::AdaptiveSpec;
 
     fn spec(tasks: usize, balancer: Method) -> JobSpec {
         let task = |k: usize| {
@@ -191,6 +200,12 @@ mod tests {
         let mut job = spec(2, Method::Equal);
         job.exchange.sync = SyncKind::AllReduce;
         assert_eq!(choose(&job, &[1, 1]).plan.sharding, Sharding::None);
+        let mut job = spec(2, Method::Mean);
+        job.sampler = Sampler::Adaptive(AdaptiveSpec {
+            by: AdaptiveBy::Affinity,
+            ..AdaptiveSpec::default()
+        });
+        assert!(needs_apart(&job));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! connect fields.
 
 pub use crate::adaptation::{Adapt, AdaptationSpec, TargetSpec};
-pub use crate::adaptive::AdaptiveSpec;
+pub use crate::adaptive::{AdaptiveBy, AdaptiveSpec};
 pub use crate::augment::{Augment, OnBadSample, OnMissingLabel};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::evaluation::{EvaluationSpec, SelectBy};
@@ -205,6 +205,10 @@ pub enum HeadKind {
     /// A text that comes in order with the frames of a sound or the columns of an image, nobody says where
     /// (connectionist temporal classification: Graves et al. 2006). The classes are characters.
     Ctc,
+    /// One of several classes, by whether a text and a hypothesis on the class, read together, belong to each
+    /// other (one output a pair, binary cross-entropy; Yin et al. 2019, arXiv 1909.00161). Classes that were
+    /// never trained on are told by their hypothesis.
+    Entailment,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -380,6 +384,7 @@ impl HeadKind {
             HeadKind::LabelEmbedding => "label_embedding",
             HeadKind::CausalLm => "causal_lm",
             HeadKind::Ctc => "ctc",
+            HeadKind::Entailment => "entailment",
         }
     }
 
@@ -387,7 +392,9 @@ impl HeadKind {
     #[must_use]
     pub fn default_metric(self) -> Metric {
         match self {
-            HeadKind::SingleLabel | HeadKind::LabelEmbedding => Metric::Accuracy,
+            HeadKind::SingleLabel | HeadKind::LabelEmbedding | HeadKind::Entailment => {
+                Metric::Accuracy
+            }
             HeadKind::MultiLabel => Metric::MacroF1,
             HeadKind::Regression => Metric::Pearson,
             HeadKind::Tags => Metric::SpanF1,
@@ -440,7 +447,7 @@ pub enum Sampler {
         #[serde(default = "fifth")]
         to: f64,
     },
-    /// p_k follows how fast each task's loss falls.
+    /// p_k follows how fast each task's loss falls, or how much its gradient agrees with the others'.
     Adaptive(AdaptiveSpec),
     /// p_k as given for every task; what they add up to does not matter.
     Probabilities(BTreeMap<String, f64>),

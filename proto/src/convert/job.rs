@@ -3,9 +3,9 @@
 use super::{Bad, Violations, Wire, at, item, or_default, text};
 use crate::v1;
 use espalier_spec::job::{
-    AdaptiveSpec, BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec, ExchangeSpec,
-    Init, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec, TrainingSpec,
-    Tuning,
+    AdaptiveBy, AdaptiveSpec, BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec,
+    ExchangeSpec, Init, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec,
+    TrainingSpec, Tuning,
 };
 use espalier_spec::{JobSpec, Violation, check};
 
@@ -185,13 +185,14 @@ impl Wire for Sampler {
                 every_steps: Some(given.every_steps),
                 smoothing: Some(given.smoothing),
                 temperature: Some(given.temperature),
+                by: given.by.as_str().to_owned(),
             }),
             Sampler::Probabilities(of) => Kind::Probabilities(Probabilities { of: of.clone() }),
         };
         v1::Sampler { kind: Some(kind) }
     }
 
-    fn read(m: v1::Sampler, _bad: &mut Bad, _path: &str) -> Self {
+    fn read(m: v1::Sampler, bad: &mut Bad, path: &str) -> Self {
         use v1::sampler::Kind;
         match m.kind {
             None => Sampler::default(),
@@ -213,6 +214,15 @@ impl Wire for Sampler {
                     every_steps: given.every_steps.unwrap_or(usual.every_steps),
                     smoothing: given.smoothing.unwrap_or(usual.smoothing),
                     temperature: given.temperature.unwrap_or(usual.temperature),
+                    by: match given.by.as_str() {
+                        "" | "losses" => AdaptiveBy::Losses,
+                        "affinity" => AdaptiveBy::Affinity,
+                        other => {
+                            let message = format!("is {other:?}, expected losses or affinity");
+                            bad.add(at(path, "adaptive.by"), message);
+                            AdaptiveBy::Losses
+                        }
+                    },
                 })
             }
             Some(Kind::Probabilities(given)) => Sampler::Probabilities(given.of),

@@ -59,6 +59,7 @@ impl Wire for TaskSpec {
             HeadKind::LabelEmbedding => Head::LabelEmbedding,
             HeadKind::CausalLm => Head::CausalLm,
             HeadKind::Ctc => Head::Ctc,
+            HeadKind::Entailment => Head::Entailment,
         };
         v1::Task {
             name: self.name.clone(),
@@ -82,7 +83,7 @@ impl Wire for TaskSpec {
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
         const HEADS: &str = "single_label, multi_label, regression, tags, ordinal, label_embedding, \
-             causal_lm or ctc";
+                             entailment, causal_lm or ctc";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
@@ -92,6 +93,7 @@ impl Wire for TaskSpec {
             Head::LabelEmbedding => HeadKind::LabelEmbedding,
             Head::CausalLm => HeadKind::CausalLm,
             Head::Ctc => HeadKind::Ctc,
+            Head::Entailment => HeadKind::Entailment,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -245,6 +247,8 @@ impl Wire for ZeroShotSpec {
             templates: self.templates.clone(),
             unseen: self.unseen.clone(),
             calibration: self.calibration,
+            vectors: self.vectors.clone().unwrap_or_default(),
+            negatives: self.negatives,
         }
     }
 
@@ -264,6 +268,8 @@ impl Wire for ZeroShotSpec {
             templates: m.templates,
             unseen: m.unseen,
             calibration: m.calibration,
+            vectors: text(m.vectors),
+            negatives: m.negatives,
         }
     }
 }

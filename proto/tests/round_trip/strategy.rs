@@ -2,7 +2,7 @@
 
 use super::{number, word};
 use espalier_spec::job::{
-    AdapterKind, AdapterSpec, AdaptiveSpec, GradualSpec, LoraSpec, PrefixSpec, PromptInit,
+    AdapterKind, AdapterSpec, AdaptiveBy, AdaptiveSpec, GradualSpec, LoraSpec, PrefixSpec, PromptInit,
     PromptSpec, Sampler, Tuning,
 };
 use proptest::collection::{btree_map, vec};
@@ -59,6 +59,11 @@ pub(super) fn sampler() -> impl Strategy<Value = Sampler> {
                 every_steps,
                 smoothing,
                 temperature,
+                by: if alpha > 0.5 {
+                    AdaptiveBy::Affinity
+                } else {
+                    AdaptiveBy::Losses
+                },
             })
         ),
         btree_map(word(), number(), 1..4).prop_map(Sampler::Probabilities),

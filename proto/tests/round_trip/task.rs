@@ -52,12 +52,15 @@ fn zero_shot() -> impl Strategy<Value = ZeroShotSpec> {
         btree_map(word(), word(), 1..4).prop_map(Descriptions::Given),
     ];
     let lists = (vec(word(), 0..3), vec(word(), 0..3));
-    (descriptions, lists, option::of(number())).prop_map(
-        |(descriptions, (templates, unseen), calibration)| ZeroShotSpec {
+    let numbers = (option::of(number()), option::of(word()));
+    (descriptions, lists, numbers).prop_map(
+        |(descriptions, (templates, unseen), (calibration, vectors))| ZeroShotSpec {
             descriptions,
             templates,
             unseen,
             calibration,
+            negatives: vectors.is_some().then_some(3),
+            vectors,
         },
     )
 }
@@ -117,6 +120,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::LabelEmbedding,
         HeadKind::CausalLm,
         HeadKind::Ctc,
+        HeadKind::Entailment,
     ]);
     let more = (
         (loss(), option::of(adaptation())),

@@ -86,9 +86,12 @@ pub struct ExportedTask {
     pub classes: Option<ExportedClasses>,
 }
 
-/// Classes that are known by their description. Their head is `heads.<task>.scale` `[1]`, the logarithm of
+/// Classes that are known by what they are. Their head is `heads.<task>.scale` `[1]`, the logarithm of
 /// what cosines are multiplied by, and `heads.<task>.calibration` `[1]`, what is taken from those of classes
-/// that were trained on.
+/// that were trained on. Where they are known by vectors, these are `heads.<task>.vectors` `[C, d]`, and
+/// `heads.<task>.weight` `[d, H]` maps features to them; then there are no templates and texts. Where each is
+/// read together with a text, the head is a linear layer of one output, `heads.<task>.weight` `[1, H]` and
+/// `heads.<task>.bias` `[1]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExportedClasses {
     /// Sentences around a description, which stands at `{}`.
@@ -205,6 +208,7 @@ fn has_class(head: HeadKind) -> bool {
             | HeadKind::LabelEmbedding
             | HeadKind::CausalLm
             | HeadKind::Ctc
+            | HeadKind::Entailment
     )
 }
 
@@ -302,7 +306,8 @@ fn write_task(
         | HeadKind::Ordinal
         | HeadKind::LabelEmbedding
         | HeadKind::CausalLm
-        | HeadKind::Ctc => None,
+        | HeadKind::Ctc
+        | HeadKind::Entailment => None,
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));

@@ -1,17 +1,18 @@
-//! Follows how fast tasks' losses fall, for the sampler `adaptive`: see
+//! Follows how fast tasks' losses fall, or how their gradients agree, for the sampler `adaptive`: see
 //! [`AdaptiveSpec`](espalier_spec::job::AdaptiveSpec).
 
 use espalier_spec::InputGroups;
-use espalier_spec::job::AdaptiveSpec;
+use espalier_spec::job::{AdaptiveBy, AdaptiveSpec};
 use serde::{Deserialize, Serialize};
 
 /// A task's draws are multiplied by no more than this, and by no less than its inverse.
 const MOST: f64 = 10.0;
 
-/// What a run must remember of its tasks' losses.
+/// What a run must remember of what it follows: losses, or cosines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Followed {
-    /// Sum of losses and count of samples of each task in the stage that is running.
+    /// Sum of losses and count of samples (of cosines, and of steps) of each task in the stage that is
+    /// running.
     running: Vec<(f64, u64)>,
     /// Mean loss of each task's first stage with samples.
     first: Vec<Option<f64>>,
@@ -62,8 +63,14 @@ impl Follower {
         &self.state.factors
     }
 
-    /// Takes in a step's losses, a sum and a count of samples for each task; `done` steps are done with
-    /// it. Says whether a stage is over: then the factors of the stage after the next one are known.
+    /// What it follows.
+    #[must_use]
+    pub fn by(&self) -> AdaptiveBy {
+        self.spec.by
+    }
+
+    /// Takes in a step's losses, a sum and a count of samples for each task, or what [`agreements`] says;
+    /// `done` steps are done with it. Says whether a stage is over: then the factors of the stage after the next one are known.
     pub fn observe(&mut self, done: u64, losses: &[(f64, u64)]) -> bool {
         for (running, (sum, count)) in self.state.running.iter_mut().zip(losses) {
             // A task that was skipped for what is no number tells nothing.
@@ -86,6 +93,7 @@ impl Follower {
                 self.state.first[task].get_or_insert(mean);
             }
             rates.push(match (self.state.mean[task], self.state.first[task]) {
+                (Some(now), _) if self.spec.by == AdaptiveBy::Affinity => (1.0 + now).max(0.0),
                 (Some(now), Some(first)) => rate(now, first),
                 _ => 1.0,
             });
@@ -100,6 +108,28 @@ impl Follower {
         self.state.factors.push(factors);
         true
     }
+}
+
+/// Of each task the mean cosine between its gradient and that of each other task in a step, and 1; or 0 and 0
+/// where there is none. `gram` are their scalar products, K x K row-major, none with a task that is not in the
+/// step; none at all without other tasks.
+#[must_use]
+pub fn agreements(gram: Option<&[Option<f64>]>, tasks: usize) -> Vec<(f64, u64)> {
+    let product = |a: usize, b: usize| gram?.get(a * tasks + b).copied().flatten();
+    let cosine = |a: usize, b: usize| {
+        let cosine = product(a, b)? / (product(a, a)?.sqrt() * product(b, b)?.sqrt());
+        // A gradient of 0 has no direction.
+        cosine.is_finite().then(|| cosine.clamp(-1.0, 1.0))
+    };
+    let of = |task: usize| {
+        let others = (0..tasks).filter(|other| *other != task);
+        let cosines: Vec<f64> = others.filter_map(|other| cosine(task, other)).collect();
+        match cosines.len() {
+            0 => (0.0, 0),
+            count => (cosines.iter().sum::<f64>() / count as f64, 1),
+        }
+    };
+    (0..tasks).map(of).collect()
 }
 
 /// The inverse training rate; 1 where a loss was 0 from the start.
@@ -122,6 +152,7 @@ mod tests {
             every_steps: 2,
             smoothing: 0.5,
             temperature: 1.0,
+            by: AdaptiveBy::Losses,
         };
         Follower::new(spec, groups, tasks)
     }
@@ -140,6 +171,43 @@ mod tests {
         let _ = follower.observe(5, &[(1e-9, 2), (1e9, 1), (1.0, 1)]);
         let _ = follower.observe(6, &[(0.0, 2), (1e9, 1), (1.0, 1)]);
         assert_eq!(follower.factors()[2][1..], [MOST, 1.0]);
+    }
+
+    // Promise: a task is drawn by 1 + the mean cosine with the others, to the power alpha, from those in the
+    // step alone; one without a direction tells nothing.
+    #[test]
+    fn factors_follow_the_agreement() {
+        // Gradients (2, 0), (3, 4) and (-1, 0): cosines 0.6, -1 and -0.6.
+        let gram = [4.0, 6.0, -2.0, 6.0, 25.0, -3.0, -2.0, -3.0, 1.0].map(Some);
+        let found = agreements(Some(&gram), 3);
+        let near = |found: f64, expected: f64| (found - expected).abs() < 1e-12;
+        for ((mean, count), expected) in found.iter().zip([-0.2, 0.0, -0.8]) {
+            assert!(near(*mean, expected) && *count == 1, "{found:?}");
+        }
+        let two = [
+            Some(4.0),
+            None,
+            Some(2.0),
+            None,
+            None,
+            None,
+            Some(2.0),
+            None,
+            Some(4.0),
+        ];
+        assert_eq!(agreements(Some(&two), 3), [(0.5, 1), (0.0, 0), (0.5, 1)]);
+        let none = [Some(0.0), Some(0.0), Some(0.0), Some(1.0)];
+        assert_eq!(agreements(Some(&none), 2), [(0.0, 0), (0.0, 0)]);
+        assert_eq!(agreements(None, 2), [(0.0, 0), (0.0, 0)]);
+
+        let mut follower = follower(2.0, InputGroups::apart(3), 3);
+        follower.spec.by = AdaptiveBy::Affinity;
+        let _ = follower.observe(1, &[(0.5, 1), (-1.0, 1), (0.0, 0)]);
+        let _ = follower.observe(2, &[(0.5, 1), (-1.0, 1), (0.0, 0)]);
+        assert_eq!(follower.factors(), [[2.25, 1.0 / MOST, 1.0]]);
+        let _ = follower.observe(4, &[(-0.5, 1), (0.0, 1), (0.5, 1)]);
+        // Averages 0, -0.5 and 0.5.
+        assert_eq!(follower.factors()[1], [1.0, 0.25, 2.25]);
     }
 
     // Promise: tasks that are drawn together are drawn by the mean of their rates.

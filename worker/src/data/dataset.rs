@@ -16,7 +16,7 @@ use super::source::{self, Row, Wanted};
 use super::{Error, Features, Inputs, LabelSet, Problem, Tokenizer};
 use crate::metrics::Values;
 pub use classes::Classes;
-use espalier_spec::job::{Files, HeadKind, Join, OnMissingLabel, TaskSpec};
+use espalier_spec::job::{Files, HeadKind, Join, OnMissingLabel, TaskSpec, ZeroShotSpec};
 use left_out::LeftOut;
 use split::Origin;
 pub use split::Split;
@@ -159,7 +159,8 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         }
     };
 
-    if task.head.reads_tokens() && matches!(modality, Modality::Media(_)) {
+    let reads_texts = task.head.reads_tokens() || task.head == HeadKind::Entailment;
+    if reads_texts && matches!(modality, Modality::Media(_)) {
         let head = task.head.as_str();
         return Err(context("train")(Error::NoTexts { head }));
     }
@@ -194,7 +195,9 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         Modality::Text(_) => None,
     };
     let augment = Augmenter::new(data.augment, reader, &train).map_err(context("train"))?;
-    let sample_cost = mean_cost(&train)? + target.as_ref().map_or(Ok(0.0), mean_cost)?;
+    let pairs = classes.as_ref().map_or(1, Classes::pairs);
+    let sample_cost =
+        mean_cost(&train)? * pairs as f64 + target.as_ref().map_or(Ok(0.0), mean_cost)?;
     let (name, head) = (task.name.clone(), task.head);
     Ok(TaskData {
         name,
@@ -235,8 +238,24 @@ fn described(
     modality: &Modality,
     labels: LabelSet,
 ) -> Result<(LabelSet, Option<Classes>), Error> {
+    if task.head == HeadKind::Entailment {
+        let spec = task.zero_shot.clone().unwrap_or_default();
+        let (labels, classes) = classes::hypotheses(&spec, &labels)?;
+        return Ok((labels, Some(classes)));
+    }
     match (&task.zero_shot, modality) {
         (None, _) => Ok((labels, None)),
+        (
+            Some(ZeroShotSpec {
+                vectors: Some(file),
+                unseen,
+                ..
+            }),
+            _,
+        ) => {
+            let (labels, classes) = classes::by_vectors(unseen, file, &labels)?;
+            Ok((labels, Some(classes)))
+        }
         (Some(_), Modality::Media(_)) => Err(Error::NoDescriptions),
         (Some(spec), Modality::Text(tokenizer)) => {
             let (labels, classes) = classes::read(spec, &labels, tokenizer)?;

@@ -119,8 +119,10 @@ pub enum Error {
         count: usize,
     },
     /// A class that nobody describes.
-    #[error("zero_shot.descriptions has no description of the class `{class}`{}; add one", did_you_mean(suggestion.as_deref()))]
+    #[error("zero_shot.{place} has no {} of the class `{class}`{}; add one", place.trim_end_matches('s'), did_you_mean(suggestion.as_deref()))]
     Undescribed {
+        /// The field: `descriptions` or `vectors`.
+        place: &'static str,
         /// The class.
         class: String,
         /// The nearest class that has one.
@@ -136,7 +138,7 @@ pub enum Error {
     },
     /// Descriptions for a backbone that reads no texts.
     #[error(
-        "the head `label_embedding` compares texts with descriptions, but this backbone reads no texts; use a text backbone or another head"
+        "the head `label_embedding` compares texts with descriptions, but this backbone reads no texts; give zero_shot.vectors in their place, or use a text backbone or another head"
     )]
     NoDescriptions,
     /// Ordered classes whose order is not known.

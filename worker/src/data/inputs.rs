@@ -319,6 +319,14 @@ impl Texts {
         Ok(input)
     }
 
+    /// Tokens of sample `index` together with a second text; they are not kept.
+    ///
+    /// # Errors
+    /// As [`Texts::tokens`].
+    pub fn paired(&self, index: usize, second: &str) -> Result<Input, Problem> {
+        Ok(self.tokenizer.encode_pair(self.text(index), second)?.into())
+    }
+
     /// How many of the samples tokenised so far were longer than the token limit and were cut.
     #[must_use]
     pub fn cut(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! A rank's part of every step, prepared ahead of time by threads.
 
 use super::shard::{Placement, SAMPLE_COST, Work, micro_batches, split};
-use super::{Error, Input, Order, SampleRef, Split, StepBatch, TaskData};
+use super::{Classes, Error, Input, Order, SampleRef, Split, StepBatch, TaskData};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +13,11 @@ use std::thread::{Builder, JoinHandle};
 pub struct Sample {
     /// Which one it is.
     pub at: SampleRef,
-    /// Its tokens or numbers.
+    /// Its tokens or numbers; with those of what its own class says of it, where it is read together with
+    /// that.
     pub input: Input,
+    /// Then, together with what other classes say of it; else none.
+    pub more: Vec<Input>,
 }
 
 /// A shard's samples of one step, in micro-batches; none if the shard has nothing to do.
@@ -206,7 +209,9 @@ impl Preparation {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let mut tokens = self.split(*at)?.cost(at.sample as usize)?;
+            let classes = self.task(*at)?.classes.as_ref();
+            let pairs = classes.map_or(1, Classes::pairs) as u64;
+            let mut tokens = self.split(*at)?.cost(at.sample as usize)? * pairs;
             if let Some(target) = target(index) {
                 tokens += self.split(target)?.cost(target.sample as usize)? + SAMPLE_COST;
             }
@@ -263,13 +268,29 @@ impl Preparation {
 
     fn sample(&self, at: SampleRef) -> Result<Sample, Error> {
         let task = self.task(at)?;
+        if let Some(classes) = task.classes.as_ref().filter(|c| c.pairs() > 1) {
+            return self.paired(at, task, classes);
+        }
         let pass = self.order.pass_key(at);
         let input = self.split(at)?.drawn(at.sample as usize, pass)?;
         let input = match &task.augment {
             Some(augmenter) => augmenter.apply(input, self.order.draw_key(at)),
             None => input,
         };
-        Ok(Sample { at, input })
+        let more = Vec::new();
+        Ok(Sample { at, input, more })
+    }
+
+    /// A sample together with what its own class and some others say of it.
+    fn paired(&self, at: SampleRef, task: &TaskData, classes: &Classes) -> Result<Sample, Error> {
+        let index = at.sample as usize;
+        let own = task.train.labels.classes(index).first().copied();
+        let (own, others) = classes.drawn(own.unwrap_or(0), self.order.draw_key(at));
+        let input = task.train.paired(index, own)?;
+        let others = others.into_iter();
+        let more = others.map(|other| task.train.paired(index, other));
+        let more = more.collect::<Result<Vec<Input>, Error>>()?;
+        Ok(Sample { at, input, more })
     }
 
     /// Where a sample is.

@@ -27,8 +27,9 @@ mod sampling;
 pub mod shard;
 pub mod source;
 pub mod tokens;
+pub mod vectors;
 
-pub use adaptive::{Followed, Follower};
+pub use adaptive::{Followed, Follower, agreements};
 pub use augment::Augmenter;
 pub use cell::Cell;
 pub use dataset::{Classes, Modality, Split, Stream, TaskData, load};

@@ -3,12 +3,14 @@
 mod csv;
 mod jsonl;
 mod parquet;
+mod table;
 
 use super::error::nearest;
 use super::{Cell, Error, Place};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+pub use table::{Numbers, is_table, table};
 
 /// The columns that a task needs of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

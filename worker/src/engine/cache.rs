@@ -77,7 +77,8 @@ impl Trainer {
             && self.spec.tuning == Tuning::Heads
             && !self.heads.wants_rows()
             && self.tasks.iter().all(|task| {
-                task.augment.is_none() && task.classes.is_none() && task.target.is_none()
+                let reads_classes = task.classes.as_ref().is_some_and(|c| !c.texts.is_empty());
+                task.augment.is_none() && !reads_classes && task.target.is_none()
             })
             && draws >= samples
     }

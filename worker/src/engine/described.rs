@@ -1,5 +1,5 @@
-//! Evaluation of classes that are known by their description: their vectors, made once, and what samples
-//! are nearest to.
+//! Evaluation of classes that are known by what they are: their vectors, made of descriptions once or given,
+//! and what samples are nearest to.
 
 use super::Error;
 use super::trainer::Trainer;
@@ -14,7 +14,7 @@ use tch::Tensor;
 const NONE: u32 = u32::MAX;
 
 impl Trainer {
-    /// Vectors [C, h] of all classes of a task; none if it does not know them by their description. All
+    /// Vectors [C, h] of all classes of a task; none if it does not know them by what they are. All
     /// ranks call it together.
     ///
     /// # Errors
@@ -24,6 +24,9 @@ impl Trainer {
         let Some(classes) = &tasks[task].classes else {
             return Ok(None);
         };
+        if let Some(vectors) = self.heads.vectors(task) {
+            return Ok(Some(vectors.shallow_clone()));
+        }
         let mut parts = Vec::new();
         let inputs: Vec<&Input> = classes.inputs(true);
         for part in inputs.chunks(self.spec.evaluation.batch_size.max(1) as usize) {

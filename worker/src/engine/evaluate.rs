@@ -101,6 +101,21 @@ impl Trainer {
         which: Which,
     ) -> Result<TaskScores, Error> {
         let task = Arc::clone(&self.tasks[index]);
+        let verdicts = match task.head {
+            HeadKind::Entailment => self.judge_pairs(index, split)?,
+            _ => self.judge_all(index, split)?,
+        };
+        let bytes = encode(&verdicts);
+        let mut all = Vec::new();
+        for part in self.exchange.comm().all_gather_bytes(bytes)? {
+            decode(&part, &mut all)?;
+        }
+        all.sort_by_key(|verdict| verdict.sample);
+        self.score(index, (split, all), which)
+    }
+
+    /// Verdicts on this rank's samples of a split. All ranks call it together.
+    fn judge_all(&mut self, index: usize, split: &Split) -> Result<Vec<Verdict>, Error> {
         let vectors = self.class_vectors(index)?;
         let mut verdicts = Vec::new();
         let batches = self.batches(split)?;
@@ -111,12 +126,17 @@ impl Trainer {
             let batch = batches.get(pass).map_or(&[][..], Vec::as_slice);
             self.judge(index, (split, vectors.as_ref()), batch, &mut verdicts)?;
         }
-        let bytes = encode(&verdicts);
-        let mut all = Vec::new();
-        for part in self.exchange.comm().all_gather_bytes(bytes)? {
-            decode(&part, &mut all)?;
-        }
-        all.sort_by_key(|verdict| verdict.sample);
+        Ok(verdicts)
+    }
+
+    /// Figures from the verdicts on all samples, in order.
+    fn score(
+        &mut self,
+        index: usize,
+        (split, all): (&Split, Vec<Verdict>),
+        which: Which,
+    ) -> Result<TaskScores, Error> {
+        let task = Arc::clone(&self.tasks[index]);
         if task.head == HeadKind::CausalLm {
             return Ok(next::scores(&all, &task, split));
         }
@@ -175,7 +195,7 @@ impl Trainer {
     }
 
     /// This rank's batches: samples in order of length, dealt out one by one.
-    fn batches(&self, split: &Split) -> Result<Vec<Vec<(u32, Input)>>, Error> {
+    pub(super) fn batches(&self, split: &Split) -> Result<Vec<Vec<(u32, Input)>>, Error> {
         let comm = self.exchange.comm();
         let mut costs = Vec::with_capacity(split.len());
         for index in 0..split.len() {
@@ -253,7 +273,10 @@ impl Trainer {
         };
         let near = match (vectors, &self.tasks[index].classes) {
             (Some(vectors), Some(classes)) => {
-                let cosines = tch::no_grad(|| heads::cosines(&leaves.features, vectors))?;
+                let cosines = tch::no_grad(|| {
+                    let features = self.heads.projected(index, &leaves.features)?;
+                    Ok::<_, Error>(heads::cosines(&features, vectors)?)
+                })?;
                 described::nearest(&cosines, &classes.seen)?
             }
             _ => Vec::new(),

@@ -1,5 +1,7 @@
 //! All heads of a job: one flat block of parameters, one loss per task.
 
+mod pairs;
+mod space;
 mod start;
 
 use super::Error;
@@ -14,7 +16,7 @@ use crate::heads::{self, Head, Level, Linear, TaskAdapter};
 use crate::model::{Batch, Block, Context, Frames, Leaves, mix};
 use crate::torch;
 use espalier_spec::InputGroups;
-use espalier_spec::job::ContrastiveSpec;
+use espalier_spec::job::{ContrastiveSpec, HeadKind};
 use std::ops::Range;
 use std::sync::Arc;
 use tch::Tensor;
@@ -37,6 +39,9 @@ pub struct HeadSet {
     adaptations: Vec<Option<(Adaptation, Range<usize>)>>,
     /// Which of the layers are the two of a task's own adapter.
     adapters: Vec<Option<[usize; 2]>>,
+    /// Which layer, if any, maps a task's features into the space of its classes' vectors: the map, and the
+    /// vectors in place of biases.
+    spaces: Vec<Option<usize>>,
     groups: InputGroups,
     /// How frames are read out of the last block's output.
     pub(super) frames: Option<Frames>,
@@ -108,7 +113,8 @@ impl HeadSet {
 
     /// Outputs [b, C] of a task's head for features [b, h], [w, C] for vectors of words [w, h], or
     /// [b, t, C] for frames [b, t, w];
-    /// `classes` are the vectors [C, h] of classes that are known by their description.
+    /// `classes` are the vectors [C, h] of classes that are known by their description, or those [C, d] that
+    /// were given.
     ///
     /// # Errors
     /// If libtorch refuses.
@@ -120,7 +126,7 @@ impl HeadSet {
     ) -> Result<Tensor, Error> {
         let linear = self.linear(task);
         if let Some(classes) = classes {
-            let cosines = heads::cosines(features, classes)?;
+            let cosines = heads::cosines(&self.projected(task, features)?, classes)?;
             return Ok(heads::scaled(&cosines, linear.weight)?);
         }
         let adapted = self.adapters[task].map(|[down, up]| {
@@ -145,7 +151,7 @@ impl HeadSet {
     /// # Errors
     /// If libtorch refuses.
     pub fn calibration(&self, task: usize) -> Result<f64, Error> {
-        let Some(place) = self.params[task].1 else {
+        let Some(place) = self.calibrated(task) else {
             return Ok(0.0);
         };
         let values = Vec::<f32>::try_from(&self.block.param(place).f_detach()?)?;
@@ -157,7 +163,7 @@ impl HeadSet {
     /// # Errors
     /// If libtorch refuses.
     pub fn set_calibration(&mut self, task: usize, value: f64) -> Result<(), Error> {
-        let Some(place) = self.params[task].1 else {
+        let Some(place) = self.calibrated(task) else {
             return Ok(());
         };
         let name = self.block.params()[place].name.clone();
@@ -173,7 +179,8 @@ impl HeadSet {
         let own = self.adaptations[task].as_ref();
         let own = own.map_or(0..0, |(_, own)| own.clone());
         let adapter = self.adapters[task].into_iter().flatten();
-        let places = std::iter::once(task).chain(own).chain(adapter);
+        let own = own.chain(adapter).chain(self.spaces[task]);
+        let places = std::iter::once(task).chain(own);
         let places = places.flat_map(|layer| {
             let (weight, bias) = self.params[layer];
             std::iter::once(weight).chain(bias)
@@ -438,6 +445,17 @@ impl HeadSet {
             return Ok(head.loss(&outputs, &targets)?);
         }
         let features = rows_of(&dropped.features, run, places)?;
+        if let (HeadKind::Entailment, Some(rows)) = (head.kind(), seen.micro.classes_of(task)) {
+            let (start, length) = (rows.start as i64, rows.len() as i64);
+            let others = dropped.features.f_narrow(0, start, length)?;
+            return self.pair_losses(task, &features, &others);
+        }
+        if let Some(classes) = &data.classes
+            && let Some(vectors) = self.trained_vectors(task, classes)?
+        {
+            let outputs = self.outputs(task, &features, Some(&vectors))?;
+            return Ok(head.loss(&outputs, &classes.trained(targets))?);
+        }
         if let (Some(classes), Some(rows)) = (&data.classes, seen.micro.classes_of(task)) {
             let (start, length) = (rows.start as i64, rows.len() as i64);
             let texts = dropped.features.f_narrow(0, start, length)?;

@@ -3,7 +3,8 @@
 //! Classes that are known by their description are read by the backbone in every step, and learn in it.
 //! Each micro-batch that has samples of such a task reads the texts of the classes it is trained on, with
 //! the same dropout; a loss is a sum over samples, so the gradients of all micro-batches and ranks add up to
-//! those of one.
+//! those of one. Where a text is read together with what classes say of it, each sample comes with pairs of
+//! other classes, which follow in the same way.
 
 use super::Error;
 use super::costs::Run;
@@ -24,7 +25,7 @@ pub(super) struct Micro {
     pub(super) batch: Batch,
     /// Identities for dropout: of samples, then of class texts.
     pub(super) keys: Vec<u64>,
-    /// Each task's class texts: rows of the features.
+    /// Each task's class texts, or its samples' pairs with other classes: rows of the features.
     pub(super) classes: Vec<Run>,
     /// Tokens of the samples.
     pub(super) tokens: u64,
@@ -58,7 +59,22 @@ impl Trainer {
             let Some(described) = &self.tasks[task].classes else {
                 continue;
             };
+            if described.texts.is_empty() {
+                // They are vectors already.
+                continue;
+            }
             let start = inputs.len();
+            if described.pairs() > 1 {
+                let own = samples.iter().filter(|s| usize::from(s.at.task) == task);
+                for sample in own {
+                    for (place, input) in (0..).zip(&sample.more) {
+                        keys.push(mix(CLASS ^ mix(key(sample).wrapping_add(place))));
+                        inputs.push(input);
+                    }
+                }
+                classes.push((task, start..inputs.len()));
+                continue;
+            }
             for (place, input) in described.inputs(false).into_iter().enumerate() {
                 keys.push(mix(CLASS ^ mix(((task as u64) << 32) | place as u64)));
                 extra += input.ids().map_or(0, |ids| ids.len()) as u64;

@@ -9,6 +9,7 @@ mod combine;
 mod costs;
 mod decide;
 mod described;
+mod entail;
 mod error;
 mod evaluate;
 mod exact;

@@ -29,7 +29,8 @@ impl Trainer {
         };
         // The rows that all passes of the step read.
         let samples = self.micros(batch, Slot::ALL).into_iter().flatten();
-        let ids = samples.filter_map(|sample| Some(sample.input.ids()?.iter().copied()));
+        let inputs = samples.flat_map(|sample| [&sample.input].into_iter().chain(&sample.more));
+        let ids = inputs.filter_map(|input| Some(input.ids()?.iter().copied()));
         let ids: Vec<u32> = ids.flatten().chain(self.class_ids()).collect();
         self.fetch_rows(ids.into_iter())?;
         let rank = self.exchange.comm().rank();

@@ -71,7 +71,8 @@ impl Prefix {
 /// Whether a task's samples are the same in every epoch, and nothing else is read beside them.
 fn is_steady(task: &TaskData) -> bool {
     let streams = |split: &Split| matches!(*split.inputs, Inputs::Stream(_));
-    let reads_more = task.classes.is_some() || task.target.is_some();
+    let reads_classes = task.classes.as_ref().is_some_and(|c| !c.texts.is_empty());
+    let reads_more = reads_classes || task.target.is_some();
     task.augment.is_none() && !reads_more && !task.splits().any(streams)
 }
 

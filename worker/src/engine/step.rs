@@ -8,7 +8,8 @@ use super::exact::ExactSum;
 use super::headset::LossSum;
 use super::rows::RowGradient;
 use super::trainer::Trainer;
-use crate::data::RankStep;
+use crate::data::{RankStep, agreements};
+use espalier_spec::job::AdaptiveBy;
 use std::time::{Duration, Instant};
 
 /// What all ranks know after a step.
@@ -103,8 +104,12 @@ impl Trainer {
             self.look_again(batch, &decision)?;
         }
         let losses = agreed.losses(&batch.counts);
+        let gram = self.balancing.task_gram(&agreed, &batch.counts);
         if let Some(follower) = &mut self.follower {
-            let seen: Vec<_> = losses.iter().map(|loss| (loss.sum, loss.count)).collect();
+            let seen: Vec<_> = match follower.by() {
+                AdaptiveBy::Losses => losses.iter().map(|loss| (loss.sum, loss.count)).collect(),
+                AdaptiveBy::Affinity => agreements(gram.as_deref(), losses.len()),
+            };
             if follower.observe(batch.step + 1, &seen) {
                 self.order.follow(follower.factors());
             }
@@ -116,7 +121,7 @@ impl Trainer {
             gradient_norm: norm,
             tokens: agreed.tokens,
             stop: agreed.stop,
-            gram: self.balancing.task_gram(&agreed, &batch.counts),
+            gram,
             weights: decision.weights,
             times: StepTimes {
                 total: begun.elapsed(),

@@ -16,7 +16,7 @@ use crate::data::{Follower, Input, Order, TaskData};
 use crate::model::{Backbone, Batch, Block, TokenBatch, images};
 use crate::model::{Context, Modality};
 use espalier_comm::Communicator;
-use espalier_spec::job::Sampler;
+use espalier_spec::job::{AdaptiveBy, Sampler};
 use espalier_spec::{InputGroups, JobSpec, Plan};
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,6 +158,14 @@ impl Trainer {
             groups: sources.order.groups().clone(),
             order: Arc::new(sources.order.afresh()),
             follower: match spec.sampler {
+                Sampler::Adaptive(given)
+                    if given.by == AdaptiveBy::Affinity && !plan.exchange.apart =>
+                {
+                    return Err(Error::Plan(
+                        "the sampler follows how gradients agree, but they do not travel apart"
+                            .to_owned(),
+                    ));
+                }
                 Sampler::Adaptive(given) => {
                     let groups = sources.order.groups().clone();
                     Some(Follower::new(given, groups, sources.tasks.len()))

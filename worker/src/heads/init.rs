@@ -83,6 +83,24 @@ pub fn layer(
     ]
 }
 
+/// The map of a task's features into the space of its classes' `vectors`, `[d, hidden]` (normal with standard
+/// deviation 0.02), and these vectors `[C, d]`, which are not trained. The map is a function of the first
+/// three arguments and d.
+#[must_use]
+pub fn space(seed: u64, task: &str, vectors: &[Vec<f32>], hidden: usize) -> [Parameter; 2] {
+    let width = vectors.first().map_or(0, Vec::len);
+    let name = format!("heads.{task}");
+    let [weight, _] = layer(seed, &name, (width, hidden), STD);
+    let vectors = Parameter {
+        name: format!("{name}.vectors"),
+        shape: vec![size(vectors.len()), size(width)],
+        values: vectors.concat(),
+        decays: false,
+        trained: false,
+    };
+    [weight, vectors]
+}
+
 fn size(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -1,6 +1,12 @@
-//! One of several classes, by the cosine between a text and what the class is.
+//! One of several classes, by the cosine between a sample and what the class is.
 //!
-//! Shapes: b samples, C classes, T templates, h hidden width.
+//! With descriptions, that is the cosine of the features of both. With vectors `[C, d]`, such as attributes, it
+//! is the cosine between `W x` and the class's vector, where the map W `[d, h]` is learned from the classes
+//! trained on (Frome et al. 2013, `DeViSE`; Akata et al. 2016, `ALE`, arXiv 1503.08677, whose compatibility is
+//! the bilinear form x' W' v; here both sides are at length 1, and the loss is the cross-entropy of scaled
+//! cosines in place of a ranking loss).
+//!
+//! Shapes: b samples, C classes, T templates, h hidden width, d width of given vectors.
 
 use super::{Error, Head, Shape, SingleLabel, label_fields};
 use crate::metrics::Values;
@@ -13,7 +19,7 @@ const FIRST_SCALE: f32 = 20.0;
 /// It never grows beyond this (Radford et al. 2021, arXiv 2103.00020, section 2.5).
 pub const LARGEST_SCALE: f64 = 100.0;
 
-/// Classification by the nearest description; texts and descriptions are read by the same backbone. Its
+/// Classification by the nearest class; texts and descriptions are read by the same backbone. Its
 /// only parameters are the logarithm of the scale, and a calibration that is not trained.
 #[derive(Debug)]
 pub struct LabelEmbedding {

@@ -3,7 +3,8 @@
 //! A head is one linear layer, `[C, H]` and `[C]` (ordered classes share one direction, `[1, H]`), on top of the backbone's pooled features
 //! `[B, H]`. It owns no tensors: its parameters are views of the flat block that holds all heads of
 //! a job, named `heads.<task>.weight` and `heads.<task>.bias`, and are passed in. The head of classes that
-//! are known by their description has a scale instead (`label_embedding`). One file per kind:
+//! are known by what they are has a scale instead (`label_embedding`), and where they are vectors a map
+//! `[d, H]` into their space. One file per kind:
 //! another kind is one more file, and one more line in [`build`].
 //!
 //! Shapes: B samples, H hidden size, C outputs (classes, or 1 for regression). All tensors are
@@ -19,6 +20,7 @@ mod adapter;
 mod causal_lm;
 mod contrastive;
 mod ctc;
+mod entailment;
 mod init;
 mod label_embedding;
 mod multi_label;
@@ -32,7 +34,8 @@ pub use adapter::{ADAPTER, TaskAdapter, adapter};
 pub use causal_lm::CausalLm;
 pub use contrastive::{contrastive, dampened};
 pub use ctc::Ctc;
-pub use init::{Parameter, layer, parameters};
+pub use entailment::{Entailment, over_templates};
+pub use init::{Parameter, layer, parameters, space};
 pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
 pub use multi_label::MultiLabel;
 pub use ordinal::{Ordinal, probabilities as ordinal_probabilities};
@@ -326,6 +329,15 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             refuse("loss.class_weights", "single_label and multi_label", "ctc")
         }
         HeadKind::Ctc => Ok(Box::new(Ctc::new(classes))),
+        HeadKind::Entailment if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "entailment")
+        }
+        HeadKind::Entailment if task.loss.class_weights != ClassWeights::None => refuse(
+            "loss.class_weights",
+            "single_label and multi_label",
+            "entailment",
+        ),
+        HeadKind::Entailment => Ok(Box::new(Entailment::new(classes))),
         // Its size is the vocabulary's, which only a decoder has.
         HeadKind::CausalLm => Err(Error::NoDecoder {
             task: task.name.clone(),

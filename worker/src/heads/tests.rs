@@ -80,9 +80,11 @@ fn losses_and_gradients_agree_with_pytorch() {
                     classes,
                     values: targets.iter().map(|t| t.as_u64().unwrap() as u32).collect(),
                 },
-                HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm | HeadKind::Ctc => {
-                    panic!("tested apart")
-                }
+                HeadKind::Tags
+                | HeadKind::LabelEmbedding
+                | HeadKind::CausalLm
+                | HeadKind::Ctc
+                | HeadKind::Entailment => panic!("tested apart"),
                 HeadKind::Regression => {
                     Values::Numbers(targets.iter().map(|t| t.as_f64().unwrap()).collect())
                 }
@@ -391,4 +393,95 @@ fn shapes_that_do_not_fit() {
     );
     let empty = Tensor::zeros([0, 3], (Kind::Float, Device::Cpu));
     assert_eq!(head.loss(&empty, &single(vec![])).unwrap().size(), [0]);
+}
+
+/// Cosines with given vectors of classes, after the learned map, their loss and the gradients of features, map
+/// and scale are those of the formulas, which `tests/golden/zero_shot.py` writes out.
+#[test]
+fn nearest_vectors_agree_with_the_formulas() {
+    let golden: Value = serde_json::from_str(include_str!("golden_zero_shot.json")).unwrap();
+    let near = |found: Tensor, expected: &Value| {
+        let off = (found - tensor(expected)).abs().max().double_value(&[]);
+        assert!(off < 2e-5, "off by {off}");
+    };
+    for case in golden["bilinear"].as_array().unwrap() {
+        let leaf = |name: &str| tensor(&case[name]).set_requires_grad(true);
+        let (features, map, scale) = (leaf("features"), leaf("weight"), leaf("scale"));
+        let classes = unit(&tensor(&case["vectors"])).unwrap();
+        let mapped = features.matmul(&map.transpose(0, 1));
+        let outputs = scaled(&cosines(&mapped, &classes).unwrap(), &scale).unwrap();
+        let count = outputs.size()[1] as usize;
+        let targets = case["targets"].as_array().unwrap().iter();
+        let targets = Values::Single {
+            classes: count,
+            values: targets.map(|t| t.as_u64().unwrap() as u32).collect(),
+        };
+        let head = LabelEmbedding::new(names(count), 0.0);
+        let losses = head.loss(&outputs, &targets).unwrap();
+        near(losses.shallow_clone(), &case["losses"]);
+        losses.sum(Kind::Float).backward();
+        near(features.grad(), &case["feature_gradients"]);
+        near(map.grad(), &case["weight_gradients"]);
+        near(scale.grad(), &case["scale_gradients"]);
+    }
+}
+
+/// The loss of pairs and its gradient are those of the formula; the best pair decides, and several templates
+/// count by their mean.
+#[test]
+fn pairs_agree_with_the_formula() {
+    let golden: Value = serde_json::from_str(include_str!("golden_zero_shot.json")).unwrap();
+    let head = Entailment::new(names(3));
+    assert_eq!(head.outputs(), 1);
+    for case in golden["entailment"].as_array().unwrap() {
+        let logits = tensor(&case["logits"]).set_requires_grad(true);
+        let targets = case["targets"].as_array().unwrap().iter();
+        let values: Vec<u32> = targets.map(|t| t.as_u64().unwrap() as u32).collect();
+        let classes = logits.size()[1] as usize;
+        let losses = head
+            .loss(&logits, &Values::Single { classes, values })
+            .unwrap();
+        close(&losses, &case["losses"]);
+        losses.sum(Kind::Float).backward();
+        close(&logits.grad(), &case["gradients"]);
+    }
+    let values = vec![0, 2];
+    let wrong = Values::Single { classes: 2, values };
+    assert!(
+        head.loss(&tensor(&json!([[0.0, 1.0], [1.0, 0.0]])), &wrong)
+            .is_err()
+    );
+    // Two classes in two templates each, of two texts.
+    let pairs = [1.0_f32, 3.0, 0.0, 1.0, -1.0, 1.0, 2.0, 0.0];
+    let over = over_templates(&pairs, (2, 2)).unwrap();
+    assert_eq!(
+        Vec::<f32>::try_from(over.flatten(0, -1)).unwrap(),
+        [2.0, 0.5, 0.0, 1.0]
+    );
+    let decided = Values::Single {
+        classes: 2,
+        values: vec![0, 1],
+    };
+    assert_eq!(head.decide(&over).unwrap(), decided);
+}
+
+/// The map into the space of vectors is a function of seed, task and width; vectors are kept as they are, and
+/// not trained.
+#[test]
+fn vectors_are_kept_beside_their_map() {
+    let vectors = [vec![0.6, 0.8, 0.0], vec![0.0, 0.0, 1.0]];
+    let [map, kept] = space(3, "bird", &vectors, 5);
+    assert_eq!(
+        (map.name.as_str(), &map.shape[..]),
+        ("heads.bird.weight", &[3, 5][..])
+    );
+    assert!(map.trained && map.decays);
+    assert_eq!(
+        (kept.name.as_str(), &kept.shape[..]),
+        ("heads.bird.vectors", &[2, 3][..])
+    );
+    assert_eq!(kept.values, vectors.concat());
+    assert!(!kept.trained && !kept.decays);
+    let [again, _] = space(3, "bird", &vectors[..1], 5);
+    assert_eq!(map.values, again.values);
 }

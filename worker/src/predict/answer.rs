@@ -135,6 +135,7 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
         | HeadKind::Tags
         | HeadKind::LabelEmbedding
         | HeadKind::CausalLm
-        | HeadKind::Ctc => Answer::single(scores),
+        | HeadKind::Ctc
+        | HeadKind::Entailment => Answer::single(scores),
     }
 }

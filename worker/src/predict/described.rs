@@ -3,6 +3,7 @@
 use super::{Answer, Error, Predictor};
 use crate::checkpoint::ExportedTask;
 use crate::heads::{self, LARGEST_SCALE, class_vectors, cosines};
+use espalier_spec::job::HeadKind;
 use espalier_spec::zero_shot::PLACE;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -16,8 +17,10 @@ const BATCH: usize = 64;
 /// What a model makes of classes.
 #[derive(Debug)]
 pub struct Described {
-    /// f32 [C, h], each row of length 1.
+    /// f32 [C, h], or [C, d] where there is a map; each row of length 1.
     vectors_ch: Tensor,
+    /// The map [d, h] of features into the space of given vectors.
+    map_dh: Option<Tensor>,
     /// What is taken from the cosine of each class: f32 `[C]`.
     calibration_c: Tensor,
     /// What cosines are multiplied by before the softmax.
@@ -37,6 +40,14 @@ impl Described {
         let Some(known) = &task.classes else {
             return Ok(None);
         };
+        if task.head == HeadKind::Entailment {
+            return Ok(None);
+        }
+        if known.texts.is_empty() {
+            let names: Vec<&str> = task.labels.iter().map(String::as_str).collect();
+            let vectors = predictor.part(&task.name, "vectors")?.shallow_clone();
+            return Self::mapped(predictor, task, &names, vectors).map(Some);
+        }
         let classes = task.labels.iter().zip(&known.texts);
         let classes: Vec<(&str, &str)> = classes.map(|(n, t)| (n.as_str(), t.as_str())).collect();
         Self::read(predictor, &classes, &known.templates, Some(task)).map(Some)
@@ -65,6 +76,46 @@ impl Described {
             parts.push(predictor.features(part)?);
         }
         let vectors_ch = class_vectors(&Tensor::f_cat(&parts, 0)?, templates.len())?;
+        let names: Vec<&str> = classes.iter().map(|(name, _)| *name).collect();
+        Self::of_vectors(predictor, &names, (vectors_ch, None), trained)
+    }
+
+    /// Classes by their vectors f32 [C, d] at length 1, in the space that a task has learned to map features
+    /// into.
+    ///
+    /// # Errors
+    /// If the vectors are of another width, or the export lacks a tensor.
+    pub fn mapped(
+        predictor: &Predictor,
+        task: &ExportedTask,
+        names: &[&str],
+        vectors_cd: Tensor,
+    ) -> Result<Self, Error> {
+        let map = predictor.part(&task.name, "weight")?.shallow_clone();
+        let (expected, found) = (
+            map.size().first().copied(),
+            vectors_cd.size().get(1).copied(),
+        );
+        if expected != found {
+            let numbers = |width: Option<i64>| width.unwrap_or(0);
+            return Err(Error::ZeroShot(format!(
+                "the vectors of classes have {} numbers, but task {:?} was trained with {}; give as many, in \
+                 the same order",
+                numbers(found),
+                task.name,
+                numbers(expected)
+            )));
+        }
+        Self::of_vectors(predictor, names, (vectors_cd, Some(map)), Some(task))
+    }
+
+    /// Classes with their vectors, and what a task has learned of scale and calibration.
+    fn of_vectors(
+        predictor: &Predictor,
+        names: &[&str],
+        (vectors_ch, map_dh): (Tensor, Option<Tensor>),
+        trained: Option<&ExportedTask>,
+    ) -> Result<Self, Error> {
         let (scale, calibration) = match trained {
             Some(task) => (
                 predictor
@@ -90,9 +141,10 @@ impl Described {
                 0.0
             }
         };
-        let off: Vec<f32> = classes.iter().map(|(name, _)| off(name)).collect();
+        let off: Vec<f32> = names.iter().map(|name| off(name)).collect();
         Ok(Self {
             vectors_ch,
+            map_dh,
             calibration_c: Tensor::f_from_slice(&off)?,
             scale,
         })
@@ -104,7 +156,13 @@ impl Described {
     /// If libtorch refuses.
     pub fn answers(&self, names: &[String], features: &Tensor) -> Result<Vec<Answer>, Error> {
         let scores_bc = tch::no_grad(|| {
-            let cosines_bc = cosines(features, &self.vectors_ch)?;
+            let cosines_bc = match &self.map_dh {
+                Some(map) => {
+                    let mapped = features.f_linear::<&Tensor>(map, None)?;
+                    cosines(&mapped, &self.vectors_ch)?
+                }
+                None => cosines(features, &self.vectors_ch)?,
+            };
             let scores = cosines_bc
                 .f_sub(&self.calibration_c)?
                 .f_mul_scalar(self.scale)?;

@@ -99,7 +99,7 @@ fn fits(
     );
     let fits = !matches!(
         task.head,
-        HeadKind::LabelEmbedding | HeadKind::CausalLm | HeadKind::Ctc
+        HeadKind::LabelEmbedding | HeadKind::CausalLm | HeadKind::Ctc | HeadKind::Entailment
     );
     found.require(fits, path, || {
         let head = task.head.as_str();

@@ -1,7 +1,9 @@
 //! Rules of the job as a whole: name, backbone, list of tasks, sampler, resources, output.
 
 use super::Findings;
-use crate::job::{AdaptiveSpec, BackboneSpec, Resources, Sampler, TaskSpec};
+use crate::balancer::Class;
+use crate::exchange::{Affinity, SyncKind};
+use crate::job::{AdaptiveBy, AdaptiveSpec, BackboneSpec, Resources, Sampler, TaskSpec, Tuning};
 use crate::location::{Location, shown};
 use crate::{InputGroups, JobSpec};
 use std::collections::BTreeMap;
@@ -178,6 +180,9 @@ pub(super) fn sampler(spec: &JobSpec, found: &mut Findings) {
         Sampler::Adaptive(given) => {
             temperature(given.temperature, "sampler.adaptive.temperature");
             adaptive(*given, found);
+            if given.by == AdaptiveBy::Affinity {
+                by_affinity(spec, found);
+            }
         }
         Sampler::Probabilities(given) => probabilities(spec, given, found),
     }
@@ -198,6 +203,38 @@ fn adaptive(given: AdaptiveSpec, found: &mut Findings) {
     found.require((0.0..1.0).contains(&smoothing), field, || {
         format!("is {smoothing}; expected at least 0 and below 1")
     });
+}
+
+/// Gradients can be compared where there are two or more, on a backbone, and each travels apart.
+fn by_affinity(spec: &JobSpec, found: &mut Findings) {
+    const FIELD: &str = "sampler.adaptive.by";
+    let method = spec.balancer.method;
+    let reasons = [
+        (spec.tasks.len() < 2, "there is one task only".to_owned()),
+        (
+            spec.tuning == Tuning::Heads,
+            "`tuning: heads` gives the backbone no gradients".to_owned(),
+        ),
+        (
+            method.info().class == Class::Representation,
+            format!("`{method}` never has the tasks' gradients of the backbone apart"),
+        ),
+        (
+            spec.exchange.sync == SyncKind::AllReduce,
+            "`exchange.sync: all_reduce` sums them".to_owned(),
+        ),
+        (
+            spec.exchange.affinity == Affinity::Off,
+            "`exchange.affinity` is off".to_owned(),
+        ),
+    ];
+    for (holds, why) in reasons {
+        found.require(!holds, FIELD, || {
+            format!(
+                "follows cosines between tasks' gradients, but {why}; change that, or use `losses`"
+            )
+        });
+    }
 }
 
 /// Every task that leads its inputs has a probability, and nothing else has.

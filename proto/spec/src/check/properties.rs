@@ -38,7 +38,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::Ordinal),
         Just(HeadKind::LabelEmbedding),
         Just(HeadKind::CausalLm),
-        Just(HeadKind::Ctc)
+        Just(HeadKind::Ctc),
+        Just(HeadKind::Entailment)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -111,6 +112,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 templates: vec!["a".to_owned()],
                 unseen: vec!["b".to_owned(), "b".to_owned()],
                 calibration: Some(weight),
+                vectors: (weight < 0.2).then(|| "v".to_owned()),
+                negatives: (weight < 0.3).then_some(0),
             }),
             metric,
         },

@@ -198,7 +198,8 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         | HeadKind::Tags
         | HeadKind::Ordinal
         | HeadKind::LabelEmbedding
-        | HeadKind::Ctc => 2,
+        | HeadKind::Ctc
+        | HeadKind::Entailment => 2,
         HeadKind::MultiLabel => 1,
         // `language` says so.
         HeadKind::CausalLm => return,
@@ -260,7 +261,7 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
     }
     if matches!(
         task.head,
-        HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding | HeadKind::Ctc
+        HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding | HeadKind::Ctc | HeadKind::Entailment
     ) && task.loss.class_weights != ClassWeights::None
     {
         let head = task.head.as_str();
@@ -344,6 +345,14 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
         ],
         HeadKind::CausalLm => &[Metric::Perplexity],
         HeadKind::Ctc => &[Metric::Cer, Metric::Wer],
+        HeadKind::Entailment => &[
+            Metric::Accuracy,
+            Metric::MacroF1,
+            Metric::SeenAccuracy,
+            Metric::UnseenAccuracy,
+            Metric::HarmonicMean,
+            Metric::ZeroShotAccuracy,
+        ],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();

@@ -2,6 +2,8 @@
 
 use super::check;
 use crate::JobSpec;
+use crate::exchange::{Affinity, SyncKind};
+use crate::job::Tuning;
 use serde_json::{Value, json};
 
 mod adaptation;
@@ -363,6 +365,25 @@ pub(super) fn broken_alone(table: Vec<(&str, Value, &str, &str)>) {
             "{shown}: {}",
             violations[0]
         );
+    }
+}
+
+#[test]
+fn a_sampler_by_affinity_needs_gradients_apart() {
+    // Where tasks' gradients are never seen apart, or there are none, there is no agreement to follow.
+    let sampler = json!({"adaptive": {"by": "affinity"}});
+    assert_eq!(check(&with("/sampler", sampler.clone())), Ok(()));
+    let cases: [(fn(&mut JobSpec), &str); 3] = [
+        (|spec| spec.exchange.sync = SyncKind::AllReduce, "sums them"),
+        (|spec| spec.exchange.affinity = Affinity::Off, "is off"),
+        (|spec| spec.tuning = Tuning::Heads, "no gradients"),
+    ];
+    for (change, words) in cases {
+        let mut spec = with("/sampler", sampler.clone());
+        change(&mut spec);
+        let found = check(&spec).expect_err(words);
+        let said = found.iter().find(|v| v.field == "sampler.adaptive.by");
+        assert!(said.expect(words).message.contains(words), "{found:?}");
     }
 }
 

@@ -1,31 +1,102 @@
-//! Rules of classes that are known by their description.
+//! Rules of classes that are known by what they are: words, vectors or hypotheses.
 
 use super::Findings;
 use crate::job::{Descriptions, HeadKind, TaskSpec, ZeroShotSpec};
 use crate::zero_shot::PLACE;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
     let field = format!("{path}.zero_shot");
     let is_zero_shot = task.head == HeadKind::LabelEmbedding;
+    if task.head == HeadKind::Entailment {
+        return entailment(task, path, found);
+    }
     let spec = match &task.zero_shot {
         Some(_) if !is_zero_shot => {
             let head = task.head.as_str();
-            let message =
-                format!("is for `label_embedding` only, and this head is `{head}`; remove it");
+            let message = format!(
+                "is for `label_embedding` only, or `entailment`, and this head is `{head}`; remove it"
+            );
             return found.add(field, message);
         }
         None if is_zero_shot => {
             return found.add(
                 field,
-                "is missing: the head `label_embedding` knows classes by their descriptions; give \
-                 `descriptions`, a mapping of class to text or a file",
+                "is missing: the head `label_embedding` knows classes by what they are; give \
+                 `descriptions`, a mapping of class to text or a file, or `vectors`, a file",
             );
         }
         None => return,
         Some(spec) => spec,
     };
-    descriptions(task, spec, &field, found);
+    match spec.vectors.is_some() {
+        true => vectors(spec, &field, found),
+        false => descriptions(task, spec, &field, found),
+    }
+    found.require(
+        spec.negatives.is_none(),
+        &format!("{field}.negatives"),
+        || "is for the head `entailment`; remove it".to_owned(),
+    );
+    if let Some(calibration) = spec.calibration {
+        let is_cosine = calibration.is_finite() && calibration.abs() <= 2.0;
+        found.require(is_cosine, &format!("{field}.calibration"), || {
+            format!("is {calibration}; expected a difference of cosines, -2 to 2, or leave it out")
+        });
+    }
+    templates(spec, &field, found);
+    unseen(task, spec, &field, found);
+    found.require(
+        task.data.columns.pair.is_none() || spec.vectors.is_some(),
+        &format!("{path}.data.columns.pair"),
+        || {
+            "names a second text, but the head `label_embedding` compares one text with its class; \
+             remove it"
+                .to_owned()
+        },
+    );
+}
+
+/// A text is read together with what each class says of it.
+fn entailment(task: &TaskSpec, path: &str, found: &mut Findings) {
+    let head = "the head `entailment` reads a text together with what its class says of it";
+    found.require(
+        task.data.columns.pair.is_none(),
+        &format!("{path}.data.columns.pair"),
+        || format!("names a second text, but {head}; remove it"),
+    );
+    found.require(
+        task.input_group.is_none(),
+        &format!("{path}.input_group"),
+        || format!("shares inputs with other tasks, but {head}; remove it"),
+    );
+    let Some(spec) = &task.zero_shot else { return };
+    let field = format!("{path}.zero_shot");
+    match &spec.descriptions {
+        Descriptions::File(file) => {
+            let field = format!("{field}.descriptions");
+            super::task::files(std::slice::from_ref(file), &field, found);
+        }
+        Descriptions::Given(given) => words(given, &format!("{field}.descriptions"), found),
+    }
+    for (name, given) in [
+        ("vectors", spec.vectors.is_some()),
+        ("calibration", spec.calibration.is_some()),
+    ] {
+        found.require(!given, &format!("{field}.{name}"), || {
+            "is for the head `label_embedding`; remove it".to_owned()
+        });
+    }
+    found.require(
+        spec.negatives != Some(0),
+        &format!("{field}.negatives"),
+        || "is 0: every pair would be true, and nothing learned; expected 1 or more".to_owned(),
+    );
+    templates(spec, &field, found);
+    unseen(task, spec, &field, found);
+}
+
+fn templates(spec: &ZeroShotSpec, field: &str, found: &mut Findings) {
     for (index, template) in spec.templates.iter().enumerate() {
         found.require(
             template.contains(PLACE),
@@ -33,6 +104,9 @@ pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
             || format!("{template:?} has no {PLACE}, where the description is to stand"),
         );
     }
+}
+
+fn unseen(task: &TaskSpec, spec: &ZeroShotSpec, field: &str, found: &mut Findings) {
     let mut names = BTreeSet::new();
     for (index, name) in spec.unseen.iter().enumerate() {
         let field = format!("{field}.unseen[{index}]");
@@ -44,40 +118,50 @@ pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
             format!("{name:?} is among data.labels, which are trained on; remove it from one of both")
         });
     }
-    if let Some(calibration) = spec.calibration {
-        let is_cosine = calibration.is_finite() && calibration.abs() <= 2.0;
-        found.require(is_cosine, &format!("{field}.calibration"), || {
-            format!("is {calibration}; expected a difference of cosines, -2 to 2, or leave it out")
-        });
-    }
+}
+
+/// Numbers take the place of words.
+fn vectors(spec: &ZeroShotSpec, field: &str, found: &mut Findings) {
+    super::task::files(spec.vectors.as_slice(), &format!("{field}.vectors"), found);
     found.require(
-        task.data.columns.pair.is_none(),
-        &format!("{path}.data.columns.pair"),
-        || {
-            "names a second text, but the head `label_embedding` compares one text with its class; \
-             remove it"
-                .to_owned()
-        },
+        spec.descriptions.is_empty(),
+        &format!("{field}.descriptions"),
+        || "and `vectors` both say what the classes are; remove one of both".to_owned(),
+    );
+    found.require(
+        spec.templates.is_empty(),
+        &format!("{field}.templates"),
+        || "are sentences around descriptions, and `vectors` have none; remove them".to_owned(),
     );
 }
 
 fn descriptions(task: &TaskSpec, spec: &ZeroShotSpec, field: &str, found: &mut Findings) {
     let field = format!("{field}.descriptions");
+    if spec.descriptions.is_empty() {
+        return found.add(
+            field,
+            "is missing: give a mapping of class to text or a file, or `vectors` in its place",
+        );
+    }
     let given = match &spec.descriptions {
         Descriptions::File(path) => {
             return super::task::files(std::slice::from_ref(path), &field, found);
         }
         Descriptions::Given(given) => given,
     };
-    for (class, text) in given {
-        found.require(!text.trim().is_empty(), &format!("{field}.{class}"), || {
-            "is empty; say in words what the class is".to_owned()
-        });
-    }
+    words(given, &field, found);
     let seen = task.data.labels.iter().flatten();
     for class in seen.chain(&spec.unseen) {
         found.require(given.contains_key(class), &field, || {
             format!("has no description of the class {class:?}; add one")
+        });
+    }
+}
+
+fn words(given: &BTreeMap<String, String>, field: &str, found: &mut Findings) {
+    for (class, text) in given {
+        found.require(!text.trim().is_empty(), &format!("{field}.{class}"), || {
+            "is empty; say in words what the class is".to_owned()
         });
     }
 }
@@ -104,6 +188,47 @@ mod tests {
         let spec: JobSpec = serde_json::from_value(value).expect("right types");
         let found = check(&spec).err().unwrap_or_default();
         found.into_iter().map(|v| (v.field, v.message)).collect()
+    }
+
+    #[test]
+    fn hypotheses_are_about_one_text() {
+        // Promise: with `entailment` names may stand for themselves; what belongs to cosines, shared inputs and
+        // pairs without a false one are refused.
+        let entailed = |change: fn(&mut Value)| {
+            said(|task| {
+                task["head"] = json!("entailment");
+                task["metric"] = json!("accuracy");
+                task["zero_shot"] = json!({"unseen": ["mail"], "negatives": 2});
+                change(task);
+            })
+        };
+        assert_eq!(entailed(|_| {}), []);
+        assert_eq!(entailed(|task| task["zero_shot"] = Value::Null), []);
+        let one = |change: fn(&mut Value), field: &str| {
+            let found = entailed(change);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].0, format!("tasks[0].{field}"), "{found:?}");
+        };
+        one(
+            |task| task["zero_shot"]["negatives"] = json!(0),
+            "zero_shot.negatives",
+        );
+        one(
+            |task| task["zero_shot"]["calibration"] = json!(0.1),
+            "zero_shot.calibration",
+        );
+        one(
+            |task| task["zero_shot"]["vectors"] = json!("a.csv"),
+            "zero_shot.vectors",
+        );
+        one(
+            |task| task["data"]["columns"] = json!({"pair": "b"}),
+            "data.columns.pair",
+        );
+        one(
+            |task| task["loss"] = json!({"label_smoothing": 0.1}),
+            "loss.label_smoothing",
+        );
     }
 
     #[test]
@@ -151,6 +276,35 @@ mod tests {
         one(
             |task| task["zero_shot"]["descriptions"] = json!("labels.txt"),
             "zero_shot.descriptions",
+            ".parquet",
+        );
+        one(
+            |task| task["zero_shot"]["descriptions"] = json!({}),
+            "zero_shot.descriptions",
+            "or `vectors`",
+        );
+        one(
+            |task| {
+                let spec = &mut task["zero_shot"];
+                spec["vectors"] = json!("attributes.csv");
+                spec["templates"] = json!([]);
+            },
+            "zero_shot.descriptions",
+            "remove one of both",
+        );
+        one(
+            |task| {
+                task["zero_shot"]["vectors"] = json!("attributes.csv");
+                task["zero_shot"]["descriptions"] = json!({});
+            },
+            "zero_shot.templates",
+            "sentences around descriptions",
+        );
+        one(
+            |task| {
+                task["zero_shot"] = json!({"vectors": "attributes.txt", "unseen": ["mail"]});
+            },
+            "zero_shot.vectors",
             ".parquet",
         );
         one(

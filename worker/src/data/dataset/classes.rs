@@ -1,11 +1,14 @@
 //! Classes that are known by what they are: their descriptions as inputs.
 
+mod hypotheses;
+
 use crate::data::error::nearest;
 use crate::data::source::{self, Row, Wanted};
-use crate::data::{Cell, Error, Input, LabelSet, Problem, Tokenizer};
+use crate::data::{Cell, Error, Input, LabelSet, Problem, Tokenizer, vectors};
 use crate::metrics::Values;
 use espalier_spec::job::{Descriptions, ZeroShotSpec};
 use espalier_spec::zero_shot::PLACE;
+pub(super) use hypotheses::read as hypotheses;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -19,12 +22,19 @@ const COLUMNS: Wanted<'_> = Wanted {
 /// The classes of a zero-shot task: a constant beside its samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classes {
-    /// Description of each class, in order of the label set.
+    /// Description of each class, in order of the label set; none where they are known by vectors.
     pub texts: Vec<String>,
-    /// Sentences around a description; at least one.
+    /// Vector of each class at length 1, all of one width; none where they are known by descriptions.
+    pub vectors: Vec<Vec<f32>>,
+    /// Sentences around a description; at least one, or none where they are known by vectors.
     pub templates: Vec<String>,
     /// Whether each class is trained on.
     pub seen: Vec<bool>,
+    /// Each class's description in each template, class by class, where it is read together with a text; else
+    /// none.
+    pub hypotheses: Vec<String>,
+    /// Of how many other classes a training sample is paired with the hypothesis.
+    pub negatives: usize,
     /// Each class's description in each template, class by class.
     inputs: Vec<Input>,
     /// Place of each class among those trained on.
@@ -38,6 +48,13 @@ impl Classes {
         let each = self.inputs.chunks(self.templates.len().max(1));
         let chosen = each.zip(&self.seen).filter(|(_, seen)| all || **seen);
         chosen.flat_map(|(inputs, _)| inputs).collect()
+    }
+
+    /// Places of the classes trained on, in order.
+    #[must_use]
+    pub fn places(&self) -> Vec<i64> {
+        let seen = (0..).zip(&self.seen).filter(|(_, seen)| **seen);
+        seen.map(|(place, _)| place).collect()
     }
 
     /// Targets among the classes trained on; other classes are out of range.
@@ -66,16 +83,12 @@ pub(super) fn read(
     trained: &LabelSet,
     tokenizer: &Tokenizer,
 ) -> Result<(LabelSet, Classes), Error> {
-    let labels = trained.with(&spec.unseen);
-    let seen: Vec<bool> = labels
-        .names()
-        .iter()
-        .map(|n| !spec.unseen.contains(n))
-        .collect();
+    let (labels, seen) = with_unseen(trained, &spec.unseen);
     let described = descriptions(&spec.descriptions)?;
     let mut texts = Vec::with_capacity(labels.len());
     for name in labels.names() {
         let text = described.get(name).ok_or_else(|| Error::Undescribed {
+            place: "descriptions",
             class: name.clone(),
             suggestion: nearest(name, described.keys().map(String::as_str)),
         })?;
@@ -96,6 +109,62 @@ pub(super) fn read(
             inputs.push(encoded.into());
         }
     }
+    let classes = Classes {
+        texts,
+        vectors: Vec::new(),
+        templates,
+        columns: columns(&seen),
+        seen,
+        hypotheses: Vec::new(),
+        negatives: 0,
+        inputs,
+    };
+    Ok((labels, classes))
+}
+
+/// The label set with the classes that are not trained on, and the vectors of all of them from a file.
+///
+/// # Errors
+/// A class without a vector; what is wrong with the file.
+pub(super) fn by_vectors(
+    unseen: &[String],
+    file: &str,
+    trained: &LabelSet,
+) -> Result<(LabelSet, Classes), Error> {
+    let (labels, seen) = with_unseen(trained, unseen);
+    let known = vectors::read(Path::new(file))?;
+    let mut own = Vec::with_capacity(labels.len());
+    for name in labels.names() {
+        let vector = known.get(name).ok_or_else(|| Error::Undescribed {
+            place: "vectors",
+            class: name.clone(),
+            suggestion: nearest(name, known.keys().map(String::as_str)),
+        })?;
+        own.push(vector.clone());
+    }
+    let classes = Classes {
+        texts: Vec::new(),
+        vectors: own,
+        templates: Vec::new(),
+        columns: columns(&seen),
+        seen,
+        hypotheses: Vec::new(),
+        negatives: 0,
+        inputs: Vec::new(),
+    };
+    Ok((labels, classes))
+}
+
+/// All classes, and whether each is trained on.
+fn with_unseen(trained: &LabelSet, unseen: &[String]) -> (LabelSet, Vec<bool>) {
+    let labels = trained.with(unseen);
+    let seen = labels.names().iter().map(|name| !unseen.contains(name));
+    let seen = seen.collect();
+    (labels, seen)
+}
+
+/// Place of each class among those trained on.
+fn columns(seen: &[bool]) -> Vec<Option<u32>> {
     let mut next = 0;
     let mut column = |seen: &bool| {
         seen.then(|| {
@@ -103,15 +172,7 @@ pub(super) fn read(
             next - 1
         })
     };
-    let columns = seen.iter().map(&mut column).collect();
-    let classes = Classes {
-        texts,
-        templates,
-        seen,
-        inputs,
-        columns,
-    };
-    Ok((labels, classes))
+    seen.iter().map(&mut column).collect()
 }
 
 fn descriptions(given: &Descriptions) -> Result<BTreeMap<String, String>, Error> {

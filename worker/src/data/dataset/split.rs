@@ -74,6 +74,20 @@ impl Split {
         })
     }
 
+    /// The text of sample `index` together with a second one.
+    ///
+    /// # Errors
+    /// As [`Split::input`].
+    pub fn paired(&self, index: usize, second: &str) -> Result<Input, Error> {
+        match self.inputs.as_ref() {
+            Inputs::Text(texts) => texts
+                .paired(self.row(index), second)
+                .map_err(|problem| self.problem(index, problem)),
+            // What is no text was refused before.
+            Inputs::Image(_) | Inputs::Stream(_) | Inputs::Features(_) => self.input(index),
+        }
+    }
+
     /// The input of sample `index` in a pass over the data: windows of a stream begin where the pass's
     /// key says.
     ///

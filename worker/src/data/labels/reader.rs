@@ -32,9 +32,10 @@ impl<'a> LabelReader<'a> {
         known: Option<&'a LabelSet>,
     ) -> Self {
         let labels = match head {
-            HeadKind::SingleLabel | HeadKind::Ordinal | HeadKind::LabelEmbedding => {
-                Labels::Single(Vec::new())
-            }
+            HeadKind::SingleLabel
+            | HeadKind::Ordinal
+            | HeadKind::LabelEmbedding
+            | HeadKind::Entailment => Labels::Single(Vec::new()),
             HeadKind::MultiLabel => Labels::Multi {
                 ends: Vec::new(),
                 classes: Vec::new(),

@@ -91,7 +91,7 @@ pub(super) fn read(
 
 /// A quote that is never closed swallows the rest of the file into the last record, which the
 /// parser takes without a word. Well-formed records hold an even number of quotes.
-fn closed_quotes(path: &Path, start: u64, at: &Place) -> Result<(), Error> {
+pub(super) fn closed_quotes(path: &Path, start: u64, at: &Place) -> Result<(), Error> {
     let mut file = super::open(path)?;
     file.seek(SeekFrom::Start(start))
         .map_err(|cause| unreadable(path, cause))?;
@@ -106,7 +106,7 @@ fn closed_quotes(path: &Path, start: u64, at: &Place) -> Result<(), Error> {
     }
 }
 
-fn failure(path: &Path, at: &Place, error: csv::Error) -> Error {
+pub(super) fn failure(path: &Path, at: &Place, error: csv::Error) -> Error {
     let line = error.position().map(csv::Position::line);
     let at = Place {
         line: line.or(at.line),

@@ -79,6 +79,11 @@ impl HeadSet {
                 let first = layers.len();
                 layers.extend(own.map(|layer| layer.to_vec()));
                 [first, first + 1]
+        let mut spaces = Vec::with_capacity(heads.len());
+        for data in tasks {
+            spaces.push(space(spec.seed, data, width).map(|own| {
+                layers.push(own);
+                layers.len() - 1
             }));
         }
         let params = layers.iter().flatten().map(param).collect();
@@ -95,6 +100,7 @@ impl HeadSet {
             contrastive: spec.tasks.iter().map(|t| t.loss.contrastive).collect(),
             adaptations,
             adapters,
+            spaces,
             groups,
             frames: backbone.frames(),
             dropout: spec.backbone.dropout.unwrap_or(0.1),
@@ -128,6 +134,13 @@ fn places(block: &Block, layers: &[Vec<Parameter>]) -> Result<Vec<(usize, Option
         Ok((first, layer.get(1).map(place).transpose()?))
     };
     layers.iter().map(of).collect()
+}
+
+/// The map into the space of a task's class vectors, and these vectors, where it has any.
+fn space(seed: u64, data: &TaskData, hidden: usize) -> Option<Vec<Parameter>> {
+    let vectors = &data.classes.as_ref()?.vectors;
+    let is_given = !vectors.is_empty();
+    is_given.then(|| heads::space(seed, &data.name, vectors, hidden).to_vec())
 }
 
 /// A head that predicts the next token, and its matrix as the backbone has it.
