@@ -56,6 +56,8 @@ class Job:
         self.tuning, self.balancer = spec["tuning"], spec["balancer"]
         if self.balancer not in ("mean", "equal"):
             raise DemoError(f"{path}: the balancer is {self.balancer}; its peer knows mean and equal")
+        if args.epochs and self.training["steps"]:
+            raise DemoError(f"{path} counts steps, not epochs: change them by --steps")
         if args.steps or args.epochs:
             self.training.update(steps=args.steps, epochs=args.epochs)
         self.batch = self.training["batch_size"]
@@ -73,7 +75,7 @@ class Job:
 
     def factor(self, done, total):
         """Share of the peak rate in the step that follows `done` steps."""
-        share = round(self.schedule["warmup_ratio"] * total)
+        share = int(self.schedule["warmup_ratio"] * total + 0.5)
         warm = share if self.schedule["warmup_steps"] is None else min(self.schedule["warmup_steps"], total)
         if done < warm:
             return (done + 1) / warm

@@ -49,6 +49,8 @@ class Task:
         self.name, self.head, self.group = spec["name"], spec["head"], spec["input_group"]
         if self.head not in ("single_label", "tags"):
             raise DemoError(f"{job.path}: the head of {self.name} is {self.head}; its peer knows single_label and tags")
+        if spec["loss"]:
+            raise DemoError(f"{job.path}: {self.name} has a loss of its own, {spec['loss']}, which its peer does not know")
         data = known(spec["data"], DATA, f"{job.path}: data")
         words = self.head == "tags"
         asked = data["columns"].get("input", "tokens" if words else "text"), data["columns"].get("label", "tags" if words else "label")
