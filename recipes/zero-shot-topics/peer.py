@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE.parent))
 from cluster import Found, link_data, run
 from peers import Job, Order, arguments, begin, known, rows_of
 from peers_text import Net, Reader
-from run import DEMO, FIGURES, LEFT_OUT, write_files
+from run import FIGURES, LEFT_OUT, write_files
 
 FIRST_SCALE, LARGEST_SCALE = 20.0, 100.0
 ZERO_SHOT = {"descriptions": None, "templates": ["{}"], "unseen": []}
