@@ -4,9 +4,9 @@
     ESPALIER_DATA=/path/to/data PYTHONPATH=.espalier/pysite python3 recipes/few-shot/peer.py --seeds 1,2,3
 
 Takes the examples that a job with the same seed takes. `contrast`: SetFit (Tunstall et al. 2022, arXiv 2209.11055)
-without its library, with the settings of its authors' own few-shot runs: 20 pairs of a kind for each example, cosines
-brought to 1 or 0, batches of 16 pairs, one pass, rate 2e-5 with a tenth of warm-up; then logistic regression on the
-vectors. `plain` and `head alone`: fine-tuning, and a head on the frozen backbone, by the numbers of job.yaml.
+without its library, as in its authors' few-shot runs: 20 pairs of a kind for each example, cosines brought to 1 or 0,
+batches of 16 pairs, one pass, a tenth of warm-up, then logistic regression on the vectors; the rate 2e-5 is
+sentence-transformers' usual one, and texts are cut as job.yaml says (there at 256 tokens). `plain` and `head alone`: fine-tuning, and a head on the frozen backbone, by the numbers of job.yaml.
 """
 
 import random
