@@ -8,7 +8,7 @@ ENV := . .espalier/env.sh
 PEER := PYTHONPATH=.espalier/pysite $(PYTHON)
 ESPALIER_DATA ?= ../shared/data
 
-.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks parity digits-adaptation spoken-digits draw clean distclean
+.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks measure parity digits-adaptation spoken-digits draw clean distclean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -75,6 +75,10 @@ bench-tasks: setup ## Balancers on four real data sets of ESPALIER_DATA, hours; 
 	@$(PYTHON) deploy/setup/setup.py python
 	@$(ENV); cargo build --workspace --bins; export ESPALIER_DATA="$(ESPALIER_DATA)"; \
 	$(PEER) tests/bench/real_tasks.py; $(PEER) tests/bench/real_tasks.py --table
+
+measure: setup ## Recipes of ESPALIER_DATA beside the same training in PyTorch, hours; goes on where it was stopped
+	@$(PYTHON) deploy/setup/setup.py python
+	@$(ENV); cargo build --workspace --bins; export ESPALIER_DATA="$$(realpath "$(ESPALIER_DATA)")"; $(PYTHON) recipes/measure.py
 
 parity: setup ## Forward, export and 20 training steps against PyTorch, transformers and PEFT
 	@$(PYTHON) deploy/setup/setup.py python

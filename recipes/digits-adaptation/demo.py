@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import FAST, REPO, SETS, Cluster, arguments, build, fields_of, link_data, run, spread, test_scores
+from cluster import FAST, REPO, SETS, Cluster, Found, arguments, build, fields_of, link_data, run, test_scores
 
 DEMO = REPO / ".espalier/demo/digits-adaptation"
 SOURCE_ONLY = "source only"
@@ -59,22 +59,18 @@ def main():
     link_data(*(f"{name}/{split}.parquet" for name in ("mnist", "usps") for split in ("train", "test")))
     build()
     shutil.rmtree(DEMO, ignore_errors=True)
-    rows = []
+    found = Found()
     with Cluster(DEMO) as cluster:
         for direction in args.directions.split(","):
             for method in args.methods:
-                scores, minutes = [], 0.0
                 for seed in args.seeds:
                     name = f"{direction}-{method}-{seed}".replace("_", "-").replace(" ", "-")
                     how = {**fields(method, *DIRECTIONS[direction]), **fields_of(args)}
                     job = cluster.train(HERE / "job.yaml", name, DEMO / name, seed=seed, **how)
-                    scores.append(100 * test_scores(job)["digit"]["metrics"]["accuracy"])
-                    minutes += job["seconds"] / 60 / len(args.seeds)
-                rows.append((direction, method, scores, minutes))
-    print(f"\n{'direction':<14}{'method':<26}{'accuracy':>8}{'sd':>8}{'minutes':>9}   each")
-    for direction, method, scores, minutes in rows:
-        each = ", ".join(f"{score:.1f}" for score in scores)
-        print(f"{direction:<14}{method:<26}{spread(scores)}{minutes:>9.1f}   {each}")
+                    score = 100 * test_scores(job)["digit"]["metrics"]["accuracy"]
+                    found.add(f"{direction}, {method}", seed, score, job["seconds"])
+    found.show("accuracy on the target, %")
+    found.keep(args.json)
 
 
 if __name__ == "__main__":

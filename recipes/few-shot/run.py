@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import REPO, Cluster, arguments, build, fields_of, link_data, run, spread, test_scores
+from cluster import REPO, Cluster, Found, arguments, build, fields_of, link_data, run, test_scores
 
 DEMO = REPO / ".espalier/demo/few-shot"
 WAYS = {
@@ -32,16 +32,15 @@ def main():
     build()
     shutil.rmtree(DEMO, ignore_errors=True)
     ways = args.ways.split(",")
-    found = {way: [] for way in ways}
+    found = Found()
     with Cluster(DEMO) as cluster:
         for seed in args.seeds:
             for way in ways:
                 name = f"{way.replace(' ', '-')}-{seed}"
                 job = cluster.train(HERE / "job.yaml", name, DEMO / name, seed=seed, **WAYS[way], **fields_of(args))
-                found[way].append(100 * test_scores(job)["topic"]["metrics"]["accuracy"])
-    print(f"\n{'accuracy on test, %':<24}{'mean':>8}{'sd':>8}   each")
-    for way, values in found.items():
-        print(f"{way:<24}{spread(values)}   {', '.join(f'{value:.1f}' for value in values)}")
+                found.add(way, seed, 100 * test_scores(job)["topic"]["metrics"]["accuracy"], job["seconds"])
+    found.show("accuracy on test, %")
+    found.keep(args.json)
 
 
 if __name__ == "__main__":

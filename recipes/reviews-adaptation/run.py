@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import REPO, SETS, Cluster, arguments, build, fields_of, link_data, run, test_scores
+from cluster import REPO, SETS, Cluster, Found, arguments, build, fields_of, link_data, run, test_scores
 
 DEMO = REPO / ".espalier/demo/reviews-adaptation"
 DOMAINS = ["books", "dvd", "electronics", "kitchen"]
@@ -44,7 +44,7 @@ def main():
     link_data(*(f"amazon_{domain}/{split}.parquet" for domain in DOMAINS for split in ("train", "test")))
     build()
     shutil.rmtree(DEMO, ignore_errors=True)
-    found = {}
+    found = Found()
     with Cluster(DEMO) as cluster:
         for pair in pairs:
             for method in methods:
@@ -52,13 +52,13 @@ def main():
                     name = f"{pair}-{method}-{seed}".replace("_", "-")
                     job = cluster.train(HERE / "job.yaml", name, DEMO / name, seed=seed, **{**fields(method, pair), **fields_of(args)})
                     score = 100 * test_scores(job)["sentiment"]["metrics"]["accuracy"]
-                    found.setdefault((pair, method), []).append(score)
-    print(f"\n{'accuracy on the target, %':<28}" + "".join(f"{method:>16}" for method in methods))
-    for pair in pairs:
-        print(f"{pair:<28}" + "".join(f"{statistics.mean(found[pair, method]):>16.1f}" for method in methods))
+                    found.add(f"{pair}, {method}", seed, score, job["seconds"])
+    found.show("accuracy on the target, %")
+    found.keep(args.json)
     if len(pairs) > 1:
-        means = (statistics.mean(statistics.mean(found[pair, method]) for pair in pairs) for method in methods)
-        print(f"{'mean':<28}" + "".join(f"{mean:>16.1f}" for mean in means))
+        for method in methods:
+            values = [run["value"] for pair in pairs for run in found.rows[f"{pair}, {method}"]]
+            print(f"{method}: {statistics.mean(values):.1f} in the mean over pairs")
 
 
 if __name__ == "__main__":

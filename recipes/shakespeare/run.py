@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import REPO, Cluster, DemoError, arguments, build, fields_of, link_data, run, spread
+from cluster import REPO, Cluster, DemoError, Found, arguments, build, fields_of, link_data, run
 
 DEMO = REPO / ".espalier/demo/shakespeare"
 PROMPT = "First Citizen:"
@@ -36,22 +36,19 @@ def main():
     link_data("tiny_shakespeare/train.parquet", "tiny_shakespeare/validation.parquet")
     build()
     shutil.rmtree(DEMO, ignore_errors=True)
-    losses, seconds = [], []
+    found = Found(digits=4)
     with Cluster(DEMO) as cluster:
         for seed in args.seeds:
             job = cluster.train(HERE / "job.yaml", f"shakespeare-{seed}", DEMO / f"export-{seed}", seed=seed, **fields_of(args))
-            losses.append(validation_loss(job))
-            seconds.append(job["seconds"])
-            print(f"seed {seed}: {losses[-1]:.4f} nats a character in {seconds[-1]:.0f} s")
+            found.add("loss", seed, validation_loss(job), job["seconds"])
         words = ("--temperature", args.temperature, "--max-new-tokens", args.tokens, "--seed", "1", "-o", "json")
         done = cluster.espalier("predict", "--model", DEMO / f"export-{args.seeds[-1]}", *words, quiet=True, text=PROMPT + "\n")
         if done.returncode != 0:
             raise DemoError(f"predict failed: {done.stderr}")
         answer = json.loads(done.stdout)["predictions"]["language"]
         print(f"\n{PROMPT}{answer['completion']}\n[{answer['tokens']} characters, ended by {answer['stop']}]")
-    print(f"\n{'on the validation text':<32}{'mean':>8}{'sd':>8}")
-    print(f"{'loss, nats a character':<32}{spread(losses)}")
-    print(f"{'seconds':<32}{spread(seconds)}")
+    found.show("on the validation text, nats a character")
+    found.keep(args.json)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Sounds: train a small network on spoken digits with a few seeds, with and without masks, and predict.
 
-ESPALIER_DATA is the folder that holds fsdd/{train,test}.parquet; DEMO_FAST=1 trains one seed.
+    ESPALIER_DATA=/path/to/data python3 recipes/spoken-digits/demo.py --seeds 1,2,3
+
+The folder must hold fsdd/{train,test}.parquet; DEMO_FAST=1 trains one seed.
 """
 
 import json
 import math
 import shutil
-import statistics
 import struct
 import sys
 import wave
@@ -16,17 +17,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import FAST, REPO, Cluster, build, link_data, run, test_scores
+from cluster import FAST, REPO, Cluster, Found, arguments, build, fields_of, link_data, run, test_scores
 
 DEMO = REPO / ".espalier/demo/spoken-digits"
 SEEDS = [1] if FAST else [1, 2, 3]
-NO_MASKS = {f"tasks__digit__data__augment__{mask}": 0 for mask in ("time_mask", "frequency_mask")}
-
-
-def train(cluster, seed, name, **fields):
-    """Accuracy on test, in percent, and minutes."""
-    job = cluster.train(HERE / "job.yaml", f"{name}-{seed}", DEMO / f"{name}-{seed}", seed=seed, **fields)
-    return 100 * test_scores(job)["digit"]["metrics"]["accuracy"], job["seconds"] / 60
+WAYS = {"masks": {}, "plain": {f"tasks__digit__data__augment__{mask}": 0 for mask in ("time_mask", "frequency_mask")}}
 
 
 def hum(path):
@@ -38,21 +33,25 @@ def hum(path):
 
 
 def main():
+    parser = arguments(__doc__, SEEDS)
+    parser.add_argument("--ways", default=",".join(WAYS), help="which of: %(default)s")
+    args = parser.parse_args()
     link_data("fsdd/train.parquet", "fsdd/test.parquet")
     build()
     shutil.rmtree(DEMO, ignore_errors=True)
+    found, ways = Found(), args.ways.split(",")
     with Cluster(DEMO) as cluster:
-        masked = [train(cluster, seed, "masks") for seed in SEEDS]
-        plain = [train(cluster, seed, "plain", **NO_MASKS) for seed in SEEDS]
-        print(f"\n{'masks':<8}{'accuracy on test, % (seeds ' + ', '.join(map(str, SEEDS)) + ')':<44}{'mean':>6}{'minutes':>9}")
-        for name, runs in (("yes", masked), ("no", plain)):
-            scores, minutes = zip(*runs)
-            each = ", ".join(f"{score:.1f}" for score in scores)
-            print(f"{name:<8}{each:<44}{statistics.mean(scores):>6.1f}{statistics.mean(minutes):>9.1f}")
+        for seed in args.seeds:
+            for way in ways:
+                name = f"{way}-{seed}"
+                job = cluster.train(HERE / "job.yaml", name, DEMO / name, seed=seed, **WAYS[way], **fields_of(args))
+                found.add(way, seed, 100 * test_scores(job)["digit"]["metrics"]["accuracy"], job["seconds"])
+        found.show("accuracy on test, %")
+        found.keep(args.json)
         hum(DEMO / "hum.wav")
         print("\nespalier predict on a sound that is no digit:\n", flush=True)
         question = json.dumps({"audio": str(DEMO / "hum.wav")})
-        cluster.espalier("predict", "--model", DEMO / f"masks-{SEEDS[0]}", text=question)
+        cluster.espalier("predict", "--model", DEMO / f"{ways[0]}-{args.seeds[0]}", text=question)
 
 
 if __name__ == "__main__":

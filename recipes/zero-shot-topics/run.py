@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import REPO, SETS, Cluster, DemoError, arguments, build, fields_of, link_data, run, spread, test_scores
+from cluster import REPO, SETS, Cluster, DemoError, Found, arguments, build, fields_of, link_data, run, test_scores
 
 DEMO = REPO / ".espalier/demo/zero-shot-topics"
 UNSEEN = ["Athlete", "MeanOfTransportation", "Plant", "Film"]
@@ -47,6 +47,17 @@ def write(name, samples):
     return path
 
 
+def write_files():
+    """Samples to train on, to test on, and those of the job that chooses a calibration: {name: file}."""
+    DEMO.mkdir(parents=True, exist_ok=True)
+    seen = [row for row in rows("train") if row["label"] not in UNSEEN]
+    random.Random(1).shuffle(seen)
+    tenth = len(seen) // 10
+    fewer = [row for row in seen[tenth:] if row["label"] not in LEFT_OUT]
+    return {"train": write("train", seen), "test": write("test", rows("test")), "fewer": write("fewer", fewer),
+            "held-out": write("held-out", seen[:tenth])}
+
+
 def calibration(export):
     """What the job chose: the tensor heads.topic.calibration."""
     data = (export / "heads.safetensors").read_bytes()
@@ -56,41 +67,40 @@ def calibration(export):
 
 
 def main():
-    args = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--ways", default="untrained,trained,calibrated", help="which of: %(default)s")
+    args = parser.parse_args()
     link_data(*(f"dbpedia14/{name}.parquet" for name in ("train", "test", "labels")))
     build()
     shutil.rmtree(DEMO, ignore_errors=True)
-    DEMO.mkdir(parents=True)
-    seen = [row for row in rows("train") if row["label"] not in UNSEEN]
-    random.Random(1).shuffle(seen)
-    tenth = len(seen) // 10
-    write("train", seen)
-    write("test", rows("test"))
-    fewer = write("fewer", [row for row in seen[tenth:] if row["label"] not in LEFT_OUT])
-    held_out = write("held-out", seen[:tenth])
+    files = write_files()
     job = HERE / "job.yaml"
-    left_out = {"tasks__topic__data__train": fewer, "tasks__topic__data__validation": held_out,
+    left_out = {"tasks__topic__data__train": files["fewer"], "tasks__topic__data__validation": files["held-out"],
                 "tasks__topic__zero_shot__unseen": json.dumps(LEFT_OUT)}
-    found = {}
+    found = Found()
     with Cluster(DEMO) as cluster:
         tasks = cluster.tasks(job)
         for seed in args.seeds:
             common = {"seed": seed, **fields_of(args)}
-            first = [{**tasks[0], "data": {key: value for key, value in tasks[0]["data"].items() if key != "test"}}]
-            cluster.train(job, f"calibrate-{seed}", DEMO / f"calibrate-{seed}", tasks=json.dumps(first), **left_out, **common)
-            chosen = calibration(DEMO / f"calibrate-{seed}")
-            print(f"seed {seed}: calibration {chosen:.3f}")
-            ways = {"untrained": UNTRAINED, "trained": {}, "calibrated": {"tasks__topic__zero_shot__calibration": chosen}}
-            for way, fields in ways.items():
-                scores = test_scores(cluster.train(job, f"{way}-{seed}", DEMO / f"{way}-{seed}", **{**common, **fields}))
+            ways = {"untrained": UNTRAINED, "trained": {}}
+            if "calibrated" in args.ways.split(","):
+                first = [{**tasks[0], "data": {key: value for key, value in tasks[0]["data"].items() if key != "test"}}]
+                cluster.train(job, f"calibrate-{seed}", DEMO / f"calibrate-{seed}", tasks=json.dumps(first), **left_out, **common)
+                chosen = calibration(DEMO / f"calibrate-{seed}")
+                print(f"seed {seed}: calibration {chosen:.3f}")
+                ways["calibrated"] = {"tasks__topic__zero_shot__calibration": chosen}
+            for way in args.ways.split(","):
+                trained = cluster.train(job, f"{way}-{seed}", DEMO / f"{way}-{seed}", **{**common, **ways[way]})
+                scores = test_scores(trained)["topic"]["metrics"]
                 for figure in FIGURES:
-                    found.setdefault((way, figure), []).append(100 * scores["topic"]["metrics"][figure])
-        print("\nThe unseen classes, and two that exist nowhere in the data:\n", flush=True)
-        cluster.espalier("predict", "--model", DEMO / f"trained-{args.seeds[-1]}", "--labels", ",".join([*UNSEEN, "recipe", "law"]),
-                         text="".join(f"{one}\n" for one in SENTENCES))
-    print(f"\n{'on the test set, %':<16}{'figure':<24}{'mean':>8}{'sd':>8}")
-    for (way, figure), values in found.items():
-        print(f"{way:<16}{figure:<24}{spread(values)}")
+                    found.add(f"{way}, {figure}", seed, 100 * scores[figure], trained["seconds"])
+        if "trained" in args.ways.split(","):
+            print("\nThe unseen classes, and two that exist nowhere in the data:\n", flush=True)
+            labels = ",".join([*UNSEEN, "recipe", "law"])
+            text = "".join(f"{one}\n" for one in SENTENCES)
+            cluster.espalier("predict", "--model", DEMO / f"trained-{args.seeds[-1]}", "--labels", labels, text=text)
+    found.show("on the test set, %")
+    found.keep(args.json)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ impl HeadSet {
                 let first = layers.len();
                 layers.extend(own.map(|layer| layer.to_vec()));
                 [first, first + 1]
+            }));
+        }
         let mut spaces = Vec::with_capacity(heads.len());
         for data in tasks {
             spaces.push(space(spec.seed, data, width).map(|own| {

@@ -1,0 +1,84 @@
+"""Methods of domain adaptation for the peers: losses of features and outputs of the source, then of the target."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+HIDDEN = 256
+
+
+class Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, strength):
+        ctx.strength = strength
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -ctx.strength * grad, None
+
+
+def mlp(*sizes):
+    layers = []
+    for before, after in zip(sizes, sizes[1:]):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def domain_loss(judged):
+    half = len(judged) // 2
+    return F.binary_cross_entropy_with_logits(judged[:, 0], torch.cat([torch.ones(half), torch.zeros(half)]))
+
+
+class Method:
+    """Loss of features f [2n, h] and outputs g [2n, c]: n of the source, then n of the target."""
+
+    KNOWN = ["dann", "cdan", "mmd", "coral", "mcc", "mdd"]
+
+    def __init__(self, name, features, classes, weight=1.0):
+        self.name, self.weight = name, weight
+        sizes = {"dann": (features, HIDDEN, HIDDEN, 1), "cdan": (features * classes, HIDDEN, HIDDEN, 1),
+                 "mdd": (features, HIDDEN, classes)}
+        self.own = mlp(*sizes[name]) if name in sizes else nn.Sequential()
+
+    def loss(self, f, g, done, total):
+        """The weighed loss of the step that follows `done` of `total` steps."""
+        n = len(f) // 2
+        strength = 2 / (1 + math.exp(-10 * done / total)) - 1
+        weight = self.weight
+        if self.name in ("dann", "cdan", "mdd"):
+            f = Reverse.apply(f, strength)
+        else:
+            weight *= strength
+        return weight * getattr(self, self.name)(f, g, n)
+
+    def dann(self, f, g, n):
+        return domain_loss(self.own(f))
+
+    def cdan(self, f, g, n):
+        p = g.softmax(1).detach()
+        return domain_loss(self.own(torch.einsum("ni,nj->nij", p, f).flatten(1)))
+
+    def mdd(self, f, g, n):
+        logs, said = self.own(f).log_softmax(1), g.argmax(1, keepdim=True)
+        own = logs.gather(1, said)[:, 0]
+        return -4 * own[:n].mean() - (1 - own[n:].exp()).clamp_min(1e-6).log().mean()
+
+    def mmd(self, f, g, n):
+        squares = torch.cdist(f, f) ** 2
+        mean = squares.mean().detach()
+        kernel = sum(torch.exp(-squares / (2 * 2.0**k * mean)) for k in range(-3, 2))
+        return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
+
+    def coral(self, f, g, n):
+        return ((torch.cov(f[:n].T) - torch.cov(f[n:].T)) ** 2).sum() / (4 * f.shape[1] ** 2)
+
+    def mcc(self, f, g, n):
+        logs = (g[n:] / 2.5).log_softmax(1)
+        p = logs.exp()
+        sure = (1 + torch.exp((p * logs).sum(1))).detach()
+        confusion = (p * (sure / sure.mean()).unsqueeze(1)).T @ p
+        confusion = confusion / confusion.sum(1, keepdim=True)
+        return (confusion.sum() - confusion.trace()) / p.shape[1]
