@@ -3,6 +3,7 @@
 mod answer;
 mod described;
 mod go_on;
+mod masks;
 
 use crate::checkpoint::{Export, ExportedTask, HEADS_FILE, META_FILE, read_tensors};
 use crate::data::{self, Input};
@@ -18,6 +19,7 @@ use tch::{Device, Kind, Tensor};
 pub use answer::{Answer, Scored};
 use answer::{best, shape};
 pub use described::Described;
+pub use masks::{Mask, write_masks};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,14 @@ pub enum Error {
     /// Classes that were named at prediction.
     #[error("{0}")]
     ZeroShot(String),
+    /// A mask that cannot be written.
+    #[error("{file}: cannot write the mask: {message}")]
+    Mask {
+        /// The file.
+        file: String,
+        /// Why not.
+        message: String,
+    },
     /// The model or an input.
     #[error(transparent)]
     Engine(#[from] engine::Error),
@@ -304,7 +314,7 @@ impl Predictor {
         let pass = Pass::forward(self.backbone.as_ref(), &batch, &Context::eval(), |_| {
             Ok::<(), model::Error>(())
         })?;
-        let leaves = pass.leaves(self.reads_words())?;
+        let leaves = pass.leaves(self.reads_words() || self.reads_map())?;
         Ok((batch, leaves))
     }
 
@@ -399,6 +409,12 @@ impl Predictor {
                 }
                 continue;
             }
+            if task.head.reads_map() {
+                for (answer, mask) in answers.iter_mut().zip(self.masks(task, &leaves)?) {
+                    answer.insert(task.name.clone(), mask);
+                }
+                continue;
+            }
             if let Some(classes) = self.classes.get(&task.name) {
                 let found = classes.answers(&task.labels, &leaves.features)?;
                 for (answer, found) in answers.iter_mut().zip(found) {
@@ -413,7 +429,7 @@ impl Predictor {
                 }
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
                 HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
-                HeadKind::Regression | HeadKind::CausalLm => outputs,
+                HeadKind::Regression | HeadKind::CausalLm | HeadKind::Segmentation => outputs,
             };
             let width = scores
                 .size()

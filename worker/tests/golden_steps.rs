@@ -188,6 +188,7 @@ fn steps(
             target: false,
         },
         input: sources.tasks[0].train.input(index).unwrap(),
+        window: None,
     };
     let micro: Vec<Sample> = share.iter().map(sample).collect();
     let mut batch = RankStep {

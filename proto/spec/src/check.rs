@@ -5,7 +5,8 @@
 //! whole, `task` those of one task, `training` those of length, optimizer and evaluation,
 //! `language` what predicting the next token demands, `tuning` what is trained of the backbone,
 //! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with
-//! shared inputs must have in common, `zero_shot` how classes are described.
+//! shared inputs must have in common, `segmentation` what masks demand, `zero_shot` how classes are
+//! described.
 
 mod adaptation;
 mod balancer;
@@ -14,6 +15,7 @@ mod group;
 mod job;
 mod language;
 mod nearest;
+mod segmentation;
 mod task;
 mod training;
 mod tuning;

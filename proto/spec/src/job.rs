@@ -12,6 +12,7 @@ pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKi
 pub use crate::join::Join;
 pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
 pub use crate::resources::{Device, Resources};
+pub use crate::segmentation::SegmentationSpec;
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 pub use crate::tuning::{AdapterKind, AdapterSpec, GradualSpec, LoraSpec, Tuning};
 pub use crate::zero_shot::{Descriptions, ZeroShotSpec};
@@ -157,12 +158,15 @@ pub struct TaskSpec {
     pub zero_shot: Option<ZeroShotSpec>,
     /// Metric that selects the best checkpoint; default: accuracy for `single_label` and
     /// `label_embedding`, macro F1 for `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic
-    /// kappa for `ordinal`, perplexity for `causal_lm`.
+    /// kappa for `ordinal`, perplexity for `causal_lm`, mean IoU for `segmentation`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
     /// Unlabelled samples of another domain that the task learns from as well. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptation: Option<AdaptationSpec>,
+    /// How masks are read; `segmentation` only. Default: 255 stands for no class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segmentation: Option<SegmentationSpec>,
 }
 
 /// What a head predicts.
@@ -191,6 +195,11 @@ pub enum HeadKind {
     /// decoder. It begins as the model's own vocabulary matrix and is trained apart from the word table,
     /// even where the model ties both.
     CausalLm,
+    /// One of several classes for every pixel of an image; the label is a mask (a linear layer on every
+    /// place of the backbone's last map of features, bilinear upsampling to the image's size, softmax and
+    /// cross-entropy per pixel: Long et al. 2015, arXiv 1411.4038, without its skips). Needs
+    /// `data.labels`, the class of each value of a mask, and a backbone of images.
+    Segmentation,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -269,7 +278,7 @@ pub struct Columns {
     /// model's separator between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<String>,
-    /// Column of the label; default `label` (`tags` for the head `tags`).
+    /// Column of the label; default `label` (`tags` for the head `tags`, `mask` for `segmentation`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
@@ -279,7 +288,8 @@ pub struct Columns {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Share of right predictions (`multi_label`: samples with every label right; `tags`: of words).
+    /// Share of right predictions (`multi_label`: samples with every label right; `tags`: of words;
+    /// `segmentation`: of pixels that have a class).
     Accuracy,
     /// F1 per class, averaged over classes.
     MacroF1,
@@ -309,6 +319,9 @@ pub enum Metric {
     ZeroShotAccuracy,
     /// e to the mean loss per token (`causal_lm`); lower is better.
     Perplexity,
+    /// Intersection over union of a class's pixels, there and found, in the mean over the classes that
+    /// are there or found (`segmentation`).
+    MeanIou,
 }
 
 impl Metric {
@@ -336,6 +349,7 @@ impl Metric {
             Metric::HarmonicMean => "harmonic_mean",
             Metric::ZeroShotAccuracy => "zero_shot_accuracy",
             Metric::Perplexity => "perplexity",
+            Metric::MeanIou => "mean_iou",
         }
     }
 }
@@ -352,6 +366,7 @@ impl HeadKind {
             HeadKind::Ordinal => "ordinal",
             HeadKind::LabelEmbedding => "label_embedding",
             HeadKind::CausalLm => "causal_lm",
+            HeadKind::Segmentation => "segmentation",
         }
     }
 
@@ -365,6 +380,7 @@ impl HeadKind {
             HeadKind::Tags => Metric::SpanF1,
             HeadKind::Ordinal => Metric::QuadraticKappa,
             HeadKind::CausalLm => Metric::Perplexity,
+            HeadKind::Segmentation => Metric::MeanIou,
         }
     }
 
@@ -372,6 +388,12 @@ impl HeadKind {
     #[must_use]
     pub fn reads_tokens(self) -> bool {
         matches!(self, HeadKind::Tags | HeadKind::CausalLm)
+    }
+
+    /// Whether it reads a map of features, not pooled ones.
+    #[must_use]
+    pub fn reads_map(self) -> bool {
+        self == HeadKind::Segmentation
     }
 }
 

@@ -4,14 +4,15 @@ use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskSpec, ZeroShotSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, TaskSpec,
+    ZeroShotSpec,
 };
 use std::collections::BTreeMap;
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 14] = [
+const METRICS: [Metric; 15] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -26,6 +27,7 @@ const METRICS: [Metric; 14] = [
     Metric::HarmonicMean,
     Metric::ZeroShotAccuracy,
     Metric::Perplexity,
+    Metric::MeanIou,
 ];
 
 /// The metric of this name.
@@ -55,6 +57,7 @@ impl Wire for TaskSpec {
             HeadKind::Ordinal => Head::Ordinal,
             HeadKind::LabelEmbedding => Head::LabelEmbedding,
             HeadKind::CausalLm => Head::CausalLm,
+            HeadKind::Segmentation => Head::Segmentation,
         };
         v1::Task {
             name: self.name.clone(),
@@ -69,13 +72,14 @@ impl Wire for TaskSpec {
                 .map(|metric| metric.as_str().to_owned())
                 .unwrap_or_default(),
             adaptation: self.adaptation.as_ref().map(Wire::to_wire),
+            segmentation: self.segmentation.as_ref().map(Wire::to_wire),
         }
     }
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
-        const HEADS: &str =
-            "single_label, multi_label, regression, tags, ordinal, label_embedding or causal_lm";
+        const HEADS: &str = "single_label, multi_label, regression, tags, ordinal, \
+             label_embedding, causal_lm or segmentation";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
@@ -84,6 +88,7 @@ impl Wire for TaskSpec {
             Head::Ordinal => HeadKind::Ordinal,
             Head::LabelEmbedding => HeadKind::LabelEmbedding,
             Head::CausalLm => HeadKind::CausalLm,
+            Head::Segmentation => HeadKind::Segmentation,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -119,6 +124,9 @@ impl Wire for TaskSpec {
                 .map(|m| ZeroShotSpec::read(m, bad, &at(path, "zero_shot"))),
             metric,
             adaptation,
+            segmentation: m
+                .segmentation
+                .map(|m| SegmentationSpec::read(m, bad, &at(path, "segmentation"))),
         }
     }
 }
@@ -253,6 +261,30 @@ impl Wire for ZeroShotSpec {
             templates: m.templates,
             unseen: m.unseen,
             calibration: m.calibration,
+        }
+    }
+}
+
+impl Wire for SegmentationSpec {
+    type Message = v1::Segmentation;
+
+    fn to_wire(&self) -> v1::Segmentation {
+        v1::Segmentation {
+            ignore_index: Some(self.ignore_index.into()),
+        }
+    }
+
+    fn read(m: v1::Segmentation, bad: &mut Bad, path: &str) -> Self {
+        let default = SegmentationSpec::default().ignore_index;
+        let ignore_index = m.ignore_index.map_or(Ok(default), u8::try_from);
+        if ignore_index.is_err() {
+            bad.add(
+                at(path, "ignore_index"),
+                "is above 255, the largest value of a mask",
+            );
+        }
+        SegmentationSpec {
+            ignore_index: ignore_index.unwrap_or(default),
         }
     }
 }

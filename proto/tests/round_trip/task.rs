@@ -4,8 +4,8 @@ use super::{files, number, word};
 use espalier_spec::adaptation;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TargetSpec, TaskSpec,
-    ZeroShotSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, TargetSpec,
+    TaskSpec, ZeroShotSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -41,6 +41,7 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::QuadraticKappa,
         Metric::HarmonicMean,
         Metric::Perplexity,
+        Metric::MeanIou,
     ])
 }
 
@@ -114,6 +115,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::Ordinal,
         HeadKind::LabelEmbedding,
         HeadKind::CausalLm,
+        HeadKind::Segmentation,
     ]);
     let more = (
         (loss(), option::of(adaptation())),
@@ -131,6 +133,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
             zero_shot,
             metric,
             adaptation,
+            segmentation: (weight > 1.0).then_some(SegmentationSpec { ignore_index: 7 }),
         },
     )
 }

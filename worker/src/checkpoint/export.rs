@@ -180,7 +180,11 @@ pub fn write_export(
 fn has_class(head: HeadKind) -> bool {
     !matches!(
         head,
-        HeadKind::Regression | HeadKind::Ordinal | HeadKind::LabelEmbedding | HeadKind::CausalLm
+        HeadKind::Regression
+            | HeadKind::Ordinal
+            | HeadKind::LabelEmbedding
+            | HeadKind::CausalLm
+            | HeadKind::Segmentation
     )
 }
 
@@ -271,7 +275,8 @@ fn write_task(
         | HeadKind::Regression
         | HeadKind::Ordinal
         | HeadKind::LabelEmbedding
-        | HeadKind::CausalLm => None,
+        | HeadKind::CausalLm
+        | HeadKind::Segmentation => None,
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));

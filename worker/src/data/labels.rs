@@ -1,10 +1,12 @@
 //! Labels: the classes of a task and the targets of its samples.
 
+mod masks;
 mod reader;
 
 use super::error::nearest;
 use super::{Error, Problem};
 use crate::metrics::{TagSet, Values};
+pub use masks::Masks;
 use reader::Label;
 pub(super) use reader::LabelReader;
 use std::collections::BTreeMap;
@@ -155,6 +157,8 @@ pub enum Labels {
     Unlabelled(usize),
     /// Of so many samples, the tokens that follow each token: they are in the inputs.
     Next(usize),
+    /// A class for every pixel of a sample.
+    Masks(Masks),
 }
 
 impl Labels {
@@ -167,6 +171,7 @@ impl Labels {
             Labels::Numbers(numbers) => numbers.len(),
             Labels::Tags { ends, .. } => ends.len(),
             Labels::Unlabelled(count) | Labels::Next(count) => *count,
+            Labels::Masks(masks) => masks.len(),
         }
     }
 
@@ -176,8 +181,8 @@ impl Labels {
         self.len() == 0
     }
 
-    /// The classes of sample `index`, or the tags of its words; empty beyond the last and for
-    /// regression.
+    /// The classes of sample `index`, or the tags of its words; empty beyond the last, for regression and
+    /// for masks.
     #[must_use]
     pub fn classes(&self, index: usize) -> &[u32] {
         match self {
@@ -198,11 +203,20 @@ impl Labels {
                     .get(start as usize..end as usize)
                     .unwrap_or_default()
             }
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Masks(_) => &[],
         }
     }
 
-    /// Samples of each of `classes` classes; words, where they are tags.
+    /// Height and width of masks; none where labels are others.
+    #[must_use]
+    pub fn mask_size(&self) -> Option<[usize; 2]> {
+        match self {
+            Labels::Masks(masks) => Some(masks.size()),
+            _ => None,
+        }
+    }
+
+    /// Samples of each of `classes` classes; words, where they are tags, and pixels, where they are masks.
     #[must_use]
     pub fn counts(&self, classes: usize) -> Vec<u64> {
         let mut counts = vec![0; classes];
@@ -211,6 +225,7 @@ impl Labels {
             | Labels::Multi { classes: all, .. }
             | Labels::Tags { tags: all, .. } => all.as_slice(),
             Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
+            Labels::Masks(masks) => return masks.counts(classes),
         };
         for class in all {
             if let Some(count) = counts.get_mut(*class as usize) {
@@ -254,6 +269,7 @@ impl Labels {
                     values,
                 }
             }
+            Labels::Masks(masks) => masks.values(classes, which),
             Labels::Unlabelled(_) => Values::Numbers(Vec::new()),
             Labels::Next(_) => Values::Next {
                 ends: Vec::new(),

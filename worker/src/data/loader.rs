@@ -1,7 +1,7 @@
 //! A rank's part of every step, prepared ahead of time by threads.
 
 use super::shard::{Placement, SAMPLE_COST, Work, micro_batches, split};
-use super::{Error, Input, Order, SampleRef, Split, StepBatch, TaskData};
+use super::{Error, Input, Order, SampleRef, Split, StepBatch, TaskData, Window};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,8 @@ pub struct Sample {
     pub at: SampleRef,
     /// Its tokens or numbers.
     pub input: Input,
+    /// The window that its image was seen through, if through one: its mask is seen through the same.
+    pub window: Option<Window>,
 }
 
 /// A shard's samples of one step, in micro-batches; none if the shard has nothing to do.
@@ -265,11 +267,14 @@ impl Preparation {
         let task = self.task(at)?;
         let pass = self.order.pass_key(at);
         let input = self.split(at)?.drawn(at.sample as usize, pass)?;
-        let input = match &task.augment {
-            Some(augmenter) => augmenter.apply(input, self.order.draw_key(at)),
-            None => input,
+        let (input, window) = match &task.augment {
+            Some(augmenter) => {
+                let key = self.order.draw_key(at);
+                (augmenter.apply(input, key), augmenter.window(key))
+            }
+            None => (input, None),
         };
-        Ok(Sample { at, input })
+        Ok(Sample { at, input, window })
     }
 
     /// Where a sample is.

@@ -197,6 +197,7 @@ mod tests {
                 target,
             },
             input: Input::Numbers(Vec::new().into()),
+            window: None,
         };
         let all = [(0, false), (0, false), (0, true), (0, true), (2, false)];
         let all = all.map(|(task, target)| sample(task, target));

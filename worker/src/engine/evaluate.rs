@@ -3,7 +3,7 @@
 use super::described;
 use super::trainer::Trainer;
 use super::words::Words;
-use super::{Error, next};
+use super::{Error, maps, next};
 use crate::data::{Input, Split, TaskData};
 use crate::heads::{self, Level};
 use crate::metrics::{self, Baseline, NO_TAG, Nearest, Values};
@@ -120,6 +120,9 @@ impl Trainer {
         if task.head == HeadKind::CausalLm {
             return Ok(next::scores(&all, &task, split));
         }
+        if task.head == HeadKind::Segmentation {
+            return Ok(maps::scores(&all, &task));
+        }
         let truth = task.values(split, 0..split.len());
         let (predicted, more) = match (&task.classes, &truth) {
             (Some(classes), Values::Single { values, .. }) => {
@@ -136,6 +139,7 @@ impl Trainer {
             loss,
             metrics: figures,
             baseline: Baseline::fit(&train).scores(&truth)?,
+            class_iou: BTreeMap::new(),
         })
     }
 
@@ -219,6 +223,9 @@ impl Trainer {
         if head.level() == Level::Token {
             return self.judge_next(index, batch, (packed, &leaves), verdicts);
         }
+        if head.level() == Level::Place {
+            return self.judge_maps(index, (split, batch), &leaves, verdicts);
+        }
         let words = match (head.level(), &leaves.rows) {
             (Level::Word, Some(rows)) => {
                 let inputs = inputs.iter().copied();
@@ -261,8 +268,8 @@ impl Trainer {
                     own.flat_map(|tag| tag.unwrap_or(NO_TAG).to_le_bytes())
                         .collect()
                 }
-                // A head decides on words one by one.
-                Values::Tags { .. } | Values::Next { .. } => Vec::new(),
+                // A head decides on words one by one; masks are judged by themselves.
+                Values::Tags { .. } | Values::Next { .. } | Values::Masks { .. } => Vec::new(),
                 Values::Single { values, .. } | Values::Ordered { values, .. } => {
                     values[place].to_le_bytes().to_vec()
                 }
@@ -353,7 +360,7 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
             }
         }
         // They are scored by themselves.
-        Values::Next { .. } => truth.clone(),
+        Values::Next { .. } | Values::Masks { .. } => truth.clone(),
         Values::Numbers(_) => Values::Numbers(
             verdicts
                 .iter()

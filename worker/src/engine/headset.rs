@@ -1,5 +1,6 @@
 //! All heads of a job: one flat block of parameters, one loss per task.
 
+mod maps;
 mod start;
 
 use super::Error;
@@ -11,7 +12,7 @@ use super::words::Words;
 use crate::adapt::Adaptation;
 use crate::data::{Sample, TaskData};
 use crate::heads::{self, Head, Level, Linear};
-use crate::model::{Batch, Block, Context, Leaves, mix};
+use crate::model::{Batch, Block, Context, FeatureMap, Leaves, mix};
 use crate::torch;
 use espalier_spec::InputGroups;
 use espalier_spec::job::ContrastiveSpec;
@@ -36,6 +37,8 @@ pub struct HeadSet {
     /// Adaptations of tasks, and which of the layers are their own.
     adaptations: Vec<Option<(Adaptation, Range<usize>)>>,
     groups: InputGroups,
+    /// How the backbone holds the map of features that heads of places read.
+    map: Option<FeatureMap>,
     dropout: f64,
 }
 
@@ -92,10 +95,10 @@ impl HeadSet {
         self.heads[task].as_ref()
     }
 
-    /// Whether a head reads the vectors of tokens, not only pooled features.
+    /// Whether a head reads the vectors of tokens or places, not only pooled features.
     #[must_use]
     pub fn wants_rows(&self) -> bool {
-        self.has(Level::Word) || self.has(Level::Token)
+        self.has(Level::Word) || self.has(Level::Token) || self.has(Level::Place)
     }
 
     fn has(&self, level: Level) -> bool {
@@ -219,7 +222,7 @@ impl HeadSet {
         let dropped = self.dropped(seen, how.ctx)?;
         self.costs(&dropped, seen, tasks, how, |cost| {
             tally.add(&cost)?;
-            if self.heads[cost.task].level() == Level::Token {
+            if matches!(self.heads[cost.task].level(), Level::Token | Level::Place) {
                 // Now, so that the memory of these logits is free before the next ones take theirs.
                 cost.backward(how.scales[cost.task])?;
                 runs.extend(cost.runs());
@@ -311,7 +314,7 @@ impl HeadSet {
         })
     }
 
-    /// What heads read, after dropout; there is none before a vocabulary.
+    /// What heads read, after dropout; there is none before a vocabulary or a map.
     fn dropped(&self, seen: Seen<'_>, ctx: &Context) -> Result<Leaves, Error> {
         let features = seen.leaves.features.shallow_clone();
         let rows = match (&seen.leaves.rows, &seen.micro.batch) {
@@ -325,6 +328,7 @@ impl HeadSet {
                     0.0
                 },
             )?),
+            (Some(rows), Batch::Images(_)) => Some(rows.shallow_clone()),
             _ => None,
         };
         Ok(Leaves {
@@ -351,6 +355,10 @@ impl HeadSet {
                 }
                 if let (Level::Token, Some(rows)) = (self.heads[task].level(), &dropped.rows) {
                     self.next_costs((task, run.clone()), rows, seen, &mut give)?;
+                    continue;
+                }
+                if let (Level::Place, Some(rows)) = (self.heads[task].level(), &dropped.rows) {
+                    self.map_costs(&tasks[task], (task, run.clone()), (rows, seen), &mut give)?;
                     continue;
                 }
                 let sample = |place: usize| seen.samples[place].at.sample as usize;

@@ -18,6 +18,7 @@ mod forward;
 mod headset;
 mod kernel;
 mod lanes;
+mod maps;
 mod memory;
 mod metrics;
 mod micro;

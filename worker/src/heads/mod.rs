@@ -22,6 +22,7 @@ mod label_embedding;
 mod multi_label;
 mod ordinal;
 mod regression;
+mod segmentation;
 mod single_label;
 mod tags;
 mod weights;
@@ -33,6 +34,7 @@ pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines,
 pub use multi_label::MultiLabel;
 pub use ordinal::{Ordinal, probabilities as ordinal_probabilities};
 pub use regression::Regression;
+pub use segmentation::{Segmentation, shares, upsampled};
 pub use single_label::SingleLabel;
 pub use tags::Tags;
 pub use weights::class_weights;
@@ -63,7 +65,8 @@ pub trait Head: Send + Sync {
         Level::Sample
     }
 
-    /// Loss of each sample `[B]`, differentiable in `outputs` `[B, C]` (`[W, C]` at the level of words).
+    /// Loss of each sample `[B]`, differentiable in `outputs` `[B, C]` (`[W, C]` at the level of words,
+    /// `[B, C, height, width]` at that of places).
     ///
     /// # Errors
     /// Targets of another kind or number; errors of torch.
@@ -117,6 +120,9 @@ pub enum Level {
     /// A token that another one follows: it reads the vectors of all of them `[W, H]`, those of one sample
     /// after those of the other.
     Token,
+    /// A place of an image: it reads the map of features `[B, height', width', H]`, and its outputs are
+    /// brought to the image's size.
+    Place,
 }
 
 /// A head's parameters: views of the flat block of all heads.
@@ -178,6 +184,14 @@ pub enum Error {
         "task {task}: the head `causal_lm` needs a backbone that predicts the next token (gpt2, llama); use one, or another head"
     )]
     NoDecoder {
+        /// Name of the task.
+        task: String,
+    },
+    /// A class for every pixel by a backbone that leaves no map of features.
+    #[error(
+        "task {task}: the head `segmentation` needs a backbone of images that leaves a map of features (vit without pooler, resnet, espalier-convnet without dense_size); use one, or another head"
+    )]
+    NoMap {
         /// Name of the task.
         task: String,
     },
@@ -294,6 +308,14 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
             let calibration = given.unwrap_or(0.0) as f32;
             Ok(Box::new(LabelEmbedding::new(classes, calibration)))
+        }
+        HeadKind::Segmentation if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "segmentation")
+        }
+        HeadKind::Segmentation => {
+            let weights = class_weights(task, &classes, counts)?;
+            let ignore = task.segmentation.unwrap_or_default().ignore_index;
+            Ok(Box::new(Segmentation::new(classes, weights, ignore)))
         }
         // Its size is the vocabulary's, which only a decoder has.
         HeadKind::CausalLm => Err(Error::NoDecoder {

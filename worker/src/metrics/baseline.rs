@@ -60,8 +60,8 @@ impl Baseline {
             Values::Tags { values, .. } => {
                 Baseline::Tag(most_frequent(values.iter().copied()).unwrap_or(0))
             }
-            // Next tokens have a baseline of their own, see `perplexity`.
-            Values::Next { .. } => Baseline::Mean(0.0),
+            // Next tokens have a baseline of their own, see `perplexity`, and so have masks.
+            Values::Next { .. } | Values::Masks { .. } => Baseline::Mean(0.0),
             #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
             Values::Numbers(values) => {
                 Baseline::Mean(values.iter().sum::<f64>() / values.len().max(1) as f64)

@@ -9,7 +9,7 @@
 //! Shapes: b samples, c channels, y and x places.
 
 use super::hf::{self, Source};
-use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
+use super::{Backbone, Batch, Block, Context, Error, FeatureMap, Options, ParamSpec, Table};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
@@ -131,6 +131,10 @@ impl Backbone for ConvNet {
     }
     fn extra(&self) -> &[(String, Tensor)] {
         &self.extra
+    }
+    fn feature_map(&self) -> Option<FeatureMap> {
+        let is_dense = self.config.dense_size.is_some();
+        (!is_dense).then_some(FeatureMap::Channels)
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {

@@ -24,6 +24,7 @@ mod layer;
 mod layout;
 mod llama;
 mod lora;
+mod map;
 mod pass;
 mod pool;
 mod resnet;
@@ -41,6 +42,7 @@ pub use decoder::{Decoder, LM_HEAD};
 pub use error::Error;
 pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
+pub use map::FeatureMap;
 pub use pass::{Leaves, Moment, Pass, lowest};
 pub use table::Table;
 
@@ -102,6 +104,11 @@ pub trait Backbone: std::fmt::Debug + Send {
     fn pool(&self, x: &Tensor, batch: &Batch) -> Result<Tensor, Error>;
     /// Tensors of the model's file that are no parameters here; exported as they came.
     fn extra(&self) -> &[(String, Tensor)];
+
+    /// How the last block's output holds a map of features; none where it holds none.
+    fn feature_map(&self) -> Option<FeatureMap> {
+        None
+    }
 
     /// What it has beside others, if it predicts the next token.
     fn decoder(&self) -> Option<&dyn Decoder> {

@@ -1,6 +1,6 @@
 //! What heads say, as it is shown.
 
-use super::Error;
+use super::{Error, Mask};
 use crate::generate::Stop;
 use espalier_spec::job::HeadKind;
 use serde::Serialize;
@@ -43,6 +43,17 @@ pub enum Answer {
         tokens: usize,
         /// Why it ends.
         stop: Stop,
+    },
+    /// A class for every pixel of an image.
+    Mask {
+        /// The share of the pixels that each class has.
+        shares: BTreeMap<String, f64>,
+        /// The file that the mask was written to, if it was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mask: Option<String>,
+        /// The mask.
+        #[serde(skip)]
+        pixels: Mask,
     },
     /// A number.
     Number {
@@ -126,8 +137,10 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
                 scores,
             }
         }
-        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm => {
-            Answer::single(scores)
-        }
+        HeadKind::SingleLabel
+        | HeadKind::Tags
+        | HeadKind::LabelEmbedding
+        | HeadKind::CausalLm
+        | HeadKind::Segmentation => Answer::single(scores),
     }
 }

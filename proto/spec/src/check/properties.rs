@@ -7,8 +7,8 @@ use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, TargetSpec, TaskSpec, Tuning,
-    ZeroShotSpec,
+    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SegmentationSpec, TargetSpec,
+    TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -37,7 +37,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::Tags),
         Just(HeadKind::Ordinal),
         Just(HeadKind::LabelEmbedding),
-        Just(HeadKind::CausalLm)
+        Just(HeadKind::CausalLm),
+        Just(HeadKind::Segmentation)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -111,6 +112,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 calibration: Some(weight),
             }),
             metric,
+            segmentation: (weight > 1.0).then_some(SegmentationSpec { ignore_index: 0 }),
         },
     )
 }

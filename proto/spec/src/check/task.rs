@@ -32,6 +32,7 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     language::rules(task, path, found);
     labels(task, &format!("{path}.data.labels"), found);
     super::zero_shot::rules(task, path, found);
+    super::segmentation::rules(task, path, found);
     found.require(
         task.weight.is_finite() && task.weight > 0.0,
         &format!("{path}.weight"),
@@ -46,13 +47,18 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     metric(task, &format!("{path}.metric"), found);
 }
 
-/// A head that reads tokens needs a backbone that ends with their vectors.
+/// A head that reads tokens, or places of an image, needs a backbone that ends with their vectors.
 pub(super) fn pooling(task: &TaskSpec, pooling: Pooling, index: usize, found: &mut Findings) {
-    if task.head.reads_tokens() && pooling == Pooling::Pooler {
+    let of = match task.head {
+        head if head.reads_tokens() => "words",
+        head if head.reads_map() => "places",
+        _ => return,
+    };
+    if pooling == Pooling::Pooler {
         found.add(
             "backbone.pooling",
             format!(
-                "is `pooler`, which leaves no vectors of words for tasks[{index}] ({}); expected \
+                "is `pooler`, which leaves no vectors of {of} for tasks[{index}] ({}); expected \
                  mean, cls, max or last",
                 task.name
             ),
@@ -162,7 +168,11 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         return;
     };
     let least = match task.head {
-        HeadKind::SingleLabel | HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding => 2,
+        HeadKind::SingleLabel
+        | HeadKind::Tags
+        | HeadKind::Ordinal
+        | HeadKind::LabelEmbedding
+        | HeadKind::Segmentation => 2,
         HeadKind::MultiLabel => 1,
         // `language` says so.
         HeadKind::CausalLm => return,
@@ -307,6 +317,7 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
             Metric::ZeroShotAccuracy,
         ],
         HeadKind::CausalLm => &[Metric::Perplexity],
+        HeadKind::Segmentation => &[Metric::MeanIou, Metric::Accuracy],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();
