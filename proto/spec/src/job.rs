@@ -93,7 +93,7 @@ pub struct BackboneSpec {
     pub dropout: Option<f64>,
     /// Where the whole backbone is frozen (`tuning: heads`), compute the features of every sample once,
     /// before the first step, if the run sees about all of them; later epochs and evaluations then run
-    /// the heads alone (not with the head `tags`). Where its lowest blocks are (`last_blocks`), compute
+    /// the heads alone (not with the heads `tags` and `segmentation`). Where its lowest blocks are (`last_blocks`), compute
     /// what these make of every sample once. Not with `augment`.
     #[serde(default = "yes")]
     pub cache_features: bool,
