@@ -108,6 +108,8 @@ fn joint(dir: &Path, kind: &str, steps: u64, change: impl FnOnce(&mut Value)) ->
             task("kind", "single_label", &CLASSES[1..], "kind")
         ]);
         job["balancer"] = json!("equal");
+        // Gradients that are 0 but for rounding, such as those of keys' biases, must not become steps.
+        job["training"]["optimizer"]["eps"] = json!(1e-6);
         change(job);
     })
 }

@@ -6,6 +6,8 @@
 //! are known by their description has a scale instead (`label_embedding`). One file per kind:
 //! another kind is one more file, and one more line in [`build`].
 //!
+//! The head of classes of pixels reads every place of a map of features instead (`segmentation`).
+//!
 //! Shapes: B samples, H hidden size, C outputs (classes, or 1 for regression). All tensors are
 //! 32-bit floats.
 //!

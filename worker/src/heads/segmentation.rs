@@ -44,7 +44,7 @@ impl Segmentation {
 
     /// The class with the largest output of every pixel, sample by sample and row by row.
     fn best(&self, outputs: &Tensor) -> Result<Vec<u8>, Error> {
-        let best = outputs.f_argmax(1, false)?.f_to_kind(Kind::Uint8)?;
+        let best = outputs.f_argmax(1_i64, false)?.f_to_kind(Kind::Uint8)?;
         let best = best.f_to_device(Device::Cpu)?.f_contiguous()?;
         Ok(Vec::<u8>::try_from(&best.f_flatten(0, -1)?)?)
     }
