@@ -5,7 +5,7 @@ mod kit;
 
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
-use espalier_spec::job::Metric;
+use espalier_spec::job::{Metric, TaskSpec};
 use espalier_spec::plan::ExchangePlan;
 use espalier_worker::data::{Input, Labels, MediaReader, Modality, load};
 use espalier_worker::engine::Sources;
@@ -246,8 +246,8 @@ fn masks_are_learned_and_predicted() {
     assert_eq!(masks.counts(3)[2] as f64, light);
 }
 
-// Promise: rows whose mask cannot be decoded are left out where the job says so; a value that is no class never
-// is, and names its place.
+// Promise: rows whose mask cannot be decoded are left out where the job says so, and stay without a label where
+// other tasks have the same images; a value that is no class is an error that names its place.
 #[test]
 fn bad_masks_are_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -256,26 +256,31 @@ fn bad_masks_are_told() {
     });
     let mut task = job.tasks[0].clone();
     task.data.test = None;
+    let shared = task.clone();
+    task.input_group = None;
     let (image, mask, _) = picture(1);
     let file = folder.path().join("images.train.jsonl");
-    let read = |second: Value| {
+    let read = |task: &TaskSpec, second: Value| {
         let rows = [
             json!({"image": image, "mask": mask}),
             json!({"image": image, "mask": second}),
         ];
         std::fs::write(&file, rows.map(|row| row.to_string()).join("\n")).unwrap();
         let reader = MediaReader::plain([1, SIDE, SIDE]);
-        load(&task, &Modality::Media(Arc::new(reader)))
+        load(task, &Modality::Media(Arc::new(reader)))
     };
-    let data = read(json!("nowhere.png")).unwrap();
+    let data = read(&task, json!("nowhere.png")).unwrap();
     assert_eq!((data.train.len(), data.train.skipped()), (1, 1));
-    let data = read(json!(vec![255; SIDE * SIDE])).unwrap();
+    let data = read(&shared, json!("nowhere.png")).unwrap();
+    assert_eq!((data.train.len(), data.train.skipped()), (2, 1));
+    assert!(data.train.has_label(0) && !data.train.has_label(1));
+    let data = read(&task, json!(vec![255; SIDE * SIDE])).unwrap();
     // Of the first mask alone: 255 is no class.
     let of = |class: u8| mask.iter().filter(|own| **own == class).count() as u64;
     assert_eq!(data.train.labels.counts(3), [of(0), of(1), of(2)]);
     let mut wrong = vec![0; SIDE * SIDE];
     wrong[9] = 3;
-    let error = read(json!(wrong)).unwrap_err().to_string();
+    let error = read(&task, json!(wrong)).unwrap_err().to_string();
     for part in ["row 2", "values of 0 to 2", "found 3 in row 2, column 2"] {
         assert!(error.contains(part), "{error}");
     }

@@ -232,7 +232,7 @@ pub struct DataSpec {
     /// How texts become samples; `causal_lm` only.
     #[serde(default)]
     pub join: Join,
-    /// What happens when an image or a sound cannot be decoded.
+    /// What happens when an image, a sound or a mask cannot be decoded.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
     /// What happens when a row has no label: its cell is null, empty or not a number (NaN).

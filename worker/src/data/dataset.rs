@@ -338,7 +338,7 @@ impl SplitReader<'_> {
                 row: 1,
             });
             source::read(path, self.wanted, &mut |mut row: Row| {
-                let missing = self.skips_unlabelled() && LabelReader::is_missing(&row.label);
+                let mut missing = self.skips_unlabelled() && LabelReader::is_missing(&row.label);
                 let next = |count| Origin {
                     file: row.place.file.clone(),
                     first: count,
@@ -360,8 +360,12 @@ impl SplitReader<'_> {
                             Ok(mask) => Some(mask),
                             Err(error) => {
                                 left_out.skip(error)?;
-                                origins.push(next(count));
-                                return Ok(true);
+                                if !self.keeps_unlabelled() {
+                                    origins.push(next(count));
+                                    return Ok(true);
+                                }
+                                missing = true;
+                                None
                             }
                         }
                     }

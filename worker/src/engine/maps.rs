@@ -34,7 +34,9 @@ impl Trainer {
             let targets = self.tasks[task].values(split, which);
             let (losses, found) = tch::no_grad(|| {
                 let places: Vec<usize> = run.clone().collect();
-                let outputs = self.heads.map_outputs(task, rows, (&run, &places[..]), size)?;
+                let outputs = self
+                    .heads
+                    .map_outputs(task, rows, (&run, &places[..]), size)?;
                 let losses = head.loss(&outputs, &targets)?.f_contiguous()?;
                 Ok::<_, Error>((Vec::<f32>::try_from(&losses)?, head.decide(&outputs)?))
             })?;
