@@ -103,7 +103,7 @@ impl MaskReader {
             });
         }
         let value = |number: &f32| {
-            let whole = number.fract() == 0.0 && (0.0..=255.0).contains(number);
+            let whole = number.fract() == 0.0 && (0.0_f32..=255.0).contains(number);
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
