@@ -131,6 +131,7 @@ fn evaluation() -> impl Strategy<Value = Evaluation> {
         |(samples, loss, metrics, baseline)| TaskScores {
             samples,
             loss,
+            class_iou: [(metrics.len().to_string(), loss)].into(),
             metrics,
             baseline,
         },

@@ -7,7 +7,7 @@ use espalier_worker::agent::{self, Config, log::JobLog};
 use espalier_worker::checkpoint::write_tensors;
 use espalier_worker::data::Input;
 use espalier_worker::generate::Sampling;
-use espalier_worker::predict::Predictor;
+use espalier_worker::predict::{Predictor, write_masks};
 use espalier_worker::zero_shot::{Class, Classes};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,6 +48,9 @@ enum Command {
         /// Compute threads.
         #[arg(long)]
         threads: Option<usize>,
+        /// Directory that masks of images are written into, as NUMBER.TASK.png.
+        #[arg(long)]
+        masks: Option<PathBuf>,
         #[command(flatten)]
         zero_shot: ZeroShot,
         #[command(flatten)]
@@ -227,9 +230,13 @@ fn main() -> ExitCode {
             tasks,
             format: _,
             threads,
+            masks,
             zero_shot,
             generation,
-        } => predict(&model, &tasks, (&zero_shot, &generation), threads),
+        } => {
+            let how = (&zero_shot, &generation, masks.as_deref());
+            predict(&model, &tasks, how, threads)
+        }
         Command::Forward {
             model,
             texts,
@@ -345,7 +352,7 @@ struct Reply<'a, T: Serialize> {
 fn predict(
     model: &Path,
     tasks: &[String],
-    (zero_shot, generation): (&ZeroShot, &Generation),
+    (zero_shot, generation, masks): (&ZeroShot, &Generation, Option<&Path>),
     threads: Option<usize>,
 ) -> anyhow::Result<()> {
     if let Some(threads) = threads {
@@ -361,7 +368,15 @@ fn predict(
             .keep_to(prefix)
             .with_context(|| format!("--only-tokens {prefix}"))?;
     }
-    let mut prompts = 0;
+    if let Some(dir) = masks {
+        if classes.is_some() || !predictor.makes_masks(tasks) {
+            bail!(
+                "--masks is for tasks with the head segmentation, and there is none here; remove it"
+            );
+        }
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
+    let (mut prompts, mut done) = (0, 0);
     let mut lines = std::io::stdin().lock().lines().enumerate();
     let mut out = std::io::stdout().lock();
     loop {
@@ -435,6 +450,10 @@ fn predict(
                 answer.extend(made.with_context(|| format!("line {prompts}"))?);
             }
         }
+        if let Some(dir) = masks {
+            write_masks(&mut answers, dir, done + 1)?;
+        }
+        done += answers.len();
         for (text, predictions) in texts.iter().zip(answers) {
             let reply = Reply {
                 text: text.as_deref(),

@@ -4,6 +4,7 @@ mod answer;
 mod described;
 mod entail;
 mod go_on;
+mod masks;
 
 use crate::checkpoint::{
     Export, ExportedClasses, ExportedTask, HEADS_FILE, META_FILE, read_tensors,
@@ -22,6 +23,7 @@ pub use answer::{Answer, Scored};
 use answer::{best, shape};
 pub use described::Described;
 pub use entail::Hypotheses;
+pub use masks::{Mask, write_masks};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,14 @@ pub enum Error {
     /// Classes that were named at prediction.
     #[error("{0}")]
     ZeroShot(String),
+    /// A mask that cannot be written.
+    #[error("{file}: cannot write the mask: {message}")]
+    Mask {
+        /// The file.
+        file: String,
+        /// Why not.
+        message: String,
+    },
     /// The model or an input.
     #[error(transparent)]
     Engine(#[from] engine::Error),
@@ -328,7 +338,8 @@ impl Predictor {
         let pass = Pass::forward(self.backbone.as_ref(), &batch, &Context::eval(), |_| {
             Ok::<(), model::Error>(())
         })?;
-        let leaves = pass.leaves(self.reads_words() || self.reads_frames())?;
+        let rows = self.reads_words() || self.reads_frames() || self.reads_map();
+        let leaves = pass.leaves(rows)?;
         Ok((batch, leaves))
     }
 
@@ -464,6 +475,12 @@ impl Predictor {
                 }
                 continue;
             }
+            if task.head.reads_map() {
+                for (answer, mask) in answers.iter_mut().zip(self.masks(task, &leaves)?) {
+                    answer.insert(task.name.clone(), mask);
+                }
+                continue;
+            }
             if let Some(classes) = self.classes.get(&task.name) {
                 let found = classes.answers(&task.labels, &leaves.features)?;
                 for (answer, found) in answers.iter_mut().zip(found) {
@@ -479,7 +496,10 @@ impl Predictor {
                 | HeadKind::Entailment => outputs.f_softmax(-1, Kind::Float)?,
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
                 HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
-                HeadKind::Regression | HeadKind::CausalLm | HeadKind::Ctc => outputs,
+                HeadKind::Regression
+                | HeadKind::CausalLm
+                | HeadKind::Ctc
+                | HeadKind::Segmentation => outputs,
             };
             let width = scores
                 .size()

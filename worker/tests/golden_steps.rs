@@ -189,6 +189,7 @@ fn steps(
         },
         input: sources.tasks[0].train.input(index).unwrap(),
         more: Vec::new(),
+        window: None,
     };
     let micro: Vec<Sample> = share.iter().map(sample).collect();
     let mut batch = RankStep {

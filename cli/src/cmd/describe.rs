@@ -293,6 +293,16 @@ fn evaluation_table(job: &Job, evaluation: &Evaluation) -> Table {
                 Cell::right(baseline),
             ]);
         }
+        for (class, value) in &scores.class_iou {
+            table.row([
+                Cell::from(String::new()),
+                Cell::right(String::new()),
+                Cell::right(String::new()),
+                Cell::from(format!("iou {class}")),
+                Cell::right(text::figure(*value)),
+                Cell::right("-".to_owned()),
+            ]);
+        }
     }
     table
 }
@@ -374,6 +384,7 @@ mod tests {
                     loss: 0.75,
                     metrics: [(Metric::Accuracy, 0.9), (Metric::MacroF1, 0.8)].into(),
                     baseline: [(Metric::Accuracy, 0.25)].into(),
+                    class_iou: [("sky".to_owned(), 0.625)].into(),
                 },
             )]
             .into(),
@@ -405,6 +416,7 @@ Evaluation on validation at step 0, best so far
   TASK      SAMPLES     LOSS   METRIC      VALUE   BASELINE
   section     1,000   0.7500   accuracy   0.9000     0.2500
                                macro_f1   0.8000          -
+                               iou sky    0.6250          -
 
 Events
   #   AGE   STATE   MESSAGE

@@ -23,6 +23,7 @@ Examples:
   espalier predict --model model --file texts.jsonl -o json      one JSON value per text
   espalier predict --model model --file texts.txt --labels weather,sport,music
   echo 'Once upon a' | espalier predict --model model --temperature 0.8 --top-k 40 -o json
+  espalier predict --model model --file images.jsonl --masks masks -o json
 
 Input is one text per line, or JSON Lines with a field `text` (and `pair`, for models of pairs of
 texts); for a model of images, JSON Lines
@@ -31,6 +32,9 @@ with a field `image`, the path of a PNG or JPEG or a list of numbers; for one of
 
 /// Rows of a table that are shown at once: a stream has no end to wait for.
 const ROWS: usize = 200;
+
+/// Classes of a mask in a table: those with most pixels.
+const SHARES: usize = 3;
 
 /// Longest text in a table, in characters.
 const SHOWN: usize = 60;
@@ -82,6 +86,10 @@ pub(crate) struct Args {
     /// Go on with tokens alone whose text in tokenizer.json begins so
     #[arg(long, value_name = "PREFIX")]
     only_tokens: Option<String>,
+    /// Write the mask of every image into this directory, as NUMBER.TASK.png, for a model with the head
+    /// segmentation; the number of a pixel's class is its value
+    #[arg(long, value_name = "DIR")]
+    masks: Option<PathBuf>,
     /// File of inputs; default: standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -162,6 +170,11 @@ fn start(args: &Args) -> Result<Child> {
         .args(repeated("--description", &args.descriptions))
         .args(repeated("--template", &args.templates))
         .args(chosen(args))
+        .args(
+            args.masks
+                .iter()
+                .flat_map(|dir| [OsStr::new("--masks"), dir.as_os_str()]),
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -379,6 +392,15 @@ fn short(prediction: &Value) -> String {
         }
         return shown.replace('\n', "⏎");
     }
+    if let Some(shares) = prediction.get("shares").and_then(Value::as_object) {
+        let share = |(label, share): (&String, &Value)| Some((label.clone(), share.as_f64()?));
+        let mut shares: Vec<(String, f64)> = shares.iter().filter_map(share).collect();
+        shares.retain(|(_, share)| *share > 0.0);
+        shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let shares = shares.iter().take(SHARES);
+        let shares: Vec<String> = shares.map(|(label, s)| format!("{label} {s:.2}")).collect();
+        return shares.join(", ");
+    }
     if let Some(value) = prediction.get("value").and_then(Value::as_f64) {
         return text::figure(value);
     }
@@ -437,6 +459,8 @@ mod tests {
             json!({"tags": [{"label": "B-x", "score": 0.9}, null, {"label": "O", "score": 0.6}]});
         assert_eq!(short(&tags), "B-x - O");
         assert_eq!(short(&json!({"value": 3.25})), "3.2500");
+        let shares = json!({"shares": {"a": 0.1, "b": 0.25, "c": 0.0, "d": 0.05, "e": 0.6}});
+        assert_eq!(short(&shares), "e 0.60, b 0.25, a 0.10");
         let text = json!({"completion": "one\ntwo", "tokens": 7, "stop": "length"});
         assert_eq!(short(&text), "one⏎two");
         assert_eq!(short(&json!({"text": "good morning"})), "good morning");

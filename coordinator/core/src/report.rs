@@ -231,6 +231,7 @@ fn finite(mut evaluation: Evaluation) -> Evaluation {
         scores.loss = or(scores.loss, f64::MAX);
         scores.metrics.retain(|_, value| value.is_finite());
         scores.baseline.retain(|_, value| value.is_finite());
+        scores.class_iou.retain(|_, value| value.is_finite());
     }
     evaluation
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What happens when an image or a sound cannot be decoded: its file is missing or damaged, or it
+/// What happens when an image, a sound or a mask cannot be decoded: its file is missing or damaged, or it
 /// has another sample rate than the backbone takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

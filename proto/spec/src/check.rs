@@ -6,7 +6,7 @@
 //! `language` what predicting the next token demands, `tuning` what is trained of the backbone,
 //! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with
 //! shared inputs must have in common, `zero_shot` how classes are described, `ctc` what reading texts out of
-//! sounds demands.
+//! sounds demands, `segmentation` what masks demand.
 
 mod adaptation;
 mod balancer;
@@ -16,6 +16,7 @@ mod group;
 mod job;
 mod language;
 mod nearest;
+mod segmentation;
 mod task;
 mod training;
 mod tuning;

@@ -12,6 +12,7 @@ pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKi
 pub use crate::join::Join;
 pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
 pub use crate::resources::{Device, Resources};
+pub use crate::segmentation::SegmentationSpec;
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 pub use crate::tuning::{
     AdapterKind, AdapterSpec, GradualSpec, LoraSpec, PrefixSpec, PromptInit, PromptSpec,
@@ -95,7 +96,7 @@ pub struct BackboneSpec {
     pub dropout: Option<f64>,
     /// Where the whole backbone is frozen (`tuning: heads`), compute the features of every sample once,
     /// before the first step, if the run sees about all of them; later epochs and evaluations then run
-    /// the heads alone (not with the head `tags`). Where its lowest blocks are (`last_blocks`), compute
+    /// the heads alone (not with the heads `tags` and `segmentation`). Where its lowest blocks are (`last_blocks`), compute
     /// what these make of every sample once. Not with `augment`.
     #[serde(default = "yes")]
     pub cache_features: bool,
@@ -165,7 +166,8 @@ pub struct TaskSpec {
     pub zero_shot: Option<ZeroShotSpec>,
     /// Metric that selects the best checkpoint; default: accuracy for `single_label` and
     /// `label_embedding`, macro F1 for `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic
-    /// kappa for `ordinal`, perplexity for `causal_lm`, character error rate for `ctc`.
+    /// kappa for `ordinal`, perplexity for `causal_lm`, character error rate for `ctc`, mean IoU for
+    /// `segmentation`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
     /// Unlabelled samples of another domain that the task learns from as well. Default: none.
@@ -174,6 +176,9 @@ pub struct TaskSpec {
     /// A small network of the task's own between the shared backbone and its head. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<TaskAdapterSpec>,
+    /// How masks are read; `segmentation` only. Default: 255 stands for no class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segmentation: Option<SegmentationSpec>,
 }
 
 /// What a head predicts.
@@ -209,6 +214,11 @@ pub enum HeadKind {
     /// other (one output a pair, binary cross-entropy; Yin et al. 2019, arXiv 1909.00161). Classes that were
     /// never trained on are told by their hypothesis.
     Entailment,
+    /// One of several classes for every pixel of an image; the label is a mask (a linear layer on every
+    /// place of the backbone's last map of features, bilinear upsampling to the image's size, softmax and
+    /// cross-entropy per pixel: Long et al. 2015, arXiv 1411.4038, without its skips). Needs
+    /// `data.labels`, the class of each value of a mask, and a backbone of images.
+    Segmentation,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -243,8 +253,8 @@ pub struct DataSpec {
     /// How texts become samples; `causal_lm` only.
     #[serde(default)]
     pub join: Join,
-    /// What happens when an image or a sound cannot be decoded, or a label of the head `ctc` does not fit
-    /// into it.
+    /// What happens when an image, a sound or a mask cannot be decoded, or a label of the head `ctc` does
+    /// not fit into it.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
     /// What happens when a row has no label: its cell is null, empty or not a number (NaN).
@@ -290,7 +300,7 @@ pub struct Columns {
     /// model's separator between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<String>,
-    /// Column of the label; default `label` (`tags` for the head `tags`).
+    /// Column of the label; default `label` (`tags` for the head `tags`, `mask` for `segmentation`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
@@ -300,7 +310,8 @@ pub struct Columns {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Share of right predictions (`multi_label`: samples with every label right; `tags`: of words).
+    /// Share of right predictions (`multi_label`: samples with every label right; `tags`: of words;
+    /// `segmentation`: of pixels that have a class).
     Accuracy,
     /// F1 per class, averaged over classes.
     MacroF1,
@@ -335,6 +346,9 @@ pub enum Metric {
     Cer,
     /// The same of words, which spaces part (`ctc`); lower is better.
     Wer,
+    /// Intersection over union of a class's pixels, there and found, in the mean over the classes that
+    /// are there or found (`segmentation`).
+    MeanIou,
 }
 
 impl Metric {
@@ -367,6 +381,7 @@ impl Metric {
             Metric::Perplexity => "perplexity",
             Metric::Cer => "cer",
             Metric::Wer => "wer",
+            Metric::MeanIou => "mean_iou",
         }
     }
 }
@@ -385,6 +400,7 @@ impl HeadKind {
             HeadKind::CausalLm => "causal_lm",
             HeadKind::Ctc => "ctc",
             HeadKind::Entailment => "entailment",
+            HeadKind::Segmentation => "segmentation",
         }
     }
 
@@ -401,6 +417,7 @@ impl HeadKind {
             HeadKind::Ordinal => Metric::QuadraticKappa,
             HeadKind::CausalLm => Metric::Perplexity,
             HeadKind::Ctc => Metric::Cer,
+            HeadKind::Segmentation => Metric::MeanIou,
         }
     }
 
@@ -414,6 +431,12 @@ impl HeadKind {
     #[must_use]
     pub fn reads_rows(self) -> bool {
         self.reads_tokens() || self == HeadKind::Ctc
+    }
+
+    /// Whether it reads a map of features, not pooled ones.
+    #[must_use]
+    pub fn reads_map(self) -> bool {
+        self == HeadKind::Segmentation
     }
 }
 

@@ -20,6 +20,7 @@ mod loss;
 pub mod plan;
 pub mod report;
 mod resources;
+pub mod segmentation;
 mod training;
 mod tuning;
 pub mod zero_shot;

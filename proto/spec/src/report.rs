@@ -111,6 +111,9 @@ pub struct TaskScores {
     pub metrics: BTreeMap<Metric, f64>,
     /// The metrics of always predicting the most frequent class (or the mean) of the training data.
     pub baseline: BTreeMap<Metric, f64>,
+    /// Intersection over union of each class that is there or was found (`segmentation`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub class_iou: BTreeMap<String, f64>,
 }
 
 /// A durable recovery point.

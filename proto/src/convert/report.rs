@@ -239,6 +239,7 @@ impl Wire for TaskScores {
             loss: self.loss,
             metrics: named(&self.metrics),
             baseline: named(&self.baseline),
+            class_iou: self.class_iou.clone(),
         }
     }
 
@@ -260,6 +261,7 @@ impl Wire for TaskScores {
             loss: m.loss,
             metrics: figures(m.metrics, "metrics"),
             baseline: figures(m.baseline, "baseline"),
+            class_iou: m.class_iou,
         }
     }
 }

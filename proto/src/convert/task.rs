@@ -4,15 +4,15 @@ use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskAdapterSpec, TaskSpec,
-    ZeroShotSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec,
+    TaskAdapterSpec, TaskSpec, ZeroShotSpec,
 };
 use std::collections::BTreeMap;
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 16] = [
+const METRICS: [Metric; 17] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -29,6 +29,7 @@ const METRICS: [Metric; 16] = [
     Metric::Perplexity,
     Metric::Cer,
     Metric::Wer,
+    Metric::MeanIou,
 ];
 
 /// The metric of this name.
@@ -60,6 +61,7 @@ impl Wire for TaskSpec {
             HeadKind::CausalLm => Head::CausalLm,
             HeadKind::Ctc => Head::Ctc,
             HeadKind::Entailment => Head::Entailment,
+            HeadKind::Segmentation => Head::Segmentation,
         };
         v1::Task {
             name: self.name.clone(),
@@ -77,13 +79,14 @@ impl Wire for TaskSpec {
             adapter: self.adapter.map(|own| v1::TaskAdapter {
                 size: Some(own.size),
             }),
+            segmentation: self.segmentation.as_ref().map(Wire::to_wire),
         }
     }
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
         const HEADS: &str = "single_label, multi_label, regression, tags, ordinal, label_embedding, \
-                             entailment, causal_lm or ctc";
+                             entailment, causal_lm, ctc or segmentation";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
@@ -94,6 +97,7 @@ impl Wire for TaskSpec {
             Head::CausalLm => HeadKind::CausalLm,
             Head::Ctc => HeadKind::Ctc,
             Head::Entailment => HeadKind::Entailment,
+            Head::Segmentation => HeadKind::Segmentation,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -132,6 +136,9 @@ impl Wire for TaskSpec {
             adapter: m.adapter.map(|m| TaskAdapterSpec {
                 size: m.size.unwrap_or(TaskAdapterSpec::default().size),
             }),
+            segmentation: m
+                .segmentation
+                .map(|m| SegmentationSpec::read(m, bad, &at(path, "segmentation"))),
         }
     }
 }
@@ -270,6 +277,30 @@ impl Wire for ZeroShotSpec {
             calibration: m.calibration,
             vectors: text(m.vectors),
             negatives: m.negatives,
+        }
+    }
+}
+
+impl Wire for SegmentationSpec {
+    type Message = v1::Segmentation;
+
+    fn to_wire(&self) -> v1::Segmentation {
+        v1::Segmentation {
+            ignore_index: Some(self.ignore_index.into()),
+        }
+    }
+
+    fn read(m: v1::Segmentation, bad: &mut Bad, path: &str) -> Self {
+        let default = SegmentationSpec::default().ignore_index;
+        let ignore_index = m.ignore_index.map_or(Ok(default), u8::try_from);
+        if ignore_index.is_err() {
+            bad.add(
+                at(path, "ignore_index"),
+                "is above 255, the largest value of a mask",
+            );
+        }
+        SegmentationSpec {
+            ignore_index: ignore_index.unwrap_or(default),
         }
     }
 }

@@ -4,8 +4,8 @@ use super::{files, number, word};
 use espalier_spec::adaptation;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TargetSpec, TaskAdapterSpec,
-    TaskSpec, ZeroShotSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, TargetSpec,
+    TaskAdapterSpec, TaskSpec, ZeroShotSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -43,6 +43,7 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::Perplexity,
         Metric::Cer,
         Metric::Wer,
+        Metric::MeanIou,
     ])
 }
 
@@ -121,6 +122,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::CausalLm,
         HeadKind::Ctc,
         HeadKind::Entailment,
+        HeadKind::Segmentation,
     ]);
     let more = (
         (loss(), option::of(adaptation())),
@@ -139,6 +141,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
             metric,
             adaptation,
             adapter: (weight < 0.5).then_some(TaskAdapterSpec { size: 9 }),
+            segmentation: (weight > 1.0).then_some(SegmentationSpec { ignore_index: 7 }),
         },
     )
 }

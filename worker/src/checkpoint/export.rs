@@ -209,6 +209,7 @@ fn has_class(head: HeadKind) -> bool {
             | HeadKind::CausalLm
             | HeadKind::Ctc
             | HeadKind::Entailment
+            | HeadKind::Segmentation
     )
 }
 
@@ -307,7 +308,8 @@ fn write_task(
         | HeadKind::LabelEmbedding
         | HeadKind::CausalLm
         | HeadKind::Ctc
-        | HeadKind::Entailment => None,
+        | HeadKind::Entailment
+        | HeadKind::Segmentation => None,
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));

@@ -67,44 +67,24 @@ impl Augmenter {
         let Input::Numbers(numbers) = input else {
             return input;
         };
-        let mut draws = Draws { key, count: 0 };
         let mut numbers = numbers.to_vec();
-        if self.spec.of_images() {
-            numbers = self.window(&numbers, &mut draws);
+        if let Some(window) = self.window(key) {
+            let [_, height, width] = self.shape;
+            let planes = numbers.chunks_exact((height * width).max(1));
+            let seen = planes.zip(&self.black);
+            let seen = seen.flat_map(|(plane, black)| window.of(plane, [height, width], *black));
+            numbers = seen.collect();
         }
         if self.spec.of_sounds() {
-            self.mask(&mut numbers, &mut draws);
+            self.mask(&mut numbers, &mut Draws { key, count: 0 });
         }
         Input::Numbers(Arc::from(numbers))
     }
 
-    /// A window of the padded image, mirrored or not.
-    fn window(&self, numbers: &[f32], draws: &mut Draws) -> Vec<f32> {
-        let [_, height, width] = self.shape;
-        let padding = self.spec.crop as usize;
-        let down = draws.below(2 * padding + 1);
-        let right = draws.below(2 * padding + 1);
-        let mirror = draws.below(2) == 1 && self.spec.flip;
-        let mut window = Vec::with_capacity(numbers.len());
-        let planes = numbers.chunks_exact((height * width).max(1));
-        for (plane, black) in planes.zip(&self.black) {
-            for y in 0..height {
-                for x in 0..width {
-                    let x = if mirror { width - 1 - x } else { x };
-                    // Places of the padded image, which begins `padding` before the image.
-                    let (y, x) = (
-                        (y + down).checked_sub(padding),
-                        (x + right).checked_sub(padding),
-                    );
-                    let pixel = match (y, x) {
-                        (Some(y), Some(x)) if y < height && x < width => plane[y * width + x],
-                        _ => *black,
-                    };
-                    window.push(pixel);
-                }
-            }
-        }
-        window
+    /// The window that images are seen through at the draw of this key; none if they stay as they are.
+    pub(super) fn window(&self, key: u64) -> Option<Window> {
+        let images = self.spec.of_images();
+        images.then(|| Window::drawn(self.spec, &mut Draws { key, count: 0 }))
     }
 
     /// One band of frames and one of mel bins, each of 0 to the most, set to the mean.
@@ -131,6 +111,48 @@ impl Augmenter {
                 row[frames.clone()].fill(mean);
             }
         }
+    }
+}
+
+/// A window of a padded image, mirrored or not: what is done to an image is done to its mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    padding: usize,
+    down: usize,
+    right: usize,
+    mirror: bool,
+}
+
+impl Window {
+    fn drawn(spec: Augment, draws: &mut Draws) -> Self {
+        let padding = spec.crop as usize;
+        Self {
+            padding,
+            down: draws.below(2 * padding + 1),
+            right: draws.below(2 * padding + 1),
+            mirror: draws.below(2) == 1 && spec.flip,
+        }
+    }
+
+    /// What is seen of a plane of so many rows and columns, [height, width]; around it everything is
+    /// `beyond`.
+    pub(crate) fn of<T: Copy>(self, plane: &[T], [height, width]: [usize; 2], beyond: T) -> Vec<T> {
+        let mut seen = Vec::with_capacity(plane.len());
+        for y in 0..height {
+            for x in 0..width {
+                let x = if self.mirror { width - 1 - x } else { x };
+                // Places of the padded image, which begins `padding` before the image.
+                let (y, x) = (
+                    (y + self.down).checked_sub(self.padding),
+                    (x + self.right).checked_sub(self.padding),
+                );
+                seen.push(match (y, x) {
+                    (Some(y), Some(x)) if y < height && x < width => plane[y * width + x],
+                    _ => beyond,
+                });
+            }
+        }
+        seen
     }
 }
 

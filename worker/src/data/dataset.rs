@@ -10,10 +10,11 @@ mod target;
 use super::augment::Augmenter;
 use super::inputs::Texts;
 use super::labels::LabelReader;
+use super::mask::MaskReader;
 use super::media::{Images, MediaReader};
 use super::mix::key;
 use super::source::{self, Row, Wanted};
-use super::{Error, Features, Inputs, LabelSet, Problem, Tokenizer};
+use super::{Cell, Error, Features, Inputs, LabelSet, Problem, Tokenizer};
 use crate::metrics::Values;
 pub use classes::Classes;
 use espalier_spec::job::{Files, HeadKind, Join, OnMissingLabel, TaskSpec, ZeroShotSpec};
@@ -136,6 +137,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
     let (input, label) = match (modality, task.head) {
         (Modality::Text(_), HeadKind::Tags) => ("tokens", "tags"),
         (Modality::Text(_), _) => ("text", "label"),
+        (Modality::Media(reader), HeadKind::Segmentation) => (reader.default_column(), "mask"),
         (Modality::Media(reader), _) => (reader.default_column(), "label"),
     };
     let input = data.columns.input.as_deref().unwrap_or(input);
@@ -163,6 +165,10 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
     if reads_texts && matches!(modality, Modality::Media(_)) {
         let head = task.head.as_str();
         return Err(context("train")(Error::NoTexts { head }));
+    }
+    let reads_images = matches!(modality, Modality::Media(reader) if !reader.is_audio());
+    if task.head.reads_map() && !reads_images {
+        return Err(context("train")(Error::NoImages));
     }
     if wanted.pair.is_some() && matches!(modality, Modality::Media(_)) {
         return Err(context("train")(Error::NoPairs));
@@ -327,6 +333,17 @@ impl SplitReader<'_> {
         self.name == target::NAME || self.task.input_group.is_some() && self.name == "train"
     }
 
+    /// What reads masks, if the task has some.
+    fn masks(&self) -> Option<MaskReader> {
+        let Modality::Media(reader) = self.modality else {
+            return None;
+        };
+        let ignore = self.task.segmentation.unwrap_or_default().ignore_index;
+        let classes = self.known.map_or(0, LabelSet::len);
+        let wanted = self.task.head.reads_map() && self.labelled;
+        wanted.then(|| MaskReader::new(reader.clone(), classes, ignore))
+    }
+
     fn read(self, paths: &[String]) -> Result<(Split, LabelSet), Error> {
         let mut inputs = match self.modality {
             Modality::Text(tokenizer) => {
@@ -343,6 +360,10 @@ impl SplitReader<'_> {
             }
             false => LabelReader::none(self.wanted.label),
         };
+        let masks = self.masks();
+        if let Some(masks) = &masks {
+            labels = labels.of_masks(masks);
+        }
         let mut origins: Vec<Origin> = Vec::new();
         let limit = self.limit.unwrap_or(u64::MAX);
         let mut count = 0;
@@ -357,7 +378,7 @@ impl SplitReader<'_> {
                 first: count,
                 row: 1,
             });
-            source::read(path, self.wanted, &mut |row: Row| {
+            source::read(path, self.wanted, &mut |mut row: Row| {
                 let mut missing = self.skips_unlabelled() && LabelReader::is_missing(&row.label);
                 let next = |count| Origin {
                     file: row.place.file.clone(),
@@ -381,6 +402,26 @@ impl SplitReader<'_> {
                     }
                     missing = true;
                 }
+                let mask = match &masks {
+                    Some(reader) if !missing => {
+                        let cell = std::mem::replace(&mut row.label, Cell::Null);
+                        let folder = row.place.file.parent().unwrap_or(Path::new(""));
+                        let mask = reader.read(cell, self.wanted.label, folder);
+                        match mask.map_err(|problem| row.place.error(problem)) {
+                            Ok(mask) => Some(mask),
+                            Err(error) => {
+                                left_out.skip(error)?;
+                                if !self.keeps_unlabelled() {
+                                    origins.push(next(count));
+                                    return Ok(true);
+                                }
+                                missing = true;
+                                None
+                            }
+                        }
+                    }
+                    _ => None,
+                };
                 let pushed = match &mut inputs {
                     Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place),
                     Inputs::Image(images) => images.push(row.input, self.wanted.input, &row.place),
@@ -396,9 +437,10 @@ impl SplitReader<'_> {
                     let column = self.wanted.pair.unwrap_or_default();
                     texts.push_second(second, column, &row.place)?;
                 }
-                match missing {
-                    true => labels.push_missing(),
-                    false => labels.push(row.label, &row.place)?,
+                match (missing, mask) {
+                    (true, _) => labels.push_missing(),
+                    (false, Some(mask)) => labels.push_mask(mask),
+                    (false, None) => labels.push(row.label, &row.place)?,
                 }
                 if let (Inputs::Text(texts), Some(found)) = (&inputs, labels.last_tags())
                     && !missing

@@ -54,6 +54,9 @@ pub enum Error {
         /// The head.
         head: &'static str,
     },
+    /// Masks for a backbone that reads no images.
+    #[error("the head `segmentation` is for images; use a backbone of images or another head")]
+    NoImages,
     /// Too little text to cut a window from.
     #[error(
         "all texts together have {tokens} tokens, but a window needs {needed}; give more text, lower backbone.max_tokens, or set data.join to apart"

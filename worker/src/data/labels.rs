@@ -1,10 +1,12 @@
 //! Labels: the classes of a task and the targets of its samples.
 
+mod masks;
 mod reader;
 
 use super::error::nearest;
 use super::{Error, Problem};
 use crate::metrics::{TagSet, Values};
+pub use masks::Masks;
 use reader::Label;
 pub(super) use reader::LabelReader;
 use std::collections::BTreeMap;
@@ -165,6 +167,8 @@ pub enum Labels {
     Unlabelled(usize),
     /// Of so many samples, the tokens that follow each token: they are in the inputs.
     Next(usize),
+    /// A class for every pixel of a sample.
+    Masks(Masks),
 }
 
 impl Labels {
@@ -177,6 +181,7 @@ impl Labels {
             Labels::Numbers(numbers) => numbers.len(),
             Labels::Tags { ends, .. } | Labels::Text { ends, .. } => ends.len(),
             Labels::Unlabelled(count) | Labels::Next(count) => *count,
+            Labels::Masks(masks) => masks.len(),
         }
     }
 
@@ -186,8 +191,8 @@ impl Labels {
         self.len() == 0
     }
 
-    /// The classes of sample `index`, the tags of its words or the characters of its text; empty beyond the last and for
-    /// regression.
+    /// The classes of sample `index`, the tags of its words or the characters of its text; empty beyond the
+    /// last, for regression and for masks.
     #[must_use]
     pub fn classes(&self, index: usize) -> &[u32] {
         match self {
@@ -213,11 +218,21 @@ impl Labels {
                     .get(start as usize..end as usize)
                     .unwrap_or_default()
             }
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Masks(_) => &[],
         }
     }
 
-    /// Samples of each of `classes` classes; words, where they are tags, and characters of texts.
+    /// Height and width of masks; none where labels are others.
+    #[must_use]
+    pub fn mask_size(&self) -> Option<[usize; 2]> {
+        match self {
+            Labels::Masks(masks) => Some(masks.size()),
+            _ => None,
+        }
+    }
+
+    /// Samples of each of `classes` classes; words, where they are tags, characters, where they are texts,
+    /// and pixels, where they are masks.
     #[must_use]
     pub fn counts(&self, classes: usize) -> Vec<u64> {
         let mut counts = vec![0; classes];
@@ -229,6 +244,7 @@ impl Labels {
                 characters: all, ..
             } => all.as_slice(),
             Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
+            Labels::Masks(masks) => return masks.counts(classes),
         };
         for class in all {
             if let Some(count) = counts.get_mut(*class as usize) {
@@ -285,6 +301,7 @@ impl Labels {
                     values,
                 }
             }
+            Labels::Masks(masks) => masks.values(classes, which),
             Labels::Unlabelled(_) => Values::Numbers(Vec::new()),
             Labels::Next(_) => Values::Next {
                 ends: Vec::new(),

@@ -1,7 +1,7 @@
 //! A rank's part of every step, prepared ahead of time by threads.
 
 use super::shard::{Placement, SAMPLE_COST, Work, micro_batches, split};
-use super::{Classes, Error, Input, Order, SampleRef, Split, StepBatch, TaskData};
+use super::{Classes, Error, Input, Order, SampleRef, Split, StepBatch, TaskData, Window};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,8 @@ pub struct Sample {
     pub input: Input,
     /// Then, together with what other classes say of it; else none.
     pub more: Vec<Input>,
+    /// The window that its image was seen through, if through one: its mask is seen through the same.
+    pub window: Option<Window>,
 }
 
 /// A shard's samples of one step, in micro-batches; none if the shard has nothing to do.
@@ -273,12 +275,19 @@ impl Preparation {
         }
         let pass = self.order.pass_key(at);
         let input = self.split(at)?.drawn(at.sample as usize, pass)?;
-        let input = match &task.augment {
-            Some(augmenter) => augmenter.apply(input, self.order.draw_key(at)),
-            None => input,
+        let (input, window) = match &task.augment {
+            Some(augmenter) => {
+                let key = self.order.draw_key(at);
+                (augmenter.apply(input, key), augmenter.window(key))
+            }
+            None => (input, None),
         };
-        let more = Vec::new();
-        Ok(Sample { at, input, more })
+        Ok(Sample {
+            at,
+            input,
+            more: Vec::new(),
+            window,
+        })
     }
 
     /// A sample together with what its own class and some others say of it.
@@ -290,7 +299,12 @@ impl Preparation {
         let others = others.into_iter();
         let more = others.map(|other| task.train.paired(index, other));
         let more = more.collect::<Result<Vec<Input>, Error>>()?;
-        Ok(Sample { at, input, more })
+        Ok(Sample {
+            at,
+            input,
+            more,
+            window: None,
+        })
     }
 
     /// Where a sample is.

@@ -44,7 +44,7 @@ enum Values {
 }
 
 /// What a cell holds of an image or a sound.
-enum Held {
+pub(super) enum Held {
     Bytes(Vec<u8>),
     List(Cell),
     Wave { samples: Cell, rate: u32 },
@@ -212,7 +212,7 @@ impl MediaReader {
     }
 
     /// What a cell holds; files are read.
-    fn held(&self, cell: Cell, column: &str, folder: &Path) -> Result<Held, Problem> {
+    pub(super) fn held(&self, cell: Cell, column: &str, folder: &Path) -> Result<Held, Problem> {
         match cell.unpacked() {
             list @ Cell::List(_) => Ok(Held::List(list)),
             Cell::Bytes(bytes) => Ok(Held::Bytes(bytes)),

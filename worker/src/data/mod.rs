@@ -1,7 +1,8 @@
 //! Data: from a task's files to the samples that each rank computes in each step.
 //!
 //! Reading: [`source`] reads Parquet, JSON Lines and CSV cell by cell, [`labels`] turns cells into
-//! targets, [`tokens`] turns text into token ids, [`media`] images and sounds into numbers, [`dataset`] puts them together into a
+//! targets, [`tokens`] turns text into token ids, [`media`] images and sounds into numbers, `mask` masks into
+//! classes of pixels, [`dataset`] puts them together into a
 //! [`TaskData`].
 //!
 //! Serving: [`order`] says which samples are in which step, a pure function of (seed, step), and
@@ -20,6 +21,7 @@ mod image;
 pub mod inputs;
 pub mod labels;
 pub mod loader;
+mod mask;
 pub mod media;
 mod mix;
 pub mod order;
@@ -30,14 +32,15 @@ pub mod tokens;
 pub mod vectors;
 
 pub use adaptive::{Followed, Follower, agreements};
-pub use augment::Augmenter;
+pub use augment::{Augmenter, Window};
 pub use cell::Cell;
 pub use dataset::{Classes, Modality, Split, Stream, TaskData, load};
 pub use error::{Error, Place, Problem};
 pub use features::Features;
 pub use inputs::{Begun, Input, Inputs, NO_TOKEN};
-pub use labels::{LabelSet, Labels};
+pub use labels::{LabelSet, Labels, Masks};
 pub use loader::{Loader, LoaderOptions, RankStep, Sample, ShardBatch};
+pub use mask::mask_png;
 pub use media::MediaReader;
 pub use order::{Order, OrderTask, SampleRef, StepBatch, total_steps};
 pub use shard::Placement;

@@ -198,6 +198,7 @@ mod tests {
             },
             input: Input::Numbers(Vec::new().into()),
             more: Vec::new(),
+            window: None,
         };
         let all = [(0, false), (0, false), (0, true), (0, true), (2, false)];
         let all = all.map(|(task, target)| sample(task, target));

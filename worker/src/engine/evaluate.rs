@@ -3,7 +3,7 @@
 use super::described;
 use super::trainer::Trainer;
 use super::words::Words;
-use super::{Error, next};
+use super::{Error, maps, next};
 use crate::data::{Input, Split, TaskData};
 use crate::heads::{self, Level};
 use crate::metrics::{self, Baseline, NO_TAG, Nearest, Values, part};
@@ -140,6 +140,9 @@ impl Trainer {
         if task.head == HeadKind::CausalLm {
             return Ok(next::scores(&all, &task, split));
         }
+        if task.head == HeadKind::Segmentation {
+            return Ok(maps::scores(&all, &task));
+        }
         let truth = task.values(split, 0..split.len());
         let (predicted, more) = match (&task.classes, &truth) {
             (Some(classes), Values::Single { values, .. }) => {
@@ -156,6 +159,7 @@ impl Trainer {
             loss,
             metrics: figures,
             baseline: Baseline::fit(&train).scores(&truth)?,
+            class_iou: BTreeMap::new(),
         })
     }
 
@@ -239,6 +243,9 @@ impl Trainer {
         if head.level() == Level::Token {
             return self.judge_next(index, batch, (packed, &leaves), verdicts);
         }
+        if head.level() == Level::Place {
+            return self.judge_maps(index, (split, batch), &leaves, verdicts);
+        }
         let words = match (head.level(), &leaves.rows) {
             (Level::Word, Some(rows)) => {
                 let inputs = inputs.iter().copied();
@@ -289,12 +296,12 @@ impl Trainer {
                     own.flat_map(|tag| tag.unwrap_or(NO_TAG).to_le_bytes())
                         .collect()
                 }
-                // A head decides on words one by one.
-                Values::Tags { .. } | Values::Next { .. } => Vec::new(),
                 Values::Text { ends, values, .. } => {
                     let own = part(ends, values, place).iter();
                     own.flat_map(|character| character.to_le_bytes()).collect()
                 }
+                // A head decides on words one by one; masks are judged by themselves.
+                Values::Tags { .. } | Values::Next { .. } | Values::Masks { .. } => Vec::new(),
                 Values::Single { values, .. } | Values::Ordered { values, .. } => {
                     values[place].to_le_bytes().to_vec()
                 }
@@ -399,7 +406,7 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
             }
         }
         // They are scored by themselves.
-        Values::Next { .. } => truth.clone(),
+        Values::Next { .. } | Values::Masks { .. } => truth.clone(),
         Values::Numbers(_) => Values::Numbers(
             verdicts
                 .iter()

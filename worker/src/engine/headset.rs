@@ -1,5 +1,6 @@
 //! All heads of a job: one flat block of parameters, one loss per task.
 
+mod maps;
 mod pairs;
 mod space;
 mod start;
@@ -13,7 +14,7 @@ use super::words::Words;
 use crate::adapt::Adaptation;
 use crate::data::{Sample, TaskData};
 use crate::heads::{self, Head, Level, Linear, TaskAdapter};
-use crate::model::{Batch, Block, Context, Frames, Leaves, mix};
+use crate::model::{Batch, Block, Context, FeatureMap, Frames, Leaves, mix};
 use crate::torch;
 use espalier_spec::InputGroups;
 use espalier_spec::job::{ContrastiveSpec, HeadKind};
@@ -45,6 +46,8 @@ pub struct HeadSet {
     groups: InputGroups,
     /// How frames are read out of the last block's output.
     pub(super) frames: Option<Frames>,
+    /// How the backbone holds the map of features that heads of places read.
+    map: Option<FeatureMap>,
     pub(super) dropout: f64,
 }
 
@@ -104,7 +107,8 @@ impl HeadSet {
     /// Whether a head reads what the last block gives, not only pooled features.
     #[must_use]
     pub fn wants_rows(&self) -> bool {
-        self.has(Level::Word) || self.has(Level::Token) || self.has(Level::Frame)
+        let levels = [Level::Word, Level::Token, Level::Frame, Level::Place];
+        levels.into_iter().any(|level| self.has(level))
     }
 
     pub(super) fn has(&self, level: Level) -> bool {
@@ -238,7 +242,7 @@ impl HeadSet {
         let dropped = self.dropped(seen, how.ctx)?;
         self.costs(&dropped, seen, tasks, how, |cost| {
             tally.add(&cost)?;
-            if self.heads[cost.task].level() == Level::Token {
+            if matches!(self.heads[cost.task].level(), Level::Token | Level::Place) {
                 // Now, so that the memory of these logits is free before the next ones take theirs.
                 cost.backward(how.scales[cost.task])?;
                 runs.extend(cost.runs());
@@ -330,7 +334,7 @@ impl HeadSet {
         })
     }
 
-    /// What heads read, after dropout; there is none before a vocabulary.
+    /// What heads read, after dropout; there is none before a vocabulary or a map.
     fn dropped(&self, seen: Seen<'_>, ctx: &Context) -> Result<Leaves, Error> {
         let features = seen.leaves.features.shallow_clone();
         let rows = match (&seen.leaves.rows, &seen.micro.batch) {
@@ -344,6 +348,8 @@ impl HeadSet {
                     0.0
                 },
             )?),
+            // Both never stand in one job: `check` sees to it.
+            (Some(rows), Batch::Images(_)) if self.has(Level::Place) => Some(rows.shallow_clone()),
             (Some(rows), Batch::Images(_)) => self.dropped_frames(rows, &seen.micro.keys, ctx)?,
             _ => None,
         };
@@ -371,6 +377,10 @@ impl HeadSet {
                 }
                 if let (Level::Token, Some(rows)) = (self.heads[task].level(), &dropped.rows) {
                     self.next_costs((task, run.clone()), rows, seen, &mut give)?;
+                    continue;
+                }
+                if let (Level::Place, Some(rows)) = (self.heads[task].level(), &dropped.rows) {
+                    self.map_costs(&tasks[task], (task, run.clone()), (rows, seen), &mut give)?;
                     continue;
                 }
                 let sample = |place: usize| seen.samples[place].at.sample as usize;

@@ -20,6 +20,7 @@ mod frames;
 mod headset;
 mod kernel;
 mod lanes;
+mod maps;
 mod memory;
 mod metrics;
 mod micro;

@@ -132,6 +132,7 @@ pub(super) fn scores(verdicts: &[Verdict], task: &TaskData, split: &Split) -> Ta
         loss,
         metrics: perplexity(loss),
         baseline,
+        class_iou: BTreeMap::new(),
     }
 }
 

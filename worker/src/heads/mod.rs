@@ -7,6 +7,8 @@
 //! `[d, H]` into their space. One file per kind:
 //! another kind is one more file, and one more line in [`build`].
 //!
+//! The head of classes of pixels reads every place of a map of features instead (`segmentation`).
+//!
 //! Shapes: B samples, H hidden size, C outputs (classes, or 1 for regression). All tensors are
 //! 32-bit floats.
 //!
@@ -26,6 +28,7 @@ mod label_embedding;
 mod multi_label;
 mod ordinal;
 mod regression;
+mod segmentation;
 mod single_label;
 mod tags;
 mod weights;
@@ -40,6 +43,7 @@ pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines,
 pub use multi_label::MultiLabel;
 pub use ordinal::{Ordinal, probabilities as ordinal_probabilities};
 pub use regression::Regression;
+pub use segmentation::{Segmentation, shares, upsampled};
 pub use single_label::SingleLabel;
 pub use tags::Tags;
 pub use weights::class_weights;
@@ -71,7 +75,7 @@ pub trait Head: Send + Sync {
     }
 
     /// Loss of each sample `[B]`, differentiable in `outputs` `[B, C]` (`[W, C]` at the level of words,
-    /// `[B, T, C]` at that of frames).
+    /// `[B, T, C]` at that of frames, `[B, C, height, width]` at that of places).
     ///
     /// # Errors
     /// Targets of another kind or number; errors of torch.
@@ -127,6 +131,9 @@ pub enum Level {
     Token,
     /// A frame: it reads those of all samples `[B, T, W]`, which may be wider than features.
     Frame,
+    /// A place of an image: it reads the map of features `[B, height', width', H]`, and its outputs are
+    /// brought to the image's size.
+    Place,
 }
 
 /// A head's parameters: views of the flat block of all heads.
@@ -209,6 +216,14 @@ pub enum Error {
         task: String,
         /// The head.
         head: &'static str,
+    },
+    /// A class for every pixel by a backbone that leaves no map of features.
+    #[error(
+        "task {task}: the head `segmentation` needs a backbone of images that leaves a map of features (vit without pooler, resnet, espalier-convnet without dense_size); use one, or another head"
+    )]
+    NoMap {
+        /// Name of the task.
+        task: String,
     },
     /// A loss setting that the kind of head doesn't have.
     #[error(
@@ -338,6 +353,14 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             "entailment",
         ),
         HeadKind::Entailment => Ok(Box::new(Entailment::new(classes))),
+        HeadKind::Segmentation if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "segmentation")
+        }
+        HeadKind::Segmentation => {
+            let weights = class_weights(task, &classes, counts)?;
+            let ignore = task.segmentation.unwrap_or_default().ignore_index;
+            Ok(Box::new(Segmentation::new(classes, weights, ignore)))
+        }
         // Its size is the vocabulary's, which only a decoder has.
         HeadKind::CausalLm => Err(Error::NoDecoder {
             task: task.name.clone(),

@@ -84,7 +84,8 @@ fn losses_and_gradients_agree_with_pytorch() {
                 | HeadKind::LabelEmbedding
                 | HeadKind::CausalLm
                 | HeadKind::Ctc
-                | HeadKind::Entailment => panic!("tested apart"),
+                | HeadKind::Entailment
+                | HeadKind::Segmentation => panic!("tested apart"),
                 HeadKind::Regression => {
                     Values::Numbers(targets.iter().map(|t| t.as_f64().unwrap()).collect())
                 }

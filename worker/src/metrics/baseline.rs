@@ -66,8 +66,8 @@ impl Baseline {
                 let texts = (0..ends.len()).map(|sample| part(ends, values, sample));
                 Baseline::Text(most_frequent(texts).unwrap_or_default().to_vec())
             }
-            // Next tokens have a baseline of their own, see `perplexity`.
-            Values::Next { .. } => Baseline::Mean(0.0),
+            // Next tokens have a baseline of their own, see `perplexity`, and so have masks.
+            Values::Next { .. } | Values::Masks { .. } => Baseline::Mean(0.0),
             #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
             Values::Numbers(values) => {
                 Baseline::Mean(values.iter().sum::<f64>() / values.len().max(1) as f64)

@@ -8,6 +8,7 @@
 mod affinity;
 mod baseline;
 mod classes;
+mod masks;
 mod numbers;
 mod ordered;
 mod spans;
@@ -17,6 +18,7 @@ mod zero_shot;
 pub use affinity::AffinityMeter;
 pub use baseline::Baseline;
 pub use classes::{accuracy, macro_f1, multi_accuracy, multi_macro_f1};
+pub use masks::Confusion;
 pub use numbers::{mse, pearson, spearman};
 pub use ordered::{class_mae, quadratic_kappa};
 pub use spans::{NO_TAG, Tag, TagSet, span_f1};
@@ -80,6 +82,17 @@ pub enum Values {
         /// Tokens of all places.
         values: Vec<u32>,
     },
+    /// One class for every pixel of a sample.
+    Masks {
+        /// Number of classes.
+        classes: usize,
+        /// Height and width.
+        size: [usize; 2],
+        /// What stands for no class.
+        ignore: u8,
+        /// Classes of each sample's pixels, row by row.
+        values: Vec<Arc<[u8]>>,
+    },
 }
 
 impl Values {
@@ -93,6 +106,7 @@ impl Values {
             Values::Tags { ends, .. } | Values::Text { ends, .. } | Values::Next { ends, .. } => {
                 ends.len()
             }
+            Values::Masks { values, .. } => values.len(),
         }
     }
 
@@ -112,6 +126,15 @@ impl Values {
             }
             Values::Multi { classes, .. } => format!("{} of any of {classes} classes", self.len()),
             Values::Numbers(_) => format!("{} numbers", self.len()),
+            Values::Masks {
+                classes,
+                size: [height, width],
+                values,
+                ..
+            } => format!(
+                "{} masks of {height} x {width} pixels of one in {classes} classes",
+                values.len()
+            ),
             Values::Next { values, .. } => {
                 let most = values.iter().max().copied().unwrap_or(0);
                 format!("{} tokens, the largest {most}", values.len())

@@ -10,7 +10,9 @@
 //! Shapes: b samples, c channels, y and x places.
 
 use super::hf::{self, Source};
-use super::{Backbone, Batch, Block, Context, Error, Frames, Options, ParamSpec, Table};
+use super::{
+    Backbone, Batch, Block, Context, Error, FeatureMap, Frames, Options, ParamSpec, Table,
+};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
@@ -169,6 +171,10 @@ impl Backbone for ConvNet {
     }
     fn frames(&self) -> Option<Frames> {
         self.config.frames()
+    }
+    fn feature_map(&self) -> Option<FeatureMap> {
+        let is_dense = self.config.dense_size.is_some();
+        (!is_dense).then_some(FeatureMap::Channels)
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {

@@ -27,6 +27,7 @@ mod layer;
 mod layout;
 mod llama;
 mod lora;
+mod map;
 mod pass;
 mod pool;
 mod resnet;
@@ -47,6 +48,7 @@ pub use error::Error;
 pub use frames::Frames;
 pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
+pub use map::FeatureMap;
 pub use pass::{Leaves, Moment, Pass, lowest};
 pub use script::{TORCHSCRIPT, write as write_script};
 pub use table::Table;
@@ -122,6 +124,11 @@ pub trait Backbone: std::fmt::Debug + Send {
     /// Whether the last block's output has a vector for every token: what heads of words read.
     fn gives_rows(&self) -> bool {
         true
+    }
+
+    /// How the last block's output holds a map of features; none where it holds none.
+    fn feature_map(&self) -> Option<FeatureMap> {
+        None
     }
 
     /// What it has beside others, if it predicts the next token.

@@ -8,7 +8,7 @@
 //! Blocks: the stem, then each residual layer. Shapes: b samples, c channels, y and x places.
 
 use super::hf::{self, Source};
-use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
+use super::{Backbone, Batch, Block, Context, Error, FeatureMap, Options, ParamSpec, Table};
 use espalier_spec::job::Pooling;
 use serde::Deserialize;
 use serde_json::Value;
@@ -164,6 +164,9 @@ impl Backbone for ResNet {
     }
     fn extra(&self) -> &[(String, Tensor)] {
         &self.extra
+    }
+    fn feature_map(&self) -> Option<FeatureMap> {
+        Some(FeatureMap::Channels)
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {

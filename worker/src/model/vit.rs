@@ -8,7 +8,9 @@ use super::batch::ImageBatch;
 use super::hf::defaults::{gelu, initializer_range, layer_norm_eps, yes};
 use super::hf::{self, Source};
 use super::layer::{Activation, Layers, Names};
-use super::{Backbone, Batch, Block, Context, Error, Frames, Options, ParamSpec, Table};
+use super::{
+    Backbone, Batch, Block, Context, Error, FeatureMap, Frames, Options, ParamSpec, Table,
+};
 use espalier_spec::job::Pooling;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
@@ -154,6 +156,16 @@ impl Backbone for Vit {
     }
     fn frames(&self) -> Option<Frames> {
         Some(self.config.frames())
+    }
+
+    /// A place for each patch, unless the pooler comes last.
+    fn feature_map(&self) -> Option<FeatureMap> {
+        let side = self.config.image_size / self.config.patch_size;
+        (self.pooling != Pooling::Pooler).then_some(FeatureMap::Rows {
+            before: 1,
+            height: side,
+            width: side,
+        })
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {

@@ -1,6 +1,6 @@
 //! What heads say, as it is shown.
 
-use super::Error;
+use super::{Error, Mask};
 use crate::generate::Stop;
 use espalier_spec::job::HeadKind;
 use serde::Serialize;
@@ -48,6 +48,17 @@ pub enum Answer {
     Read {
         /// The text.
         text: String,
+    },
+    /// A class for every pixel of an image.
+    Mask {
+        /// The share of the pixels that each class has.
+        shares: BTreeMap<String, f64>,
+        /// The file that the mask was written to, if it was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mask: Option<String>,
+        /// The mask.
+        #[serde(skip)]
+        pixels: Mask,
     },
     /// A number.
     Number {
@@ -136,6 +147,7 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
         | HeadKind::LabelEmbedding
         | HeadKind::CausalLm
         | HeadKind::Ctc
-        | HeadKind::Entailment => Answer::single(scores),
+        | HeadKind::Entailment
+        | HeadKind::Segmentation => Answer::single(scores),
     }
 }

@@ -99,7 +99,11 @@ fn fits(
     );
     let fits = !matches!(
         task.head,
-        HeadKind::LabelEmbedding | HeadKind::CausalLm | HeadKind::Ctc | HeadKind::Entailment
+        HeadKind::LabelEmbedding
+            | HeadKind::CausalLm
+            | HeadKind::Ctc
+            | HeadKind::Entailment
+            | HeadKind::Segmentation
     );
     found.require(fits, path, || {
         let head = task.head.as_str();

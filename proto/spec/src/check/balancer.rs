@@ -78,6 +78,12 @@ fn representation(spec: &JobSpec, found: &mut Findings) {
                  use `{instead}`"
             )
         });
+        found.require(!task.head.reads_map(), &field, || {
+            format!(
+                "reads a map of features, but `{method}` weighs gradients of pooled ones; use \
+                 `{instead}`"
+            )
+        });
     }
     let one_pass = [
         ("training.accumulation", spec.training.accumulation <= 1),

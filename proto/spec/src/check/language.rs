@@ -42,17 +42,25 @@ pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
     );
 }
 
-/// Words' vectors are dropped out for the head `tags` and not for `causal_lm`.
+/// Words' vectors are dropped out for the head `tags` and not for `causal_lm`, those of frames for `ctc` and
+/// not for `segmentation`.
 pub(super) fn beside(tasks: &[TaskSpec], found: &mut Findings) {
     let has = |head: HeadKind| tasks.iter().position(|task| task.head == head);
-    if let (Some(index), Some(other)) = (has(HeadKind::CausalLm), has(HeadKind::Tags)) {
-        found.add(
-            format!("tasks[{index}].head"),
-            format!(
-                "is `causal_lm`, which cannot be in one job with the head `tags` of tasks[{other}]; \
-                 make it two jobs"
-            ),
-        );
+    for (head, beside) in [
+        (HeadKind::CausalLm, HeadKind::Tags),
+        (HeadKind::Segmentation, HeadKind::Ctc),
+    ] {
+        if let (Some(index), Some(other)) = (has(head), has(beside)) {
+            found.add(
+                format!("tasks[{index}].head"),
+                format!(
+                    "is `{}`, which cannot be in one job with the head `{}` of tasks[{other}]; \
+                     make it two jobs",
+                    head.as_str(),
+                    beside.as_str()
+                ),
+            );
+        }
     }
 }
 

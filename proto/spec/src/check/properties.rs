@@ -7,8 +7,8 @@ use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, TargetSpec, TaskAdapterSpec,
-    TaskSpec, Tuning, ZeroShotSpec,
+    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SegmentationSpec, TargetSpec,
+    TaskAdapterSpec, TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -39,7 +39,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::LabelEmbedding),
         Just(HeadKind::CausalLm),
         Just(HeadKind::Ctc),
-        Just(HeadKind::Entailment)
+        Just(HeadKind::Entailment),
+        Just(HeadKind::Segmentation)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -116,6 +117,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 negatives: (weight < 0.3).then_some(0),
             }),
             metric,
+            segmentation: (weight > 1.0).then_some(SegmentationSpec { ignore_index: 0 }),
         },
     )
 }

@@ -34,6 +34,7 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     ctc::rules(task, path, found);
     labels(task, &format!("{path}.data.labels"), found);
     super::zero_shot::rules(task, path, found);
+    super::segmentation::rules(task, path, found);
     found.require(
         task.weight.is_finite() && task.weight > 0.0,
         &format!("{path}.weight"),
@@ -49,14 +50,20 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     adapter(task, &format!("{path}.adapter"), found);
 }
 
-/// A head that reads tokens or frames needs a backbone that ends with their vectors.
+/// A head that reads tokens, frames or places of an image needs a backbone that ends with their vectors.
 pub(super) fn pooling(task: &TaskSpec, pooling: Pooling, index: usize, found: &mut Findings) {
-    if task.head.reads_rows() && pooling == Pooling::Pooler {
+    let of = match task.head {
+        head if head.reads_tokens() => "words",
+        head if head.reads_map() => "places",
+        HeadKind::Ctc => "frames",
+        _ => return,
+    };
+    if pooling == Pooling::Pooler {
         found.add(
             "backbone.pooling",
             format!(
-                "is `pooler`, which leaves no vectors of words or frames for tasks[{index}] ({}); \
-                 expected mean, cls, max or last",
+                "is `pooler`, which leaves no vectors of {of} for tasks[{index}] ({}); expected \
+                 mean, cls, max or last",
                 task.name
             ),
         );
@@ -199,7 +206,8 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         | HeadKind::Ordinal
         | HeadKind::LabelEmbedding
         | HeadKind::Ctc
-        | HeadKind::Entailment => 2,
+        | HeadKind::Entailment
+        | HeadKind::Segmentation => 2,
         HeadKind::MultiLabel => 1,
         // `language` says so.
         HeadKind::CausalLm => return,
@@ -353,6 +361,7 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
             Metric::HarmonicMean,
             Metric::ZeroShotAccuracy,
         ],
+        HeadKind::Segmentation => &[Metric::MeanIou, Metric::Accuracy],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();

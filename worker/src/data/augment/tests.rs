@@ -38,6 +38,36 @@ fn windows_are_drawn_by_key() {
     assert!(seen.contains("-1 -1 -1 -1 1 2 -2 -2 -2 -2 7 8"));
 }
 
+/// A mask moves as its image does: where one plane of both is the same before, it is the same after.
+#[test]
+fn masks_move_with_their_images() {
+    let spec = Augment {
+        crop: 2,
+        flip: true,
+        ..Augment::default()
+    };
+    let still = augmenter(Augment::default(), [1, 3, 4]);
+    assert_eq!(still.window(7), None);
+    let augmenter = augmenter(spec, [1, 3, 4]);
+    let image: Vec<f32> = (1..=12_u8).map(f32::from).collect();
+    let mask: Vec<u8> = (1..=12).collect();
+    let mut moved = 0;
+    for key in 0..100 {
+        let window = augmenter.window(mix(key)).unwrap();
+        let seen = window.of(&mask, [3, 4], 255);
+        let expected = applied(&augmenter, &image, mix(key));
+        for (class, pixel) in seen.iter().zip(&expected) {
+            match class {
+                // Black is -1 here.
+                255 => assert_eq!(*pixel, -1.0),
+                class => assert_eq!(*pixel, f32::from(*class)),
+            }
+        }
+        moved += usize::from(seen != mask);
+    }
+    assert!(moved > 80, "{moved}");
+}
+
 /// Masks set whole columns and rows to the mean, up to the widths asked for and no more.
 #[test]
 fn masks_are_bands() {

@@ -1,8 +1,9 @@
 //! Turns cells into labels.
 
-use super::{LabelSet, Labels, NO_CLASS, index};
+use super::{LabelSet, Labels, Masks, NO_CLASS, index};
 use crate::data::cell::shortened;
 use crate::data::inputs::{mismatch, number};
+use crate::data::mask::MaskReader;
 use crate::data::{Cell, Error, Place, Problem};
 use crate::metrics::TagSet;
 use espalier_spec::job::HeadKind;
@@ -42,6 +43,8 @@ impl<'a> LabelReader<'a> {
             },
             HeadKind::Regression => Labels::Numbers(Vec::new()),
             HeadKind::CausalLm => Labels::Next(0),
+            // What they are like, `of_masks` says.
+            HeadKind::Segmentation => Labels::Masks(Masks::new([0, 0], u8::MAX)),
             HeadKind::Tags => Labels::Tags {
                 set: Arc::default(),
                 ends: Vec::new(),
@@ -80,6 +83,21 @@ impl<'a> LabelReader<'a> {
         Self { unseen, ..self }
     }
 
+    /// Takes masks as they come out of this reader.
+    pub(in crate::data) fn of_masks(self, reader: &MaskReader) -> Self {
+        Self {
+            labels: Labels::Masks(Masks::new(reader.size(), reader.ignore())),
+            ..self
+        }
+    }
+
+    /// Adds the mask of a sample, which was read before.
+    pub(in crate::data) fn push_mask(&mut self, mask: Vec<u8>) {
+        if let Labels::Masks(masks) = &mut self.labels {
+            masks.push(mask);
+        }
+    }
+
     /// Whether a cell holds no label: null, an empty text, or not a number.
     pub(in crate::data) fn is_missing(cell: &Cell) -> bool {
         is_empty(cell) || matches!(cell, Cell::Float(number) if number.is_nan())
@@ -97,6 +115,7 @@ impl<'a> LabelReader<'a> {
             Labels::Text {
                 ends, characters, ..
             } => ends.push(index(characters.len())),
+            Labels::Masks(masks) => masks.push(Vec::new()),
         }
     }
 
@@ -148,6 +167,8 @@ impl<'a> LabelReader<'a> {
         match &mut self.labels {
             Labels::Numbers(numbers) => numbers.push(number(&cell, self.column)?),
             Labels::Unlabelled(count) | Labels::Next(count) => *count += 1,
+            // They are decoded before: `push_mask`.
+            Labels::Masks(_) => return Err(mismatch(self.column, "a mask", &cell)),
             Labels::Single(classes) => {
                 let label = Label::of(cell, self.column, "a class: a text or an integer")?;
                 if self.unseen.contains(&label.name) {
@@ -273,7 +294,7 @@ impl<'a> LabelReader<'a> {
                 all.for_each(|character| *character = renamed[*character as usize]);
                 *space = self.found.index(SPACE);
             }
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => {}
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Masks(_) => {}
         }
         Ok((self.labels, self.found.checked()?))
     }

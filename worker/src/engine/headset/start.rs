@@ -17,7 +17,7 @@ impl HeadSet {
     /// predict the next token start as the backbone's own vocabulary matrix.
     ///
     /// # Errors
-    /// If a task's loss settings or its head do not fit.
+    /// If a task's loss settings or its head do not fit, or the backbone lacks what a head reads.
     pub fn new(
         spec: &JobSpec,
         tasks: &[Arc<TaskData>],
@@ -35,6 +35,10 @@ impl HeadSet {
             }
             let (head, own) = match task.head {
                 HeadKind::CausalLm => next_token(task, backbone)?,
+                HeadKind::Segmentation if backbone.feature_map().is_none() => {
+                    let task = task.name.clone();
+                    return Err(heads::Error::NoMap { task }.into());
+                }
                 _ => {
                     let counts = data.train.labels.counts(data.labels.len());
                     let head = heads::build(task, data.labels.names(), &counts)?;
@@ -105,6 +109,7 @@ impl HeadSet {
             spaces,
             groups,
             frames: backbone.frames(),
+            map: backbone.feature_map(),
             dropout: spec.backbone.dropout.unwrap_or(0.1),
         })
     }
