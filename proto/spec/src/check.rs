@@ -5,7 +5,7 @@
 //! whole, `task` those of one task, `training` those of length, optimizer and evaluation,
 //! `language` what predicting the next token demands, `tuning` what is trained of the backbone,
 //! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with
-//! shared inputs must have in common, `zero_shot` how classes are described.
+//! shared inputs must have in common, `zero_shot` how classes are described, `span` how answers are found.
 
 mod adaptation;
 mod balancer;
@@ -14,6 +14,7 @@ mod group;
 mod job;
 mod language;
 mod nearest;
+mod span;
 mod task;
 mod training;
 mod tuning;

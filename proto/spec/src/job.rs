@@ -12,6 +12,7 @@ pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKi
 pub use crate::join::Join;
 pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
 pub use crate::resources::{Device, Resources};
+pub use crate::span::SpanSpec;
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 pub use crate::tuning::{AdapterKind, AdapterSpec, GradualSpec, LoraSpec, Tuning};
 pub use crate::zero_shot::{Descriptions, ZeroShotSpec};
@@ -92,7 +93,7 @@ pub struct BackboneSpec {
     pub dropout: Option<f64>,
     /// Where the whole backbone is frozen (`tuning: heads`), compute the features of every sample once,
     /// before the first step, if the run sees about all of them; later epochs and evaluations then run
-    /// the heads alone (not with the head `tags`). Where its lowest blocks are (`last_blocks`), compute
+    /// the heads alone (not with the heads `tags` and `span`). Where its lowest blocks are (`last_blocks`), compute
     /// what these make of every sample once. Not with `augment`.
     #[serde(default = "yes")]
     pub cache_features: bool,
@@ -155,9 +156,12 @@ pub struct TaskSpec {
     /// What the classes are; for the head `label_embedding`, which needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot: Option<ZeroShotSpec>,
+    /// How answers are searched; for the head `span`. Default: answers of at most 30 tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<SpanSpec>,
     /// Metric that selects the best checkpoint; default: accuracy for `single_label` and
     /// `label_embedding`, macro F1 for `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic
-    /// kappa for `ordinal`, perplexity for `causal_lm`.
+    /// kappa for `ordinal`, perplexity for `causal_lm`, F1 of answers for `span`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
     /// Unlabelled samples of another domain that the task learns from as well. Default: none.
@@ -191,6 +195,10 @@ pub enum HeadKind {
     /// decoder. It begins as the model's own vocabulary matrix and is trained apart from the word table,
     /// even where the model ties both.
     CausalLm,
+    /// Where the answer to a question begins and ends in a context, or that there is none (softmax and
+    /// cross-entropy over the context's tokens and the first one, for begin and end; Devlin et al. 2019,
+    /// arXiv 1810.04805, section 4.2). The input is the question, the pair its context.
+    Span,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -223,7 +231,7 @@ pub struct DataSpec {
     /// How texts become samples; `causal_lm` only.
     #[serde(default)]
     pub join: Join,
-    /// What happens when an image or a sound cannot be decoded.
+    /// What happens when an image or a sound cannot be decoded, or an answer does not stand where it should.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
     /// What happens when a row has no label: its cell is null, empty or not a number (NaN).
@@ -261,15 +269,15 @@ impl Files {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Columns {
-    /// Column of the input; default `text` (`tokens` for the head `tags`), `image` or `audio`, by what
-    /// the backbone takes.
+    /// Column of the input; default `text` (`tokens` for the head `tags`, `question` for `span`), `image` or
+    /// `audio`, by what the backbone takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
     /// Column of a second text, for tasks on pairs of texts: both are tokenised as one input, with the
-    /// model's separator between them.
+    /// model's separator between them. Default none (`context` for the head `span`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<String>,
-    /// Column of the label; default `label` (`tags` for the head `tags`).
+    /// Column of the label; default `label` (`tags` for the head `tags`, `answers` for `span`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
@@ -291,7 +299,7 @@ pub enum Metric {
     Spearman,
     /// F1 of spans: found where type, first and last word are right (`tags`).
     SpanF1,
-    /// Share of samples with every word's tag right (`tags`).
+    /// Share of samples with every word's tag right (`tags`), or with a right answer (`span`).
     Exact,
     /// Mean distance from the right class, in classes; lower is better (`ordinal`).
     Mae,
@@ -309,6 +317,9 @@ pub enum Metric {
     ZeroShotAccuracy,
     /// e to the mean loss per token (`causal_lm`); lower is better.
     Perplexity,
+    /// F1 of an answer's words against the nearest right answer, mean over samples (`span`; Rajpurkar et al.
+    /// 2016, arXiv 1606.05250, section 6.1).
+    F1,
 }
 
 impl Metric {
@@ -336,6 +347,7 @@ impl Metric {
             Metric::HarmonicMean => "harmonic_mean",
             Metric::ZeroShotAccuracy => "zero_shot_accuracy",
             Metric::Perplexity => "perplexity",
+            Metric::F1 => "f1",
         }
     }
 }
@@ -352,6 +364,7 @@ impl HeadKind {
             HeadKind::Ordinal => "ordinal",
             HeadKind::LabelEmbedding => "label_embedding",
             HeadKind::CausalLm => "causal_lm",
+            HeadKind::Span => "span",
         }
     }
 
@@ -365,13 +378,14 @@ impl HeadKind {
             HeadKind::Tags => Metric::SpanF1,
             HeadKind::Ordinal => Metric::QuadraticKappa,
             HeadKind::CausalLm => Metric::Perplexity,
+            HeadKind::Span => Metric::F1,
         }
     }
 
     /// Whether it reads the vectors of tokens, not pooled features.
     #[must_use]
     pub fn reads_tokens(self) -> bool {
-        matches!(self, HeadKind::Tags | HeadKind::CausalLm)
+        matches!(self, HeadKind::Tags | HeadKind::CausalLm | HeadKind::Span)
     }
 }
 

@@ -19,6 +19,7 @@ mod loss;
 pub mod plan;
 pub mod report;
 mod resources;
+pub mod span;
 mod training;
 mod tuning;
 pub mod zero_shot;

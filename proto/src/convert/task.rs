@@ -4,14 +4,15 @@ use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TaskSpec, ZeroShotSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SpanSpec, TaskSpec,
+    ZeroShotSpec,
 };
 use std::collections::BTreeMap;
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 14] = [
+const METRICS: [Metric; 15] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -26,6 +27,7 @@ const METRICS: [Metric; 14] = [
     Metric::HarmonicMean,
     Metric::ZeroShotAccuracy,
     Metric::Perplexity,
+    Metric::F1,
 ];
 
 /// The metric of this name.
@@ -55,6 +57,7 @@ impl Wire for TaskSpec {
             HeadKind::Ordinal => Head::Ordinal,
             HeadKind::LabelEmbedding => Head::LabelEmbedding,
             HeadKind::CausalLm => Head::CausalLm,
+            HeadKind::Span => Head::Span,
         };
         v1::Task {
             name: self.name.clone(),
@@ -64,6 +67,9 @@ impl Wire for TaskSpec {
             weight: Some(self.weight),
             loss: Some(self.loss.to_wire()),
             zero_shot: self.zero_shot.as_ref().map(Wire::to_wire),
+            span: self.span.map(|span| v1::Span {
+                max_answer_tokens: Some(span.max_answer_tokens),
+            }),
             metric: self
                 .metric
                 .map(|metric| metric.as_str().to_owned())
@@ -74,8 +80,8 @@ impl Wire for TaskSpec {
 
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
-        const HEADS: &str =
-            "single_label, multi_label, regression, tags, ordinal, label_embedding or causal_lm";
+        const HEADS: &str = "single_label, multi_label, regression, tags, ordinal, label_embedding, causal_lm or \
+             span";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
@@ -84,6 +90,7 @@ impl Wire for TaskSpec {
             Head::Ordinal => HeadKind::Ordinal,
             Head::LabelEmbedding => HeadKind::LabelEmbedding,
             Head::CausalLm => HeadKind::CausalLm,
+            Head::Span => HeadKind::Span,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -117,6 +124,11 @@ impl Wire for TaskSpec {
             zero_shot: m
                 .zero_shot
                 .map(|m| ZeroShotSpec::read(m, bad, &at(path, "zero_shot"))),
+            span: m.span.map(|span| SpanSpec {
+                max_answer_tokens: span
+                    .max_answer_tokens
+                    .unwrap_or(SpanSpec::default().max_answer_tokens),
+            }),
             metric,
             adaptation,
         }

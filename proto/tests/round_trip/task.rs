@@ -4,7 +4,7 @@ use super::{files, number, word};
 use espalier_spec::adaptation;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, TargetSpec, TaskSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SpanSpec, TargetSpec, TaskSpec,
     ZeroShotSpec,
 };
 use proptest::collection::{btree_map, vec};
@@ -41,6 +41,7 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::QuadraticKappa,
         Metric::HarmonicMean,
         Metric::Perplexity,
+        Metric::F1,
     ])
 }
 
@@ -114,14 +115,15 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::Ordinal,
         HeadKind::LabelEmbedding,
         HeadKind::CausalLm,
+        HeadKind::Span,
     ]);
     let more = (
         (loss(), option::of(adaptation())),
         option::of(metric()),
-        option::of(zero_shot()),
+        (option::of(zero_shot()), option::of(any::<u32>())),
     );
     (word(), head, data, number(), more).prop_map(
-        |(name, head, data, weight, ((loss, adaptation), metric, zero_shot))| TaskSpec {
+        |(name, head, data, weight, ((loss, adaptation), metric, (zero_shot, most)))| TaskSpec {
             name,
             head,
             data,
@@ -129,6 +131,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
             weight,
             loss,
             zero_shot,
+            span: most.map(|max_answer_tokens| SpanSpec { max_answer_tokens }),
             metric,
             adaptation,
         },

@@ -27,6 +27,8 @@ pub enum Baseline {
     Set(Vec<bool>),
     /// The most frequent tag, for every word.
     Tag(u32),
+    /// That no question has an answer.
+    NoAnswer,
     /// The mean, which is the best constant for the squared error.
     Mean(f64),
 }
@@ -62,6 +64,7 @@ impl Baseline {
             }
             // Next tokens have a baseline of their own, see `perplexity`.
             Values::Next { .. } => Baseline::Mean(0.0),
+            Values::Answers(_) | Values::Spans { .. } => Baseline::NoAnswer,
             #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
             Values::Numbers(values) => {
                 Baseline::Mean(values.iter().sum::<f64>() / values.len().max(1) as f64)
@@ -96,6 +99,7 @@ impl Baseline {
                 values: set.repeat(samples),
             },
             Baseline::Mean(mean) => Values::Numbers(vec![*mean; samples]),
+            Baseline::NoAnswer => Values::Answers(vec![Default::default(); samples]),
         }
     }
 

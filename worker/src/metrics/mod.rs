@@ -6,6 +6,7 @@
 //! relate.
 
 mod affinity;
+mod answers;
 mod baseline;
 mod classes;
 mod numbers;
@@ -14,6 +15,7 @@ mod spans;
 mod zero_shot;
 
 pub use affinity::AffinityMeter;
+pub use answers::{answer_f1, exact_match};
 pub use baseline::Baseline;
 pub use classes::{accuracy, macro_f1, multi_accuracy, multi_macro_f1};
 pub use numbers::{mse, pearson, spearman};
@@ -67,6 +69,15 @@ pub enum Values {
         /// Tokens of all places.
         values: Vec<u32>,
     },
+    /// Where in each sample's places an answer begins and ends; both at its first place for no answer.
+    Spans {
+        /// End of each sample's places among those of all.
+        ends: Vec<u32>,
+        /// Begin and end (the last place of the answer) of each sample, counted from its first place.
+        values: Vec<[u32; 2]>,
+    },
+    /// Right answers of each sample, or the one found; none for a question that has no answer.
+    Answers(Vec<Arc<[String]>>),
 }
 
 impl Values {
@@ -77,7 +88,10 @@ impl Values {
             Values::Single { values, .. } | Values::Ordered { values, .. } => values.len(),
             Values::Multi { classes, values } => values.len() / (*classes).max(1),
             Values::Numbers(values) => values.len(),
-            Values::Tags { ends, .. } | Values::Next { ends, .. } => ends.len(),
+            Values::Tags { ends, .. } | Values::Next { ends, .. } | Values::Spans { ends, .. } => {
+                ends.len()
+            }
+            Values::Answers(answers) => answers.len(),
         }
     }
 
@@ -97,6 +111,12 @@ impl Values {
             }
             Values::Multi { classes, .. } => format!("{} of any of {classes} classes", self.len()),
             Values::Numbers(_) => format!("{} numbers", self.len()),
+            Values::Answers(_) => format!("{} answers", self.len()),
+            Values::Spans { ends, .. } => format!(
+                "{} answers in {} places",
+                self.len(),
+                ends.last().copied().unwrap_or(0)
+            ),
             Values::Next { values, .. } => {
                 let most = values.iter().max().copied().unwrap_or(0);
                 format!("{} tokens, the largest {most}", values.len())
@@ -128,7 +148,8 @@ pub enum Error {
 }
 
 /// Every metric that fits: accuracy and macro F1 for classes; mean squared error, Pearson and
-/// Spearman for numbers; accuracy, mean distance and quadratic kappa for ordered classes.
+/// Spearman for numbers; accuracy, mean distance and quadratic kappa for ordered classes; exact match and
+/// F1 for answers.
 ///
 /// # Errors
 /// The two sides differ in kind, number of classes or number of samples, or there are no samples.
@@ -206,6 +227,10 @@ pub fn scores(truth: &Values, predicted: &Values) -> Result<BTreeMap<Metric, f64
             (Metric::Accuracy, accuracy(t, p)),
             (Metric::Exact, spans::exact(ends, t, p)),
             (Metric::SpanF1, span_f1(set, ends, t, p)),
+        ])),
+        (Values::Answers(t), Values::Answers(p)) => Ok(BTreeMap::from([
+            (Metric::Exact, exact_match(t, p)),
+            (Metric::F1, answer_f1(t, p)),
         ])),
         _ => mismatch(),
     }

@@ -94,7 +94,10 @@ fn fits(
             )
         },
     );
-    let fits = !matches!(task.head, HeadKind::LabelEmbedding | HeadKind::CausalLm);
+    let fits = !matches!(
+        task.head,
+        HeadKind::LabelEmbedding | HeadKind::CausalLm | HeadKind::Span
+    );
     found.require(fits, path, || {
         let head = task.head.as_str();
         format!("is not for the head `{head}`; remove it, or use single_label")

@@ -42,14 +42,16 @@ pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
     );
 }
 
-/// Words' vectors are dropped out for the head `tags` and not for `causal_lm`.
+/// Words' vectors are dropped out for the heads `tags` and `span` and not for `causal_lm`.
 pub(super) fn beside(tasks: &[TaskSpec], found: &mut Findings) {
     let has = |head: HeadKind| tasks.iter().position(|task| task.head == head);
-    if let (Some(index), Some(other)) = (has(HeadKind::CausalLm), has(HeadKind::Tags)) {
+    let words = has(HeadKind::Tags).or(has(HeadKind::Span));
+    if let (Some(index), Some(other)) = (has(HeadKind::CausalLm), words) {
+        let head = tasks[other].head.as_str();
         found.add(
             format!("tasks[{index}].head"),
             format!(
-                "is `causal_lm`, which cannot be in one job with the head `tags` of tasks[{other}]; \
+                "is `causal_lm`, which cannot be in one job with the head `{head}` of tasks[{other}]; \
                  make it two jobs"
             ),
         );

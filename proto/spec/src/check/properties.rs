@@ -7,8 +7,8 @@ use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, TargetSpec, TaskSpec, Tuning,
-    ZeroShotSpec,
+    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SpanSpec, TargetSpec, TaskSpec,
+    Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -37,7 +37,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::Tags),
         Just(HeadKind::Ordinal),
         Just(HeadKind::LabelEmbedding),
-        Just(HeadKind::CausalLm)
+        Just(HeadKind::CausalLm),
+        Just(HeadKind::Span)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -109,6 +110,9 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 templates: vec!["a".to_owned()],
                 unseen: vec!["b".to_owned(), "b".to_owned()],
                 calibration: Some(weight),
+            }),
+            span: (weight > 1.0).then_some(SpanSpec {
+                max_answer_tokens: weight as u32,
             }),
             metric,
         },
