@@ -3,6 +3,7 @@
 mod answer;
 mod described;
 mod go_on;
+mod span;
 
 use crate::checkpoint::{Export, ExportedTask, HEADS_FILE, META_FILE, read_tensors};
 use crate::data::{self, Input};
@@ -208,6 +209,14 @@ impl Predictor {
             .any(|task| task.head == HeadKind::Tags)
     }
 
+    /// Whether a task finds answers in contexts.
+    fn reads_contexts(&self) -> bool {
+        self.meta
+            .tasks
+            .iter()
+            .any(|task| task.head == HeadKind::Span)
+    }
+
     /// Tokenises a text; at words' borders, if a task is about words.
     ///
     /// # Errors
@@ -242,7 +251,7 @@ impl Predictor {
         }
     }
 
-    /// Tokenises a pair of texts as one input.
+    /// Tokenises a pair of texts as one input; a question and its context, if a task finds answers.
     ///
     /// # Errors
     /// If the model reads no texts or reads words, or the texts cannot be tokenised.
@@ -254,6 +263,9 @@ impl Predictor {
                 self.reads()
             )));
         };
+        if self.reads_contexts() {
+            return span::passage(tokenizer, first, second).map_err(wrong);
+        }
         if self.reads_words() {
             let message = "this model tells words apart in one text: it reads no pairs";
             return Err(wrong(message.to_owned()));
@@ -304,7 +316,7 @@ impl Predictor {
         let pass = Pass::forward(self.backbone.as_ref(), &batch, &Context::eval(), |_| {
             Ok::<(), model::Error>(())
         })?;
-        let leaves = pass.leaves(self.reads_words())?;
+        let leaves = pass.leaves(self.reads_words() || self.reads_contexts())?;
         Ok((batch, leaves))
     }
 
@@ -388,14 +400,27 @@ impl Predictor {
         if tasks.is_empty() {
             return Ok(answers);
         }
+        let only_answers = tasks.iter().all(|t| t.head == HeadKind::Span);
+        if only_answers && inputs.iter().any(|input| input.passage().is_none()) {
+            let message =
+                "this model finds answers in contexts: expected a question and its context";
+            return Err(model::Error::Input(message.to_owned()).into());
+        }
         let (batch, leaves) = self.leaves(inputs)?;
         for task in tasks {
+            if let (HeadKind::Span, Some(rows)) = (task.head, &leaves.rows) {
+                self.find_answers(task, (&batch, rows), inputs, &mut answers)?;
+                continue;
+            }
             if let (HeadKind::Tags, Some(rows)) = (task.head, &leaves.rows) {
                 let words = Words::of(&batch, 0..inputs.len(), inputs.iter());
                 let outputs = self.outputs(&task.name, &words.vectors(rows)?)?;
                 let tags = words.spread(best(&outputs, &task.labels)?);
-                for (answer, tags) in answers.iter_mut().zip(tags) {
-                    answer.insert(task.name.clone(), Answer::Tags { tags });
+                for ((answer, tags), input) in answers.iter_mut().zip(tags).zip(inputs) {
+                    // The words of a question with its context are none.
+                    if input.passage().is_none() {
+                        answer.insert(task.name.clone(), Answer::Tags { tags });
+                    }
                 }
                 continue;
             }
@@ -413,7 +438,7 @@ impl Predictor {
                 }
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
                 HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
-                HeadKind::Regression | HeadKind::CausalLm => outputs,
+                HeadKind::Regression | HeadKind::CausalLm | HeadKind::Span => outputs,
             };
             let width = scores
                 .size()

@@ -155,6 +155,8 @@ pub enum Labels {
     Unlabelled(usize),
     /// Of so many samples, the tokens that follow each token: they are in the inputs.
     Next(usize),
+    /// The right answers of each sample, in words: none where there is none.
+    Answers(Vec<Arc<[String]>>),
 }
 
 impl Labels {
@@ -167,6 +169,7 @@ impl Labels {
             Labels::Numbers(numbers) => numbers.len(),
             Labels::Tags { ends, .. } => ends.len(),
             Labels::Unlabelled(count) | Labels::Next(count) => *count,
+            Labels::Answers(answers) => answers.len(),
         }
     }
 
@@ -198,7 +201,9 @@ impl Labels {
                     .get(start as usize..end as usize)
                     .unwrap_or_default()
             }
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Answers(_) => {
+                &[]
+            }
         }
     }
 
@@ -210,7 +215,9 @@ impl Labels {
             Labels::Single(all)
             | Labels::Multi { classes: all, .. }
             | Labels::Tags { tags: all, .. } => all.as_slice(),
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Answers(_) => {
+                &[]
+            }
         };
         for class in all {
             if let Some(count) = counts.get_mut(*class as usize) {
@@ -255,6 +262,10 @@ impl Labels {
                 }
             }
             Labels::Unlabelled(_) => Values::Numbers(Vec::new()),
+            Labels::Answers(all) => {
+                let which = which.into_iter();
+                Values::Answers(which.filter_map(|i| all.get(i).cloned()).collect())
+            }
             Labels::Next(_) => Values::Next {
                 ends: Vec::new(),
                 values: Vec::new(),

@@ -219,6 +219,9 @@ impl Trainer {
         if head.level() == Level::Token {
             return self.judge_next(index, batch, (packed, &leaves), verdicts);
         }
+        if head.kind() == HeadKind::Span {
+            return self.judge_spans((index, split), batch, (packed, &leaves), verdicts);
+        }
         let words = match (head.level(), &leaves.rows) {
             (Level::Word, Some(rows)) => {
                 let inputs = inputs.iter().copied();
@@ -261,8 +264,11 @@ impl Trainer {
                     own.flat_map(|tag| tag.unwrap_or(NO_TAG).to_le_bytes())
                         .collect()
                 }
-                // A head decides on words one by one.
-                Values::Tags { .. } | Values::Next { .. } => Vec::new(),
+                // A head decides on words one by one, and answers are judged by themselves.
+                Values::Tags { .. }
+                | Values::Next { .. }
+                | Values::Spans { .. }
+                | Values::Answers(_) => Vec::new(),
                 Values::Single { values, .. } | Values::Ordered { values, .. } => {
                     values[place].to_le_bytes().to_vec()
                 }
@@ -353,7 +359,16 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
             }
         }
         // They are scored by themselves.
-        Values::Next { .. } => truth.clone(),
+        Values::Next { .. } | Values::Spans { .. } => truth.clone(),
+        Values::Answers(_) => {
+            let text = |verdict: &Verdict| -> Arc<[String]> {
+                match verdict.decision.as_slice() {
+                    [] => Arc::default(),
+                    bytes => Arc::from([String::from_utf8_lossy(bytes).into_owned()]),
+                }
+            };
+            Values::Answers(verdicts.iter().map(text).collect())
+        }
         Values::Numbers(_) => Values::Numbers(
             verdicts
                 .iter()

@@ -32,6 +32,7 @@ mod rows;
 mod run;
 mod schedule;
 mod sources;
+mod spans;
 mod step;
 mod table;
 mod thaw;

@@ -80,7 +80,7 @@ fn losses_and_gradients_agree_with_pytorch() {
                     classes,
                     values: targets.iter().map(|t| t.as_u64().unwrap() as u32).collect(),
                 },
-                HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm => {
+                HeadKind::Tags | HeadKind::LabelEmbedding | HeadKind::CausalLm | HeadKind::Span => {
                     panic!("tested apart")
                 }
                 HeadKind::Regression => {

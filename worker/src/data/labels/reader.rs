@@ -35,6 +35,7 @@ impl<'a> LabelReader<'a> {
             },
             HeadKind::Regression => Labels::Numbers(Vec::new()),
             HeadKind::CausalLm => Labels::Next(0),
+            HeadKind::Span => Labels::Answers(Vec::new()),
             HeadKind::Tags => Labels::Tags {
                 set: Arc::default(),
                 ends: Vec::new(),
@@ -82,6 +83,14 @@ impl<'a> LabelReader<'a> {
             Labels::Numbers(numbers) => numbers.push(f32::NAN),
             Labels::Unlabelled(count) | Labels::Next(count) => *count += 1,
             Labels::Tags { ends, tags, .. } => ends.push(index(tags.len())),
+            Labels::Answers(answers) => answers.push(Arc::default()),
+        }
+    }
+
+    /// Adds the right answers of a sample.
+    pub(in crate::data) fn push_answers(&mut self, texts: Arc<[String]>) {
+        if let Labels::Answers(answers) = &mut self.labels {
+            answers.push(texts);
         }
     }
 
@@ -113,6 +122,8 @@ impl<'a> LabelReader<'a> {
         match &mut self.labels {
             Labels::Numbers(numbers) => numbers.push(number(&cell, self.column)?),
             Labels::Unlabelled(count) | Labels::Next(count) => *count += 1,
+            // They are read together with their contexts.
+            Labels::Answers(_) => return Err(mismatch(self.column, "answers", &cell)),
             Labels::Single(classes) => {
                 let label = Label::of(cell, self.column, "a class: a text or an integer")?;
                 if self.unseen.contains(&label.name) {
@@ -193,7 +204,7 @@ impl<'a> LabelReader<'a> {
         }
         if matches!(
             self.labels,
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_)
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Answers(_)
         ) {
             return Ok((self.labels, LabelSet::default()));
         }
@@ -216,7 +227,7 @@ impl<'a> LabelReader<'a> {
                     .for_each(|tag| *tag = renamed[*tag as usize]);
                 *set = Arc::new(TagSet::of(self.found.names()));
             }
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => {}
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Answers(_) => {}
         }
         Ok((self.labels, self.found.checked()?))
     }
