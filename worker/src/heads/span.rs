@@ -134,6 +134,57 @@ impl Head for Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::heads::Linear;
+
+    /// transformers' numbers; `tests/golden/span.py` made them.
+    fn golden() -> Value {
+        serde_json::from_str(include_str!("span.json")).unwrap()
+    }
+
+    fn tensor(value: &Value) -> Tensor {
+        let rows: Vec<Vec<f32>> = serde_json::from_value(value.clone()).unwrap();
+        Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1])
+    }
+
+    fn close(found: &Tensor, expected: &Value) {
+        let expected = tensor(expected);
+        assert_eq!(found.size(), expected.size());
+        let off = (found - &expected).abs().max().double_value(&[]);
+        assert!(off < 2e-6, "off by {off}: {found}, not {expected}");
+    }
+
+    // Promise: outputs, loss, gradient and best answer are those of transformers' class and pipeline.
+    #[test]
+    fn answers_agree_with_transformers() {
+        let golden = golden();
+        let weight = tensor(&golden["weight"]);
+        let bias: Vec<f32> = serde_json::from_value(golden["bias"].clone()).unwrap();
+        let bias = Tensor::from_slice(&bias);
+        let linear = Linear {
+            weight: &weight,
+            bias: Some(&bias),
+        };
+        let head = Span::new(golden["most"].as_u64().unwrap() as usize);
+        for pair in golden["pairs"].as_array().unwrap() {
+            let outputs = linear.forward(&tensor(&pair["rows"]), None).unwrap();
+            close(&outputs, &pair["outputs"]);
+            let outputs = tensor(&pair["outputs"]).set_requires_grad(true);
+            let target: [u32; 2] = serde_json::from_value(pair["target"].clone()).unwrap();
+            let targets = Values::Spans {
+                ends: vec![outputs.size()[0] as u32],
+                values: vec![target],
+            };
+            let loss = head.loss(&outputs, &targets).unwrap();
+            let expected = pair["loss"].as_f64().unwrap();
+            assert!((loss.double_value(&[0]) - expected).abs() < 2e-6, "{loss}");
+            loss.sum(Kind::Float).backward();
+            close(&outputs.grad(), &pair["gradient"]);
+            let best = head.best(&outputs).unwrap();
+            let expected: [u32; 2] = serde_json::from_value(pair["best"].clone()).unwrap();
+            assert_eq!(best.places, expected);
+            assert!((best.score - pair["score"].as_f64().unwrap()).abs() < 2e-6);
+        }
+    }
 
     fn outputs(rows: &[[f32; 2]]) -> Tensor {
         Tensor::from_slice(&rows.concat()).view([rows.len() as i64, 2])

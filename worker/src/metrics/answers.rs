@@ -103,6 +103,7 @@ fn mean(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn list(answers: &[&[&str]]) -> Vec<Arc<[String]>> {
         let texts = |texts: &&[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
@@ -114,10 +115,31 @@ mod tests {
     #[test]
     fn answers_are_normalised_as_in_squad() {
         assert_eq!(normalised("  The U.S. \t Army's"), ["us", "armys"]);
-        assert_eq!(normalised("An apple, a day; theory"), ["apple", "day", "theory"]);
+        assert_eq!(
+            normalised("An apple, a day; theory"),
+            ["apple", "day", "theory"]
+        );
         assert_eq!(normalised("1–the–2"), ["1–", "–2"]);
         assert_eq!(normalised("“The” Ärzte"), ["“", "”", "ärzte"]);
         assert!(normalised("the, a.").is_empty());
+    }
+
+    // Promise: exact match and F1 are those of SQuAD's evaluation, as transformers has it.
+    #[test]
+    fn scores_agree_with_squad() {
+        let golden: Value = serde_json::from_str(include_str!("../heads/span.json")).unwrap();
+        for case in golden["answers"].as_array().unwrap() {
+            let right: Vec<String> = serde_json::from_value(case["right"].clone()).unwrap();
+            let found: String = serde_json::from_value(case["found"].clone()).unwrap();
+            let truth: [Arc<[String]>; 1] = [Arc::from(right)];
+            let predicted: [Arc<[String]>; 1] = [Arc::from([found])];
+            let close = |score: f64, name: &str| {
+                let expected = case[name].as_f64().unwrap();
+                assert!((score - expected).abs() < 1e-12, "{case}: {name} {score}");
+            };
+            close(exact_match(&truth, &predicted), "exact");
+            close(answer_f1(&truth, &predicted), "f1");
+        }
     }
 
     // Promise: the nearest of several right answers counts; where there is none, only no answer is right.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::fs;
 
 mod choice;
+mod spans;
 
 /// A word tokenizer whose own truncation (to 3) and padding (to 6) must not apply.
 fn tokenizer(dir: &Path, max_tokens: u32) -> Result<Tokenizer, Error> {
