@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Share of samples whose answer is one of the right ones, letter by letter after [`normalised`]. A sample
-/// without a right answer wants none.
+/// Share of samples whose answer is one of the right ones, in lower case and without punctuation and
+/// articles. A sample without a right answer wants none.
 #[must_use]
 pub fn exact_match(truth: &[Arc<[String]>], predicted: &[Arc<[String]>]) -> f64 {
     mean(truth, predicted, |right, found| {
@@ -39,8 +39,7 @@ pub fn answer_f1(truth: &[Arc<[String]>], predicted: &[Arc<[String]>]) -> f64 {
 }
 
 /// Words of an answer: in lower case, without punctuation (of ASCII) and without the articles a, an, the.
-#[must_use]
-pub fn normalised(answer: &str) -> Vec<String> {
+fn normalised(answer: &str) -> Vec<String> {
     let lower = answer.to_lowercase();
     let is_word = |c: char| c.is_alphanumeric();
     let kept = lower.chars().filter(|c| !c.is_ascii_punctuation());

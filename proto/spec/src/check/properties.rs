@@ -7,8 +7,8 @@ use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SpanSpec, TargetSpec, TaskSpec,
-    Tuning, ZeroShotSpec,
+    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SpanSpec, TargetSpec,
+    TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
