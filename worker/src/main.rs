@@ -327,8 +327,10 @@ fn host_name() -> String {
 
 #[derive(Deserialize)]
 struct Question {
+    #[serde(alias = "question")]
     text: Option<String>,
     /// The second text of a pair.
+    #[serde(alias = "context")]
     pair: Option<String>,
     image: Option<Picture>,
     audio: Option<String>,

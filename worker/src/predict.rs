@@ -5,6 +5,7 @@ mod described;
 mod entail;
 mod go_on;
 mod masks;
+mod span;
 
 use crate::checkpoint::{
     Export, ExportedClasses, ExportedTask, HEADS_FILE, META_FILE, read_tensors,
@@ -242,6 +243,14 @@ impl Predictor {
         tasks.any(|task| task.head == HeadKind::Ctc)
     }
 
+    /// Whether a task finds answers in contexts.
+    fn reads_contexts(&self) -> bool {
+        self.meta
+            .tasks
+            .iter()
+            .any(|task| task.head == HeadKind::Span)
+    }
+
     /// Tokenises a text; at words' borders, if a task is about words.
     ///
     /// # Errors
@@ -276,7 +285,7 @@ impl Predictor {
         }
     }
 
-    /// Tokenises a pair of texts as one input.
+    /// Tokenises a pair of texts as one input; a question and its context, if a task finds answers.
     ///
     /// # Errors
     /// If the model reads no texts or reads words, or the texts cannot be tokenised.
@@ -288,6 +297,9 @@ impl Predictor {
                 self.reads()
             )));
         };
+        if self.reads_contexts() {
+            return span::passage(tokenizer, first, second).map_err(wrong);
+        }
         if self.reads_words() {
             let message = "this model tells words apart in one text: it reads no pairs";
             return Err(wrong(message.to_owned()));
@@ -338,8 +350,8 @@ impl Predictor {
         let pass = Pass::forward(self.backbone.as_ref(), &batch, &Context::eval(), |_| {
             Ok::<(), model::Error>(())
         })?;
-        let rows = self.reads_words() || self.reads_frames() || self.reads_map();
-        let leaves = pass.leaves(rows)?;
+        let of_texts = self.reads_words() || self.reads_contexts();
+        let leaves = pass.leaves(of_texts || self.reads_frames() || self.reads_map())?;
         Ok((batch, leaves))
     }
 
@@ -454,14 +466,27 @@ impl Predictor {
         if tasks.is_empty() {
             return Ok(answers);
         }
+        let only_answers = tasks.iter().all(|t| t.head == HeadKind::Span);
+        if only_answers && inputs.iter().any(|input| input.passage().is_none()) {
+            let message =
+                "this model finds answers in contexts: expected a question and its context";
+            return Err(model::Error::Input(message.to_owned()).into());
+        }
         let (batch, leaves) = self.leaves(inputs)?;
         for task in tasks {
+            if let (HeadKind::Span, Some(rows)) = (task.head, &leaves.rows) {
+                self.find_answers(task, (&batch, rows), inputs, &mut answers)?;
+                continue;
+            }
             if let (HeadKind::Tags, Some(rows)) = (task.head, &leaves.rows) {
                 let words = Words::of(&batch, 0..inputs.len(), inputs.iter());
                 let outputs = self.outputs(&task.name, &words.vectors(rows)?)?;
                 let tags = words.spread(best(&outputs, &task.labels)?);
-                for (answer, tags) in answers.iter_mut().zip(tags) {
-                    answer.insert(task.name.clone(), Answer::Tags { tags });
+                for ((answer, tags), input) in answers.iter_mut().zip(tags).zip(inputs) {
+                    // The words of a question with its context are none.
+                    if input.passage().is_none() {
+                        answer.insert(task.name.clone(), Answer::Tags { tags });
+                    }
                 }
                 continue;
             }
@@ -499,7 +524,8 @@ impl Predictor {
                 HeadKind::Regression
                 | HeadKind::CausalLm
                 | HeadKind::Ctc
-                | HeadKind::Segmentation => outputs,
+                | HeadKind::Segmentation
+                | HeadKind::Span => outputs,
             };
             let width = scores
                 .size()

@@ -180,6 +180,7 @@ fn exported(dir: &Path, family: &str) -> Box<dyn Backbone> {
             head: HeadKind::CausalLm,
             labels: Vec::new(),
             classes: None,
+            max_answer_tokens: None,
         }],
     };
     let tensors = backbone.export().unwrap();

@@ -26,7 +26,7 @@ Examples:
   espalier predict --model model --file images.jsonl --masks masks -o json
 
 Input is one text per line, or JSON Lines with a field `text` (and `pair`, for models of pairs of
-texts); for a model of images, JSON Lines
+texts; or `question` and `context`, for models that find answers); for a model of images, JSON Lines
 with a field `image`, the path of a PNG or JPEG or a list of numbers; for one of sounds, a field
 `audio`, the path of a WAV or FLAC.";
 
@@ -233,7 +233,7 @@ async fn feed(input: impl AsyncBufRead + Unpin, mut to: ChildStdin, name: &str) 
         }
         let question = question(&line).map_err(|message| {
             Error::failure(format!("line {number} of {name} {message}"))
-                .hint("expected plain text, or JSON Lines with a field `text`, `image` or `audio`")
+                .hint("expected plain text, or JSON Lines with a field `text`, `question`, `image` or `audio`")
         })?;
         let mut message = question.to_string();
         message.push('\n');
@@ -247,8 +247,8 @@ async fn feed(input: impl AsyncBufRead + Unpin, mut to: ChildStdin, name: &str) 
     Ok(count)
 }
 
-/// What a line asks the worker: the field `text`, `image` or `audio` of a JSON object, else the line
-/// itself as text.
+/// What a line asks the worker: the field `text`, `question`, `image` or `audio` of a JSON object, else the
+/// line itself as text.
 fn question(line: &str) -> Result<Value, String> {
     let fields = match serde_json::from_str::<Value>(line) {
         Ok(Value::Object(fields)) => fields,
@@ -256,6 +256,16 @@ fn question(line: &str) -> Result<Value, String> {
         _ => return Ok(serde_json::json!({ "text": line })),
     };
     let known = ["text", "image", "audio"];
+    let is_question = !known.iter().any(|name| fields.contains_key(*name));
+    if let Some(question) = fields.get("question").filter(|_| is_question) {
+        return match (question, fields.get("context")) {
+            (Value::String(question), Some(Value::String(context))) => {
+                Ok(serde_json::json!({ "text": question, "pair": context }))
+            }
+            (Value::String(_), None) => Err("has a `question` without its `context`".to_owned()),
+            _ => Err("has a `question` or a `context` that is no string".to_owned()),
+        };
+    }
     let mut found = known
         .into_iter()
         .filter_map(|name| Some((name, fields.get(name)?)));
@@ -274,7 +284,9 @@ fn question(line: &str) -> Result<Value, String> {
             ("image", _) => Err("has an `image` that is no path and no list".to_owned()),
             (name, _) => Err(format!("has an `{name}` that is no path")),
         },
-        (None, _) => Err("is JSON without a field `text`, `image` or `audio`".to_owned()),
+        (None, _) => {
+            Err("is JSON without a field `text`, `question`, `image` or `audio`".to_owned())
+        }
     }
 }
 
@@ -384,6 +396,13 @@ fn short(prediction: &Value) -> String {
             labels.join(", ")
         };
     }
+    if let (Some(answer), Some(score)) = (
+        prediction.get("answer"),
+        prediction.get("score").and_then(Value::as_f64),
+    ) {
+        let answer = answer.as_str().unwrap_or("no answer");
+        return format!("{answer} {score:.2}");
+    }
     let told = prediction.get("completion").or(prediction.get("text"));
     if let Some(completion) = told.and_then(Value::as_str) {
         let mut shown: String = completion.chars().take(SHOWN).collect();
@@ -432,8 +451,14 @@ mod tests {
         for path in [r#"{"image":"a.png"}"#, r#"{"audio":"a.wav"}"#, pair] {
             assert_eq!(question(path).map(|q| q.to_string()), Ok(path.to_owned()));
         }
+        assert_eq!(
+            question(r#"{"question": "who?", "context": "me", "id": "7"}"#),
+            Ok(json!({"text": "who?", "pair": "me"}))
+        );
         for bad in [
             r#"{"txt": "x"}"#,
+            r#"{"question": "x"}"#,
+            r#"{"question": "x", "context": 3}"#,
             r#"{"text": 3}"#,
             r#"{"image": 3}"#,
             r#"{"audio": [1]}"#,
@@ -461,6 +486,10 @@ mod tests {
         assert_eq!(short(&json!({"value": 3.25})), "3.2500");
         let shares = json!({"shares": {"a": 0.1, "b": 0.25, "c": 0.0, "d": 0.05, "e": 0.6}});
         assert_eq!(short(&shares), "e 0.60, b 0.25, a 0.10");
+        let found = json!({"answer": "a fox", "score": 0.931, "start": 4, "end": 9});
+        assert_eq!(short(&found), "a fox 0.93");
+        let none = json!({"answer": null, "score": 0.5, "start": null, "end": null});
+        assert_eq!(short(&none), "no answer 0.50");
         let text = json!({"completion": "one\ntwo", "tokens": 7, "stop": "length"});
         assert_eq!(short(&text), "one⏎two");
         assert_eq!(short(&json!({"text": "good morning"})), "good morning");

@@ -33,7 +33,8 @@ fn full() -> Value {
             { "name": "kind", "head": "label_embedding", "data": { "train": "f.csv" },
               "zero_shot": { "descriptions": { "a": "first", "c": "third" }, "templates": ["a {}"], "unseen": ["c"], "calibration": 0.1 } },
             { "name": "sort", "head": "label_embedding", "data": { "train": "f.csv" }, "zero_shot": { "descriptions": "g.csv" } },
-            { "name": "scene", "head": "segmentation", "data": { "train": "h.csv", "labels": ["a", "b"] }, "segmentation": { "ignore_index": 0 } }],
+            { "name": "scene", "head": "segmentation", "data": { "train": "h.csv", "labels": ["a", "b"] }, "segmentation": { "ignore_index": 0 } },
+            { "name": "answer", "head": "span", "data": { "train": "h.jsonl" }, "span": { "max_answer_tokens": 20 } }],
         "sampler": { "capped": { "cap": 1000, "temperature": 2.0 } },
         "training": {
             "steps": 100, "epochs": 1.5, "batch_size": 16, "accumulation": 2, "clip_norm": 0.5,

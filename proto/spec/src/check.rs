@@ -6,7 +6,7 @@
 //! `language` what predicting the next token demands, `tuning` what is trained of the backbone,
 //! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with
 //! shared inputs must have in common, `zero_shot` how classes are described, `ctc` what reading texts out of
-//! sounds demands, `segmentation` what masks demand.
+//! sounds demands, `segmentation` what masks demand, `span` how answers are found.
 
 mod adaptation;
 mod balancer;
@@ -17,6 +17,7 @@ mod job;
 mod language;
 mod nearest;
 mod segmentation;
+mod span;
 mod task;
 mod training;
 mod tuning;

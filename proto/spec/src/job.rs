@@ -13,6 +13,7 @@ pub use crate::join::Join;
 pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
 pub use crate::resources::{Device, Resources};
 pub use crate::segmentation::SegmentationSpec;
+pub use crate::span::SpanSpec;
 pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
 pub use crate::tuning::{
     AdapterKind, AdapterSpec, GradualSpec, LoraSpec, PrefixSpec, PromptInit, PromptSpec,
@@ -96,7 +97,7 @@ pub struct BackboneSpec {
     pub dropout: Option<f64>,
     /// Where the whole backbone is frozen (`tuning: heads`), compute the features of every sample once,
     /// before the first step, if the run sees about all of them; later epochs and evaluations then run
-    /// the heads alone (not with the heads `tags` and `segmentation`). Where its lowest blocks are (`last_blocks`), compute
+    /// the heads alone (not with heads that read more than pooled features). Where its lowest blocks are (`last_blocks`), compute
     /// what these make of every sample once. Not with `augment`.
     #[serde(default = "yes")]
     pub cache_features: bool,
@@ -164,10 +165,13 @@ pub struct TaskSpec {
     /// What the classes are; for the head `label_embedding`, which needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_shot: Option<ZeroShotSpec>,
+    /// How answers are searched; for the head `span`. Default: answers of at most 30 tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<SpanSpec>,
     /// Metric that selects the best checkpoint; default: accuracy for `single_label` and
     /// `label_embedding`, macro F1 for `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic
     /// kappa for `ordinal`, perplexity for `causal_lm`, character error rate for `ctc`, mean IoU for
-    /// `segmentation`.
+    /// `segmentation`, F1 of answers for `span`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
     /// Unlabelled samples of another domain that the task learns from as well. Default: none.
@@ -219,6 +223,10 @@ pub enum HeadKind {
     /// cross-entropy per pixel: Long et al. 2015, arXiv 1411.4038, without its skips). Needs
     /// `data.labels`, the class of each value of a mask, and a backbone of images.
     Segmentation,
+    /// Where the answer to a question begins and ends in a context, or that there is none (softmax and
+    /// cross-entropy over the context's tokens and the first one, for begin and end; Devlin et al. 2019,
+    /// arXiv 1810.04805, section 4.2). The input is the question, the pair its context.
+    Span,
 }
 
 /// Where a task's samples are: paths or glob-free lists of files.
@@ -253,8 +261,8 @@ pub struct DataSpec {
     /// How texts become samples; `causal_lm` only.
     #[serde(default)]
     pub join: Join,
-    /// What happens when an image, a sound or a mask cannot be decoded, or a label of the head `ctc` does
-    /// not fit into it.
+    /// What happens when an image, a sound or a mask cannot be decoded, a label of the head `ctc` does not
+    /// fit into it, or an answer does not stand where it should.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
     /// What happens when a row has no label: its cell is null, empty or not a number (NaN).
@@ -292,15 +300,16 @@ impl Files {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Columns {
-    /// Column of the input; default `text` (`tokens` for the head `tags`), `image` or `audio`, by what
-    /// the backbone takes.
+    /// Column of the input; default `text` (`tokens` for the head `tags`, `question` for `span`), `image` or
+    /// `audio`, by what the backbone takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
     /// Column of a second text, for tasks on pairs of texts: both are tokenised as one input, with the
-    /// model's separator between them.
+    /// model's separator between them. Default none (`context` for the head `span`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<String>,
-    /// Column of the label; default `label` (`tags` for the head `tags`, `mask` for `segmentation`).
+    /// Column of the label; default `label` (`tags` for the head `tags`, `mask` for `segmentation`, `answers`
+    /// for `span`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
@@ -323,7 +332,7 @@ pub enum Metric {
     Spearman,
     /// F1 of spans: found where type, first and last word are right (`tags`).
     SpanF1,
-    /// Share of samples with every word's tag right (`tags`).
+    /// Share of samples with every word's tag right (`tags`), or with a right answer (`span`).
     Exact,
     /// Mean distance from the right class, in classes; lower is better (`ordinal`).
     Mae,
@@ -349,6 +358,9 @@ pub enum Metric {
     /// Intersection over union of a class's pixels, there and found, in the mean over the classes that
     /// are there or found (`segmentation`).
     MeanIou,
+    /// F1 of an answer's words against the nearest right answer, mean over samples (`span`; Rajpurkar et al.
+    /// 2016, arXiv 1606.05250, section 6.1).
+    F1,
 }
 
 impl Metric {
@@ -382,6 +394,7 @@ impl Metric {
             Metric::Cer => "cer",
             Metric::Wer => "wer",
             Metric::MeanIou => "mean_iou",
+            Metric::F1 => "f1",
         }
     }
 }
@@ -401,6 +414,7 @@ impl HeadKind {
             HeadKind::Ctc => "ctc",
             HeadKind::Entailment => "entailment",
             HeadKind::Segmentation => "segmentation",
+            HeadKind::Span => "span",
         }
     }
 
@@ -418,13 +432,14 @@ impl HeadKind {
             HeadKind::CausalLm => Metric::Perplexity,
             HeadKind::Ctc => Metric::Cer,
             HeadKind::Segmentation => Metric::MeanIou,
+            HeadKind::Span => Metric::F1,
         }
     }
 
     /// Whether it reads the vectors of tokens, not pooled features.
     #[must_use]
     pub fn reads_tokens(self) -> bool {
-        matches!(self, HeadKind::Tags | HeadKind::CausalLm)
+        matches!(self, HeadKind::Tags | HeadKind::CausalLm | HeadKind::Span)
     }
 
     /// Whether it reads what the backbone gives place by place, not pooled features.

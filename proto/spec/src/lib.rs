@@ -21,6 +21,7 @@ pub mod plan;
 pub mod report;
 mod resources;
 pub mod segmentation;
+pub mod span;
 mod training;
 mod tuning;
 pub mod zero_shot;

@@ -4,7 +4,7 @@ use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, SpanSpec,
     TaskAdapterSpec, TaskSpec, ZeroShotSpec,
 };
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 17] = [
+const METRICS: [Metric; 18] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -30,6 +30,7 @@ const METRICS: [Metric; 17] = [
     Metric::Cer,
     Metric::Wer,
     Metric::MeanIou,
+    Metric::F1,
 ];
 
 /// The metric of this name.
@@ -62,6 +63,7 @@ impl Wire for TaskSpec {
             HeadKind::Ctc => Head::Ctc,
             HeadKind::Entailment => Head::Entailment,
             HeadKind::Segmentation => Head::Segmentation,
+            HeadKind::Span => Head::Span,
         };
         v1::Task {
             name: self.name.clone(),
@@ -71,6 +73,9 @@ impl Wire for TaskSpec {
             weight: Some(self.weight),
             loss: Some(self.loss.to_wire()),
             zero_shot: self.zero_shot.as_ref().map(Wire::to_wire),
+            span: self.span.map(|span| v1::Span {
+                max_answer_tokens: Some(span.max_answer_tokens),
+            }),
             metric: self
                 .metric
                 .map(|metric| metric.as_str().to_owned())
@@ -86,7 +91,7 @@ impl Wire for TaskSpec {
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
         const HEADS: &str = "single_label, multi_label, regression, tags, ordinal, label_embedding, \
-                             entailment, causal_lm, ctc or segmentation";
+                             entailment, causal_lm, span, ctc or segmentation";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
@@ -98,6 +103,7 @@ impl Wire for TaskSpec {
             Head::Ctc => HeadKind::Ctc,
             Head::Entailment => HeadKind::Entailment,
             Head::Segmentation => HeadKind::Segmentation,
+            Head::Span => HeadKind::Span,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -131,6 +137,11 @@ impl Wire for TaskSpec {
             zero_shot: m
                 .zero_shot
                 .map(|m| ZeroShotSpec::read(m, bad, &at(path, "zero_shot"))),
+            span: m.span.map(|span| SpanSpec {
+                max_answer_tokens: span
+                    .max_answer_tokens
+                    .unwrap_or(SpanSpec::default().max_answer_tokens),
+            }),
             metric,
             adaptation,
             adapter: m.adapter.map(|m| TaskAdapterSpec {

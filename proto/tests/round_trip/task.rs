@@ -4,8 +4,8 @@ use super::{files, number, word};
 use espalier_spec::adaptation;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, TargetSpec,
-    TaskAdapterSpec, TaskSpec, ZeroShotSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, SpanSpec,
+    TargetSpec, TaskAdapterSpec, TaskSpec, ZeroShotSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -44,6 +44,7 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::Cer,
         Metric::Wer,
         Metric::MeanIou,
+        Metric::F1,
     ])
 }
 
@@ -123,14 +124,15 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::Ctc,
         HeadKind::Entailment,
         HeadKind::Segmentation,
+        HeadKind::Span,
     ]);
     let more = (
         (loss(), option::of(adaptation())),
         option::of(metric()),
-        option::of(zero_shot()),
+        (option::of(zero_shot()), option::of(any::<u32>())),
     );
     (word(), head, data, number(), more).prop_map(
-        |(name, head, data, weight, ((loss, adaptation), metric, zero_shot))| TaskSpec {
+        |(name, head, data, weight, ((loss, adaptation), metric, (zero_shot, most)))| TaskSpec {
             name,
             head,
             data,
@@ -138,6 +140,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
             weight,
             loss,
             zero_shot,
+            span: most.map(|max_answer_tokens| SpanSpec { max_answer_tokens }),
             metric,
             adaptation,
             adapter: (weight < 0.5).then_some(TaskAdapterSpec { size: 9 }),

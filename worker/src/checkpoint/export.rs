@@ -4,7 +4,8 @@
 //! export/
 //!   config.json model.safetensors tokenizer.json ...   the backbone: AutoModel loads it
 //!   espalier.json heads.safetensors                    tasks, labels, heads: `espalier predict`
-//!   tasks/<task>/                                      AutoModelForSequenceClassification loads it
+//!   tasks/<task>/                                      AutoModelForSequenceClassification loads it (or
+//!                                                      …TokenClassification, …QuestionAnswering)
 //!   adapter/                                           low-rank updates alone: PEFT loads it
 //!   adapters.json adapters.safetensors                 bottleneck adapters, which only espalier loads
 //!   model.pt                                           of a TorchScript backbone: torch.jit.load
@@ -84,6 +85,9 @@ pub struct ExportedTask {
     /// What the classes are, where the head knows them by that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<ExportedClasses>,
+    /// Longest answer in tokens, where the head finds answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_answer_tokens: Option<u32>,
 }
 
 /// Classes that are known by what they are. Their head is `heads.<task>.scale` `[1]`, the logarithm of
@@ -248,7 +252,7 @@ impl Language {
 }
 
 /// A directory that `AutoModelForSequenceClassification` (`AutoModelForTokenClassification`, where words
-/// have tags) loads.
+/// have tags; `AutoModelForQuestionAnswering`, where answers are found) loads.
 fn write_task(
     dir: &Path,
     (export, meta): (&Path, &Export),
@@ -270,8 +274,12 @@ fn write_task(
     for part in ["weight", "bias"] {
         let wanted = format!("heads.{}.{part}", task.name);
         if let Some((_, tensor)) = heads.iter().find(|(name, _)| *name == wanted) {
-            own.push((format!("classifier.{part}"), tensor.shallow_clone()));
-            index.insert(format!("classifier.{part}"), json!("head.safetensors"));
+            let name = match task.head {
+                HeadKind::Span => format!("qa_outputs.{part}"),
+                _ => format!("classifier.{part}"),
+            };
+            own.push((name.clone(), tensor.shallow_clone()));
+            index.insert(name, json!("head.safetensors"));
         }
     }
     let head_path = dir.join("head.safetensors");
@@ -309,14 +317,22 @@ fn write_task(
         | HeadKind::CausalLm
         | HeadKind::Ctc
         | HeadKind::Entailment
-        | HeadKind::Segmentation => None,
+        | HeadKind::Segmentation
+        | HeadKind::Span => None,
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));
     if let Some(problem) = problem {
         config.insert("problem_type".into(), json!(problem));
     }
-    if task.head == HeadKind::Tags {
+    if task.head == HeadKind::Span {
+        // Its outputs are two as long as the file names no classes.
+        for name in ["id2label", "label2id", "num_labels"] {
+            config.remove(name);
+        }
+        let stock = json!(["BertForQuestionAnswering"]);
+        config.insert("architectures".into(), stock);
+    } else if task.head == HeadKind::Tags {
         let stock = json!(["BertForTokenClassification"]);
         config.insert("architectures".into(), stock);
     } else if meta.pooling == Pooling::Pooler {

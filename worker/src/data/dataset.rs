@@ -1,5 +1,6 @@
 //! A task's data: its splits, label set and mean cost.
 
+mod answers;
 mod begun;
 mod classes;
 mod left_out;
@@ -136,6 +137,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
     let data = &task.data;
     let (input, label) = match (modality, task.head) {
         (Modality::Text(_), HeadKind::Tags) => ("tokens", "tags"),
+        (Modality::Text(_), HeadKind::Span) => ("question", "answers"),
         (Modality::Text(_), _) => ("text", "label"),
         (Modality::Media(reader), HeadKind::Segmentation) => (reader.default_column(), "mask"),
         (Modality::Media(reader), _) => (reader.default_column(), "label"),
@@ -143,7 +145,10 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
     let input = data.columns.input.as_deref().unwrap_or(input);
     let wanted = Wanted {
         input,
-        pair: data.columns.pair.as_deref(),
+        pair: match (&data.columns.pair, task.head) {
+            (None, HeadKind::Span) => Some("context"),
+            (pair, _) => pair.as_deref(),
+        },
         label: match task.head {
             // What is learned is in the text itself.
             HeadKind::CausalLm => input,
@@ -220,7 +225,10 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
 }
 
 fn given_labels(task: &TaskSpec, label: &str) -> Result<Option<LabelSet>, Error> {
-    if matches!(task.head, HeadKind::Regression | HeadKind::CausalLm) {
+    if matches!(
+        task.head,
+        HeadKind::Regression | HeadKind::CausalLm | HeadKind::Span
+    ) {
         return Ok(None);
     }
     if let Some(names) = &task.data.labels {
@@ -344,11 +352,24 @@ impl SplitReader<'_> {
         wanted.then(|| MaskReader::new(reader.clone(), classes, ignore))
     }
 
+    /// The answers of a row; none for heads that want no answers.
+    fn answers(&self, row: &Row) -> Result<Option<answers::Answers>, Error> {
+        let (HeadKind::Span, Some(context)) = (self.task.head, &row.pair) else {
+            return Ok(None);
+        };
+        let found = answers::read(&row.label, self.wanted.label, context);
+        found.map(Some).map_err(|problem| row.place.error(problem))
+    }
+
     fn read(self, paths: &[String]) -> Result<(Split, LabelSet), Error> {
         let mut inputs = match self.modality {
             Modality::Text(tokenizer) => {
                 let words = self.task.head == HeadKind::Tags;
-                Inputs::Text(Texts::new(tokenizer.clone(), words))
+                let texts = Texts::new(tokenizer.clone(), words);
+                Inputs::Text(match self.task.head {
+                    HeadKind::Span => texts.searched(),
+                    _ => texts,
+                })
             }
             Modality::Media(reader) => Inputs::Image(Images::new(reader.clone())),
         };
@@ -422,6 +443,18 @@ impl SplitReader<'_> {
                     }
                     _ => None,
                 };
+                let answers = match missing {
+                    true => Ok(None),
+                    false => self.answers(&row),
+                };
+                let answers = match answers {
+                    Ok(answers) => answers,
+                    Err(error) => {
+                        left_out.skip(error)?;
+                        origins.push(next(count));
+                        return Ok(true);
+                    }
+                };
                 let pushed = match &mut inputs {
                     Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place),
                     Inputs::Image(images) => images.push(row.input, self.wanted.input, &row.place),
@@ -437,10 +470,14 @@ impl SplitReader<'_> {
                     let column = self.wanted.pair.unwrap_or_default();
                     texts.push_second(second, column, &row.place)?;
                 }
-                match (missing, mask) {
-                    (true, _) => labels.push_missing(),
-                    (false, Some(mask)) => labels.push_mask(mask),
-                    (false, None) => labels.push(row.label, &row.place)?,
+                if let (Inputs::Text(texts), HeadKind::Span) = (&mut inputs, self.task.head) {
+                    texts.push_answer(answers.as_ref().and_then(|answers| answers.first));
+                }
+                match (mask, answers) {
+                    _ if missing => labels.push_missing(),
+                    (Some(mask), _) => labels.push_mask(mask),
+                    (None, Some(answers)) => labels.push_answers(answers.texts),
+                    (None, None) => labels.push(row.label, &row.place)?,
                 }
                 if let (Inputs::Text(texts), Some(found)) = (&inputs, labels.last_tags())
                     && !missing

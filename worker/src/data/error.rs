@@ -371,7 +371,8 @@ pub enum Problem {
         /// What the system said, and what the column may hold.
         message: String,
     },
-    /// An image or a sound that can't be decoded, or that a label doesn't fit into.
+    /// An image or a sound that can't be decoded, or that a label doesn't fit into; an answer that is not
+    /// where it should be.
     #[error(
         "column `{column}`: {message}; replace it, remove the row, or set data.on_bad_sample to skip"
     )]
@@ -434,7 +435,7 @@ pub enum Problem {
 
 impl Problem {
     /// Whether this is a sample that `data.on_bad_sample` may leave out: an image or a sound that
-    /// can't be read or decoded.
+    /// can't be read or decoded, or a wrong answer.
     pub(crate) fn is_bad_sample(&self) -> bool {
         matches!(
             self,

@@ -1,7 +1,7 @@
 //! Inputs of a split, stored compactly, and their tokens, made once when first wanted.
 
 use super::media::Images;
-use super::{Cell, Error, Features, Place, Problem, Stream, Tokenizer};
+use super::{Cell, Error, Features, Passage, Place, Problem, Stream, Tokenizer};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -27,6 +27,13 @@ pub enum Input {
         ids: Arc<[u32]>,
         /// Place in `ids` of the second text's first token.
         second: u32,
+    },
+    /// A question with the context that its answer is searched in.
+    Passage {
+        /// Token ids, those of the pair of both.
+        ids: Arc<[u32]>,
+        /// Where an answer may stand.
+        passage: Arc<Passage>,
     },
     /// A window of a stream of tokens, and the token behind it.
     Window {
@@ -94,6 +101,7 @@ impl Input {
             Input::Tokens(ids)
             | Input::Words { ids, .. }
             | Input::Pair { ids, .. }
+            | Input::Passage { ids, .. }
             | Input::Window { ids, .. } => Some(ids),
             Input::Numbers(_) => None,
             Input::Begun { input, .. } => input.ids(),
@@ -116,15 +124,27 @@ impl Input {
     pub fn second(&self) -> Option<u32> {
         match self.read() {
             Input::Pair { second, .. } => Some(*second),
+            Input::Passage { passage, .. } => passage.second,
             _ => None,
         }
     }
 
-    /// The first token of every word; empty for what did not come as words.
+    /// Where an answer may stand; none for what is no question with a context.
+    #[must_use]
+    pub fn passage(&self) -> Option<&Passage> {
+        match self.read() {
+            Input::Passage { passage, .. } => Some(passage),
+            _ => None,
+        }
+    }
+
+    /// The first token of every word; of a question with a context, the tokens between which the answer is
+    /// searched; empty for what is neither.
     #[must_use]
     pub fn first(&self) -> &[u32] {
         match self.read() {
             Input::Words { first, .. } => first,
+            Input::Passage { passage, .. } => &passage.tokens,
             _ => &[],
         }
     }
@@ -173,9 +193,12 @@ pub struct Texts {
     /// The second texts of pairs, one after another; empty if there are none.
     second: String,
     second_ends: Vec<usize>,
+    /// Where second texts are searched for answers: the characters of each one's first answer.
+    answers: Option<Vec<Option<[u32; 2]>>>,
     tokenizer: Arc<Tokenizer>,
     tokens: Vec<OnceLock<Input>>,
     cut: AtomicU64,
+    lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -193,10 +216,18 @@ impl Texts {
             words: words.then(Words::default),
             second: String::new(),
             second_ends: Vec::new(),
+            answers: None,
             tokenizer,
             tokens: Vec::new(),
             cut: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
         }
+    }
+
+    /// The same for questions and contexts that are searched for their answers.
+    pub(super) fn searched(self) -> Self {
+        let answers = Some(Vec::new());
+        Self { answers, ..self }
     }
 
     pub(super) fn push(&mut self, cell: Cell, column: &str, place: &Place) -> Result<(), Error> {
@@ -251,6 +282,11 @@ impl Texts {
         Ok(())
     }
 
+    /// Says at which characters of its second text the answer to learn of the last pair stands.
+    pub(super) fn push_answer(&mut self, characters: Option<[u32; 2]>) {
+        self.answers.get_or_insert_default().push(characters);
+    }
+
     /// Words of text `index`, as they came; none if texts did not come as words.
     #[must_use]
     pub fn words(&self, index: usize) -> Option<Vec<&str>> {
@@ -297,12 +333,23 @@ impl Texts {
         if let Some(input) = self.tokens.get(index).and_then(OnceLock::get) {
             return Ok(input.clone());
         }
+        let answers = self.answers.as_ref();
+        let answer = answers.map(|all| all.get(index).copied().flatten());
         let encoded = match (self.words(index), self.second(index)) {
             (Some(words), _) => self.tokenizer.encode_words(&words)?,
-            (None, Some(second)) => self.tokenizer.encode_pair(self.text(index), second)?,
+            (None, Some(second)) => match answer {
+                Some(answer) => {
+                    let question = self.text(index);
+                    self.tokenizer.encode_passage(question, second, answer)?
+                }
+                None => self.tokenizer.encode_pair(self.text(index), second)?,
+            },
             (None, None) => self.tokenizer.encode(self.text(index))?,
         };
         let cut = encoded.cut;
+        let has_answer = answer.flatten().is_some();
+        let passage = encoded.passage.as_ref();
+        let lost = has_answer && passage.is_some_and(|passage| passage.target == [0, 0]);
         let mut is_first = false;
         let input = match self.tokens.get(index) {
             Some(slot) => slot
@@ -315,6 +362,9 @@ impl Texts {
         };
         if is_first && cut {
             self.cut.fetch_add(1, Ordering::Relaxed);
+        }
+        if is_first && lost {
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(input)
     }
@@ -331,6 +381,13 @@ impl Texts {
     #[must_use]
     pub fn cut(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
+    }
+
+    /// How many answers of the samples tokenised so far are beyond the token limit: they are learned as if
+    /// there were none.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 }
 

@@ -169,6 +169,8 @@ pub enum Labels {
     Next(usize),
     /// A class for every pixel of a sample.
     Masks(Masks),
+    /// The right answers of each sample, in words: none where there is none.
+    Answers(Vec<Arc<[String]>>),
 }
 
 impl Labels {
@@ -182,6 +184,7 @@ impl Labels {
             Labels::Tags { ends, .. } | Labels::Text { ends, .. } => ends.len(),
             Labels::Unlabelled(count) | Labels::Next(count) => *count,
             Labels::Masks(masks) => masks.len(),
+            Labels::Answers(answers) => answers.len(),
         }
     }
 
@@ -218,7 +221,11 @@ impl Labels {
                     .get(start as usize..end as usize)
                     .unwrap_or_default()
             }
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Masks(_) => &[],
+            Labels::Numbers(_)
+            | Labels::Unlabelled(_)
+            | Labels::Next(_)
+            | Labels::Masks(_)
+            | Labels::Answers(_) => &[],
         }
     }
 
@@ -243,8 +250,10 @@ impl Labels {
             | Labels::Text {
                 characters: all, ..
             } => all.as_slice(),
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) => &[],
             Labels::Masks(masks) => return masks.counts(classes),
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Answers(_) => {
+                &[]
+            }
         };
         for class in all {
             if let Some(count) = counts.get_mut(*class as usize) {
@@ -303,6 +312,10 @@ impl Labels {
             }
             Labels::Masks(masks) => masks.values(classes, which),
             Labels::Unlabelled(_) => Values::Numbers(Vec::new()),
+            Labels::Answers(all) => {
+                let which = which.into_iter();
+                Values::Answers(which.filter_map(|i| all.get(i).cloned()).collect())
+            }
             Labels::Next(_) => Values::Next {
                 ends: Vec::new(),
                 values: Vec::new(),

@@ -1,12 +1,13 @@
 //! Text to token ids, after the `tokenizer.json` of a Hugging Face directory.
 
-use super::{Error, Input, NO_TOKEN, Problem};
+use super::{Error, Input, NO_TOKEN, Passage, Problem};
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokenizers::{
-    EncodeInput, InputSequence, TruncationDirection, TruncationParams, TruncationStrategy,
+    EncodeInput, Encoding, InputSequence, TruncationDirection, TruncationParams, TruncationStrategy,
 };
 
 /// A backbone's tokenizer with the job's token limit. Threads may share it.
@@ -30,6 +31,8 @@ pub struct Encoded {
     pub first: Option<Vec<u32>>,
     /// Of a pair: the place of the second text's first token, where the model tells them apart.
     pub second: Option<u32>,
+    /// Of a question with its context: where answers may stand.
+    pub passage: Option<Passage>,
     /// Whether the text was longer than the limit and was cut.
     pub cut: bool,
 }
@@ -37,6 +40,10 @@ pub struct Encoded {
 impl From<Encoded> for Input {
     fn from(encoded: Encoded) -> Self {
         let ids = encoded.ids.into();
+        if let Some(passage) = encoded.passage {
+            let passage = Arc::new(passage);
+            return Input::Passage { ids, passage };
+        }
         match (encoded.first, encoded.second) {
             (Some(first), _) => Input::Words {
                 ids,
@@ -148,17 +155,50 @@ impl Tokenizer {
             .map_err(|error| Problem::Tokenise {
                 message: error.to_string(),
             })?;
-        if encoding.is_empty() {
-            return Err(Problem::NoTokens);
+        encoded(&encoding)
+    }
+
+    /// Token ids of a question and its context, as those of any pair, with the context's characters. The
+    /// answer to learn stands at characters `answer` of the context; what is cut off becomes none.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_passage(
+        &self,
+        question: &str,
+        context: &str,
+        answer: Option<[u32; 2]>,
+    ) -> Result<Encoded, Problem> {
+        let encoding = self
+            .inner
+            .encode_char_offsets((question, context), true)
+            .map_err(|error| Problem::Tokenise {
+                message: error.to_string(),
+            })?;
+        let mut encoded = encoded(&encoding)?;
+        let (mut tokens, mut characters) = (vec![0], vec![[0, 0]]);
+        let places = (0..)
+            .zip(encoding.get_sequence_ids())
+            .zip(encoding.get_offsets());
+        for ((token, sequence), &(start, end)) in places {
+            if sequence == Some(1) {
+                let number = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+                tokens.push(token);
+                characters.push([number(start), number(end)]);
+            }
         }
-        let mut types = (0..).zip(encoding.get_type_ids());
-        let second = types.find(|(_, kind)| **kind == 1);
-        Ok(Encoded {
-            ids: encoding.get_ids().to_vec(),
-            first: None,
-            second: second.map(|(place, _)| place),
-            cut: !encoding.get_overflowing().is_empty(),
-        })
+        let mut passage = Passage {
+            tokens,
+            characters,
+            second: encoded.second,
+            target: [0, 0],
+            context: None,
+        };
+        passage.target = answer
+            .and_then(|answer| passage.places(answer))
+            .unwrap_or_default();
+        encoded.passage = Some(passage);
+        Ok(encoded)
     }
 
     /// All token ids of a text without special tokens, whatever the limit; none for an empty one.
@@ -216,6 +256,7 @@ impl Tokenizer {
             ids: encoding.get_ids().to_vec(),
             first: Some(first),
             second: None,
+            passage: None,
             cut: !encoding.get_overflowing().is_empty(),
         })
     }
@@ -248,6 +289,22 @@ impl Tokenizer {
     pub fn file(&self) -> &Path {
         &self.file
     }
+}
+
+/// What a tokenizer made of a text or two.
+fn encoded(encoding: &Encoding) -> Result<Encoded, Problem> {
+    if encoding.is_empty() {
+        return Err(Problem::NoTokens);
+    }
+    let mut types = (0..).zip(encoding.get_type_ids());
+    let second = types.find(|(_, kind)| **kind == 1);
+    Ok(Encoded {
+        ids: encoding.get_ids().to_vec(),
+        first: None,
+        second: second.map(|(place, _)| place),
+        passage: None,
+        cut: !encoding.get_overflowing().is_empty(),
+    })
 }
 
 impl fmt::Debug for Tokenizer {

@@ -215,17 +215,26 @@ fn splits_of<'a>(
     spec: &'a TaskSpec,
 ) -> [(Option<&'a Split>, Option<Identity<'a>>); 3] {
     let data = &spec.data;
-    let columns = [&data.columns.input, &data.columns.pair].map(Option::as_deref);
+    let finds_answers = spec.head == HeadKind::Span;
+    // What is left out is another column there.
+    let named = |given: &'a Option<String>, default: &'static str| {
+        given.as_deref().or(finds_answers.then_some(default))
+    };
+    let columns = [
+        named(&data.columns.input, "question"),
+        named(&data.columns.pair, "context"),
+    ];
     // Where labels decide which rows there are, they are a task's own.
     let own = |is_own: bool| is_own.then_some(spec.name.as_str());
     // A text may be too long for its frames.
     let fits = task.head != HeadKind::Ctc || data.on_bad_sample == OnBadSample::Fail;
     let drops = data.on_missing_label == OnMissingLabel::Skip || !fits;
     let thinned = data.samples_per_class.is_some();
+    let wrong = finds_answers && data.on_bad_sample == OnBadSample::Skip;
     let of = |files, most, own| (files, columns, most, data.on_bad_sample, own);
-    let kept = own(thinned || (drops && spec.input_group.is_none()));
+    let kept = own(wrong || thinned || (drops && spec.input_group.is_none()));
     let train = of(&data.train, data.max_train_samples, kept);
-    let rest = |files: Option<&'a Files>| files.map(|files| of(files, None, own(drops)));
+    let rest = |files: Option<&'a Files>| files.map(|files| of(files, None, own(wrong || drops)));
     [
         (Some(&task.train), Some(train)),
         (task.validation.as_ref(), rest(data.validation.as_ref())),

@@ -246,6 +246,9 @@ impl Trainer {
         if head.level() == Level::Place {
             return self.judge_maps(index, (split, batch), &leaves, verdicts);
         }
+        if head.kind() == HeadKind::Span {
+            return self.judge_spans((index, split), batch, (packed, &leaves), verdicts);
+        }
         let words = match (head.level(), &leaves.rows) {
             (Level::Word, Some(rows)) => {
                 let inputs = inputs.iter().copied();
@@ -300,8 +303,12 @@ impl Trainer {
                     let own = part(ends, values, place).iter();
                     own.flat_map(|character| character.to_le_bytes()).collect()
                 }
-                // A head decides on words one by one; masks are judged by themselves.
-                Values::Tags { .. } | Values::Next { .. } | Values::Masks { .. } => Vec::new(),
+                // A head decides on words one by one; masks and answers are judged by themselves.
+                Values::Tags { .. }
+                | Values::Masks { .. }
+                | Values::Next { .. }
+                | Values::Spans { .. }
+                | Values::Answers(_) => Vec::new(),
                 Values::Single { values, .. } | Values::Ordered { values, .. } => {
                     values[place].to_le_bytes().to_vec()
                 }
@@ -406,7 +413,16 @@ fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
             }
         }
         // They are scored by themselves.
-        Values::Next { .. } | Values::Masks { .. } => truth.clone(),
+        Values::Next { .. } | Values::Masks { .. } | Values::Spans { .. } => truth.clone(),
+        Values::Answers(_) => {
+            let text = |verdict: &Verdict| -> Arc<[String]> {
+                match verdict.decision.as_slice() {
+                    [] => Arc::default(),
+                    bytes => Arc::from([String::from_utf8_lossy(bytes).into_owned()]),
+                }
+            };
+            Values::Answers(verdicts.iter().map(text).collect())
+        }
         Values::Numbers(_) => Values::Numbers(
             verdicts
                 .iter()

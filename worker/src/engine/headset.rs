@@ -444,6 +444,9 @@ impl HeadSet {
         let sample = |place: &usize| seen.samples[*place].at.sample as usize;
         let targets = targets(data, places.iter().map(sample));
         let head = self.heads[task].as_ref();
+        if let (HeadKind::Span, Some(rows)) = (head.kind(), &dropped.rows) {
+            return self.trained_spans((data, task), rows, seen, places);
+        }
         if let (Level::Word, Some(rows)) = (head.level(), &dropped.rows) {
             let inputs = places.iter().map(|place| &seen.samples[*place].input);
             let words = Words::of(&seen.micro.batch, places.iter().copied(), inputs);

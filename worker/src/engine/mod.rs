@@ -35,6 +35,7 @@ mod rows;
 mod run;
 mod schedule;
 mod sources;
+mod spans;
 mod step;
 mod table;
 mod thaw;

@@ -8,7 +8,7 @@ use crate::checkpoint::{
 };
 use crate::model::{Block, adapters_of, prefix, prompt};
 use espalier_comm::CommunicatorExt;
-use espalier_spec::job::Tuning;
+use espalier_spec::job::{HeadKind, Tuning};
 use espalier_spec::{JobId, Step};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -248,6 +248,8 @@ impl Trainer {
                         texts: classes.texts.clone(),
                         seen: classes.seen.clone(),
                     }),
+                max_answer_tokens: (task.head == HeadKind::Span)
+                    .then(|| task.span.unwrap_or_default().max_answer_tokens),
             };
             let meta = Export {
                 format: 1,

@@ -312,6 +312,16 @@ impl Run<'_> {
             self.metrics.evaluation(&evaluation);
             (self.tell)(Content::Evaluation(evaluation));
         }
+        for task in self.trainer.tasks().iter() {
+            let lost = task.splits().map(|split| split.lost()).sum::<u64>();
+            if lost > 0 && self.context.rank == Rank(0) {
+                tracing::warn!(
+                    task = task.name,
+                    lost,
+                    "answers lie beyond backbone.max_tokens and were learned as if there were none"
+                );
+            }
+        }
         let target = self.context.spec.output.as_ref().map(PathBuf::from);
         let target = target.unwrap_or_else(|| self.context.dir.join("export"));
         self.trainer.export(&target, step)?;

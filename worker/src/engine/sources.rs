@@ -61,6 +61,7 @@ impl Sources {
                 cut = data.splits().map(data::Split::cut).sum::<u64>(),
                 skipped = data.splits().map(data::Split::skipped).sum::<u64>(),
                 unlabelled = data.splits().map(data::Split::unlabelled).sum::<u64>(),
+                lost_answers = data.splits().map(data::Split::lost).sum::<u64>(),
                 "loaded"
             );
             tasks.push(Arc::new(data));

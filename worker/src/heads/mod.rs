@@ -30,6 +30,7 @@ mod ordinal;
 mod regression;
 mod segmentation;
 mod single_label;
+mod span;
 mod tags;
 mod weights;
 
@@ -45,6 +46,7 @@ pub use ordinal::{Ordinal, probabilities as ordinal_probabilities};
 pub use regression::Regression;
 pub use segmentation::{Segmentation, shares, upsampled};
 pub use single_label::SingleLabel;
+pub use span::{BestSpan, Span};
 pub use tags::Tags;
 pub use weights::class_weights;
 
@@ -123,8 +125,8 @@ pub enum Shape {
 pub enum Level {
     /// A sample: it reads pooled features `[B, H]`.
     Sample,
-    /// A word: it reads the vectors of words' first tokens `[W, H]`, those of one sample after those of
-    /// the other.
+    /// A word, or a token of a context: it reads the vectors of words' first tokens `[W, H]`, those of one
+    /// sample after those of the other.
     Word,
     /// A token that another one follows: it reads the vectors of all of them `[W, H]`, those of one sample
     /// after those of the other.
@@ -360,6 +362,14 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             let weights = class_weights(task, &classes, counts)?;
             let ignore = task.segmentation.unwrap_or_default().ignore_index;
             Ok(Box::new(Segmentation::new(classes, weights, ignore)))
+        }
+        HeadKind::Span if smoothing > 0.0 => refuse("loss.label_smoothing", "single_label", "span"),
+        HeadKind::Span if task.loss.class_weights != ClassWeights::None => {
+            refuse("loss.class_weights", "single_label and multi_label", "span")
+        }
+        HeadKind::Span => {
+            let most = task.span.unwrap_or_default().max_answer_tokens;
+            Ok(Box::new(Span::new(most as usize)))
         }
         // Its size is the vocabulary's, which only a decoder has.
         HeadKind::CausalLm => Err(Error::NoDecoder {

@@ -85,7 +85,8 @@ fn losses_and_gradients_agree_with_pytorch() {
                 | HeadKind::CausalLm
                 | HeadKind::Ctc
                 | HeadKind::Entailment
-                | HeadKind::Segmentation => panic!("tested apart"),
+                | HeadKind::Segmentation
+                | HeadKind::Span => panic!("tested apart"),
                 HeadKind::Regression => {
                     Values::Numbers(targets.iter().map(|t| t.as_f64().unwrap()).collect())
                 }

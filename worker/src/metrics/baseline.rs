@@ -29,6 +29,8 @@ pub enum Baseline {
     Tag(u32),
     /// The most frequent text; of equally frequent ones the first by its characters.
     Text(Vec<u32>),
+    /// That no question has an answer.
+    NoAnswer,
     /// The mean, which is the best constant for the squared error.
     Mean(f64),
 }
@@ -68,6 +70,7 @@ impl Baseline {
             }
             // Next tokens have a baseline of their own, see `perplexity`, and so have masks.
             Values::Next { .. } | Values::Masks { .. } => Baseline::Mean(0.0),
+            Values::Answers(_) | Values::Spans { .. } => Baseline::NoAnswer,
             #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
             Values::Numbers(values) => {
                 Baseline::Mean(values.iter().sum::<f64>() / values.len().max(1) as f64)
@@ -114,6 +117,7 @@ impl Baseline {
                 values: set.repeat(samples),
             },
             Baseline::Mean(mean) => Values::Numbers(vec![*mean; samples]),
+            Baseline::NoAnswer => Values::Answers(vec![Default::default(); samples]),
         }
     }
 

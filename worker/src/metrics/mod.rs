@@ -6,6 +6,7 @@
 //! relate.
 
 mod affinity;
+mod answers;
 mod baseline;
 mod classes;
 mod masks;
@@ -16,6 +17,7 @@ mod texts;
 mod zero_shot;
 
 pub use affinity::AffinityMeter;
+pub use answers::{answer_f1, exact_match};
 pub use baseline::Baseline;
 pub use classes::{accuracy, macro_f1, multi_accuracy, multi_macro_f1};
 pub use masks::Confusion;
@@ -93,6 +95,15 @@ pub enum Values {
         /// Classes of each sample's pixels, row by row.
         values: Vec<Arc<[u8]>>,
     },
+    /// Where in each sample's places an answer begins and ends; both at its first place for no answer.
+    Spans {
+        /// End of each sample's places among those of all.
+        ends: Vec<u32>,
+        /// Begin and end (the last place of the answer) of each sample, counted from its first place.
+        values: Vec<[u32; 2]>,
+    },
+    /// Right answers of each sample, or the one found; none for a question that has no answer.
+    Answers(Vec<Arc<[String]>>),
 }
 
 impl Values {
@@ -103,10 +114,12 @@ impl Values {
             Values::Single { values, .. } | Values::Ordered { values, .. } => values.len(),
             Values::Multi { classes, values } => values.len() / (*classes).max(1),
             Values::Numbers(values) => values.len(),
-            Values::Tags { ends, .. } | Values::Text { ends, .. } | Values::Next { ends, .. } => {
-                ends.len()
-            }
+            Values::Tags { ends, .. }
+            | Values::Text { ends, .. }
+            | Values::Next { ends, .. }
+            | Values::Spans { ends, .. } => ends.len(),
             Values::Masks { values, .. } => values.len(),
+            Values::Answers(answers) => answers.len(),
         }
     }
 
@@ -134,6 +147,12 @@ impl Values {
             } => format!(
                 "{} masks of {height} x {width} pixels of one in {classes} classes",
                 values.len()
+            ),
+            Values::Answers(_) => format!("{} answers", self.len()),
+            Values::Spans { ends, .. } => format!(
+                "{} answers in {} places",
+                self.len(),
+                ends.last().copied().unwrap_or(0)
             ),
             Values::Next { values, .. } => {
                 let most = values.iter().max().copied().unwrap_or(0);
@@ -174,7 +193,7 @@ pub enum Error {
 
 /// Every metric that fits: accuracy and macro F1 for classes; mean squared error, Pearson and
 /// Spearman for numbers; accuracy, mean distance and quadratic kappa for ordered classes; error rates of
-/// characters and words for texts.
+/// characters and words for texts; exact match and F1 for answers.
 ///
 /// # Errors
 /// The two sides differ in kind, number of classes or number of samples, or there are no samples.
@@ -273,6 +292,10 @@ pub fn scores(truth: &Values, predicted: &Values) -> Result<BTreeMap<Metric, f64
                 (Metric::Wer, wer(*space, truth, found)),
             ]))
         }
+        (Values::Answers(t), Values::Answers(p)) => Ok(BTreeMap::from([
+            (Metric::Exact, exact_match(t, p)),
+            (Metric::F1, answer_f1(t, p)),
+        ])),
         _ => mismatch(),
     }
 }

@@ -35,6 +35,17 @@ pub enum Answer {
         /// The most probable tag of each word; none for words beyond the token limit.
         tags: Vec<Option<Scored>>,
     },
+    /// What answers a question, as it stands in the context.
+    Span {
+        /// The answer; none if there is none.
+        answer: Option<String>,
+        /// Probability that it begins where it does, times that it ends where it does.
+        score: f64,
+        /// Number of its first character in the context.
+        start: Option<u32>,
+        /// Number of the character behind its last one.
+        end: Option<u32>,
+    },
     /// How a text goes on.
     Text {
         /// What follows the prompt.
@@ -148,6 +159,7 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
         | HeadKind::CausalLm
         | HeadKind::Ctc
         | HeadKind::Entailment
-        | HeadKind::Segmentation => Answer::single(scores),
+        | HeadKind::Segmentation
+        | HeadKind::Span => Answer::single(scores),
     }
 }

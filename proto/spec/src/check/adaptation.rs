@@ -104,6 +104,7 @@ fn fits(
             | HeadKind::Ctc
             | HeadKind::Entailment
             | HeadKind::Segmentation
+            | HeadKind::Span
     );
     found.require(fits, path, || {
         let head = task.head.as_str();

@@ -42,12 +42,13 @@ pub(super) fn rules(task: &TaskSpec, path: &str, found: &mut Findings) {
     );
 }
 
-/// Words' vectors are dropped out for the head `tags` and not for `causal_lm`, those of frames for `ctc` and
+/// Words' vectors are dropped out for the heads `tags` and `span` and not for `causal_lm`, those of frames for `ctc` and
 /// not for `segmentation`.
 pub(super) fn beside(tasks: &[TaskSpec], found: &mut Findings) {
     let has = |head: HeadKind| tasks.iter().position(|task| task.head == head);
     for (head, beside) in [
         (HeadKind::CausalLm, HeadKind::Tags),
+        (HeadKind::CausalLm, HeadKind::Span),
         (HeadKind::Segmentation, HeadKind::Ctc),
     ] {
         if let (Some(index), Some(other)) = (has(head), has(beside)) {

@@ -7,8 +7,8 @@ use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SegmentationSpec, TargetSpec,
-    TaskAdapterSpec, TaskSpec, Tuning, ZeroShotSpec,
+    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SegmentationSpec, SpanSpec,
+    TargetSpec, TaskAdapterSpec, TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -40,7 +40,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::CausalLm),
         Just(HeadKind::Ctc),
         Just(HeadKind::Entailment),
-        Just(HeadKind::Segmentation)
+        Just(HeadKind::Segmentation),
+        Just(HeadKind::Span)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -115,6 +116,9 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 calibration: Some(weight),
                 vectors: (weight < 0.2).then(|| "v".to_owned()),
                 negatives: (weight < 0.3).then_some(0),
+            }),
+            span: (weight > 1.0).then_some(SpanSpec {
+                max_answer_tokens: weight as u32,
             }),
             metric,
             segmentation: (weight > 1.0).then_some(SegmentationSpec { ignore_index: 0 }),

@@ -35,6 +35,7 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     labels(task, &format!("{path}.data.labels"), found);
     super::zero_shot::rules(task, path, found);
     super::segmentation::rules(task, path, found);
+    super::span::rules(task, path, found);
     found.require(
         task.weight.is_finite() && task.weight > 0.0,
         &format!("{path}.weight"),
@@ -209,8 +210,8 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         | HeadKind::Entailment
         | HeadKind::Segmentation => 2,
         HeadKind::MultiLabel => 1,
-        // `language` says so.
-        HeadKind::CausalLm => return,
+        // `language` and `span` say so.
+        HeadKind::CausalLm | HeadKind::Span => return,
         HeadKind::Regression => {
             found.add(
                 field,
@@ -264,7 +265,7 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
         );
         return;
     }
-    if task.head == HeadKind::CausalLm {
+    if matches!(task.head, HeadKind::CausalLm | HeadKind::Span) {
         return;
     }
     if matches!(
@@ -362,6 +363,7 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
             Metric::ZeroShotAccuracy,
         ],
         HeadKind::Segmentation => &[Metric::MeanIou, Metric::Accuracy],
+        HeadKind::Span => &[Metric::F1, Metric::Exact],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();

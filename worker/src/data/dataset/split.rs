@@ -151,6 +151,25 @@ impl Split {
         }
     }
 
+    /// How many answers of the samples tokenised so far are beyond the token limit: they are learned as if
+    /// there were none.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        match self.inputs.as_ref() {
+            Inputs::Text(texts) => texts.lost(),
+            Inputs::Image(_) | Inputs::Features(_) | Inputs::Stream(_) => 0,
+        }
+    }
+
+    /// The second text of sample `index`, which an answer is searched in; none if texts are no pairs.
+    #[must_use]
+    pub fn context(&self, index: usize) -> Option<&str> {
+        match self.inputs.as_ref() {
+            Inputs::Text(texts) => texts.second(self.row(index)),
+            Inputs::Image(_) | Inputs::Features(_) | Inputs::Stream(_) => None,
+        }
+    }
+
     /// `train`, `validation`, `test` or `target`.
     #[must_use]
     pub fn name(&self) -> &'static str {

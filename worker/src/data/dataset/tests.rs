@@ -7,6 +7,7 @@ use std::fs;
 
 mod choice;
 mod ctc;
+mod spans;
 
 /// A word tokenizer whose own truncation (to 3) and padding (to 6) must not apply.
 fn tokenizer(dir: &Path, max_tokens: u32) -> Result<Tokenizer, Error> {

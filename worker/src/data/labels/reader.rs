@@ -45,6 +45,7 @@ impl<'a> LabelReader<'a> {
             HeadKind::CausalLm => Labels::Next(0),
             // What they are like, `of_masks` says.
             HeadKind::Segmentation => Labels::Masks(Masks::new([0, 0], u8::MAX)),
+            HeadKind::Span => Labels::Answers(Vec::new()),
             HeadKind::Tags => Labels::Tags {
                 set: Arc::default(),
                 ends: Vec::new(),
@@ -116,6 +117,14 @@ impl<'a> LabelReader<'a> {
                 ends, characters, ..
             } => ends.push(index(characters.len())),
             Labels::Masks(masks) => masks.push(Vec::new()),
+            Labels::Answers(answers) => answers.push(Arc::default()),
+        }
+    }
+
+    /// Adds the right answers of a sample.
+    pub(in crate::data) fn push_answers(&mut self, texts: Arc<[String]>) {
+        if let Labels::Answers(answers) = &mut self.labels {
+            answers.push(texts);
         }
     }
 
@@ -169,6 +178,8 @@ impl<'a> LabelReader<'a> {
             Labels::Unlabelled(count) | Labels::Next(count) => *count += 1,
             // They are decoded before: `push_mask`.
             Labels::Masks(_) => return Err(mismatch(self.column, "a mask", &cell)),
+            // They are read together with their contexts.
+            Labels::Answers(_) => return Err(mismatch(self.column, "answers", &cell)),
             Labels::Single(classes) => {
                 let label = Label::of(cell, self.column, "a class: a text or an integer")?;
                 if self.unseen.contains(&label.name) {
@@ -264,7 +275,7 @@ impl<'a> LabelReader<'a> {
         }
         if matches!(
             self.labels,
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_)
+            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Answers(_)
         ) {
             return Ok((self.labels, LabelSet::default()));
         }
@@ -294,7 +305,11 @@ impl<'a> LabelReader<'a> {
                 all.for_each(|character| *character = renamed[*character as usize]);
                 *space = self.found.index(SPACE);
             }
-            Labels::Numbers(_) | Labels::Unlabelled(_) | Labels::Next(_) | Labels::Masks(_) => {}
+            Labels::Numbers(_)
+            | Labels::Unlabelled(_)
+            | Labels::Next(_)
+            | Labels::Masks(_)
+            | Labels::Answers(_) => {}
         }
         Ok((self.labels, self.found.checked()?))
     }
