@@ -12,6 +12,7 @@ pub mod check;
 mod evaluation;
 pub mod exchange;
 pub mod group;
+mod head;
 pub mod id;
 pub mod job;
 mod join;
