@@ -1,6 +1,7 @@
 //! All heads of a job: one flat block of parameters, one loss per task.
 
 mod maps;
+mod next;
 mod pairs;
 mod space;
 mod start;
@@ -9,7 +10,6 @@ use super::Error;
 use super::costs::{Cost, Run, Tally, adaptation, by_task, sample_losses, targets};
 use super::feature_gradients::FeatureGradients;
 use super::micro::Micro;
-use super::next::{Next, parts};
 use super::words::Words;
 use crate::adapt::Adaptation;
 use crate::data::{Sample, TaskData};
@@ -192,20 +192,6 @@ impl HeadSet {
         // What is not trained, such as a calibration, lies elsewhere.
         let trained = places.filter(|place| !self.block.params()[*place].is_frozen());
         trained.map(|place| self.block.range(place)).collect()
-    }
-
-    /// Mean loss [b] over each sample's places that another token follows, from the vectors of all rows.
-    ///
-    /// # Errors
-    /// If libtorch refuses.
-    pub(super) fn next_losses(
-        &self,
-        task: usize,
-        rows: &Tensor,
-        next: &Next,
-    ) -> Result<Tensor, Error> {
-        let outputs = self.outputs(task, &next.vectors(rows)?, None)?;
-        Ok(self.heads[task].loss(&outputs, &next.targets)?)
     }
 
     /// Names and values of the heads' parameters, without those of adaptations.
@@ -406,29 +392,6 @@ impl HeadSet {
                     adaptation,
                 })?;
             }
-        }
-        Ok(())
-    }
-
-    /// Gives what samples cost whose next tokens a task predicts, in parts whose logits fit into memory.
-    fn next_costs(
-        &self,
-        (task, run): Run,
-        rows: &Tensor,
-        seen: Seen<'_>,
-        give: &mut impl FnMut(Cost) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let tokens = |index: usize| seen.samples[index].input.cost();
-        for part in parts(run, tokens, self.heads[task].outputs()) {
-            let inputs = seen.samples[part.clone()].iter().map(|s| &s.input);
-            let next = Next::of(&seen.micro.batch, part.clone(), inputs);
-            give(Cost {
-                task,
-                target: part.end..part.end,
-                losses: self.next_losses(task, rows, &next)?,
-                rows: part,
-                adaptation: None,
-            })?;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! What heads that read a map of features make of every pixel of the samples' images.
 
-use super::{Cost, Error, HeadSet, Run, Seen, parts, rows_of, targets};
+use super::{Cost, Error, HeadSet, Run, Seen, rows_of, targets};
 use crate::data::{Sample, TaskData};
+use crate::engine::next::parts;
 use crate::heads;
 use crate::metrics::Values;
 use std::ops::Range;
