@@ -2,8 +2,8 @@
 //! is text-only.
 //!
 //! Each block is a convolution of `kernel_size` (3), group norm with one group (Wu and He 2018) and GELU;
-//! every block after the first halves the image, by its stride or, with `max_pool`, by the largest of two by
-//! two behind it. Features are the mean over positions; with `dense_size` they are that many numbers of one
+//! every block after the first halves the image by its stride, or, with `max_pool`, every block by the largest
+//! of two by two behind it. Features are the mean over positions; with `dense_size` they are that many numbers of one
 //! more layer that reads all positions, as in LeNet (LeCun et al. 1998): a matrix, group norm, GELU and, where
 //! the job says so (`backbone.dropout`), dropout.
 //!
@@ -48,7 +48,8 @@ impl Config {
 
     /// What is left of a side behind the last convolution.
     fn halved(&self, side: i64) -> i64 {
-        (1..self.hidden_sizes.len()).fold(side, |s, _| (s + 1) / 2)
+        let first = usize::from(!self.max_pool);
+        (first..self.hidden_sizes.len()).fold(side, |s, _| (s + 1) / 2)
     }
 
     /// Places from left to right behind the last convolution; none where a layer reads all of them.
@@ -193,7 +194,7 @@ impl Backbone for ConvNet {
     ) -> Result<Tensor, Error> {
         let p = |place: usize| self.blocks[block].param(place);
         let dense = block == self.config.hidden_sizes.len();
-        let pooled = self.config.max_pool && block > 0;
+        let pooled = self.config.max_pool;
         let y = if dense {
             x.f_flatten(1, -1)?.f_linear(p(0), Some(p(1)))?
         } else {
