@@ -38,7 +38,7 @@ BESIDE = {"equal": ("EW", None), "mgda": ("MGDA", "MGDA"), "pcgrad": ("PCGrad", 
           "upgrad": ("UPGrad", "UPGrad"), "mgda_ub": ("MGDA+rep", None)}
 SHARDINGS = [("none", "all_reduce"), ("none", OWNERS), ("optimizer", OWNERS), ("full", OWNERS)]
 QUICK = ["equal", "pcgrad", "upgrad"]
-# Steps of a turn.
+# Steps of a longer turn.
 TURN_STEPS = 4
 
 
@@ -85,13 +85,14 @@ class Bench:
             left = left[len(lines) + 1:]
 
     def pairs(self, tasks, ranks):
-        """Each method and `equal` in turns on the same batches, `equal` by owners and by all-reduce."""
-        words = ["--model", MODEL, "--data", *files(), "--tasks", tasks, "--ranks", ranks, "--steps", TURN_STEPS, "--warmup", self.args.warmup,
-                 "--batch", self.args.batch, "--turns", self.args.turns]
-        for method in self.args.methods:
-            base = "equal@all_reduce" if method == "equal" else "equal"
-            for line in self.lines(f"`{method}` and `{base}` in turns, {tasks} tasks, {ranks} ranks", [BENCH_STEP, *words, "--methods", f"{base},{method}"], os.environ):
-                self.keep(("ratio", tasks, ranks, method), line)
+        """All methods and `equal` in turns of one step on the same batches; `equal` by owners and by all-reduce in longer ones,
+        since what a turn's last step sends on hides behind no next step."""
+        words = ["--model", MODEL, "--data", *files(), "--tasks", tasks, "--ranks", ranks, "--warmup", self.args.warmup, "--batch", self.args.batch]
+        methods = [method for method in self.args.methods if method != "equal"]
+        for steps, turns, sides in ((1, self.args.turns, ["equal", *methods]), (TURN_STEPS, self.args.turns // 2, ["equal@all_reduce", "equal"])):
+            command = [BENCH_STEP, *words, "--steps", steps, "--turns", turns, "--methods", ",".join(sides)]
+            for line in self.lines(f"{len(sides)} in turns, {tasks} tasks, {ranks} ranks", command, os.environ):
+                self.keep(("ratio", tasks, ranks, line["method"]), line)
 
     def beside_method(self, setting, tasks, method):
         """One method of ours, and at once the same of the peers: a machine whose speed drifts slows both."""
@@ -159,8 +160,9 @@ class Bench:
     def paired(self):
         columns = [(tasks, ranks) for tasks in self.args.tasks for ranks in self.args.ranks]
         lines = ["### Step time over `equal` in turns", "",
-                 f"Turns of {TURN_STEPS} steps on the same batches in one process, {self.args.turns} of each, who begins changes. First the median of the turns' ratios, "
-                 "then the fastest turn over the fastest of `equal`; the row `equal` is `equal` by owner_combine over `equal` by all_reduce.", "",
+                 f"{self.args.turns} turns of one step each on the same batches in one process, who begins changes. First the median of the turns' ratios, "
+                 f"then the fastest turn over the fastest of `equal`; the row `equal` is `equal` by owner_combine over `equal` by all_reduce, "
+                 f"{self.args.turns // 2} turns of {TURN_STEPS} steps.", "",
                  row("method", *(f"{tasks} tasks, {ranks} rank{'s' * (ranks > 1)}{what}" for tasks, ranks in columns for what in ("", ", fastest"))), rule(2 * len(columns) + 1)]
         for method in self.args.methods:
             lines.append(row(f"`{method}`", *(cell(self.middle(("ratio", *column, method), field)) for column in columns for field in ("ratio", "least_ratio"))))
@@ -283,7 +285,7 @@ def main():
     parser.add_argument("--steps", type=int, default=8, help="measured steps")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
     parser.add_argument("--batch", type=int, default=32, help="over all tasks and ranks")
-    parser.add_argument("--turns", type=int, default=10, help="of each method in `pairs`")
+    parser.add_argument("--turns", type=int, default=40, help="of each method in `pairs`")
     parser.add_argument("--quick", action="store_true", help="few methods, 4 tasks, 3 steps")
     parser.add_argument("--only", help="parts to run, comma-separated")
     parser.add_argument("--dry", action="store_true", help="print only, leave RESULTS.md as it is")

@@ -10,7 +10,7 @@ use serde_json::json;
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
-/// One of the two that take turns.
+/// One of those that take turns.
 struct Side {
     spec: JobSpec,
     plan: Plan,
@@ -33,20 +33,22 @@ impl Side {
 
 /// Prints a line of JSON for each method but the first: seconds of a step of each turn, ours and the first's.
 pub fn all(args: &Args) -> anyhow::Result<()> {
-    let (base, methods) = args.methods.split_first().context("--methods is empty")?;
-    for method in methods {
-        let sides = [Side::new(args, base)?, Side::new(args, method)?];
-        let [of_base, of_method] = run(args, &sides)?;
+    let sides = args.methods.iter().map(|method| Side::new(args, method));
+    let sides: Vec<Side> = sides.collect::<anyhow::Result<_>>()?;
+    let found = run(args, &sides)?;
+    let (of_base, others) = found.split_first().context("--methods is empty")?;
+    let base = &args.methods[0];
+    let least = |turns: &[f64]| turns.iter().copied().fold(f64::INFINITY, f64::min);
+    for (method, of_method) in args.methods[1..].iter().zip(others) {
         let ratio = |(mine, base): (&f64, &f64)| mine / base;
-        let mut ratios: Vec<f64> = of_method.iter().zip(&of_base).map(ratio).collect();
+        let mut ratios: Vec<f64> = of_method.iter().zip(of_base).map(ratio).collect();
         ratios.sort_by(f64::total_cmp);
-        let least = |turns: &[f64]| turns.iter().copied().fold(f64::INFINITY, f64::min);
         println!(
             "{}",
             json!({
                 "method": method, "base": base, "tasks": args.tasks, "ranks": args.ranks,
-                "seconds": least(&of_method), "base_seconds": least(&of_base),
-                "least_ratio": least(&of_method) / least(&of_base),
+                "seconds": least(of_method), "base_seconds": least(of_base),
+                "least_ratio": least(of_method) / least(of_base),
                 "ratio": ratios.get(ratios.len() / 2), "ratios": ratios,
             })
         );
@@ -54,10 +56,11 @@ pub fn all(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Seconds of a step in each turn of both.
-fn run(args: &Args, sides: &[Side; 2]) -> anyhow::Result<[Vec<f64>; 2]> {
+/// Seconds of a step in each turn of each side.
+fn run(args: &Args, sides: &[Side]) -> anyhow::Result<Vec<Vec<f64>>> {
     let meet = Barrier::new(args.ranks);
-    let groups = [listen(args.ranks)?, listen(args.ranks)?];
+    let groups = sides.iter().map(|_| listen(args.ranks));
+    let groups = groups.collect::<anyhow::Result<Vec<Group>>>()?;
     std::thread::scope(|scope| {
         let start = |rank| {
             let (meet, groups) = (&meet, &groups);
@@ -84,11 +87,11 @@ type Group = (Vec<Listener>, Vec<PeerAddr>);
 /// A rank's part in all turns.
 fn turns(
     args: &Args,
-    sides: &[Side; 2],
-    groups: &[Group; 2],
+    sides: &[Side],
+    groups: &[Group],
     rank: usize,
     meet: &Barrier,
-) -> anyhow::Result<[Vec<f64>; 2]> {
+) -> anyhow::Result<Vec<Vec<f64>>> {
     let mut trainers = Vec::new();
     for (side, (listeners, peers)) in sides.iter().zip(groups) {
         let rendezvous = Rendezvous::new("bench", 1, rank, peers.clone());
@@ -114,7 +117,7 @@ fn turns(
     let loader = Loader::start(sources.tasks.clone(), sources.order.clone(), options)?;
     let batches = loader.collect::<Result<Vec<_>, _>>()?;
     let (warm, measured) = batches.split_at(args.warmup as usize);
-    let mut seconds = [Vec::new(), Vec::new()];
+    let mut seconds = vec![Vec::new(); sides.len()];
     for batch in warm {
         for trainer in &mut trainers {
             trainer.step(batch, false)?;
@@ -123,7 +126,7 @@ fn turns(
     }
     for (turn, batches) in measured.chunks(steps).enumerate() {
         // Who begins changes from turn to turn.
-        for side in [turn % 2, 1 - turn % 2] {
+        for side in (0..sides.len()).map(|place| (turn + place) % sides.len()) {
             meet.wait();
             let begin = Instant::now();
             for batch in batches {
