@@ -13,8 +13,7 @@ use crate::checkpoint::{
 };
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
-use crate::generate;
-use crate::heads::{self, ADAPTER, Ctc, Linear, TaskAdapter, ordinal_probabilities};
+use crate::heads::{ADAPTER, Ctc, Linear, TaskAdapter, ordinal_probabilities};
 use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
 use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
 use std::collections::{BTreeMap, HashMap};

@@ -82,10 +82,7 @@ fn new_rows_begin_as_the_mean() {
         }
         let file = folder.path().join("model/model.safetensors");
         let stored = Tensor::read_safetensors(file).unwrap();
-        let both = [
-            (table.name(), table.weight().unwrap()),
-            (LM_HEAD, &matrix),
-        ];
+        let both = [(table.name(), table.weight().unwrap()), (LM_HEAD, &matrix)];
         for (name, rows) in both {
             let old = stored.iter().find(|(stored, _)| stored == name);
             if let Some((_, old)) = old {

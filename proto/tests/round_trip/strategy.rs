@@ -2,8 +2,8 @@
 
 use super::{number, word};
 use espalier_spec::job::{
-    AdapterKind, AdapterSpec, AdaptiveBy, AdaptiveSpec, GradualSpec, LoraSpec, PrefixSpec, PromptInit,
-    PromptSpec, Sampler, Tuning,
+    AdapterKind, AdapterSpec, AdaptiveBy, AdaptiveSpec, GradualSpec, LoraSpec, PrefixSpec,
+    PromptInit, PromptSpec, Sampler, Tuning,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;

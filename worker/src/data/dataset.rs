@@ -10,14 +10,13 @@ mod stream;
 mod target;
 
 use super::augment::Augmenter;
-use super::labels::LabelReader;
 use super::media::MediaReader;
 use super::mix::key;
-use super::source::{self, Row, Wanted};
-use super::{Cell, Error, Features, Inputs, LabelSet, Problem, Tokenizer};
+use super::source::{self, Wanted};
+use super::{Error, Features, Inputs, LabelSet, Tokenizer};
 use crate::metrics::Values;
 pub use classes::Classes;
-use espalier_spec::job::{Files, HeadKind, Join, OnMissingLabel, TaskSpec, ZeroShotSpec};
+use espalier_spec::job::{Files, HeadKind, TaskSpec, ZeroShotSpec};
 use reader::SplitReader;
 pub use split::Split;
 use std::path::Path;

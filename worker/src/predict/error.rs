@@ -1,6 +1,6 @@
 //! What can go wrong with an exported model.
 
-use crate::{data, engine, heads, model};
+use crate::{data, engine, generate, heads, model};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

@@ -270,7 +270,11 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
     }
     if matches!(
         task.head,
-        HeadKind::Tags | HeadKind::Ordinal | HeadKind::LabelEmbedding | HeadKind::Ctc | HeadKind::Entailment
+        HeadKind::Tags
+            | HeadKind::Ordinal
+            | HeadKind::LabelEmbedding
+            | HeadKind::Ctc
+            | HeadKind::Entailment
     ) && task.loss.class_weights != ClassWeights::None
     {
         let head = task.head.as_str();

@@ -373,7 +373,8 @@ fn a_sampler_by_affinity_needs_gradients_apart() {
     // Where tasks' gradients are never seen apart, or there are none, there is no agreement to follow.
     let sampler = json!({"adaptive": {"by": "affinity"}});
     assert_eq!(check(&with("/sampler", sampler.clone())), Ok(()));
-    let cases: [(fn(&mut JobSpec), &str); 3] = [
+    type Change = fn(&mut JobSpec);
+    let cases: [(Change, &str); 3] = [
         (|spec| spec.exchange.sync = SyncKind::AllReduce, "sums them"),
         (|spec| spec.exchange.affinity = Affinity::Off, "is off"),
         (|spec| spec.tuning = Tuning::Heads, "no gradients"),

@@ -8,7 +8,7 @@ use crate::data::labels::LabelReader;
 use crate::data::mask::MaskReader;
 use crate::data::media::Images;
 use crate::data::source::{self, Row, Wanted};
-use crate::data::{Cell, Error, Inputs, LabelSet};
+use crate::data::{Cell, Error, Inputs, LabelSet, Problem};
 use espalier_spec::job::{HeadKind, Join, OnMissingLabel, TaskSpec};
 use std::path::Path;
 use std::sync::Arc;

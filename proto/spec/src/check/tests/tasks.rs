@@ -193,7 +193,7 @@ fn a_task_s_own_adapter_needs_a_head_that_reads_features() {
                           "adapter": {"size": 4}});
         let spec = with("/tasks", json!([task]));
         let found = check(&spec).err().unwrap_or_default();
-        let refused = found.iter().any(|one| one.field == "tasks[1].adapter");
+        let refused = found.iter().any(|one| one.field == "tasks[0].adapter");
         let expected = matches!(head, "label_embedding" | "causal_lm");
         assert_eq!(refused, expected, "{head}: {found:?}");
     }

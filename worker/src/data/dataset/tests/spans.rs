@@ -3,8 +3,11 @@
 use super::*;
 use std::fmt::Write as _;
 
+/// Question, context, and answers with their starts.
+type Asked<'a> = (&'a str, &'a str, &'a [(&'a str, i64)]);
+
 /// Rows of a question, a context, and where words of it answer.
-fn rows(all: &[(&str, &str, &[(&str, i64)])]) -> String {
+fn rows(all: &[Asked<'_>]) -> String {
     let mut rows = String::new();
     for (question, context, answers) in all {
         let text: Vec<&str> = answers.iter().map(|(text, _)| *text).collect();
