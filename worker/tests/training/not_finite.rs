@@ -1,11 +1,8 @@
 //! A task whose gradient is not a number, in real training.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train};
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
-use kit::{Layout, spec, train};
 use serde_json::json;
 
 const STEPS: u64 = 5;

@@ -1,14 +1,11 @@
 //! What is trained of a backbone, and what is left as it was.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, Outcome, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
 use espalier_worker::engine::Sources;
 use espalier_worker::predict::Predictor;
-use kit::{Layout, Outcome, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,8 +1,6 @@
 //! Classes that are known by their description: trained by all ranks together, told though never seen.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, Outcome, spec, train};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::Metric;
@@ -11,7 +9,6 @@ use espalier_worker::data::vectors;
 use espalier_worker::engine::Sources;
 use espalier_worker::predict::{Answer, Predictor};
 use espalier_worker::zero_shot::{Class, Classes};
-use kit::{Layout, Outcome, spec, train};
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -1,8 +1,6 @@
 //! The next token: training alone and beside a task on whole texts, evaluation, and going on with a text.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, Outcome, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::{Files, HeadKind, Init, Metric, Pooling, Tuning};
@@ -12,7 +10,6 @@ use espalier_worker::engine::Sources;
 use espalier_worker::generate::Sampling;
 use espalier_worker::model::{Backbone, Batch, Context, Options, Pass, Source, TokenBatch, build};
 use espalier_worker::predict::{Answer, Predictor};
-use kit::{Layout, Outcome, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::path::Path;
 use tch::{Device, Tensor};

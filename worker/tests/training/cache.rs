@@ -1,12 +1,9 @@
 //! Features of a frozen backbone, computed once.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, Outcome, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
-use kit::{Layout, Outcome, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -1,8 +1,6 @@
 //! New tokens of a pretrained decoder: rows beyond those that its files have.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::Init;
@@ -11,7 +9,6 @@ use espalier_worker::engine::Sources;
 use espalier_worker::generate::Sampling;
 use espalier_worker::model::LM_HEAD;
 use espalier_worker::predict::{Answer, Predictor};
-use kit::{Layout, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};

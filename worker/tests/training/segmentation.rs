@@ -1,8 +1,6 @@
 //! Classes of pixels, alone and beside a class of the whole image, over backbones of images.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::{Metric, TaskSpec};
@@ -10,7 +8,6 @@ use espalier_spec::plan::ExchangePlan;
 use espalier_worker::data::{Input, Labels, MediaReader, Modality, load};
 use espalier_worker::engine::Sources;
 use espalier_worker::predict::{Answer, Predictor, write_masks};
-use kit::{Layout, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,13 +1,10 @@
 //! Adapters of tasks, between the shared backbone and a task's head.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, Outcome, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
 use espalier_worker::predict::Predictor;
-use kit::{Layout, Outcome, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

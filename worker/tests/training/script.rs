@@ -1,15 +1,12 @@
 //! A TorchScript module as the backbone of a job.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
 use espalier_worker::engine::Sources;
 use espalier_worker::predict::Predictor;
 use espalier_worker::torch;
-use kit::{Layout, spec, train, train_in_halves};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;

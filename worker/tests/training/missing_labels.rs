@@ -1,12 +1,9 @@
 //! Tasks that share their inputs and have labels for some of them only.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
-use kit::{Layout, spec, train};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -106,7 +103,7 @@ fn ranks_agree_on_what_is_labelled() {
         let two = run(2, &ALL, Sharding::Optimizer, apart);
         two.assert_same(&run(2, &ALL, Sharding::Full, apart), balancer);
         two.assert_same(&run(2, &ALL, Sharding::None, apart), balancer);
-        let counts = |outcome: &kit::Outcome| -> Vec<Vec<u64>> {
+        let counts = |outcome: &crate::kit::Outcome| -> Vec<Vec<u64>> {
             let reports = outcome.reports.iter();
             reports
                 .map(|report| report.losses.iter().map(|loss| loss.count).collect())

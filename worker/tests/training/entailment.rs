@@ -1,8 +1,6 @@
 //! Classes that are read together with a text: trained by all ranks alike, told though never seen.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::Metric;
@@ -10,7 +8,6 @@ use espalier_spec::plan::ExchangePlan;
 use espalier_worker::engine::Sources;
 use espalier_worker::predict::{Answer, Predictor};
 use espalier_worker::zero_shot::{Class, Classes};
-use kit::{Layout, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::path::Path;
 

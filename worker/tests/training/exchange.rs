@@ -1,12 +1,9 @@
 //! The ways in which gradients may travel, and what must not depend on them.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train};
 use espalier_spec::exchange::{ExchangeType, Sharding};
 use espalier_spec::plan::{ExchangePlan, SyncPath};
 use espalier_worker::engine::Sources;
-use kit::{Layout, spec, train};
 use serde_json::json;
 
 const STEPS: u64 = 6;
@@ -211,7 +208,7 @@ fn a_resumed_run_ends_with_the_same_bits() {
         let method = job.balancer.method.info();
         let layout = Layout::new(2, &MIXED, how(sharding, method.class.separate_gradients()));
         let whole = train(&job, &layout, STEPS);
-        let halves = kit::train_in_halves(&job, &layout, STEPS);
+        let halves = crate::kit::train_in_halves(&job, &layout, STEPS);
         assert!(whole.model == halves.model, "{balancer}: models differ");
         assert!(whole.heads == halves.heads, "{balancer}: heads differ");
     }

@@ -1,14 +1,11 @@
 //! Answers in contexts, alone and beside a task that labels the same pairs.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::Metric;
 use espalier_spec::plan::ExchangePlan;
 use espalier_worker::predict::{Answer, Predictor};
-use kit::{Layout, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,12 +1,9 @@
 //! Tasks that label the same inputs: one forward pass serves them all.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
-use kit::{Layout, spec, train};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;

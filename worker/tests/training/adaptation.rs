@@ -1,13 +1,10 @@
 //! Domain adaptation in real training: a task with labelled samples and unlabelled ones of another domain.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, Outcome, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::adaptation::METHODS;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
-use kit::{Layout, Outcome, spec, train, train_in_halves};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;

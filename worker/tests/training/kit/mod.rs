@@ -1,5 +1,4 @@
 //! Ranks as threads of the test's process, on a small random BERT with three tasks.
-#![allow(dead_code)] // every test binary uses its part
 
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous, connect, host_id};
 use espalier_spec::plan::{BlockPlacement, ExchangePlan, Profile, Seat, TaskPlacement};

@@ -1,13 +1,10 @@
 //! Tags of words, alone and beside a task that labels the whole text.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::Metric;
 use espalier_spec::plan::ExchangePlan;
-use kit::{Layout, spec, train};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;

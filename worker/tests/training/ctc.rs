@@ -1,8 +1,6 @@
 //! Texts out of images, column by column: the head `ctc` in real training.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Layout, spec, train, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::Metric;
@@ -10,7 +8,6 @@ use espalier_spec::plan::ExchangePlan;
 use espalier_worker::data::Input;
 use espalier_worker::engine::Sources;
 use espalier_worker::predict::{Answer, Predictor};
-use kit::{Layout, spec, train, train_in_halves};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::path::Path;

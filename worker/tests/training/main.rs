@@ -1,0 +1,24 @@
+//! Whole training runs of one process, ranks as threads: one program, so that it is linked once.
+#![allow(clippy::unwrap_used)]
+
+mod kit;
+
+mod adaptation;
+mod adaptive;
+mod cache;
+mod ctc;
+mod entailment;
+mod exchange;
+mod label_embedding;
+mod language;
+mod missing_labels;
+mod not_finite;
+mod rates;
+mod script;
+mod segmentation;
+mod shared_inputs;
+mod span;
+mod tags;
+mod task_adapters;
+mod tuning;
+mod vocabulary;
