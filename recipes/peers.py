@@ -184,7 +184,8 @@ def linear_head(inputs, outputs):
 
 
 class ConvNet(nn.Module):
-    """A recipe's `espalier-convnet`: 3x3 convolution, group norm, GELU; each block after the first halves the input.
+    """A recipe's `espalier-convnet`: convolution, group norm, GELU; each block after the first halves the input by its
+    stride, or each by the largest of two by two.
 
     Features [b, h] of [b, channels, height, width]: means over places, or a dense layer that reads all of them.
     """
@@ -196,10 +197,13 @@ class ConvNet(nn.Module):
         self.shape = (before, *(side if isinstance(side, list) else [side, side]))
         _, height, width = self.shape
         stages = []
+        kernel, pool = config.get("kernel_size", 3), config.get("max_pool", False)
         for index, size in enumerate(config["hidden_sizes"]):
-            stages += [nn.Conv2d(before, size, 3, 1 if index == 0 else 2, 1), nn.GroupNorm(1, size), nn.GELU()]
+            stride = 1 if index == 0 or pool else 2
+            stages += [nn.Conv2d(before, size, kernel, stride, kernel // 2), nn.GroupNorm(1, size), nn.GELU()]
+            stages += [nn.MaxPool2d(2, ceil_mode=True)] if pool else []
             before = size
-            if index > 0:
+            if index > 0 or pool:
                 height, width = (height + 1) // 2, (width + 1) // 2
         self.width = config.get("dense_size") or before
         if config.get("dense_size"):

@@ -4,8 +4,7 @@
 //! Each block is a convolution of `kernel_size` (3), group norm with one group (Wu and He 2018) and GELU;
 //! every block after the first halves the image by its stride, or, with `max_pool`, every block by the largest
 //! of two by two behind it. Features are the mean over positions; with `dense_size` they are that many numbers of one
-//! more layer that reads all positions, as in LeNet (LeCun et al. 1998): a matrix, group norm, GELU and, where
-//! the job says so (`backbone.dropout`), dropout.
+//! more layer that reads all positions, as in LeNet (LeCun et al. 1998): a matrix, group norm and GELU.
 //!
 //! Shapes: b samples, c channels, y and x places.
 
@@ -87,7 +86,6 @@ impl ImageSize {
 #[derive(Debug)]
 pub(super) struct ConvNet {
     config: Config,
-    dropout: f64,
     blocks: Vec<Block>,
     extra: Vec<(String, Tensor)>,
 }
@@ -143,7 +141,6 @@ impl ConvNet {
         let (blocks, extra) = hf::blocks(source, options, parts, ("", 0.1), None)?;
         Ok(Self {
             config,
-            dropout: options.dropout.unwrap_or(0.0),
             blocks,
             extra,
         })
@@ -185,13 +182,7 @@ impl Backbone for ConvNet {
             .of_shape([self.config.num_channels, height, width])
     }
 
-    fn forward(
-        &self,
-        block: usize,
-        x: &Tensor,
-        batch: &Batch,
-        ctx: &Context,
-    ) -> Result<Tensor, Error> {
+    fn forward(&self, block: usize, x: &Tensor, _: &Batch, _: &Context) -> Result<Tensor, Error> {
         let p = |place: usize| self.blocks[block].param(place);
         let dense = block == self.config.hidden_sizes.len();
         let pooled = self.config.max_pool;
@@ -204,10 +195,7 @@ impl Backbone for ConvNet {
         };
         let y = y.f_group_norm(1, Some(p(2)), Some(p(3)), 1e-5, false)?;
         let y = y.f_gelu("none")?;
-        if dense {
-            return ctx.dropout(y, &batch.as_images()?.keys, block as u64, self.dropout);
-        }
-        if pooled {
+        if pooled && !dense {
             // Rounds up, as a stride of 2 does.
             return Ok(y.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], true)?);
         }
