@@ -1,12 +1,12 @@
 //! Promise: what ranks report survives the wire unchanged, bytes included.
 
 use espalier_proto::{Wire, v1};
-use espalier_spec::Step;
 use espalier_spec::job::Metric;
 use espalier_spec::report::{
     Affinity, Checkpoint, Evaluation, ExchangeStats, Failure, MemoryStats, Progress, TaskGradient,
     TaskPair, TaskScores,
 };
+use espalier_spec::{Rank, Step};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -172,7 +172,8 @@ proptest! {
     #[test]
     fn checkpoints_and_failures_return(step: u64, path in word(), flag: bool) {
         returns(Checkpoint { step: Step(step), path: path.clone(), best: flag })?;
-        returns(Failure { code: path.clone(), message: path, retryable: flag })?;
+        let lost = flag.then_some(Rank(step as u32));
+        returns(Failure { code: path.clone(), message: path, retryable: flag, lost })?;
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::event::{ConnId, PeerAddress, ReplyId};
 use crate::view::{JobView, WorkerView};
 use espalier_spec::plan::{Plan, Seat};
+use espalier_spec::recovery::Restore;
 use espalier_spec::report::Checkpoint;
 use espalier_spec::{Generation, JobId, JobSpec, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,8 @@ pub enum Order {
         spec: Box<JobSpec>,
         /// All ranks of the generation, in order.
         seats: Vec<Seat>,
+        /// Only load model and data, for a later generation: the worker has no seat in this one.
+        spare: bool,
     },
     /// Connect to the peers and train. Sent again to a worker that reconnects before the first
     /// report of the generation: ranks that have started ignore it.
@@ -88,6 +91,8 @@ pub enum Order {
         addresses: Vec<PeerAddress>,
         /// Go on from here; none: from the beginning.
         resume: Option<Checkpoint>,
+        /// Go on from memory instead.
+        restore: Option<Restore>,
     },
     /// Stop a job's ranks. May come again, with another mode too. A worker that does not run the
     /// generation ignores it.
@@ -106,6 +111,8 @@ pub enum Order {
 pub enum StopMode {
     /// At the next step boundary, after a checkpoint.
     Checkpoint,
+    /// At the next step boundary, after a snapshot that other workers hold too.
+    Handover,
     /// At once.
     Abort,
 }

@@ -3,6 +3,7 @@
 //! Nothing here is persisted; what must survive is a [`crate::record::Record`].
 
 use espalier_spec::plan::Profile;
+use espalier_spec::recovery::{HeldSnapshot, Milestone};
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use espalier_spec::{Generation, JobId, JobSpec, Rank, Step, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,21 @@ pub enum Event {
         addresses: Vec<PeerAddress>,
         /// What the worker found out about the job.
         profile: Profile,
+        /// Snapshots of this job in the worker's memory.
+        snapshots: Vec<HeldSnapshot>,
+    },
+    /// A generation came further on its way into training.
+    Reached {
+        /// The stream.
+        conn: ConnId,
+        /// Name of the job.
+        job: JobId,
+        /// The generation.
+        generation: Generation,
+        /// How far it is.
+        milestone: Milestone,
+        /// Steps done.
+        step: Step,
     },
     /// How far a job is.
     Progress {

@@ -39,6 +39,7 @@ impl Machine {
             generation,
             spec: Box::new(job.spec.clone()),
             seats: seats.clone(),
+            spare: false,
         };
         self.tell(
             number,
@@ -114,6 +115,7 @@ impl Machine {
                     code: "internal".to_owned(),
                     message,
                     retryable: false,
+                    lost: None,
                 },
             );
             return;
@@ -185,6 +187,7 @@ impl Machine {
             plan: Box::new(plan.clone()),
             addresses: addresses.clone(),
             resume: job.checkpoint.clone(),
+            restore: None,
         };
         self.send(worker, order);
     }
@@ -307,6 +310,7 @@ impl Machine {
                     code,
                     message,
                     retryable,
+                    lost: None,
                 },
             );
             return;

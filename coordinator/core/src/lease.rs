@@ -72,7 +72,7 @@ impl Machine {
     /// The state of a lease whose ranks are told to stop now.
     pub(crate) fn stopping(&self, mode: StopMode) -> LeaseState {
         let time = match mode {
-            StopMode::Checkpoint => self.config.checkpoint_timeout_ms,
+            StopMode::Checkpoint | StopMode::Handover => self.config.checkpoint_timeout_ms,
             StopMode::Abort => self.config.stop_timeout_ms,
         };
         LeaseState::Stopping {
@@ -227,7 +227,7 @@ impl Machine {
             LeaseState::Active => {}
             LeaseState::Finishing { .. }
             | LeaseState::Stopping {
-                mode: StopMode::Checkpoint,
+                mode: StopMode::Checkpoint | StopMode::Handover,
                 ..
             } => {
                 let state = self.stopping(StopMode::Abort);

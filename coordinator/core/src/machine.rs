@@ -188,6 +188,7 @@ impl Machine {
                 generation,
                 addresses,
                 profile,
+                snapshots: _,
             } => {
                 self.prepared(conn, (job, generation), addresses, profile);
             }
@@ -222,6 +223,14 @@ impl Machine {
                 outcome,
             } => {
                 self.stopped(conn, &(job, generation), outcome);
+            }
+            Event::Reached {
+                conn,
+                job,
+                generation,
+                ..
+            } => {
+                self.reporter(conn, &(job, generation));
             }
             Event::Tick => {}
         }
@@ -391,6 +400,7 @@ fn conn_of(event: &Event) -> Option<ConnId> {
     match event {
         Event::Heartbeat { conn, .. }
         | Event::Prepared { conn, .. }
+        | Event::Reached { conn, .. }
         | Event::Progress { conn, .. }
         | Event::Evaluated { conn, .. }
         | Event::Checkpointed { conn, .. }

@@ -295,7 +295,7 @@ impl Machine {
             };
             self.stop_ranks(number, mode);
             let message = match mode {
-                StopMode::Checkpoint => format!(
+                StopMode::Checkpoint | StopMode::Handover => format!(
                     "moves away from worker {name}, which drains: stops at the next step with a \
                      checkpoint"
                 ),

@@ -25,6 +25,8 @@ pub(super) fn job(view: &JobView) -> v1::Job {
         export_path: view.export_path.clone().unwrap_or_default(),
         failure: view.failure.as_ref().map(Wire::to_wire),
         last_sequence: view.last_sequence,
+        recoveries: Vec::new(),
+        goodput: None,
     }
 }
 

@@ -4,12 +4,13 @@ use super::{Answers, Shared};
 use crate::driver::Connection;
 use crate::logs::Line;
 use espalier_core::{ConnId, Event, Hello, Order, Outcome, PeerAddress, RunningJob, StopMode};
-use espalier_proto::convert::plan_to_wire;
+use espalier_proto::convert::{self, plan_to_wire};
 use espalier_proto::v1::coordinator_message::Message as Outbound;
 use espalier_proto::v1::worker_message::Message as Inbound;
 use espalier_proto::v1::worker_service_server::WorkerService;
 use espalier_proto::{ApiError, ErrorKind, Violations, Wire, time, v1};
 use espalier_spec::plan::Profile;
+use espalier_spec::recovery::HeldSnapshot;
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use espalier_spec::{Generation, JobId, Rank, Step, WorkerId};
 use std::time::Duration;
@@ -186,6 +187,15 @@ fn event(conn: ConnId, message: Inbound) -> Result<Event, ApiError> {
             generation: Generation(m.generation),
             addresses: m.addresses.into_iter().map(address).collect(),
             profile: part::<Profile>(m.profile, "prepared.profile")?,
+            snapshots: m.snapshots.into_iter().map(held).collect(),
+        },
+        Inbound::Milestone(m) => Event::Reached {
+            conn,
+            milestone: convert::milestone(m.milestone())
+                .ok_or_else(|| ApiError::field("milestone.milestone", "is required"))?,
+            job: JobId(m.job),
+            generation: Generation(m.generation),
+            step: Step(m.step),
         },
         Inbound::Progress(m) => Event::Progress {
             conn,
@@ -250,6 +260,13 @@ fn part<T: Wire>(message: Option<T::Message>, path: &str) -> Result<T, ApiError>
     })
 }
 
+fn held(held: v1::HeldSnapshot) -> HeldSnapshot {
+    HeldSnapshot {
+        rank: Rank(held.rank),
+        step: Step(held.step),
+    }
+}
+
 fn address(address: v1::PeerAddress) -> PeerAddress {
     PeerAddress {
         rank: Rank(address.rank),
@@ -271,12 +288,14 @@ fn order(order: Order) -> v1::CoordinatorMessage {
             generation,
             spec,
             seats,
+            spare,
         } => Outbound::Prepare(v1::Prepare {
             job: job.0,
             job_uid: uid,
             generation: generation.0,
             spec: Some(spec.to_wire()),
             seats: seats.iter().map(Wire::to_wire).collect(),
+            spare,
         }),
         Order::Start {
             job,
@@ -284,6 +303,7 @@ fn order(order: Order) -> v1::CoordinatorMessage {
             plan,
             addresses,
             resume,
+            restore,
         } => Outbound::Start(v1::Start {
             job: job.0,
             generation: generation.0,
@@ -297,6 +317,7 @@ fn order(order: Order) -> v1::CoordinatorMessage {
                 })
                 .collect(),
             resume: resume.as_ref().map(Wire::to_wire),
+            restore: restore.as_ref().map(Wire::to_wire),
         }),
         Order::Stop {
             job,
@@ -305,6 +326,7 @@ fn order(order: Order) -> v1::CoordinatorMessage {
         } => {
             let mode = match mode {
                 StopMode::Checkpoint => v1::stop::Mode::Checkpoint,
+                StopMode::Handover => v1::stop::Mode::Handover,
                 StopMode::Abort => v1::stop::Mode::Abort,
             };
             Outbound::Stop(v1::Stop {

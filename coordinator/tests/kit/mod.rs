@@ -218,6 +218,7 @@ impl Worker {
             generation: prepare.generation,
             addresses: addresses.collect(),
             profile: Some(profile),
+            snapshots: Vec::new(),
         }))
         .await;
         prepare

@@ -12,6 +12,7 @@ pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKi
 pub use crate::head::{HeadKind, Metric};
 pub use crate::join::Join;
 pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
+pub use crate::recovery::{RecoverySpec, WorkerRange};
 pub use crate::resources::{Device, Resources};
 pub use crate::segmentation::SegmentationSpec;
 pub use crate::span::SpanSpec;
@@ -66,6 +67,9 @@ pub struct JobSpec {
     /// Durable recovery points.
     #[serde(default)]
     pub checkpoint: CheckpointSpec,
+    /// How the job guards itself against losses.
+    #[serde(default)]
+    pub recovery: RecoverySpec,
     /// What the job asks of the cluster.
     #[serde(default)]
     pub resources: Resources,

@@ -19,6 +19,7 @@ mod join;
 pub mod location;
 mod loss;
 pub mod plan;
+pub mod recovery;
 pub mod report;
 mod resources;
 pub mod segmentation;

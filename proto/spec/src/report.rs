@@ -2,8 +2,8 @@
 
 pub use crate::affinity::{AFFINITY_MEMORY, Affinity, TaskGradient, TaskPair};
 
-use crate::Step;
 use crate::job::Metric;
+use crate::{Rank, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -137,4 +137,7 @@ pub struct Failure {
     pub message: String,
     /// Whether the same job can succeed if tried again.
     pub retryable: bool,
+    /// The rank of another worker that is to blame: its links broke or it stopped answering.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Rank>,
 }

@@ -1,5 +1,6 @@
 //! What a job asks of the cluster.
 
+use crate::recovery::WorkerRange;
 use serde::{Deserialize, Serialize};
 
 /// What a job asks of the cluster.
@@ -17,6 +18,11 @@ pub struct Resources {
     pub shards: Option<u32>,
     /// Kind of device.
     pub device: Device,
+    /// Between how many workers the job may run. Its ranks stay as many as they are and share devices
+    /// where there are fewer of these; bits do not depend on it. Default: each rank has a device of its
+    /// own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<WorkerRange>,
 }
 
 /// Kind of device that a rank computes on.

@@ -4,8 +4,8 @@ use super::{Bad, Violations, Wire, at, item, or_default, text};
 use crate::v1;
 use espalier_spec::job::{
     AdaptiveBy, AdaptiveSpec, BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec,
-    ExchangeSpec, Init, OptimizerSpec, Pooling, Resources, Sampler, ScheduleKind, ScheduleSpec,
-    TrainingSpec, Tuning,
+    ExchangeSpec, Init, OptimizerSpec, Pooling, RecoverySpec, Resources, Sampler, ScheduleKind,
+    ScheduleSpec, TrainingSpec, Tuning, WorkerRange,
 };
 use espalier_spec::{JobSpec, Violation, check};
 
@@ -64,6 +64,7 @@ impl Wire for JobSpec {
             output: self.output.clone().unwrap_or_default(),
             balancer: Some(self.balancer.to_wire()),
             exchange: Some(self.exchange.to_wire()),
+            recovery: Some(self.recovery.to_wire()),
         }
     }
 
@@ -99,6 +100,7 @@ impl Wire for JobSpec {
                 bad,
                 &part("checkpoint"),
             ),
+            recovery: RecoverySpec::read(m.recovery.unwrap_or_default(), bad, &part("recovery")),
             resources: Resources::read(m.resources.unwrap_or_default(), bad, &part("resources")),
             output: text(m.output),
         }
@@ -361,6 +363,10 @@ impl Wire for Resources {
             ranks: self.ranks,
             shards: self.shards,
             device: device.into(),
+            workers: self.workers.map(|range| v1::WorkerRange {
+                min: range.min,
+                max: range.max,
+            }),
         }
     }
 
@@ -376,6 +382,26 @@ impl Wire for Resources {
                 wire::Device::Cpu => Device::Cpu,
                 wire::Device::Cuda => Device::Cuda,
             },
+            workers: m.workers.map(|range| WorkerRange {
+                min: range.min,
+                max: range.max,
+            }),
+        }
+    }
+}
+
+impl Wire for RecoverySpec {
+    type Message = v1::RecoveryPolicy;
+
+    fn to_wire(&self) -> v1::RecoveryPolicy {
+        v1::RecoveryPolicy {
+            snapshot_every: self.snapshot_every,
+        }
+    }
+
+    fn read(m: v1::RecoveryPolicy, _bad: &mut Bad, _path: &str) -> Self {
+        RecoverySpec {
+            snapshot_every: m.snapshot_every,
         }
     }
 }

@@ -9,12 +9,14 @@ mod adaptation;
 mod balancer;
 mod job;
 mod plan;
+mod recovery;
 mod report;
 mod task;
 mod tuning;
 
 pub use job::checked_job;
 pub use plan::{plan_from_wire, plan_to_wire};
+pub use recovery::{milestone, milestone_to_wire};
 
 use espalier_spec::Violation;
 use std::fmt;

@@ -3,12 +3,12 @@
 use super::task::{metric, unknown_metric};
 use super::{Bad, Wire, at, item, text};
 use crate::{time, v1};
-use espalier_spec::Step;
 use espalier_spec::job::Metric;
 use espalier_spec::report::{
     Affinity, Checkpoint, Evaluation, ExchangeStats, Failure, MemoryStats, Progress, TaskGradient,
     TaskPair, TaskScores,
 };
+use espalier_spec::{Rank, Step};
 use std::collections::BTreeMap;
 
 impl Wire for Progress {
@@ -294,6 +294,7 @@ impl Wire for Failure {
             code: self.code.clone(),
             message: self.message.clone(),
             retryable: self.retryable,
+            lost_rank: self.lost.map(|rank| rank.0),
         }
     }
 
@@ -302,6 +303,7 @@ impl Wire for Failure {
             code: m.code,
             message: m.message,
             retryable: m.retryable,
+            lost: m.lost_rank.map(Rank),
         }
     }
 }

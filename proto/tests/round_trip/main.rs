@@ -8,8 +8,8 @@ use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
     Affinity, BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec, ExchangeSpec,
-    ExchangeType, Files, Init, Normalize, OnNonFinite, OptimizerSpec, Pooling, Resources,
-    ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind, TrainingSpec,
+    ExchangeType, Files, Init, Normalize, OnNonFinite, OptimizerSpec, Pooling, RecoverySpec,
+    Resources, ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind, TrainingSpec, WorkerRange,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -206,13 +206,18 @@ fn job() -> impl Strategy<Value = JobSpec> {
     let checkpoint = (any::<u64>(), any::<u32>())
         .prop_map(|(every_steps, keep)| CheckpointSpec { every_steps, keep });
     let device = select(vec![Device::Auto, Device::Cpu, Device::Cuda]);
-    let resources = (option::of(any::<u32>()), option::of(any::<u32>()), device).prop_map(
-        |(ranks, shards, device)| Resources {
+    let workers =
+        option::of((any::<u32>(), any::<u32>()).prop_map(|(min, max)| WorkerRange { min, max }));
+    let counts = (option::of(any::<u32>()), option::of(any::<u32>()));
+    let resources =
+        (counts, device, workers).prop_map(|((ranks, shards), device, workers)| Resources {
             ranks,
             shards,
             device,
-        },
-    );
+            workers,
+        });
+    let recovery =
+        option::of(any::<u64>()).prop_map(|snapshot_every| RecoverySpec { snapshot_every });
     (
         (word(), any::<u64>(), any::<i32>(), backbone(), tuning),
         (
@@ -222,13 +227,18 @@ fn job() -> impl Strategy<Value = JobSpec> {
             training(),
             exchange(),
         ),
-        (evaluation, checkpoint, resources, option::of(word())),
+        (
+            evaluation,
+            checkpoint,
+            (resources, recovery),
+            option::of(word()),
+        ),
     )
         .prop_map(
             |(
                 (name, seed, priority, backbone, tuning),
                 (tasks, sampler, balancer, training, exchange),
-                (evaluation, checkpoint, resources, output),
+                (evaluation, checkpoint, (resources, recovery), output),
             )| JobSpec {
                 name,
                 seed,
@@ -242,6 +252,7 @@ fn job() -> impl Strategy<Value = JobSpec> {
                 exchange,
                 evaluation,
                 checkpoint,
+                recovery,
                 resources,
                 output,
             },

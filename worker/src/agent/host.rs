@@ -8,6 +8,7 @@ use crate::engine::{self, Ending, RankContext, Sources};
 use crate::fetch;
 use espalier_comm::Listener;
 use espalier_spec::plan::Seat;
+use espalier_spec::recovery::Restore;
 use espalier_spec::report::{Checkpoint, Failure};
 use espalier_spec::{Generation, JobSpec, Plan, Rank};
 use std::any::Any;
@@ -49,6 +50,8 @@ pub struct StartOrder {
     pub addresses: Vec<Address>,
     /// The checkpoint to go on from.
     pub resume: Option<Checkpoint>,
+    /// The snapshot to go on from instead.
+    pub restore: Option<Restore>,
 }
 
 /// A job that this worker hosts.
@@ -146,7 +149,11 @@ impl Host {
             listeners.push(listener);
         }
         let profile = sources.profile(&local).map_err(|e| e.failure())?;
-        self.report(Content::Prepared { addresses, profile });
+        self.report(Content::Prepared {
+            addresses,
+            profile,
+            snapshots: Vec::new(),
+        });
         let Some(order) = self.wait(started) else {
             return Ok(Outcome::Ordered);
         };
@@ -270,6 +277,7 @@ fn internal(message: String) -> Failure {
         code: "internal".to_owned(),
         message,
         retryable: true,
+        lost: None,
     }
 }
 

@@ -1,8 +1,9 @@
 //! What hosted jobs tell the agent.
 
 use espalier_spec::plan::Profile;
+use espalier_spec::recovery::{HeldSnapshot, Milestone};
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
-use espalier_spec::{Generation, JobId, Rank};
+use espalier_spec::{Generation, JobId, Rank, Step};
 use std::time::SystemTime;
 
 /// A message of a job's thread, for one generation of one job.
@@ -25,7 +26,11 @@ pub enum Content {
         addresses: Vec<Address>,
         /// What was found out about the job.
         profile: Profile,
+        /// Snapshots of the job in this worker's memory.
+        snapshots: Vec<HeldSnapshot>,
     },
+    /// A generation came further on its way into training, with so many steps done.
+    Reached(Milestone, Step),
     /// How far it is; only the newest counts.
     Progress(Box<Progress>),
     /// It was evaluated.

@@ -237,7 +237,9 @@ impl Agent {
                 tracing::info!(job = stop.job, %generation, ?mode, "told to stop");
                 match self.jobs.get(&stop.job) {
                     Some(hosted) if hosted.generation <= generation => match mode {
-                        v1::stop::Mode::Checkpoint => hosted.control.stop_at_boundary(),
+                        v1::stop::Mode::Checkpoint | v1::stop::Mode::Handover => {
+                            hosted.control.stop_at_boundary()
+                        }
                         _ => hosted.control.abort(),
                     },
                     Some(_) => {}

@@ -5,6 +5,7 @@ use super::report::{Content, Outcome, Report};
 use espalier_proto::v1::worker_message::Message;
 use espalier_proto::{Wire, convert, time, v1};
 use espalier_spec::plan::Seat;
+use espalier_spec::recovery::{HeldSnapshot, Restore};
 use espalier_spec::report::{Checkpoint, Failure};
 use espalier_spec::{JobId, JobSpec, WorkerId};
 use std::time::UNIX_EPOCH;
@@ -42,11 +43,17 @@ pub(super) fn start(start: v1::Start) -> Result<StartOrder, String> {
         .map(Checkpoint::from_wire)
         .transpose()
         .map_err(|e| e.to_string())?;
+    let restore = start
+        .restore
+        .map(Restore::from_wire)
+        .transpose()
+        .map_err(|e| e.to_string())?;
     let addresses = start.addresses.into_iter().map(Into::into).collect();
     Ok(StartOrder {
         plan,
         addresses,
         resume,
+        restore,
     })
 }
 
@@ -55,7 +62,11 @@ pub(super) fn report(report: Report, worker: &str) -> v1::WorkerMessage {
     let job = report.job.0;
     let generation = report.generation.0;
     message(match report.content {
-        Content::Prepared { addresses, profile } => {
+        Content::Prepared {
+            addresses,
+            profile,
+            snapshots,
+        } => {
             let address = |a: super::report::Address| v1::PeerAddress {
                 rank: a.rank.0,
                 address: a.address,
@@ -63,13 +74,25 @@ pub(super) fn report(report: Report, worker: &str) -> v1::WorkerMessage {
             };
             let addresses = addresses.into_iter().map(address).collect();
             let profile = Some(profile.to_wire());
+            let held = |held: HeldSnapshot| v1::HeldSnapshot {
+                rank: held.rank.0,
+                step: held.step.0,
+            };
+            let snapshots = snapshots.into_iter().map(held).collect();
             Message::Prepared(v1::Prepared {
                 job,
                 generation,
                 addresses,
                 profile,
+                snapshots,
             })
         }
+        Content::Reached(milestone, step) => Message::Milestone(v1::MilestoneReport {
+            job,
+            generation,
+            milestone: convert::milestone_to_wire(milestone).into(),
+            step: step.0,
+        }),
         Content::Progress(progress) => {
             let progress = Some(progress.to_wire());
             Message::Progress(v1::ProgressReport {
@@ -138,6 +161,7 @@ pub(super) fn internal(message: String) -> Failure {
         code: "internal".to_owned(),
         message,
         retryable: false,
+        lost: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can go wrong while a job is prepared or trained, sorted for the person who must act.
 
 use crate::{checkpoint, data, heads, metrics, model};
+use espalier_spec::Rank;
 use espalier_spec::report::Failure;
 
 /// Code of the failure of a rank that was told to stop at once.
@@ -113,10 +114,18 @@ impl Error {
             Error::Plan(_) => ("internal", false),
             Error::NoCheckpoint { .. } => ("no_checkpoint", false),
         };
+        let lost = match self {
+            Error::Comm(
+                espalier_comm::Error::PeerLost { peer, .. }
+                | espalier_comm::Error::Deadline { peer, .. },
+            ) => u32::try_from(*peer).ok().map(Rank),
+            _ => None,
+        };
         Failure {
             code: code.to_owned(),
             message: self.to_string(),
             retryable,
+            lost,
         }
     }
 }

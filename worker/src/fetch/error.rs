@@ -122,6 +122,7 @@ impl Error {
             code: code.to_owned(),
             message: self.to_string(),
             retryable: false,
+            lost: None,
         }
     }
 }

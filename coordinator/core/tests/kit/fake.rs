@@ -316,6 +316,7 @@ impl Sim {
                 generation,
                 addresses,
                 profile,
+                snapshots: Vec::new(),
             });
         }
         if !run.started {

@@ -66,6 +66,7 @@ pub fn failure(code: &str, retryable: bool) -> Outcome {
         code: code.to_owned(),
         message,
         retryable,
+        lost: None,
     })
 }
 
@@ -204,6 +205,7 @@ impl Bench {
             generation,
             addresses,
             profile: profile(),
+            snapshots: Vec::new(),
         })
     }
 

@@ -267,6 +267,30 @@ fn probabilities(spec: &JobSpec, given: &BTreeMap<String, f64>, found: &mut Find
 }
 
 pub(super) fn resources(resources: &Resources, batch_size: u32, found: &mut Findings) {
+    if let Some(range) = resources.workers {
+        found.require(range.min >= 1, "resources.workers.min", || {
+            "is 0; expected at least 1".to_owned()
+        });
+        found.require(range.max >= range.min, "resources.workers.max", || {
+            format!(
+                "is {}, below min, {}; expected at least that",
+                range.max, range.min
+            )
+        });
+        if let Some(ranks) = resources.ranks {
+            found.require(range.max <= ranks, "resources.workers.max", || {
+                format!(
+                    "is {}: more workers than ranks ({ranks}); raise resources.ranks or lower it",
+                    range.max
+                )
+            });
+        } else {
+            found.add(
+                "resources.ranks",
+                "is missing: a job that may run on several numbers of workers fixes its number of ranks",
+            );
+        }
+    }
     if let Some(ranks) = resources.ranks {
         found.require(ranks >= 1, "resources.ranks", || {
             "is 0; expected at least 1, or leave it out to take every rank".to_owned()
