@@ -18,7 +18,7 @@ from cluster import FAST, REPO, Cluster, build, run, test_scores
 
 DATA = REPO / ".espalier/data/debian-packages"
 DEMO = REPO / ".espalier/demo/debian-packages"
-STEPS = {"heads": 80 if FAST else 160, "all": 60 if FAST else 220}
+STEPS = {"heads": 80 if FAST else 150, "all": 60 if FAST else 200}
 METRICS = {"single_label": "accuracy", "multi_label": "macro_f1"}
 
 
