@@ -95,7 +95,7 @@ pub enum Adapt {
     Entropy,
     /// Confident predictions on the target taken for labels.
     SelfTraining,
-    /// Statistics of batch normalisation of each domain.
+    /// After training, statistics of batch norms are taken anew over the target.
     Adabn,
     /// `dann`, and the largest singular value of a batch's features kept small.
     Bsp,
@@ -111,6 +111,12 @@ impl Adapt {
     pub fn info(self) -> &'static AdaptInfo {
         // In order of the enum; a test holds it to that.
         &METHODS[self as usize]
+    }
+
+    /// Whether training has a loss of it, on samples of the target.
+    #[must_use]
+    pub fn learns(self) -> bool {
+        self != Adapt::Adabn
     }
 
     /// The name in job files.

@@ -91,7 +91,7 @@ pub struct Adaptation {
 /// Errors of adaptation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// `adabn` on a backbone without batch statistics.
+    /// `adabn` on a backbone without batch norms.
     #[error(
         "task {task}: adaptation.method is adabn, but this backbone has no batch normalisation whose statistics could follow the target; use another method"
     )]
@@ -217,7 +217,7 @@ pub fn build(
         Adapt::SelfTraining => Box::new(self_training::SelfTraining {
             threshold: number("threshold"),
         }),
-        // Of the backbones here none re-estimates statistics of batches; see [`crate::model`].
+        // It has no loss: statistics are taken after training, and who has batch norms never asks for one.
         Adapt::Adabn => {
             return Err(Error::NoBatchNorm {
                 task: task.to_owned(),

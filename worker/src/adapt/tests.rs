@@ -193,7 +193,7 @@ fn strength_follows_its_schedule() {
     assert_eq!(strength(0, 0), 1.0);
 }
 
-// Promise: what no backbone here has is said plainly.
+// Promise: that a backbone has no batch norms is said plainly.
 #[test]
 fn adabn_needs_batch_normalisation() {
     let error = build("digit", &spec("adabn", &json!({})), 4, 2).unwrap_err();

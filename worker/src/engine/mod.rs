@@ -25,6 +25,7 @@ mod memory;
 mod metrics;
 mod micro;
 mod next;
+mod norms;
 mod own_rows;
 mod owner;
 mod passes;

@@ -308,6 +308,7 @@ impl Run<'_> {
                 .load_best(&self.store, &self.context.dir, best)?;
             step = best;
         }
+        self.trainer.follow_target()?;
         if let Some(evaluation) = self.trainer.evaluate(Which::Test, step)? {
             self.metrics.evaluation(&evaluation);
             (self.tell)(Content::Evaluation(evaluation));

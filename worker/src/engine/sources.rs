@@ -68,10 +68,13 @@ impl Sources {
         }
         let names: Vec<data::OrderTask<'_>> = tasks
             .iter()
-            .map(|task| data::OrderTask {
+            .zip(&spec.tasks)
+            .map(|(task, asked)| data::OrderTask {
                 name: &task.name,
                 samples: task.train.len() as u64,
-                target: task.target.as_ref().map(|target| target.len() as u64),
+                target: (task.target.as_ref())
+                    .filter(|_| asked.adaptation.as_ref().is_some_and(|how| how.method.learns()))
+                    .map(|target| target.len() as u64),
             })
             .collect();
         let groups = InputGroups::of(&spec.tasks);

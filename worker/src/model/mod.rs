@@ -131,6 +131,13 @@ pub trait Backbone: std::fmt::Debug + Send {
         None
     }
 
+    /// Lets batch norms normalise every batch by its own statistics, while the kept ones follow them: kept =
+    /// (1 - momentum)·kept + momentum·the batch's; none: by the kept ones, as usual. False if there are no
+    /// batch norms.
+    fn follow_batches(&self, _momentum: Option<f64>) -> bool {
+        false
+    }
+
     /// What it has beside others, if it predicts the next token.
     fn decoder(&self) -> Option<&dyn Decoder> {
         None

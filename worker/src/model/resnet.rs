@@ -2,8 +2,9 @@
 //! basic or bottleneck layers.
 //!
 //! **Batch norms keep the statistics of the pretrained model**, as is usual where such models are trained
-//! further: they are no parameters, no rank changes them, and a sample's features don't depend on its batch.
+//! further: they are no parameters, training changes none, and a sample's features don't depend on its batch.
 //! Scale and shift are trained. A random start has means of 0 and variances of 1, so its norms only scale.
+//! After training they can be made those of another domain ([`Backbone::follow_batches`]).
 //!
 //! Blocks: the stem, then each residual layer. Shapes: b samples, c channels, y and x places.
 
@@ -12,6 +13,7 @@ use super::{Backbone, Batch, Block, Context, Error, FeatureMap, Options, ParamSp
 use espalier_spec::job::Pooling;
 use serde::Deserialize;
 use serde_json::Value;
+use std::cell::Cell;
 use tch::{Kind, Tensor};
 
 pub(super) const MODEL_TYPE: &str = "resnet";
@@ -87,6 +89,8 @@ pub(super) struct ResNet {
     parts: Vec<Part>,
     blocks: Vec<Block>,
     extra: Vec<(String, Tensor)>,
+    /// Momentum with which statistics follow the batches, while they do.
+    following: Cell<Option<f64>>,
 }
 
 impl ResNet {
@@ -108,6 +112,7 @@ impl ResNet {
             parts,
             blocks,
             extra,
+            following: Cell::new(None),
         })
     }
 
@@ -122,7 +127,11 @@ impl ResNet {
         // Matrices come first, then of each unit scale, shift, mean, variance.
         let first = part.units.len() + 4 * unit;
         let [weight, shift, mean, variance] = [0, 1, 2, 3].map(|n| Some(p(first + n)));
-        Ok(y.f_batch_norm(weight, shift, mean, variance, false, 0.0, EPS, false)?)
+        let (follows, momentum) = match self.following.get() {
+            Some(momentum) => (true, momentum),
+            None => (false, 0.0),
+        };
+        Ok(y.f_batch_norm(weight, shift, mean, variance, follows, momentum, EPS, false)?)
     }
 }
 
@@ -167,6 +176,10 @@ impl Backbone for ResNet {
     }
     fn feature_map(&self) -> Option<FeatureMap> {
         Some(FeatureMap::Channels)
+    }
+    fn follow_batches(&self, momentum: Option<f64>) -> bool {
+        self.following.set(momentum);
+        true
     }
 
     fn input(&self, batch: &Batch) -> Result<Tensor, Error> {

@@ -173,3 +173,78 @@ fn balancers_weigh_the_adaptation_with_its_task() {
         run(Sharding::Optimizer).assert_same(&run(Sharding::Full), balancer);
     }
 }
+
+/// Images in one light with labels, in another without, read by a residual network.
+fn in_another_light(dir: &Path, change: impl FnOnce(&mut Value)) -> JobSpec {
+    const SIDE: usize = 8;
+    let image = |index: usize, light: f64| -> Vec<f64> {
+        let is_lit = |place: usize| (place / SIDE < SIDE / 2) == index.is_multiple_of(2);
+        let noise = |place: usize| ((index * 31 + place * 17) % 13) as f64 / 26.0;
+        let value = |place| light * (f64::from(u8::from(is_lit(place))) + noise(place)) + 1.0 - light;
+        (0..SIDE * SIDE).map(value).collect()
+    };
+    let write = |name: &str, light: f64, labelled: bool| {
+        let row = |index: usize| match labelled {
+            true => json!({"image": image(index, light), "kind": ["top", "bottom"][index % 2]}),
+            false => json!({"image": image(index, light)}),
+        };
+        let rows: String = (0..60).map(|index| format!("{}\n", row(index))).collect();
+        std::fs::write(dir.join(name), rows).unwrap();
+        dir.join(name)
+    };
+    spec(dir, STEPS, |job| {
+        let model = dir.join("resnet");
+        std::fs::create_dir_all(&model).unwrap();
+        let network = json!({
+            "model_type": "resnet", "image_size": SIDE, "num_channels": 1, "embedding_size": 8,
+            "hidden_sizes": [8], "depths": [1], "layer_type": "basic"
+        });
+        std::fs::write(model.join("config.json"), network.to_string()).unwrap();
+        job["backbone"] = json!({"path": model, "init": "random", "dropout": 0.0});
+        job["tasks"] = json!([{
+            "name": "kind", "head": "single_label",
+            "data": {"train": write("light.jsonl", 1.0, true), "test": write("dim.test.jsonl", 0.2, true),
+                     "columns": {"label": "kind"}, "labels": ["top", "bottom"]},
+            "adaptation": {"method": "adabn", "target": {"train": write("dim.jsonl", 0.2, false)}},
+        }]);
+        job["balancer"] = json!("equal");
+        change(job);
+    })
+}
+
+// Promise: with `adabn` training is what it is without; then statistics, and nothing else, are the target's; and sharding changes no bit of it.
+#[test]
+fn norms_follow_the_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = in_another_light(folder.path(), |_| {});
+    let run = |job: &JobSpec, sharding| train(job, &layout(1, sharding, false), STEPS);
+    let once = run(&job, Sharding::Optimizer);
+    once.assert_same(&run(&job, Sharding::Full), "adabn, full");
+    let plain = in_another_light(folder.path(), |job| {
+        job["tasks"][0].as_object_mut().unwrap().remove("adaptation");
+    });
+    let plain = run(&plain, Sharding::Optimizer);
+    assert_eq!(once.heads, plain.heads, "training is the same");
+    let tensors = |outcome: &Outcome| -> Vec<(String, Vec<u8>)> {
+        let file = safetensors::SafeTensors::deserialize(&outcome.model).unwrap();
+        let tensors = file.iter();
+        tensors.map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect()
+    };
+    for ((name, own), (_, other)) in tensors(&once).iter().zip(&tensors(&plain)) {
+        assert_eq!(own != other, name.contains(".running_"), "{name}");
+    }
+}
+
+// Promise: a backbone without batch norms is told before anything is trained.
+#[test]
+fn norms_are_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = adapted(folder.path(), "adabn", |_| {});
+    let error = espalier_worker::engine::Sources::load(&job)
+        .and_then(|sources| {
+            let backbone = sources.backbone(&job, tch::Device::Cpu)?;
+            espalier_worker::engine::HeadSet::new(&job, &sources.tasks, backbone.as_ref(), tch::Device::Cpu)
+        })
+        .unwrap_err();
+    assert!(error.to_string().contains("no batch normalisation"), "{error}");
+}

@@ -116,6 +116,20 @@ fn fits(
              remove one of both"
         )
     });
+    if method == Adapt::Adabn {
+        found.require(spec.tasks.len() == 1, path, || {
+            "`adabn` gives the backbone the statistics of one task's target; the others would be read with \
+             these: give it a job of its own, or use another method"
+                .to_owned()
+        });
+        let caches = spec.backbone.cache_features
+            && matches!(spec.tuning, Tuning::Heads | Tuning::LastBlocks(_));
+        found.require(!caches, path, || {
+            "`adabn` changes what frozen blocks make of a sample, which is computed once: set \
+             backbone.cache_features to false"
+                .to_owned()
+        });
+    }
     if spec.tuning != Tuning::Heads {
         return;
     }

@@ -1,7 +1,7 @@
 //! Heads, layers of adaptations and tasks' adapters with their first values, in one block.
 
 use super::HeadSet;
-use crate::adapt::Adaptation;
+use crate::adapt::{self, Adaptation};
 use crate::data::{TaskData, total_steps};
 use crate::engine::Error;
 use crate::heads::{self, CausalLm, Head, Level, Parameter};
@@ -60,7 +60,14 @@ impl HeadSet {
         );
         let mut adaptations = Vec::with_capacity(heads.len());
         for (task, head) in spec.tasks.iter().zip(&heads) {
-            let Some(how) = &task.adaptation else {
+            if let Some(how) = &task.adaptation
+                && !how.method.learns()
+                && !backbone.follow_batches(None)
+            {
+                let task = task.name.clone();
+                return Err(adapt::Error::NoBatchNorm { task }.into());
+            }
+            let Some(how) = task.adaptation.as_ref().filter(|how| how.method.learns()) else {
                 adaptations.push(None);
                 continue;
             };

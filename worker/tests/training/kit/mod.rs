@@ -320,6 +320,7 @@ impl Ranks<'_> {
         seen.sent = comm.traffic().total().sent;
         seen.held.training = trainer.memory();
         let step = Step(self.steps);
+        trainer.follow_target().unwrap();
         seen.evaluation = trainer.evaluate(Which::Test, step).unwrap();
         seen.held.evaluating = trainer.memory();
         trainer.export(&self.dir.join("export"), step).unwrap();
