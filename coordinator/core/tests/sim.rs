@@ -14,16 +14,15 @@ impl Sim {
     fn disturb(&mut self) {
         let w = self.dice.roll(3) as usize;
         let name = NAMES[self.dice.roll(5) as usize];
-        match self.dice.roll(14) {
+        match self.dice.roll(16) {
             0 | 1 => self.drop_stream(w),
             2 => {
                 // Killed: everything on it is lost, another process takes its place.
                 self.drop_stream(w);
+                let up = self.dice.roll(2) == 0;
                 let fake = &mut self.workers[w];
-                fake.runs.clear();
-                fake.outbox.clear();
-                fake.instance += 1;
-                fake.up = self.dice.roll(2) == 0;
+                fake.die();
+                fake.up = up;
             }
             3 => self.workers[w].up = true,
             4 => {
@@ -33,9 +32,8 @@ impl Sim {
                         reason: "spot notice".to_owned(),
                     });
                     let fake = &mut self.workers[w];
-                    (fake.conn, fake.instance) = (None, fake.instance + 1);
-                    fake.runs.clear();
-                    fake.outbox.clear();
+                    fake.conn = None;
+                    fake.die();
                 }
             }
             5 => self.restart(),
@@ -67,6 +65,13 @@ impl Sim {
                 let name = worker(self.workers[w].name);
                 self.ask(|reply| Event::UndrainWorker { name, reply });
             }
+            12 => {
+                if self.workers[w].up && self.dice.roll(2) == 0 {
+                    self.leave(w);
+                }
+            }
+            // Hangs: its stream stays open, its peers get no answer.
+            13 => self.workers[w].up = false,
             _ => self.create(name),
         }
     }
