@@ -194,7 +194,7 @@ pub(crate) fn sentence(recovery: &Recovery) -> String {
     };
     let what = match recovery.cause {
         Cause::Failure => format!("the loss of {worker}"),
-        Cause::Drain => format!("the leave of {worker}"),
+        Cause::Drain => format!("the departure of {worker}"),
         Cause::Scale => "a change of its workers".to_owned(),
         Cause::Preemption => "a job of higher priority".to_owned(),
         Cause::Operator => "a pause".to_owned(),
@@ -270,7 +270,7 @@ mod tests {
         };
         assert_eq!(
             sentence(&moved),
-            "recovered in 0.73 s from the leave of worker worker-2: agreed 0.21 s, connected 0.05 s, \
+            "recovered in 0.73 s from the departure of worker worker-2: agreed 0.21 s, connected 0.05 s, \
              restored 0.10 s, first step 0.37 s; nothing done again"
         );
     }

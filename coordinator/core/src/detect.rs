@@ -7,6 +7,7 @@
 //! peer says of a worker that is in sight ends the generation, since its ranks must connect again,
 //! and nothing else.
 
+use crate::command::StopMode;
 use crate::event::Time;
 use crate::live::{Key, Link, Worker};
 use crate::machine::Machine;
@@ -73,6 +74,7 @@ impl Machine {
         let mut incidents = Vec::new();
         for (number, job) in &self.state.jobs {
             if let Some(incident) = &job.incident
+                && !job.state().is_final()
                 && incident.cause == Cause::Failure
                 && incident.worker.as_ref() == Some(name)
                 && now.since(incident.detected) <= near
@@ -107,6 +109,8 @@ impl Machine {
             }
         }
         for (name, key) in unseen {
+            // One whose stream is open reads this before any later order.
+            self.send_stop(&name, &key, StopMode::Abort);
             let Some(lease) = self.release(&name, &key) else {
                 continue;
             };
