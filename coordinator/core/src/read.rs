@@ -145,7 +145,7 @@ impl Machine {
         let all = job.end_time.unwrap_or(self.now).since(job.start_time?);
         let now = job.useful(self.reached_now(number), self.now);
         let useful = job.useful_ms.saturating_add(now);
-        (all > 0).then(|| (useful as f64 / all as f64).min(1.0))
+        Some((useful as f64 / all.max(1) as f64).min(1.0))
     }
 
     fn view_worker(&self, worker: &Worker) -> WorkerView {

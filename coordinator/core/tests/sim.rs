@@ -4,6 +4,7 @@
 mod kit;
 
 use espalier_core::{Event, JobState, WorkerState};
+use espalier_spec::recovery::{Cause, Source};
 use kit::fake::Sim;
 use kit::{ranks, spec, worker};
 
@@ -148,6 +149,8 @@ struct Story {
     trace: Vec<String>,
     /// How each job ended, and whether it took more than one generation.
     ends: Vec<(JobState, bool)>,
+    /// Where generations went on from, and after what.
+    recoveries: Vec<(Source, Cause)>,
 }
 
 /// Faults for a while, then none until all is quiet.
@@ -202,9 +205,12 @@ fn story(seed: u64) -> Story {
         .collect();
     sim.trace
         .extend(jobs.iter().map(|(_, job)| format!("{job:?}")));
+    let recoveries = jobs.iter().flat_map(|(_, job)| &job.recoveries);
+    let recoveries = recoveries.map(|recovery| (recovery.source, recovery.cause));
     Story {
         trace: sim.trace,
         ends,
+        recoveries: recoveries.collect(),
     }
 }
 
@@ -223,12 +229,14 @@ fn every_job_ends_or_waits_for_a_stated_reason() {
         Err(_) => (1..=120).collect::<Vec<u64>>(),
     };
     let mut ends = std::collections::BTreeSet::new();
+    let mut recoveries = std::collections::BTreeSet::new();
     for seed in &seeds {
         let result = std::panic::catch_unwind(|| story(*seed));
         let Ok(story) = result else {
             panic!("SIM_SEED={seed} cargo test -p espalier-core --test sim")
         };
         ends.extend(story.ends);
+        recoveries.extend(story.recoveries);
     }
     if seeds.len() > 1 {
         use JobState::{Cancelled, Failed, Paused, Queued, Succeeded};
@@ -242,6 +250,12 @@ fn every_job_ends_or_waits_for_a_stated_reason() {
             ends.contains(&(Succeeded, true)),
             "no job succeeded after it was moved"
         );
+        for cause in [Cause::Failure, Cause::Drain] {
+            assert!(
+                recoveries.contains(&(Source::Snapshot, cause)),
+                "no job went on from memory after a {cause:?}"
+            );
+        }
     }
 }
 
