@@ -11,6 +11,7 @@ use crate::record::{Change, Kind};
 use crate::recover::End;
 use crate::state::{Phase, Then};
 use espalier_spec::WorkerId;
+use espalier_spec::recovery::Cause;
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 
 impl Machine {
@@ -168,8 +169,20 @@ impl Machine {
         match outcome {
             Outcome::Failure(failure) => self.ended_by(number, name, failure),
             Outcome::Ordered | Outcome::Exported(_) => {
+                // It leaves, or has lost its mind: no work before its next heartbeat, so that the
+                // job is not prepared there again and again.
+                let job = self.state.jobs.get(&number);
+                let run = job.map(|job| ((job.name(), job.generation), job.uid.clone()));
+                if let (Some(worker), Some((key, uid))) = (self.workers.get_mut(name), run) {
+                    worker.strays.insert(key, uid);
+                }
                 let why = format!("worker {name} stopped preparing without an order");
-                self.retry(number, &why, End::fault(name));
+                let end = End {
+                    cause: Cause::Drain,
+                    counts: false,
+                    ..End::fault(name)
+                };
+                self.retry(number, &why, end);
             }
         }
     }

@@ -323,6 +323,25 @@ fn a_worker_that_leaves_by_itself_is_no_fault() {
 }
 
 #[test]
+fn a_worker_that_leaves_while_it_prepares_is_not_asked_again() {
+    // Promise: ranks that stop preparing without an order do not eat up the job's restarts.
+    let (mut bench, [a, b, c]) = two_and_a_spare();
+    bench.stopped(b, "x", 1, Outcome::Ordered);
+    bench.stopped(a, "x", 1, Outcome::Ordered);
+    let after = bench.stopped(b, "x", 2, Outcome::Ordered);
+    assert_eq!(orders(&after), [format!("stop x g2 Abort -> {}", a.0)]);
+    let after = bench.stopped(a, "x", 2, Outcome::Ordered);
+    let prepare = |conn: ConnId| format!("prepare x g3 -> {}", conn.0);
+    assert_eq!(orders(&after), [prepare(a), prepare(c)]);
+    let reason = bench.machine.events(&"x".into(), 0).unwrap();
+    assert!(
+        reason
+            .iter()
+            .all(|event| !event.message.contains("restart"))
+    );
+}
+
+#[test]
 fn a_loss_while_preparing_does_not_wait_for_the_lost_one() {
     // Promise: nothing is lost with ranks that have not started: with room elsewhere the next
     // generation is prepared there at once, on the account of the same incident.
