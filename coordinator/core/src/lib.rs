@@ -18,7 +18,10 @@
 //! | which job is next, and on which devices? | `queue.rs` |
 //! | when is a worker unreachable, when gone? | `member.rs` |
 //! | which devices are taken; what does a reconnecting worker keep? | `lease.rs` |
-//! | prepare, start, and what follows a failure? | `generation.rs` |
+//! | when is a worker dead at once; who could take its place? | `detect.rs` |
+//! | prepare and start; from which state? | `generation.rs` |
+//! | what follows when a generation ends early? | `recover.rs` |
+//! | what did an incident cost; how useful was a job's time? | `account.rs` |
 //! | which reports count? | `report.rs` |
 //! | who computes and owns what, and why? | `place.rs`, `reason.rs` |
 //! | what is always true? | `invariants.rs` |
@@ -30,8 +33,10 @@
 //! - A Stop is answered with Stopped, whatever the state of the generation's ranks; a repeated one
 //!   is harmless; so is a repeated Start.
 
+pub mod account;
 pub mod command;
 pub mod config;
+mod detect;
 pub mod event;
 pub mod exchange;
 mod generation;
@@ -46,6 +51,7 @@ mod queue;
 mod read;
 mod reason;
 pub mod record;
+mod recover;
 mod report;
 pub mod state;
 pub mod view;
