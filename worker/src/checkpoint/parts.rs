@@ -44,24 +44,18 @@ impl Writer {
         self.file(&format!("part-{rank:05}.json"))
     }
 
-    /// Tells the rank that commits what became of this one's part.
+    /// Tells the rank that commits what became of this one's part: its files, or why there are none.
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::Io`].
     pub(super) fn leave_receipt(
         &self,
         rank: usize,
-        written: &Result<Vec<FileEntry>, Error>,
+        written: Result<&[FileEntry], String>,
     ) -> Result<(), Error> {
-        let receipt = match written {
-            Ok(files) => Receipt {
-                files: files.clone(),
-                failed: None,
-            },
-            Err(error) => Receipt {
-                files: Vec::new(),
-                failed: Some(error.to_string()),
-            },
+        let receipt = Receipt {
+            files: written.as_ref().map_or_else(|_| Vec::new(), |files| files.to_vec()),
+            failed: written.err(),
         };
         // Strings and numbers can always be written as JSON.
         let text = serde_json::to_vec(&receipt).unwrap_or_default();
@@ -186,8 +180,8 @@ mod tests {
     fn commit(store: &Store, step: u64) -> PathBuf {
         let writer = store.begin("step", Step(step)).unwrap();
         for rank in 0..2 {
-            let written = writer.write_part(rank, &image(rank), &image(rank + 10));
-            writer.leave_receipt(rank, &written).unwrap();
+            let files = writer.write_part(rank, &image(rank), &image(rank + 10));
+            writer.leave_receipt(rank, Ok(&files.unwrap())).unwrap();
         }
         let waits = AtomicBool::new(false);
         let files = writer.gather(2, Duration::ZERO, &waits).unwrap();

@@ -68,6 +68,23 @@ impl Saving {
         self.running.take().map(Running::join)
     }
 
+    /// The step of the checkpoint that is being written.
+    #[must_use]
+    pub fn writing(&self) -> Option<Step> {
+        self.running.as_ref().map(|running| running.step)
+    }
+
+    /// Tells rank 0 that this rank has no part of a checkpoint, so that nobody waits for it.
+    pub fn excuse(&self, step: Step, why: &str) {
+        let writer = self.store.join("step", step);
+        let told = writer
+            .create()
+            .and_then(|()| writer.leave_receipt(self.rank, Err(why.to_owned())));
+        if let Err(error) = told {
+            tracing::warn!(step = step.0, %error, "rank 0 will wait for this rank's part in vain");
+        }
+    }
+
     /// Starts to write this rank's part, two safetensors images. All ranks start the same checkpoints, and none while
     /// one is being written: ask [`Saving::wait`] before.
     ///
@@ -139,7 +156,8 @@ impl Task {
         writer.create()?;
         let written = writer.write_part(rank, &shared, &own);
         drop((shared, own));
-        let told = writer.leave_receipt(rank, &written);
+        let told = written.as_deref().map_err(ToString::to_string);
+        let told = writer.leave_receipt(rank, told);
         if rank != 0 {
             written?;
             told?;
@@ -256,6 +274,10 @@ mod tests {
         assert!(error.contains("rank 1"), "{error}");
         assert!(error.contains("own-00001.safetensors"), "{error}");
         assert!(store.steps("step").is_empty());
+        ranks[1].excuse(Step(4), "no memory");
+        start(&mut ranks[0], 4);
+        let error = ranks[0].wait().unwrap().result.unwrap_err().to_string();
+        assert!(error.contains("rank 1: no memory"), "{error}");
     }
 
     // Promise: who has given up waits for nobody, but takes what is there already.
@@ -265,6 +287,7 @@ mod tests {
         let mut ranks = ranks(dir.path(), 2, 1);
         ranks[0].given_up.store(true, Ordering::Relaxed);
         start(&mut ranks[0], 2);
+        assert_eq!(ranks[0].writing(), Some(Step(2)));
         let error = ranks[0].wait().unwrap().result.unwrap_err();
         assert!(matches!(error, Error::Part { rank: 1, .. }), "{error}");
         start(&mut ranks[1], 3);
