@@ -93,7 +93,8 @@ pub fn encode(
     let mut end = 0;
     for (name, values) in entries {
         let (dtype, bytes) = values.size();
-        let about = json!({"dtype": dtype, "shape": [values.len()], "data_offsets": [end, end + bytes]});
+        let about =
+            json!({"dtype": dtype, "shape": [values.len()], "data_offsets": [end, end + bytes]});
         header.insert(name.clone(), about);
         end += bytes;
     }
@@ -167,7 +168,12 @@ impl<'a> Image<'a> {
     /// Names of all tensors, ascending.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.tensors.names().into_iter().map(str::to_owned).collect();
+        let mut names: Vec<String> = self
+            .tensors
+            .names()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
         names.sort_unstable();
         names
     }
@@ -293,10 +299,22 @@ mod tests {
         let image = Image::read(&bytes, "the part of rank 1").unwrap();
         let said = |error: Error| error.to_string();
         for (found, expected) in [
-            (said(image.numbers("w", 1).unwrap_err()), "tensor w is missing"),
-            (said(image.numbers("t", 4).unwrap_err()), "tensor t has 5 numbers, expected 4"),
-            (said(image.numbers("ids", 2).unwrap_err()), "tensor ids is I64, expected F32"),
-            (said(image.ids("t").unwrap_err()), "tensor t is F32, expected I64"),
+            (
+                said(image.numbers("w", 1).unwrap_err()),
+                "tensor w is missing",
+            ),
+            (
+                said(image.numbers("t", 4).unwrap_err()),
+                "tensor t has 5 numbers, expected 4",
+            ),
+            (
+                said(image.numbers("ids", 2).unwrap_err()),
+                "tensor ids is I64, expected F32",
+            ),
+            (
+                said(image.ids("t").unwrap_err()),
+                "tensor t is F32, expected I64",
+            ),
             (said(image.note("rank").unwrap_err()), "no rank"),
         ] {
             assert!(found.contains(expected), "{found}");

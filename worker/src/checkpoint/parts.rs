@@ -33,11 +33,19 @@ impl Writer {
         shared: &[u8],
         own: &[u8],
     ) -> Result<Vec<FileEntry>, Error> {
-        let file = |kind: &str| self.file(&format!("{kind}{rank:05}.safetensors"));
-        Ok(vec![
-            write_bytes(&file(SHARED), shared)?,
-            write_bytes(&file(OWN), own)?,
-        ])
+        let mut files = Vec::new();
+        for (kind, bytes) in [(SHARED, shared), (OWN, own)] {
+            let path = self.file(&format!("{kind}{rank:05}.safetensors"));
+            match write_bytes(&path, bytes) {
+                Ok(file) => files.push(file),
+                Err(error) => {
+                    // On a full disk it takes the room that is needed to tell of it.
+                    let _ = fs::remove_file(&path);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(files)
     }
 
     fn receipt(&self, rank: usize) -> PathBuf {
@@ -54,7 +62,9 @@ impl Writer {
         written: Result<&[FileEntry], String>,
     ) -> Result<(), Error> {
         let receipt = Receipt {
-            files: written.as_ref().map_or_else(|_| Vec::new(), |files| files.to_vec()),
+            files: written
+                .as_ref()
+                .map_or_else(|_| Vec::new(), |files| files.to_vec()),
             failed: written.err(),
         };
         // Strings and numbers can always be written as JSON.
@@ -246,7 +256,12 @@ mod tests {
             let name = file.file_name().unwrap().to_string_lossy().into_owned();
             let whole = fs::read(&file).unwrap();
             let longer = [&whole[..], b"\0"].concat();
-            for bytes in [&whole[..0], &whole[..1], &whole[..whole.len() - 1], &longer[..]] {
+            for bytes in [
+                &whole[..0],
+                &whole[..1],
+                &whole[..whole.len() - 1],
+                &longer[..],
+            ] {
                 fs::write(&file, bytes).unwrap();
                 let error = Checkpoint::open(&newest).unwrap_err().to_string();
                 let named = name.replace(".blake3", ".json");

@@ -194,12 +194,7 @@ impl SliceOptimizer {
     ///
     /// # Errors
     /// If libtorch refuses.
-    pub fn put(
-        &self,
-        block: &Block,
-        from: &Range<usize>,
-        words: &[[u8; 4]],
-    ) -> Result<(), Error> {
+    pub fn put(&self, block: &Block, from: &Range<usize>, words: &[[u8; 4]]) -> Result<(), Error> {
         let Some(master) = &self.master else {
             let mut place = narrow(block.flat(), from)?;
             fill(torch::data_mut(&mut place)?, words);

@@ -257,7 +257,7 @@ impl Trainer {
     /// Block and range of a slice's name; none if this job has no such slice.
     fn place(&self, block: &str, start: &str, end: &str) -> Option<(usize, Range<usize>)> {
         let index = self.index_of(block)?;
-        let range = start.parse().ok()?..end.parse().ok()?;
+        let range: Range<usize> = start.parse().ok()?..end.parse().ok()?;
         let is_within = range.start <= range.end && range.end <= self.block(index).len();
         (is_within && self.owners[index].is_some()).then_some((index, range))
     }
@@ -274,7 +274,11 @@ impl Trainer {
             return Err(image.bad(message).into());
         };
         let count = table.rows();
-        let row = |id: &i64| u32::try_from(*id).ok().filter(|row| (*row as usize) < count);
+        let row = |id: &i64| {
+            u32::try_from(*id)
+                .ok()
+                .filter(|row| (*row as usize) < count)
+        };
         let known: Vec<u32> = ids.iter().filter_map(row).collect();
         if known.len() != ids.len() {
             let message = format!("tensor {name}: there are rows beyond the table's {count}");
@@ -352,9 +356,8 @@ impl Trainer {
             };
             let mut slices = found.slices[index].clone();
             slices.sort_unstable_by_key(|slice| (slice.start, slice.end));
-            let follows = |end: usize, slice: &Range<usize>| {
-                (slice.start == end).then_some(slice.end)
-            };
+            let follows =
+                |end: usize, slice: &Range<usize>| (slice.start == end).then_some(slice.end);
             let end = slices.iter().try_fold(0, follows);
             if end != Some(block.len()) {
                 let all = block.len();
@@ -379,6 +382,6 @@ fn first_moments(key: &str) -> Option<(&str, Range<usize>)> {
     if parts.next()? != "first" {
         return None;
     }
-    let range = parts.next()?.parse().ok()?..parts.next()?.parse().ok()?;
+    let range: Range<usize> = parts.next()?.parse().ok()?..parts.next()?.parse().ok()?;
     Some((block, range))
 }

@@ -52,17 +52,26 @@ fn assert_same(one: &Outcome, other: &Outcome, what: &str) {
 #[test]
 fn parts_change_no_bit() {
     let folder = tempfile::tempdir().unwrap();
-    let pulled = json!({"training": {"steps": STEPS, "batch_size": 24, "optimizer": {"l2_sp": 5.0}}});
+    let pulled =
+        json!({"training": {"steps": STEPS, "batch_size": 24, "optimizer": {"l2_sp": 5.0}}});
     let adaptive = json!({"sampler": {"adaptive": {"every_steps": 2}}});
     for (sharding, balancer, change) in [
         (Sharding::None, "db_mtl", json!({})),
         (Sharding::None, "uw", adaptive.clone()),
         (Sharding::Optimizer, "moco", json!({})),
-        (Sharding::Optimizer, "mean", json!({"tuning": {"lora": {"rank": 2, "dropout": 0.2}}})),
+        (
+            Sharding::Optimizer,
+            "mean",
+            json!({"tuning": {"lora": {"rank": 2, "dropout": 0.2}}}),
+        ),
         (Sharding::Optimizer, "famo", pulled.clone()),
         (Sharding::Full, "excess_mtl", adaptive),
         (Sharding::Full, "mean", pulled),
-        (Sharding::Full, "moco", json!({"tuning": {"gradual": {"every_steps": 1}}})),
+        (
+            Sharding::Full,
+            "moco",
+            json!({"tuning": {"gradual": {"every_steps": 1}}}),
+        ),
     ] {
         let mut change = change;
         change["balancer"] = json!(balancer);
@@ -133,8 +142,14 @@ fn old_layout(saved: &Outcome, step: u64, to: &Path) {
     let dir = Store::new(to).path("step", Step(step));
     fs::create_dir_all(&dir).unwrap();
     let mut files = vec![
-        (best.join("model.safetensors"), "model.safetensors".to_owned()),
-        (best.join("heads.safetensors"), "heads.safetensors".to_owned()),
+        (
+            best.join("model.safetensors"),
+            "model.safetensors".to_owned(),
+        ),
+        (
+            best.join("heads.safetensors"),
+            "heads.safetensors".to_owned(),
+        ),
     ];
     for (rank, own) in new.own_parts().into_iter().enumerate() {
         files.push((own, format!("optimizer-{rank:05}.safetensors")));

@@ -204,7 +204,12 @@ pub fn train_and_save(spec: &JobSpec, layout: &Layout, steps: u64) -> Outcome {
 
 /// Goes on from the newest checkpoint in a directory until `steps` steps are done.
 pub fn resume(spec: &JobSpec, layout: &Layout, checkpoints: &Path, steps: u64) -> Outcome {
-    run(spec, layout, steps, &Besides::Resume(checkpoints.to_owned()))
+    run(
+        spec,
+        layout,
+        steps,
+        &Besides::Resume(checkpoints.to_owned()),
+    )
 }
 
 /// The same, but half-way everything is saved and new trainers take it up, and then the best model,
@@ -330,6 +335,10 @@ impl Ranks<'_> {
     fn store(&self, step: u64) -> (Store, RunState) {
         let state = RunState {
             step: Step(step),
+            samples: 24 * step,
+            tokens: u64::MAX,
+            best: Some((0.1 + 0.2, Step(1))),
+            evaluations_without_gain: 2,
             ..RunState::default()
         };
         (Store::new(self.dir.join("checkpoints")), state)
@@ -353,18 +362,16 @@ impl Ranks<'_> {
         trainer
     }
 
-    fn by_parts(
-        &self,
-        mut trainer: Trainer,
-        comm: &Arc<dyn Communicator>,
-        middle: u64,
-    ) -> Trainer {
+    fn by_parts(&self, mut trainer: Trainer, comm: &Arc<dyn Communicator>, middle: u64) -> Trainer {
         let (_, mut state) = self.store(middle);
         // It may change what no step changes.
         trainer.evaluate(Which::Validation, Step(middle)).unwrap();
         let calibrations = self.calibrations(&mut trainer);
         let part = trainer.take_part(&mut state).unwrap();
-        assert_eq!((part.rank.0 as usize, part.step), (comm.rank(), Step(middle)));
+        assert_eq!(
+            (part.rank.0 as usize, part.step),
+            (comm.rank(), Step(middle))
+        );
         self.parts.lock().unwrap().push(part);
         self.all.wait();
         drop(trainer);
