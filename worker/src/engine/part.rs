@@ -20,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 const SLICE: &str = "slice";
 const ROWS: &str = "rows";
 /// Parameters of heads that no step changes but an evaluation may.
-const UNTRAINED: &str = "untrained";
+const UNTRAINED: &str = "untrained|";
 /// Note of a shared image: the run's state as JSON.
 const STATE: &str = "state";
 
@@ -171,7 +171,7 @@ impl Trainer {
         let params = self.heads.block().params().iter();
         // All ranks have the same.
         for param in params.filter(|param| rank == 0 && param.is_frozen()) {
-            let key = format!("{UNTRAINED}|{}", param.name);
+            let key = format!("{UNTRAINED}{}", param.name);
             values.push((key, Values::Tensor(param.tensor.shallow_clone())));
         }
         if let (Some(rows), Some(table)) = (&self.rows, self.backbone.table()) {
@@ -220,6 +220,10 @@ impl Trainer {
         found: &mut Found,
     ) -> Result<(), Error> {
         for name in image.names() {
+            if let Some(param) = name.strip_prefix(UNTRAINED) {
+                self.load_untrained(image, &name, param)?;
+                continue;
+            }
             let parts: Vec<&str> = name.split('|').collect();
             match parts.as_slice() {
                 [SLICE, block, start, end] => {
@@ -231,17 +235,6 @@ impl Trainer {
                         owner.put(self.block(index), &range, words)?;
                     }
                     found.slices[index].push(range);
-                }
-                [UNTRAINED, param] => {
-                    let mut params = self.heads.block().params().iter();
-                    let shape = params.find(|own| own.name == *param);
-                    let shape = shape.map(|own| own.tensor.size()).ok_or_else(|| {
-                        image.bad(format!("tensor {name} is of no head of this job"))
-                    })?;
-                    let mut values = Tensor::f_zeros(&shape[..], (Kind::Float, Device::Cpu))?;
-                    let words = image.numbers(&name, values.numel())?;
-                    fill(torch::data_mut(&mut values)?, words);
-                    self.heads.block_mut().load(param, &values)?;
                 }
                 [ROWS, "ids"] => self.load_rows(image, &name)?,
                 [ROWS, "values"] => {}
@@ -264,6 +257,18 @@ impl Trainer {
 
     fn index_of(&self, block: &str) -> Option<usize> {
         (0..self.blocks()).find(|&index| self.block(index).name() == block)
+    }
+
+    fn load_untrained(&mut self, image: &Image<'_>, name: &str, param: &str) -> Result<(), Error> {
+        let mut params = self.heads.block().params().iter();
+        let shape = params.find(|own| own.name == param);
+        let shape = shape.map(|own| own.tensor.size());
+        let shape =
+            shape.ok_or_else(|| image.bad(format!("tensor {name} is of no head of this job")))?;
+        let mut values = Tensor::f_zeros(&shape[..], (Kind::Float, Device::Cpu))?;
+        let words = image.numbers(name, values.numel())?;
+        fill(torch::data_mut(&mut values)?, words);
+        Ok(self.heads.block_mut().load(param, &values)?)
     }
 
     fn load_rows(&mut self, image: &Image<'_>, name: &str) -> Result<(), Error> {

@@ -185,7 +185,7 @@ fn a_checkpoint_of_the_old_layout_is_taken_up() {
     }
 }
 
-// Promise: a checkpoint holds no numbers that never change, and every number that does once.
+// Promise: a checkpoint holds no numbers that never change.
 #[test]
 fn a_checkpoint_holds_what_changes() {
     let folder = tempfile::tempdir().unwrap();
