@@ -273,10 +273,12 @@ impl Run<'_> {
         let Some(mut evaluation) = self.trainer.evaluate(Which::Validation, step)? else {
             return Ok(false);
         };
-        let best = self
-            .state
-            .best
-            .is_none_or(|(best, _)| evaluation.selection > best);
+        // A figure that is no number is never the best, and JSON would not keep it.
+        let best = evaluation.selection.is_finite()
+            && self
+                .state
+                .best
+                .is_none_or(|(best, _)| evaluation.selection > best);
         evaluation.best = best;
         if best {
             self.state.best = Some((evaluation.selection, step));
