@@ -1,9 +1,9 @@
 //! Checkpoints on disk: written under a temporary name, committed by manifest and rename.
 
-use super::files::entry;
+use super::files::{entry, write_bytes};
 use super::{Error, FileEntry, read_tensors};
 use crate::metrics::AffinityMeter;
-use espalier_spec::{JobId, Step};
+use espalier_spec::{Generation, JobId, Step};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 const MANIFEST: &str = "manifest.json";
-const FORMAT: u32 = 1;
+/// The hash of the manifest, hexadecimal and nothing else.
+const SEAL: &str = "manifest.blake3";
+const FORMAT: u32 = 2;
+/// The oldest layout that is read: without a hash of the manifest.
+const OLDEST: u32 = 1;
 
 /// What a run must remember besides tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,11 +58,12 @@ pub struct Manifest {
 #[derive(Clone, Debug)]
 pub struct Store {
     dir: PathBuf,
+    generation: Generation,
 }
 
 /// A checkpoint that is being written. Dropped without [`Writer::commit`], it is removed by the next
 /// one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Writer {
     temporary: PathBuf,
     target: PathBuf,
@@ -76,7 +81,17 @@ pub struct Checkpoint {
 impl Store {
     /// The checkpoints under `dir`, which need not exist yet.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self {
+            dir: dir.into(),
+            generation: Generation::default(),
+        }
+    }
+
+    /// The same, for ranks of a generation: what other ones left unfinished is none of theirs.
+    #[must_use]
+    pub fn of(mut self, generation: Generation) -> Self {
+        self.generation = generation;
+        self
     }
 
     /// Where the checkpoint of `step` is or will be; `kind` is `step` or `best`.
@@ -92,12 +107,12 @@ impl Store {
     /// [`Error::DiskFull`], [`Error::Io`].
     pub fn begin(&self, kind: &str, step: Step) -> Result<Writer, Error> {
         let writer = self.join(kind, step);
+        self.sweep(kind, step);
         if writer.temporary.exists() {
             fs::remove_dir_all(&writer.temporary)
                 .map_err(|e| Error::io("remove", &writer.temporary, e))?;
         }
-        fs::create_dir_all(&writer.temporary)
-            .map_err(|e| Error::io("create", &writer.temporary, e))?;
+        writer.create()?;
         Ok(writer)
     }
 
@@ -105,8 +120,29 @@ impl Store {
     #[must_use]
     pub fn join(&self, kind: &str, step: Step) -> Writer {
         let target = self.path(kind, step);
-        let temporary = self.dir.join(format!(".{kind}-{:08}.tmp", step.0));
-        Writer { temporary, target }
+        let Generation(generation) = self.generation;
+        let name = format!(".{kind}-{:08}.g{generation}.tmp", step.0);
+        Writer {
+            temporary: self.dir.join(name),
+            target,
+        }
+    }
+
+    /// Removes what generations before this one left unfinished, and this one before `step`.
+    pub(super) fn sweep(&self, kind: &str, step: Step) {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten();
+        for entry in entries.filter_map(Result::ok) {
+            let name = entry.file_name();
+            let Some(begun) = name.to_str().and_then(|name| unfinished(name, kind)) else {
+                continue;
+            };
+            if begun < (self.generation, step)
+                && let Err(error) = fs::remove_dir_all(entry.path())
+            {
+                let path = entry.path();
+                tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished checkpoint");
+            }
+        }
     }
 
     /// Steps of all committed checkpoints of a kind, oldest first; not verified.
@@ -132,7 +168,7 @@ impl Store {
             match Checkpoint::open(&self.path(kind, step)) {
                 Ok(checkpoint) => return Some(checkpoint),
                 Err(error) => {
-                    tracing::warn!(step = step.0, %error, "checkpoint is damaged, trying the one before");
+                    tracing::warn!(step = step.0, %error, "checkpoint cannot be used, trying the one before");
                 }
             }
         }
@@ -156,6 +192,19 @@ impl Writer {
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.temporary.join(name)
+    }
+
+    /// Makes the directory that files are written into, unless another rank has.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::Io`].
+    pub(super) fn create(&self) -> Result<(), Error> {
+        fs::create_dir_all(&self.temporary).map_err(|e| Error::io("create", &self.temporary, e))
+    }
+
+    /// Whether that directory is still there.
+    pub(super) fn is_there(&self) -> bool {
+        self.temporary.is_dir()
     }
 
     /// Where the checkpoint will be once committed.
@@ -185,8 +234,8 @@ impl Writer {
             path: path.clone(),
             message: e.to_string(),
         })?;
-        fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
-        sync(&path)?;
+        let manifest = write_bytes(&path, &text)?;
+        write_bytes(&self.file(SEAL), manifest.blake3.as_bytes())?;
         sync(&self.temporary)?;
         if self.target.exists() {
             fs::remove_dir_all(&self.target).map_err(|e| Error::io("replace", &self.target, e))?;
@@ -214,11 +263,26 @@ impl Checkpoint {
         let manifest_path = path.join(MANIFEST);
         let damaged = |path: PathBuf, message: String| Error::Damaged { path, message };
         let text = fs::read(&manifest_path).map_err(|e| Error::io("read", &manifest_path, e))?;
+        let seal_path = path.join(SEAL);
+        let seal = match fs::read(&seal_path) {
+            Ok(seal) => Some(seal),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Error::io("read", &seal_path, error)),
+        };
+        let hash = blake3::hash(&text).to_hex();
+        if seal.as_ref().is_some_and(|seal| seal != hash.as_bytes()) {
+            let message = format!("its content does not match {SEAL}");
+            return Err(damaged(manifest_path, message));
+        }
         let manifest: Manifest = serde_json::from_slice(&text)
             .map_err(|e| damaged(manifest_path.clone(), format!("not a manifest: {e}")))?;
-        if manifest.format != FORMAT {
-            let message = format!("layout {}, this program reads {FORMAT}", manifest.format);
+        if !(OLDEST..=FORMAT).contains(&manifest.format) {
+            let found = manifest.format;
+            let message = format!("layout {found}, this program reads {OLDEST} to {FORMAT}");
             return Err(damaged(manifest_path, message));
+        }
+        if seal.is_none() && manifest.format > OLDEST {
+            return Err(damaged(seal_path, "the file is missing".to_owned()));
         }
         for wanted in &manifest.files {
             let file = path.join(&wanted.name);
@@ -258,7 +322,17 @@ impl Checkpoint {
     }
 }
 
-fn sync(path: &Path) -> Result<(), Error> {
+/// Generation and step of a checkpoint that was begun, by the name of its temporary directory; the oldest layout's
+/// says no generation.
+fn unfinished(name: &str, kind: &str) -> Option<(Generation, Step)> {
+    let name = name.strip_prefix('.')?.strip_prefix(kind)?;
+    let name = name.strip_prefix('-')?.strip_suffix(".tmp")?;
+    let (step, generation) = name.split_once(".g").unwrap_or((name, "0"));
+    let generation = Generation(generation.parse().ok()?);
+    Some((generation, Step(step.parse().ok()?)))
+}
+
+pub(super) fn sync(path: &Path) -> Result<(), Error> {
     File::open(path)
         .and_then(|f| f.sync_all())
         .map_err(|e| Error::io("sync", path, e))
@@ -312,6 +386,36 @@ mod tests {
         fs::write(writer.file("model.safetensors"), b"half").unwrap();
         assert!(store.newest("step", Step(u64::MAX)).is_none());
         assert!(store.steps("step").is_empty());
+    }
+
+    // Promise: what was left unfinished is removed by a later checkpoint, but nothing of a generation that came after.
+    #[test]
+    fn what_was_left_unfinished_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        for name in [
+            ".step-00000009.tmp",
+            ".step-00000009.g1.tmp",
+            ".step-00000004.g2.tmp",
+            ".step-00000006.g2.tmp",
+            ".step-00000001.g3.tmp",
+            ".best-00000001.g1.tmp",
+        ] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        store.of(Generation(2)).sweep("step", Step(5));
+        let entries = fs::read_dir(dir.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                ".best-00000001.g1.tmp",
+                ".step-00000001.g3.tmp",
+                ".step-00000006.g2.tmp"
+            ]
+        );
     }
 
     #[test]

@@ -30,6 +30,24 @@ pub enum Error {
         /// What was found and expected.
         message: String,
     },
+    /// What was handed over or read is no part of a run, or another one's.
+    #[error("{what}: {message}")]
+    Image {
+        /// What it is taken for.
+        what: String,
+        /// What was found and expected.
+        message: String,
+    },
+    /// A rank has not written its part of a checkpoint.
+    #[error("checkpoint {path} is not whole: rank {rank}: {message}; older checkpoints are intact")]
+    Part {
+        /// Where it would have been.
+        path: PathBuf,
+        /// The rank.
+        rank: usize,
+        /// Why.
+        message: String,
+    },
     /// A TorchScript module could not be written with what was trained.
     #[error("cannot write the TorchScript module into {path}: {source}")]
     Script {

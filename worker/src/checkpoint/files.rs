@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use tch::{Kind, Tensor};
 
@@ -100,11 +100,34 @@ pub fn write_tensors(
     entry(path)
 }
 
+/// Writes bytes to a new file and makes it durable. The hash is that of the bytes that were meant, not of what the
+/// disk made of them.
+///
+/// # Errors
+/// [`Error::DiskFull`], [`Error::Io`].
+pub(super) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<FileEntry, Error> {
+    let mut file = File::create(path).map_err(|e| Error::io("create", path, e))?;
+    file.write_all(bytes)
+        .map_err(|e| Error::io("write", path, e))?;
+    file.sync_all().map_err(|e| Error::io("sync", path, e))?;
+    Ok(FileEntry {
+        name: name(path),
+        bytes: bytes.len() as u64,
+        blake3: blake3::hash(bytes).to_hex().to_string(),
+    })
+}
+
+fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
 /// Length and hash of a file as it is on disk.
 pub(super) fn entry(path: &Path) -> Result<FileEntry, Error> {
     let mut file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let length = file.metadata().map_err(|e| Error::io("read", path, e))?;
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0u8; 1 << 20];
+    let mut buffer = vec![0u8; length.len().clamp(1, 1 << 20) as usize];
     let mut bytes = 0u64;
     loop {
         let n = file
@@ -116,13 +139,8 @@ pub(super) fn entry(path: &Path) -> Result<FileEntry, Error> {
         hasher.update(&buffer[..n]);
         bytes += n as u64;
     }
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
     Ok(FileEntry {
-        name,
+        name: name(path),
         bytes,
         blake3: hasher.finalize().to_hex().to_string(),
     })

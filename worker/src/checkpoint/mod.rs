@@ -1,16 +1,20 @@
 //! Checkpoints (durable recovery points) and exports (Hugging Face directories).
 //!
-//! A checkpoint is a directory `step-00000500` of safetensors files and one `manifest.json`, which
-//! is written last and names every file with its length and BLAKE3 hash. It is written under a
-//! temporary name and renamed, so a directory with the final name is whole or damaged by something
-//! else, and the hashes tell. Optimizer state is stored by block and slice, so that any number of
-//! ranks can load it.
+//! A checkpoint is a directory `step-00000500` of safetensors files, `manifest.json`, which names every file with its
+//! length and BLAKE3 hash, and `manifest.blake3`, the hash of that. Every rank writes a part of it: `part-00000.safetensors`,
+//! its slices of what all ranks need, and `own-00000.safetensors`, what the owner of these slices needs beside them. It is
+//! written under a temporary name and renamed, so a directory with the final name is whole or damaged by something else,
+//! and the hashes tell. Slices have their places in their names, so that any number of ranks can load them. The layout
+//! before this one, whole tensors of rank 0 and no hash of the manifest, is read too.
 
 mod adapter;
 mod durable;
 mod error;
 mod export;
 mod files;
+mod image;
+mod parts;
+mod saving;
 
 pub use adapter::{Adapter, LowRank};
 pub use durable::{Checkpoint, Manifest, RunState, Store, Writer};
@@ -19,3 +23,5 @@ pub use export::{
     ADAPTER_DIR, Export, ExportedClasses, ExportedTask, HEADS_FILE, META_FILE, write_export,
 };
 pub use files::{FileEntry, read_tensors, write_tensors};
+pub use image::{Image, Values, encode, fill};
+pub use saving::{Saved, Saving};

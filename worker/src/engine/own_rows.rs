@@ -36,6 +36,11 @@ impl OwnRows {
         &mut self.values
     }
 
+    /// The same, for reading.
+    pub(super) fn values(&self) -> &[f32] {
+        &self.values
+    }
+
     /// Numbers of this rank's rows.
     pub(super) fn numbers(&self) -> usize {
         self.values.len()

@@ -3,6 +3,7 @@
 
 use super::Error;
 use super::adamw::AdamW;
+use crate::checkpoint::fill;
 use crate::model::Block;
 use crate::torch::{self, AdamWStep};
 use std::ops::Range;
@@ -174,7 +175,43 @@ impl SliceOptimizer {
         Ok(())
     }
 
-    /// Takes up moments that cover `from` of the block, where they overlap this slice.
+    /// The parameters `of` the block, within the slice, f32 [n]: a view of where they are kept.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn parameters(&self, block: &Block, of: &Range<usize>) -> Result<Tensor, Error> {
+        match &self.master {
+            Some(master) => narrow(
+                master,
+                &(of.start - self.range.start..of.end - self.range.start),
+            ),
+            None => narrow(block.flat(), of),
+        }
+    }
+
+    /// Takes up parameters that cover `from` of the block, as many: all of them where the block is kept, else
+    /// those that overlap the slice.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn put(&self, block: &Block, from: &Range<usize>, words: &[[u8; 4]]) -> Result<(), Error> {
+        let Some(master) = &self.master else {
+            let mut place = narrow(block.flat(), from)?;
+            fill(torch::data_mut(&mut place)?, words);
+            return Ok(());
+        };
+        let start = from.start.max(self.range.start);
+        let end = from.end.min(self.range.end);
+        if start < end {
+            let ours = start - self.range.start..end - self.range.start;
+            let mut place = narrow(master, &ours)?;
+            let theirs = &words[start - from.start..end - from.start];
+            fill(torch::data_mut(&mut place)?, theirs);
+        }
+        Ok(())
+    }
+
+    /// Takes up moments that cover `from` of the block, where they overlap this slice; says how many do.
     ///
     /// # Errors
     /// If libtorch refuses.
@@ -183,17 +220,17 @@ impl SliceOptimizer {
         from: &Range<usize>,
         first: &Tensor,
         second: &Tensor,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         let start = from.start.max(self.range.start);
         let end = from.end.min(self.range.end);
         if start >= end {
-            return Ok(());
+            return Ok(0);
         }
         let theirs = start - from.start..end - from.start;
         let ours = start - self.range.start..end - self.range.start;
         narrow(&self.first, &ours)?.f_copy_(&narrow(first, &theirs)?)?;
         narrow(&self.second, &ours)?.f_copy_(&narrow(second, &theirs)?)?;
-        Ok(())
+        Ok(end - start)
     }
 }
 
@@ -269,7 +306,9 @@ mod tests {
         };
         for range in [0..32usize, 32..80] {
             let moments = numbers(range.start as i64..range.end as i64);
-            target.restore(&range, &moments, &moments).unwrap();
+            let overlap = range.end.min(50) - range.start.max(10);
+            let restored = target.restore(&range, &moments, &moments).unwrap();
+            assert_eq!(restored, overlap);
         }
         assert!(target.moments().0.equal(&numbers(10..50)));
     }

@@ -1,66 +1,28 @@
-//! Saving and loading a run: all ranks together, each what it owns.
+//! Saving a run, the best model and the export: all ranks together.
 
 use super::Error;
+use super::part::Part;
+use super::resume::{HEADS, MODEL};
 use super::trainer::Trainer;
 use crate::checkpoint::{
-    self, Adapter, Checkpoint, Export, ExportedClasses, ExportedTask, FileEntry, LowRank, RunState,
+    Adapter, Checkpoint, Export, ExportedClasses, ExportedTask, FileEntry, LowRank, RunState,
     Store, write_export, write_tensors,
 };
 use crate::model::{Block, adapters_of, prefix, prompt};
 use espalier_comm::CommunicatorExt;
 use espalier_spec::job::{HeadKind, Tuning};
 use espalier_spec::{JobId, Step};
-use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use tch::Tensor;
-
-const MODEL: &str = "model.safetensors";
-const HEADS: &str = "heads.safetensors";
-const ROWS: &str = "rows";
-
-type Named = Vec<(String, Tensor)>;
 
 impl Trainer {
-    /// Writes a checkpoint of all that a run depends on, wherever ranks keep it. Returns its
-    /// directory.
+    /// Writes a checkpoint of all that a run depends on, every rank its part, and waits until it is durable. Returns
+    /// its directory. [`crate::checkpoint::Saving`] writes the same while training goes on.
     ///
     /// # Errors
     /// [`Error::Persist`] on all ranks if writing failed on any; then older checkpoints are intact.
     pub fn save_run(&mut self, store: &Store, state: &mut RunState) -> Result<PathBuf, Error> {
-        self.assemble(false)?;
-        state.balancer = Some(self.balancing.state());
-        state.sampler = self.follower.as_ref().map(|own| own.state().clone());
-        let saved = self.save(store, state);
-        self.dismantle()?;
-        saved
-    }
-
-    /// Takes up a run from the newest whole checkpoint at or below `step`.
-    ///
-    /// # Errors
-    /// [`Error::NoCheckpoint`] if there is none.
-    pub fn resume_run(&mut self, store: &Store, dir: &Path, step: Step) -> Result<RunState, Error> {
-        self.assemble(true)?;
-        let state = self.resume(store, dir, step)?;
-        if let Some(state) = &state.balancer {
-            self.balancing.restore(state)?;
-        }
-        if let (Some(follower), Some(state)) = (&mut self.follower, &state.sampler) {
-            follower.restore(state.clone());
-            self.order.follow(follower.factors());
-        }
-        self.dismantle()?;
-        Ok(state)
-    }
-
-    /// Writes a checkpoint: model and heads by rank 0, optimizer state by its owners. Returns its
-    /// directory.
-    ///
-    /// # Errors
-    /// [`Error::Persist`] on all ranks if writing failed on any; then older checkpoints are intact.
-    fn save(&self, store: &Store, state: &RunState) -> Result<PathBuf, Error> {
         let rank = self.exchange.comm().rank();
+        let part = self.take_part(state);
         let begun = if rank == 0 {
             store.begin("step", state.step)
         } else {
@@ -69,28 +31,11 @@ impl Trainer {
         self.all(begun.as_ref().map(|_| Vec::new()))?;
         // `all` has returned only if every rank's value is good.
         let writer = begun?;
-        let written = (|| {
-            let mut files = Vec::new();
-            if rank == 0 {
-                files.push(write_tensors(
-                    &writer.file(MODEL),
-                    &self.backbone.tensors()?,
-                    None,
-                )?);
-                files.push(write_tensors(
-                    &writer.file(HEADS),
-                    &self.heads.block().export()?,
-                    None,
-                )?);
-            }
-            let name = format!("optimizer-{rank:05}.safetensors");
-            files.push(write_tensors(
-                &writer.file(&name),
-                &self.optimizer_state()?,
-                None,
-            )?);
-            Ok(files)
-        })();
+        let write = |part: Part| {
+            let written = writer.write_part(rank, &part.shared, &part.own);
+            written.map_err(Error::from)
+        };
+        let written = part.and_then(write);
         let parts = match self.all(written.as_ref().map(to_json)) {
             Ok(parts) => parts,
             Err(error) => {
@@ -150,33 +95,6 @@ impl Trainer {
         self.all(written.as_ref().map(|()| Vec::new()))?;
         written?;
         Ok(target)
-    }
-
-    /// Takes up a run at the newest whole checkpoint at or below `step`.
-    ///
-    /// # Errors
-    /// [`Error::NoCheckpoint`] if there is none.
-    fn resume(&mut self, store: &Store, dir: &Path, step: Step) -> Result<RunState, Error> {
-        let missing = || Error::NoCheckpoint {
-            step: step.0,
-            dir: dir.display().to_string(),
-        };
-        let checkpoint = store.newest("step", step).ok_or_else(missing)?;
-        // Ranks may have found different ones damaged: all take the oldest of their finds.
-        let found = checkpoint.manifest.state.step;
-        let found = self
-            .exchange
-            .comm()
-            .all_gather_bytes(found.0.to_le_bytes().to_vec())?;
-        let word = |bytes: &Vec<u8>| bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
-        let common = Step(found.iter().map(word).min().unwrap_or(0));
-        let checkpoint = match checkpoint.manifest.state.step == common {
-            true => checkpoint,
-            false => store.newest("step", common).ok_or_else(missing)?,
-        };
-        self.load_model(&checkpoint)?;
-        self.load_optimizer(&checkpoint)?;
-        Ok(checkpoint.manifest.state)
     }
 
     /// Takes up model and heads of the best evaluation.
@@ -287,126 +205,6 @@ impl Trainer {
             return Err(Error::Persist(format!("rank {rank}: {text}")));
         }
         Ok(parts.into_iter().map(|part| part[1..].to_vec()).collect())
-    }
-
-    /// State of this rank's slices, by block: `<block>|<first or second>|<start>|<end>`, of its rows
-    /// of the table, and what the balancer keeps beside them.
-    fn optimizer_state(&self) -> Result<Named, Error> {
-        let rank = self.exchange.comm().rank();
-        let mut tensors = Vec::new();
-        for (index, owner) in self.owners.iter().enumerate() {
-            let Some(owner) = owner else { continue };
-            let (name, slice) = (self.block(index).name(), self.exchange.slice(index));
-            // Where every rank has all the state, each writes its own slice of it.
-            let start = slice.start - owner.range().start;
-            let (first, second) = owner.moments();
-            for (which, tensor) in [("first", first), ("second", second)] {
-                let key = format!("{name}|{which}|{}|{}", slice.start, slice.end);
-                tensors.push((key, tensor.f_narrow(0, start as i64, slice.len() as i64)?));
-            }
-        }
-        if let Some(rows) = &self.rows {
-            let (ids, kept) = rows.own_state(rank);
-            let ids: Vec<i64> = ids.iter().map(|&row| i64::from(row)).collect();
-            tensors.push((format!("{ROWS}|ids"), Tensor::f_from_slice(&ids)?));
-            for (name, numbers) in kept {
-                tensors.push((format!("{ROWS}|{name}"), Tensor::f_from_slice(&numbers)?));
-            }
-        }
-        tensors.extend(self.tracks_state()?);
-        Ok(tensors)
-    }
-
-    fn load_model(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let mut tensors = checkpoint.tensors(MODEL)?;
-        if let Some(table) = self.backbone.table_mut()
-            && let Some(values) = tensors.remove(table.name())
-        {
-            table.load(&values)?;
-        }
-        for block in self.backbone.blocks_mut() {
-            for (name, _) in block.names() {
-                let values = tensors
-                    .remove(&name)
-                    .ok_or_else(|| lacks(checkpoint, &name))?;
-                block.load(&name, &values)?;
-            }
-        }
-        let mut tensors = checkpoint.tensors(HEADS)?;
-        let block = self.heads.block_mut();
-        for (name, _) in block.names() {
-            let values = tensors
-                .remove(&name)
-                .ok_or_else(|| lacks(checkpoint, &name))?;
-            block.load(&name, &values)?;
-        }
-        Ok(())
-    }
-
-    fn load_optimizer(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let files = checkpoint
-            .manifest
-            .files
-            .iter()
-            .filter(|f| f.name.starts_with("optimizer-"));
-        for file in files {
-            let tensors: BTreeMap<String, Tensor> =
-                checkpoint::read_tensors(&checkpoint.path.join(&file.name))?
-                    .into_iter()
-                    .collect();
-            for (key, first) in &tensors {
-                let Some((block, range)) = parse(key) else {
-                    continue;
-                };
-                let other = key.replace("|first|", "|second|");
-                let second = tensors
-                    .get(&other)
-                    .ok_or_else(|| lacks(checkpoint, &other))?;
-                let place = (0..self.blocks()).find(|&index| self.block(index).name() == block);
-                if let Some(owner) = place.and_then(|index| self.owners[index].as_mut()) {
-                    owner.restore(&range, first, second)?;
-                }
-            }
-            if let (Some(rows), Some(ids)) = (&mut self.rows, tensors.get(&format!("{ROWS}|ids"))) {
-                let ids: Vec<u32> = Vec::<i64>::try_from(ids)?
-                    .iter()
-                    .map(|&id| id as u32)
-                    .collect();
-                let numbers = |which: &str| {
-                    let key = format!("{ROWS}|{which}");
-                    let tensor = tensors.get(&key).ok_or_else(|| lacks(checkpoint, &key))?;
-                    Ok::<_, Error>(Vec::<f32>::try_from(tensor)?)
-                };
-                let start = rows.optimizer.start().is_some();
-                let start = start.then(|| numbers("start")).transpose()?;
-                let (first, second) = (numbers("first")?, numbers("second")?);
-                rows.optimizer
-                    .restore(&ids, &first, &second, start.as_deref());
-            }
-            self.restore_tracks(&tensors)?;
-        }
-        Ok(())
-    }
-}
-
-/// Block and range of a tensor of first moments.
-fn parse(key: &str) -> Option<(&str, Range<usize>)> {
-    let mut parts = key.split('|');
-    let block = parts.next()?;
-    if parts.next()? != "first" {
-        return None;
-    }
-    Some((
-        block,
-        parts.next()?.parse().ok()?..parts.next()?.parse().ok()?,
-    ))
-}
-
-fn lacks(checkpoint: &Checkpoint, name: &str) -> checkpoint::Error {
-    let message = format!("tensor {name} is missing");
-    checkpoint::Error::Damaged {
-        path: checkpoint.path.clone(),
-        message,
     }
 }
 

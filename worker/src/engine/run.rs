@@ -7,11 +7,11 @@ use super::trainer::Trainer;
 use super::{Error, Sources};
 use crate::agent::control::{Control, Told};
 use crate::agent::report::{Address, Content};
-use crate::checkpoint::{RunState, Store};
+use crate::checkpoint::{RunState, Saved, Saving, Store};
 use crate::data::{Loader, LoaderOptions, Placement};
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous};
 use espalier_spec::report::{Checkpoint, ExchangeStats};
-use espalier_spec::{JobSpec, Plan, Rank};
+use espalier_spec::{JobId, JobSpec, Plan, Rank};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -77,7 +77,13 @@ pub fn run_rank(
         &context.sources,
         backbone,
     )?;
-    let store = Store::new(context.dir.join("checkpoints"));
+    let store = Store::new(context.dir.join("checkpoints")).of(context.plan.generation);
+    let saving = Saving::new(
+        store.clone(),
+        JobId(context.spec.name.clone()),
+        (context.rank.0 as usize, trainer.exchange.comm().size()),
+        context.spec.checkpoint.keep as usize,
+    );
     let total = context.sources.total_steps(&context.spec);
     let tell: Tell<'_> = if context.rank.0 == 0 { tell } else { &|_| {} };
     let state = RunState::default();
@@ -92,6 +98,7 @@ pub fn run_rank(
         context,
         trainer,
         store,
+        saving,
         state,
         total,
         tell,
@@ -138,6 +145,8 @@ struct Run<'a> {
     context: RankContext,
     trainer: Trainer,
     store: Store,
+    /// Checkpoints that are written while training goes on.
+    saving: Saving,
     state: RunState,
     total: u64,
     names: Vec<String>,
@@ -147,6 +156,15 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn run(mut self) -> Result<Ending, Error> {
+        let ending = self.to_the_end();
+        // Where a rank was lost, nobody waits for its part.
+        if !matches!(ending, Err(Error::Comm(_))) {
+            self.wait_for_saving();
+        }
+        ending
+    }
+
+    fn to_the_end(&mut self) -> Result<Ending, Error> {
         if let Some(checkpoint) = &self.context.resume {
             let step = checkpoint.step;
             self.state = self
@@ -178,6 +196,7 @@ impl Run<'_> {
             self.state.tokens += report.tokens;
             let done = self.state.step.0;
             self.context.control.set_step(done);
+            self.saved();
             let optimizer = &self.context.spec.training.optimizer;
             let rate = optimizer.learning_rate * self.trainer.schedule.factor(batch.step);
             let totals = (self.state.samples, self.state.tokens);
@@ -254,10 +273,12 @@ impl Run<'_> {
         let Some(mut evaluation) = self.trainer.evaluate(Which::Validation, step)? else {
             return Ok(false);
         };
-        let best = self
-            .state
-            .best
-            .is_none_or(|(best, _)| evaluation.selection > best);
+        // A figure that is no number is never the best, and JSON would not keep it.
+        let best = evaluation.selection.is_finite()
+            && self
+                .state
+                .best
+                .is_none_or(|(best, _)| evaluation.selection > best);
         evaluation.best = best;
         if best {
             self.state.best = Some((evaluation.selection, step));
@@ -274,25 +295,69 @@ impl Run<'_> {
         Ok(patience.is_some_and(|patience| self.state.evaluations_without_gain >= patience))
     }
 
-    /// Writes a checkpoint. If it need not be and cannot, training goes on with a warning: the older
-    /// ones are intact.
+    /// Writes a checkpoint: one that is needed before this returns, any other while training goes on. If the latter
+    /// cannot be, training goes on with a warning: the older ones are intact.
     fn checkpoint(&mut self, needed: bool) -> Result<(), Error> {
-        match self.trainer.save_run(&self.store, &mut self.state) {
-            Ok(path) => {
-                let (step, path) = (self.state.step, path.display().to_string());
+        let step = self.state.step;
+        self.saved();
+        if let Some(before) = self.saving.writing() {
+            tracing::warn!(
+                step = step.0,
+                before = before.0,
+                "waiting for the checkpoint before, which is still being written: set checkpoint.every_steps higher"
+            );
+            self.wait_for_saving();
+        }
+        if needed {
+            let path = self.trainer.save_run(&self.store, &mut self.state)?;
+            self.tell_saved(Saved {
+                step,
+                result: Ok(Some(path)),
+            });
+            return Ok(());
+        }
+        let part = self.trainer.take_part(&mut self.state);
+        let started = part.and_then(|part| {
+            let started = self.saving.start(&self.state, part.shared, part.own);
+            started.map_err(Error::from)
+        });
+        if let Err(error) = started {
+            self.saving.excuse(step, &error.to_string());
+            tracing::error!(step = step.0, %error, "checkpoint failed; training goes on");
+        }
+        Ok(())
+    }
+
+    /// Tells of a checkpoint whose writing has ended.
+    fn saved(&mut self) {
+        if let Some(saved) = self.saving.ended() {
+            self.tell_saved(saved);
+        }
+    }
+
+    /// The same, and waits for it.
+    fn wait_for_saving(&mut self) {
+        if let Some(saved) = self.saving.wait() {
+            self.tell_saved(saved);
+        }
+    }
+
+    fn tell_saved(&self, saved: Saved) {
+        let step = saved.step;
+        match saved.result {
+            Ok(Some(path)) => {
+                let path = path.display().to_string();
                 tracing::info!(step = step.0, path, "checkpoint written");
                 (self.tell)(Content::Checkpoint(Checkpoint {
                     step,
                     path,
                     best: false,
                 }));
-                Ok(())
             }
-            Err(error @ Error::Comm(_)) => Err(error),
-            Err(error) if needed => Err(error),
+            // Rank 0 tells of the whole.
+            Ok(None) => {}
             Err(error) => {
-                tracing::error!(step = self.state.step.0, %error, "checkpoint failed; training goes on");
-                Ok(())
+                tracing::error!(step = step.0, %error, "checkpoint failed; training goes on");
             }
         }
     }

@@ -8,7 +8,9 @@ use super::lanes::Lanes;
 use super::own_rows::OwnRows;
 use super::owner::Pace;
 use super::rows::{RowGradient, RowOptimizer};
+use crate::checkpoint::{Values, fill};
 use crate::model::Table;
+use crate::torch;
 use espalier_comm::{Communicator, CommunicatorExt};
 use espalier_spec::exchange::Sharding;
 use std::ops::Range;
@@ -137,19 +139,79 @@ impl TableOwner {
 
     /// State of the rows that a rank owns, in the order of their first gradient: the rows, and by name
     /// first and second moments and, where rows are pulled back to it, what they were at first.
-    pub(super) fn own_state(&self, rank: usize) -> (Vec<u32>, Vec<(&'static str, Vec<f32>)>) {
+    pub(super) fn own_state(&self, rank: usize) -> (Vec<u32>, Vec<(&'static str, Values<'_>)>) {
         let rows = self.optimizer.rows().iter().copied().enumerate();
         let owned = |(_, row): &(usize, u32)| self.owns(rank, *row);
         let (slots, rows): (Vec<usize>, Vec<u32>) = rows.filter(owned).unzip();
         let (first, second) = self.optimizer.moments();
         let kept = [("first", first), ("second", second)].into_iter();
         let kept = kept.chain(self.optimizer.start().map(|start| ("start", start)));
-        let of_slots = |all: &[f32]| {
-            let of_slot = |slot: &usize| all[slot * self.width..(slot + 1) * self.width].iter();
-            slots.iter().flat_map(of_slot).copied().collect()
+        let of_slots = |table| Values::Rows {
+            table,
+            rows: slots.clone(),
+            width: self.width,
         };
         let named = kept.map(|(name, all)| (name, of_slots(all))).collect();
         (rows, named)
+    }
+
+    /// The rows that a rank owns and that ever got a gradient, in the order of their first one, and their
+    /// values. All others are as they were at first: nothing decays or pulls them.
+    ///
+    /// # Errors
+    /// If the table is not here, though no rank keeps rows of its own.
+    pub(super) fn own_values<'a>(
+        &'a self,
+        rank: usize,
+        table: &'a Table,
+    ) -> Result<(Vec<u32>, Values<'a>), Error> {
+        let rows = self.optimizer.rows().iter().copied();
+        let rows: Vec<u32> = rows.filter(|row| self.owns(rank, *row)).collect();
+        let (values, first) = match &self.own {
+            Some(own) => (own.values(), self.first_own(rank)),
+            None => (torch::data(table.weight()?)?, 0),
+        };
+        let places = rows.iter().map(|row| (row - first) as usize).collect();
+        let values = Values::Rows {
+            table: values,
+            rows: places,
+            width: self.width,
+        };
+        Ok((rows, values))
+    }
+
+    fn first_own(&self, rank: usize) -> u32 {
+        self.owned.get(rank).map_or(0, |own| own.start)
+    }
+
+    /// Takes up the values of rows of the table, one row's numbers after another's: where no rank keeps the whole
+    /// table, those of the rank's own rows.
+    ///
+    /// # Errors
+    /// If the table is not here, though no rank keeps rows of its own.
+    pub(super) fn put(
+        &mut self,
+        rank: usize,
+        table: &mut Table,
+        rows: &[u32],
+        words: &[[u8; 4]],
+    ) -> Result<(), Error> {
+        let (width, first, sharded) = (self.width, self.first_own(rank), self.own.is_some());
+        let owned = self.owned.get(rank).cloned().unwrap_or(0..0);
+        let values = match &mut self.own {
+            Some(own) => own.values_mut(),
+            None => table.data_mut()?,
+        };
+        for (row, words) in rows.iter().zip(words.chunks_exact(width.max(1))) {
+            if sharded && !owned.contains(row) {
+                continue;
+            }
+            let start = (row - if sharded { first } else { 0 }) as usize * width;
+            let place = values.get_mut(start..start + width);
+            let place = place.ok_or_else(|| Error::Plan(format!("no row {row}")))?;
+            fill(place, words);
+        }
+        Ok(())
     }
 
     /// Adds dot products of all pairs of gradients (as [`super::kernel::pair`] numbers them) over a

@@ -8,6 +8,7 @@ use super::exact::ExactSum;
 use super::kernel::{self, Lane, Row, pair, pairs};
 use super::rows::RowGradient;
 use super::trainer::Trainer;
+use crate::checkpoint::{self, Values};
 use crate::data::RankStep;
 use crate::torch;
 use espalier_balance::{Facts, Gram, SliceAt};
@@ -293,16 +294,16 @@ const TRACK_ROWS: &str = "track rows";
 impl Trainer {
     /// The buffers of this rank's slices, for checkpoints; none for updates, which no later step
     /// needs.
-    pub(super) fn tracks_state(&self) -> Result<Vec<(String, Tensor)>, Error> {
+    pub(super) fn tracks_state(&self) -> Vec<(String, Values<'_>)> {
         let mut tensors = Vec::new();
         if self.balancing.elementwise().is_some() {
-            return Ok(tensors);
+            return tensors;
         }
         for (index, buffers) in self.tracks.blocks.iter().enumerate() {
             let slice = self.exchange.slice(index);
             for (row, buffer) in buffers.iter().enumerate() {
                 let key = format!("{TRACK}|{index}|{row}|{}|{}", slice.start, slice.end);
-                tensors.push((key, buffer.shallow_clone()));
+                tensors.push((key, Values::Tensor(buffer.shallow_clone())));
             }
         }
         let rank = self.exchange.comm().rank();
@@ -316,20 +317,26 @@ impl Trainer {
             let (ids, values): (Vec<i64>, Vec<&[f32]>) =
                 kept.map(|(id, values)| (i64::from(id), values)).unzip();
             let key = format!("{TRACK_ROWS}|{row}");
-            tensors.push((format!("{key}|ids"), Tensor::f_from_slice(&ids)?));
-            tensors.push((
-                format!("{key}|values"),
-                Tensor::f_from_slice(&values.concat())?,
-            ));
+            tensors.push((format!("{key}|ids"), Values::Ids(ids)));
+            let values = Values::Numbers(values.concat().into());
+            tensors.push((format!("{key}|values"), values));
         }
-        Ok(tensors)
+        tensors
     }
 
-    /// Takes up buffers from one rank's file of a checkpoint, where they overlap this rank's slices.
+    /// Takes up buffers from what one rank kept, where they overlap this rank's slices; `bad` makes an error about
+    /// that.
     pub(super) fn restore_tracks(
         &mut self,
         tensors: &std::collections::BTreeMap<String, Tensor>,
+        bad: &dyn Fn(String) -> checkpoint::Error,
     ) -> Result<(), Error> {
+        let check = |key: &str, tensor: &Tensor, expected: usize| match tensor.numel() {
+            found if found == expected => Ok(()),
+            found => Err(bad(format!(
+                "tensor {key} has {found} numbers, expected {expected}"
+            ))),
+        };
         let saved = tensors.keys().any(|key| key.starts_with(TRACK));
         if saved && self.balancing.elementwise().is_none() {
             self.track(self.balancing.rows().len())?;
@@ -345,6 +352,7 @@ impl Trainer {
                     if index + 1 >= self.blocks() {
                         continue;
                     }
+                    check(key, tensor, end.saturating_sub(start))?;
                     let slice = self.exchange.slice(index);
                     let (from, to) = (start.max(slice.start), end.min(slice.end));
                     let place = self.tracks.blocks.get(index).and_then(|rows| rows.get(row));
@@ -361,14 +369,16 @@ impl Trainer {
                         continue;
                     };
                     let ids = Vec::<i64>::try_from(tensor)?;
-                    let saved = RowGradient {
-                        rows: ids.iter().map(|&id| id as u32).collect(),
-                        values: Vec::<f32>::try_from(values)?,
-                    };
                     let width = self
                         .rows
                         .as_ref()
                         .map_or(1, super::table::TableOwner::width);
+                    let key = format!("{TRACK_ROWS}|{row}|values");
+                    check(&key, values, ids.len() * width)?;
+                    let saved = RowGradient {
+                        rows: ids.iter().map(|&id| id as u32).collect(),
+                        values: Vec::<f32>::try_from(values)?,
+                    };
                     if let Some(kept) = self.tracks.table.get_mut(row) {
                         *kept = std::mem::take(kept).plus(&saved, width);
                     }

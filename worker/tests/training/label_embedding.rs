@@ -1,6 +1,6 @@
 //! Classes that are known by their description: trained by all ranks together, told though never seen.
 
-use crate::kit::{Layout, Outcome, spec, train};
+use crate::kit::{Layout, Outcome, spec, train, train_by_parts};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::Metric;
@@ -43,6 +43,18 @@ fn described(dir: &Path, steps: u64, change: impl FnOnce(&mut Value)) -> JobSpec
         job["tasks"].as_array_mut().unwrap().truncate(2);
         change(job);
     })
+}
+
+// Promise: the calibration that an evaluation found is part of a run, though no step changes it.
+#[test]
+fn a_calibration_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = described(folder.path(), STEPS, |_| {});
+    let layout = Layout::new(2, &ALL, how(Sharding::Optimizer, false));
+    let whole = train(&job, &layout, STEPS);
+    // Trainers compare calibrations when they take parts up.
+    let by_parts = train_by_parts(&job, &layout, STEPS);
+    assert!(whole.model == by_parts.model);
 }
 
 // Promise: what ranks learn of class texts adds up to what one rank learns, in any number of

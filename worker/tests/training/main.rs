@@ -13,6 +13,7 @@ mod label_embedding;
 mod language;
 mod missing_labels;
 mod not_finite;
+mod parts;
 mod rates;
 mod script;
 mod segmentation;

@@ -7,12 +7,12 @@ use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard, Step};
 use espalier_tests::{Toy, job};
 use espalier_worker::checkpoint::{RunState, Store};
 use espalier_worker::data::{Loader, LoaderOptions, Placement, RankStep};
-use espalier_worker::engine::{Sources, StepReport, Trainer, Which};
+use espalier_worker::engine::{Part, Sources, StepReport, Trainer, Which};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier, Mutex};
 use tch::Device;
 
 /// What a run gave: reports of rank 0 and the files of its export.
@@ -173,18 +173,52 @@ fn plan(profile: &Profile, layout: &Layout) -> Plan {
     }
 }
 
+/// What happens besides training.
+#[derive(Clone, Debug, PartialEq)]
+enum Besides {
+    Nothing,
+    /// Half-way everything is saved and new trainers take it up, and then the best model, which is the same.
+    Checkpoint,
+    /// Half-way all ranks take their parts, and new trainers take them up.
+    Parts,
+    /// At the end everything is saved to `checkpoints` in the outcome's folder, the model as the best one too.
+    Save,
+    /// At the start the newest checkpoint here is taken up.
+    Resume(PathBuf),
+}
+
 /// Trains `steps` steps of a job.
 pub fn train(spec: &JobSpec, layout: &Layout, steps: u64) -> Outcome {
-    run(spec, layout, steps, false)
+    run(spec, layout, steps, &Besides::Nothing)
+}
+
+/// The same, but half-way new trainers take up the parts that all ranks took.
+pub fn train_by_parts(spec: &JobSpec, layout: &Layout, steps: u64) -> Outcome {
+    run(spec, layout, steps, &Besides::Parts)
+}
+
+/// The same, and saves everything to `checkpoints` in the outcome's folder.
+pub fn train_and_save(spec: &JobSpec, layout: &Layout, steps: u64) -> Outcome {
+    run(spec, layout, steps, &Besides::Save)
+}
+
+/// Goes on from the newest checkpoint in a directory until `steps` steps are done.
+pub fn resume(spec: &JobSpec, layout: &Layout, checkpoints: &Path, steps: u64) -> Outcome {
+    run(
+        spec,
+        layout,
+        steps,
+        &Besides::Resume(checkpoints.to_owned()),
+    )
 }
 
 /// The same, but half-way everything is saved and new trainers take it up, and then the best model,
 /// which is the same.
 pub fn train_in_halves(spec: &JobSpec, layout: &Layout, steps: u64) -> Outcome {
-    run(spec, layout, steps, true)
+    run(spec, layout, steps, &Besides::Checkpoint)
 }
 
-fn run(spec: &JobSpec, layout: &Layout, steps: u64, halves: bool) -> Outcome {
+fn run(spec: &JobSpec, layout: &Layout, steps: u64, besides: &Besides) -> Outcome {
     tch::set_num_threads(1);
     let sources = Sources::load(spec).unwrap();
     let plan = plan(&sources.profile(spec).unwrap(), layout);
@@ -208,7 +242,9 @@ fn run(spec: &JobSpec, layout: &Layout, steps: u64, halves: bool) -> Outcome {
         sources: &sources,
         dir: folder.path(),
         steps,
-        halves,
+        besides,
+        parts: Mutex::default(),
+        all: Barrier::new(ranks),
     };
     let results: Vec<Seen> = std::thread::scope(|scope| {
         let start = |(rank, listener)| {
@@ -260,7 +296,10 @@ struct Ranks<'a> {
     sources: &'a Sources,
     dir: &'a Path,
     steps: u64,
-    halves: bool,
+    besides: &'a Besides,
+    /// What ranks have taken.
+    parts: Mutex<Vec<Part>>,
+    all: Barrier,
 }
 
 impl Ranks<'_> {
@@ -293,29 +332,102 @@ impl Ranks<'_> {
         }
     }
 
+    fn store(&self, step: u64) -> (Store, RunState) {
+        let state = RunState {
+            step: Step(step),
+            samples: 24 * step,
+            tokens: u64::MAX,
+            best: Some((0.1 + 0.2, Step(1))),
+            evaluations_without_gain: 2,
+            ..RunState::default()
+        };
+        (Store::new(self.dir.join("checkpoints")), state)
+    }
+
+    fn by_checkpoint(
+        &self,
+        mut trainer: Trainer,
+        comm: &Arc<dyn Communicator>,
+        middle: u64,
+    ) -> Trainer {
+        let (store, mut state) = self.store(middle);
+        trainer.save_run(&store, &mut state).unwrap();
+        drop(trainer);
+        trainer = self.trainer(Arc::clone(comm));
+        let back = trainer.resume_run(&store, self.dir, Step(middle)).unwrap();
+        assert_eq!(back, state);
+        trainer.save_best(&store, &state).unwrap();
+        let best = trainer.load_best(&store, self.dir, Step(middle));
+        best.unwrap();
+        trainer
+    }
+
+    fn by_parts(&self, mut trainer: Trainer, comm: &Arc<dyn Communicator>, middle: u64) -> Trainer {
+        let (_, mut state) = self.store(middle);
+        // It may change what no step changes.
+        trainer.evaluate(Which::Validation, Step(middle)).unwrap();
+        let calibrations = self.calibrations(&mut trainer);
+        let part = trainer.take_part(&mut state).unwrap();
+        assert_eq!(
+            (part.rank.0 as usize, part.step),
+            (comm.rank(), Step(middle))
+        );
+        self.parts.lock().unwrap().push(part);
+        self.all.wait();
+        drop(trainer);
+        let mut parts = self.parts.lock().unwrap().clone();
+        parts.sort_by_key(|part| part.rank);
+        // Others' moments are of no use here.
+        trainer = self.trainer(Arc::clone(comm));
+        for part in &mut parts {
+            if !trainer.needs_own(part.rank) {
+                part.own = Arc::default();
+            }
+        }
+        let error = trainer.load_parts(&parts[1..]).unwrap_err().to_string();
+        assert!(error.contains("part"), "{error}");
+        let mut cut = parts.clone();
+        cut[0].shared = Arc::from(&cut[0].shared[..100]);
+        let error = trainer.load_parts(&cut).unwrap_err().to_string();
+        assert!(error.contains("the part of rank 0"), "{error}");
+        trainer = self.trainer(Arc::clone(comm));
+        let back = trainer.load_parts(&parts).unwrap();
+        assert_eq!(back, state);
+        assert_eq!(self.calibrations(&mut trainer), calibrations);
+        trainer
+    }
+
+    fn calibrations(&self, trainer: &mut Trainer) -> Vec<f64> {
+        let heads = trainer.heads_mut();
+        let tasks = 0..self.spec.tasks.len();
+        tasks.map(|task| heads.calibration(task).unwrap()).collect()
+    }
+
     fn rank(&self, rank: usize, listener: &Listener, peers: Vec<PeerAddr>) -> Seen {
         let rendezvous = Rendezvous::new("exchange", 1, rank, peers);
         let comm: Arc<dyn Communicator> = Arc::new(connect(listener, rendezvous).unwrap());
         let mut trainer = self.trainer(comm.clone());
         let mut seen = Seen::default();
-        let middle = if self.halves { self.steps / 2 } else { 0 };
+        let in_halves = matches!(self.besides, Besides::Checkpoint | Besides::Parts);
+        let mut middle = if in_halves { self.steps / 2 } else { 0 };
         self.steps(&mut trainer, rank, 0..middle, &mut seen);
-        if self.halves {
-            let store = Store::new(self.dir.join("checkpoints"));
-            let mut state = RunState {
-                step: Step(middle),
-                ..RunState::default()
-            };
-            trainer.save_run(&store, &mut state).unwrap();
-            drop(trainer);
-            trainer = self.trainer(comm.clone());
-            let back = trainer.resume_run(&store, self.dir, Step(middle)).unwrap();
-            assert_eq!(back, state);
-            trainer.save_best(&store, &state).unwrap();
-            let best = trainer.load_best(&store, self.dir, Step(middle));
-            best.unwrap();
+        match self.besides {
+            Besides::Checkpoint => trainer = self.by_checkpoint(trainer, &comm, middle),
+            Besides::Parts => trainer = self.by_parts(trainer, &comm, middle),
+            Besides::Resume(dir) => {
+                let store = Store::new(dir);
+                let last = Step(u64::MAX);
+                let state = trainer.resume_run(&store, dir, last).unwrap();
+                middle = state.step.0;
+            }
+            Besides::Nothing | Besides::Save => {}
         }
         self.steps(&mut trainer, rank, middle..self.steps, &mut seen);
+        if *self.besides == Besides::Save {
+            let (store, mut state) = self.store(self.steps);
+            trainer.save_run(&store, &mut state).unwrap();
+            trainer.save_best(&store, &state).unwrap();
+        }
         trainer.settle().unwrap();
         seen.sent = comm.traffic().total().sent;
         seen.held.training = trainer.memory();
