@@ -1,5 +1,6 @@
 //! The loop of a rank: steps, evaluations, checkpoints, the end.
 
+use super::account::Account;
 use super::evaluate::Which;
 use super::metrics::Metrics;
 use super::progress::Meter;
@@ -165,6 +166,7 @@ impl Run<'_> {
     /// Trains to the last step or the early stop; an ending if it was told to stop before.
     fn train(&mut self) -> Result<Option<Ending>, Error> {
         let mut loader = self.loader()?;
+        let mut account = self.account();
         let mut meter = Meter::new(self.total, self.context.spec.tasks.len());
         while self.state.step.0 < self.total {
             // The loader ends only after an error or the last step.
@@ -173,6 +175,8 @@ impl Run<'_> {
             };
             let told = self.context.control.told();
             let report = self.trainer.step(&batch, told != Told::GoOn)?;
+            // Before anything that a later generation may go on from.
+            account.step(&batch);
             self.state.step = self.state.step.next();
             self.state.samples += report.samples;
             self.state.tokens += report.tokens;
@@ -212,10 +216,12 @@ impl Run<'_> {
             let every = self.context.spec.checkpoint.every_steps;
             let due = every > 0 && done.is_multiple_of(every) && done < self.total;
             if report.stop && done < self.total && !stop_early {
+                account.stop(self.state.step);
                 self.checkpoint(true)?;
                 return Ok(Some(Ending::Stopped));
             }
             if due {
+                account.sync();
                 self.checkpoint(false)?;
                 meter.restart();
             }
@@ -227,7 +233,19 @@ impl Run<'_> {
                 break;
             }
         }
+        account.stop(self.state.step);
         Ok(None)
+    }
+
+    fn account(&self) -> Account {
+        let plan = &self.context.plan;
+        let who = (plan.generation, self.context.rank, plan.seats.len());
+        Account::open(
+            &self.context.dir,
+            who,
+            self.state.step,
+            self.trainer.tasks(),
+        )
     }
 
     fn loader(&self) -> Result<Loader, Error> {
