@@ -8,6 +8,7 @@ use super::trainer::Trainer;
 use super::{Error, Sources};
 use crate::agent::control::{Control, Told};
 use crate::agent::report::{Address, Content};
+use crate::agent::watched::{self, Phase, Watched};
 use crate::checkpoint::{RunState, Store};
 use crate::data::{Loader, LoaderOptions, Placement};
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous};
@@ -68,9 +69,13 @@ pub fn run_rank(
             message,
         });
     }
+    let watched = context.control.watch(context.rank);
+    watched::sign(Arc::clone(&watched));
     tch::set_num_threads(context.threads.max(1) as i32);
     let backbone = context.sources.backbone(&context.spec, tch::Device::Cpu)?;
-    let comm = connect(&context, listener, peers)?;
+    watched.enter(Phase::Connecting);
+    let comm = connect(&context, &watched, listener, peers)?;
+    watched.enter(Phase::Loading);
     let trainer = Trainer::new(
         &context.spec,
         &context.plan,
@@ -87,9 +92,10 @@ pub fn run_rank(
         0 => Metrics::append(&context.dir),
         _ => Metrics::none(),
     };
-    Run {
+    let ending = Run {
         names: names.collect(),
         metrics,
+        watched: Arc::clone(&watched),
         context,
         trainer,
         store,
@@ -97,11 +103,14 @@ pub fn run_rank(
         total,
         tell,
     }
-    .run()
+    .run();
+    watched.enter(Phase::Ended);
+    ending
 }
 
 fn connect(
     context: &RankContext,
+    watched: &Watched,
     listener: Listener,
     peers: &[Address],
 ) -> Result<Arc<dyn Communicator>, Error> {
@@ -131,7 +140,11 @@ fn connect(
         rank,
         addresses,
     );
+    let limits = context.control.limits();
+    (rendezvous.timeout, rendezvous.silence) = (limits.peer_timeout, limits.peer_silence);
+    watched.stops_by(abort.clone());
     rendezvous.abort = Some(abort);
+    rendezvous.flight = Some(watched.flight().clone());
     Ok(Arc::new(espalier_comm::connect(&listener, rendezvous)?))
 }
 
@@ -143,11 +156,13 @@ struct Run<'a> {
     total: u64,
     names: Vec<String>,
     metrics: Metrics,
+    watched: Arc<Watched>,
     tell: Tell<'a>,
 }
 
 impl Run<'_> {
     fn run(mut self) -> Result<Ending, Error> {
+        self.watched.enter(Phase::Restoring);
         if let Some(checkpoint) = &self.context.resume {
             let step = checkpoint.step;
             self.state = self
@@ -155,6 +170,8 @@ impl Run<'_> {
                 .resume_run(&self.store, &self.context.dir, step)?;
             tracing::info!(step = self.state.step.0, "going on from checkpoint");
         }
+        self.watched.set_step(self.state.step.0);
+        self.watched.enter(Phase::Caching);
         let draws = self.total * u64::from(self.context.spec.training.batch_size);
         self.trainer.cache_features(draws, &self.context.dir)?;
         if let Some(ending) = self.train()? {
@@ -169,6 +186,7 @@ impl Run<'_> {
         let mut account = self.account();
         let mut meter = Meter::new(self.total, self.context.spec.tasks.len());
         while self.state.step.0 < self.total {
+            self.watched.enter(Phase::Fetching);
             // The loader ends only after an error or the last step.
             let Some(batch) = loader.next().transpose()? else {
                 break;
@@ -182,6 +200,7 @@ impl Run<'_> {
             self.state.tokens += report.tokens;
             let done = self.state.step.0;
             self.context.control.set_step(done);
+            self.watched.set_step(done);
             let optimizer = &self.context.spec.training.optimizer;
             let rate = optimizer.learning_rate * self.trainer.schedule.factor(batch.step);
             let totals = (self.state.samples, self.state.tokens);
@@ -268,6 +287,7 @@ impl Run<'_> {
 
     /// Evaluates, keeps the model if it is the best, and says whether to stop early.
     fn evaluate(&mut self) -> Result<bool, Error> {
+        self.watched.enter(Phase::Evaluating);
         let step = self.state.step;
         let Some(mut evaluation) = self.trainer.evaluate(Which::Validation, step)? else {
             return Ok(false);
@@ -295,6 +315,7 @@ impl Run<'_> {
     /// Writes a checkpoint. If it need not be and cannot, training goes on with a warning: the older
     /// ones are intact.
     fn checkpoint(&mut self, needed: bool) -> Result<(), Error> {
+        self.watched.enter(Phase::Checkpointing);
         match self.trainer.save_run(&self.store, &mut self.state) {
             Ok(path) => {
                 let (step, path) = (self.state.step, path.display().to_string());
@@ -317,6 +338,7 @@ impl Run<'_> {
 
     /// Takes the best model, tests it and exports it.
     fn finish(&mut self) -> Result<Ending, Error> {
+        self.watched.enter(Phase::Exporting);
         let mut step = self.state.step;
         if self.context.spec.evaluation.select_best
             && let Some((_, best)) = self.state.best
@@ -342,6 +364,7 @@ impl Run<'_> {
         }
         let target = self.context.spec.output.as_ref().map(PathBuf::from);
         let target = target.unwrap_or_else(|| self.context.dir.join("export"));
+        self.watched.enter(Phase::Exporting);
         self.trainer.export(&target, step)?;
         if self.context.rank == Rank(0) {
             tracing::info!(step = step.0, path = %target.display(), "exported");
