@@ -85,10 +85,10 @@ impl Made {
 
     /// The generation whose doing of a step counts.
     fn counts(&self, step: u64) -> u64 {
-        let mut lineage = (1..).zip(&self.lineage).rev();
+        let mut lineage = self.lineage.iter().enumerate().rev();
         lineage
             .find(|(_, (from, _))| *from <= step)
-            .map_or(0, |(generation, _)| generation)
+            .map_or(0, |(index, _)| index as u64 + 1)
     }
 }
 
