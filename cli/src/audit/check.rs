@@ -123,7 +123,10 @@ fn lives<'a>(
         }
         let life = lives.entry(generation).or_default();
         life.ranks = life.ranks.max(header.ranks);
-        if accounts.first().is_some_and(|a| a.header.tasks != header.tasks) {
+        if accounts
+            .first()
+            .is_some_and(|a| a.header.tasks != header.tasks)
+        {
             audit.fault(Fault::Tasks { generation, rank });
         }
         let reached = life.reached.entry(rank).or_insert(header.from.0);
@@ -276,7 +279,11 @@ fn missing(rank: Option<u32>, (first_step, last_step): (u64, u64), generation: u
 /// Samples of a pass; none if the task has none such.
 fn size(tasks: &[TaskSamples], task: u16, target: bool) -> Option<u64> {
     let task = tasks.get(usize::from(task))?;
-    if target { task.target } else { Some(task.samples) }
+    if target {
+        task.target
+    } else {
+        Some(task.samples)
+    }
 }
 
 fn name(tasks: &[TaskSamples], task: u16) -> String {
@@ -386,8 +393,9 @@ fn tally(tasks: &[TaskSamples], passes: &Passes, audit: &mut Audit) {
 fn first_unused(pass: &Pass) -> u64 {
     let words = (0u64..).zip(&pass.used);
     let mut open = words.filter(|(_, bits)| **bits != u64::MAX);
-    open.next()
-        .map_or(0, |(place, bits)| place * 64 + u64::from(bits.trailing_ones()))
+    open.next().map_or(0, |(place, bits)| {
+        place * 64 + u64::from(bits.trailing_ones())
+    })
 }
 
 #[cfg(test)]

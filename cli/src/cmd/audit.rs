@@ -111,7 +111,8 @@ fn told(job: &Job) -> Told {
 fn directory(job: &Job) -> Result<PathBuf> {
     let short: String = job.uid.chars().take(8).collect();
     let local = Folder::default().join(format!("data/jobs/{}-{short}", job.name));
-    let above = |path: &str, levels: usize| Some(Path::new(path).ancestors().nth(levels)?.to_owned());
+    let above =
+        |path: &str, levels: usize| Some(Path::new(path).ancestors().nth(levels)?.to_owned());
     let checkpoint = job.checkpoint.as_ref();
     let places = [
         Some(local),
@@ -183,7 +184,11 @@ fn page(answer: &Answer, screen: &Screen) -> String {
         fact("Open", format!("{open} that not all ranks have noted yet"));
     }
     let (again, samples) = (audit.repeated_steps, audit.repeated_samples);
-    let again = format!("{} steps, {} samples", text::count(again), text::count(samples));
+    let again = format!(
+        "{} steps, {} samples",
+        text::count(again),
+        text::count(samples)
+    );
     fact("Done again", again);
     fact("Samples", text::count(audit.samples));
     out.push('\n');
@@ -196,7 +201,13 @@ fn page(answer: &Answer, screen: &Screen) -> String {
 }
 
 fn generations(audit: &Audit) -> Table {
-    let mut table = Table::new(["GENERATION", "RANKS", "FROM STEP", "REACHED", "STEPS THAT COUNT"]);
+    let mut table = Table::new([
+        "GENERATION",
+        "RANKS",
+        "FROM STEP",
+        "REACHED",
+        "STEPS THAT COUNT",
+    ]);
     for stretch in &audit.generations {
         table.row([
             Cell::right(stretch.generation.to_string()),
@@ -210,7 +221,13 @@ fn generations(audit: &Audit) -> Table {
 }
 
 fn tasks(audit: &Audit) -> Table {
-    let mut table = Table::new(["TASK", "SAMPLES", "USED", "WHOLE PASSES", "IN THE OPEN PASS"]);
+    let mut table = Table::new([
+        "TASK",
+        "SAMPLES",
+        "USED",
+        "WHOLE PASSES",
+        "IN THE OPEN PASS",
+    ]);
     for tally in &audit.tasks {
         let target = if tally.target { " (target)" } else { "" };
         table.row([

@@ -75,8 +75,14 @@ mod tests {
         assert!(!pulse.is_due(after(99)));
         assert!(pulse.is_due(after(100)));
         assert!(!pulse.is_due(after(199)));
-        assert_eq!(pulse.limit(Duration::from_secs(9)), Duration::from_millis(100));
-        assert_eq!(pulse.limit(Duration::from_millis(9)), Duration::from_millis(9));
+        assert_eq!(
+            pulse.limit(Duration::from_secs(9)),
+            Duration::from_millis(100)
+        );
+        assert_eq!(
+            pulse.limit(Duration::from_millis(9)),
+            Duration::from_millis(9)
+        );
         assert_eq!(pulse.silent(None, after(9000)), None);
         assert_eq!(pulse.silent(Some(start), after(400)), None);
         let reason = pulse.silent(Some(start), after(401)).expect("silent");

@@ -66,7 +66,12 @@ mod tests {
     // Promise: times are read with their unit, and what is none is refused.
     #[test]
     fn times_have_units() {
-        for (text, millis) in [("500ms", 500), ("60s", 60_000), ("2m", 120_000), ("7", 7_000)] {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("60s", 60_000),
+            ("2m", 120_000),
+            ("7", 7_000),
+        ] {
             assert_eq!(time(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         assert_eq!(time("0"), Ok(Duration::ZERO));

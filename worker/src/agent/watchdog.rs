@@ -174,7 +174,10 @@ impl Watch {
         });
         let sentence = sentence(watched, still);
         let record = record(watched, still, &self.author);
-        let name = format!("gen-{}-rank-{}-{number}.json", self.author.generation.0, rank.0);
+        let name = format!(
+            "gen-{}-rank-{}-{number}.json",
+            self.author.generation.0, rank.0
+        );
         let path = self.dir.join(name);
         let written = std::fs::create_dir_all(&self.dir)
             .and_then(|()| std::fs::write(&path, format!("{record:#}\n")));
@@ -332,12 +335,18 @@ mod tests {
             watched.enter(Phase::Backward(3));
             let watchdog = Watchdog::start(dir.path(), 2, Arc::clone(&control), author);
             let error = comm.all_reduce(&mut [1f32; 4]).unwrap_err().to_string();
-            assert!(error.contains("12 steps done, backward of block 3"), "{error}");
+            assert!(
+                error.contains("12 steps done, backward of block 3"),
+                "{error}"
+            );
             drop(watchdog);
             drop(leave);
         });
         let failure = control.given_up().unwrap();
-        assert_eq!((failure.code.as_str(), failure.retryable), ("stalled", true));
+        assert_eq!(
+            (failure.code.as_str(), failure.retryable),
+            ("stalled", true)
+        );
         assert_eq!(failure.lost, Some(Rank(1)));
         let words = "all_reduce #0 waits for rank 1 since";
         assert!(failure.message.contains(words), "{failure:?}");

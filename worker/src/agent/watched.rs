@@ -44,11 +44,7 @@ impl Phase {
     pub fn trains(self) -> bool {
         !matches!(
             self,
-            Phase::Loading
-                | Phase::Connecting
-                | Phase::Restoring
-                | Phase::Caching
-                | Phase::Ended
+            Phase::Loading | Phase::Connecting | Phase::Restoring | Phase::Caching | Phase::Ended
         )
     }
 

@@ -121,7 +121,9 @@ fn entry(accounts: &mut [Account], generation: u64, rank: u32, step: u64) -> &mu
     let mut entries = account.unwrap().entries.iter_mut();
     entries
         .find_map(|entry| match entry {
-            Entry::Step { step: at, draws, .. } if at.0 == step => Some(draws),
+            Entry::Step {
+                step: at, draws, ..
+            } if at.0 == step => Some(draws),
             _ => None,
         })
         .unwrap()

@@ -29,7 +29,10 @@ pub(super) fn section(job: &Job, screen: &Screen, out: &mut String) {
     }
     let earlier = all.len().saturating_sub(SHOWN);
     if earlier > 0 {
-        let _ = writeln!(out, "  {earlier} earlier ones are left out; -o json has them");
+        let _ = writeln!(
+            out,
+            "  {earlier} earlier ones are left out; -o json has them"
+        );
     }
     out.push_str(&table(&all[earlier..]).render(screen, 2));
     for recovery in &all[earlier..] {
