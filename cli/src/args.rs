@@ -13,6 +13,7 @@ Examples:
   espalier submit job.yaml --wait        run a job and follow it to its end
   espalier get                           list the jobs
   espalier describe packages             everything about one job
+  espalier audit packages                prove that it used every sample once in each pass
   espalier predict --model DIR           use an exported model
 
 Exit codes:
@@ -23,6 +24,7 @@ Exit codes:
   4    the coordinator can't be reached
   5    the job was cancelled
   6    not possible now: the name is taken, the job has ended, a cluster already runs
+  7    the accounts of samples don't hold: a step or a sample is missing or was used twice
   130  stopped by ctrl-c";
 
 /// The whole command line.

@@ -22,6 +22,8 @@ pub(crate) enum Code {
     Cancelled = 5,
     /// Not possible now: the name is taken, the job has ended, a cluster already runs.
     Conflict = 6,
+    /// The accounts of samples don't hold.
+    Unaccounted = 7,
     /// Stopped by ctrl-c.
     Interrupted = 130,
 }

@@ -4,6 +4,7 @@
 //! the exit codes of [`error::Code`].
 
 mod args;
+mod audit;
 mod client;
 mod cmd;
 mod error;

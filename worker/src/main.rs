@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use espalier_spec::job::Pooling;
-use espalier_worker::agent::{self, Config, log::JobLog};
+use espalier_worker::agent::{self, Config, Limits, log::JobLog};
 use espalier_worker::checkpoint::write_tensors;
 use espalier_worker::data::Input;
 use espalier_worker::generate::Sampling;
@@ -220,6 +220,8 @@ struct Run {
     /// Format of the log.
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     log_format: String,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 fn main() -> ExitCode {
@@ -284,6 +286,7 @@ fn work(run: Run) -> anyhow::Result<()> {
         threads: run.threads.unwrap_or(cores / run.ranks as usize).max(1),
         data_dir,
         listen: run.listen,
+        limits: run.limits,
     };
     tracing::info!(
         name = config.name,

@@ -1,5 +1,7 @@
 //! `espalier describe`: everything about one job, to read.
 
+mod recovery;
+
 use super::affinity::why_absent;
 use super::get::state_style;
 use crate::Outcome;
@@ -20,7 +22,7 @@ Examples:
   espalier describe packages
   espalier describe packages -o json        the job and its events, for programs";
 
-/// Show everything about a job: state, plan with its reasons, evaluations, events
+/// Show everything about a job: state, plan with its reasons, evaluations, recoveries, events
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -102,6 +104,7 @@ fn describe(description: &Description, screen: &Screen) -> String {
     }
     affinity(job, screen, &mut out);
     costs(job, screen, &mut out);
+    recovery::section(job, screen, &mut out);
     if let Some(plan) = &job.plan {
         heading(
             &format!("Plan of generation {}", job.generation),

@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 mod affinity;
+mod audit;
 mod balance;
 mod cancel;
 mod completions;
@@ -37,6 +38,7 @@ pub(crate) enum Verb {
     Get(get::Args),
     Describe(describe::Args),
     Affinity(affinity::Args),
+    Audit(audit::Args),
     Watch(watch::Args),
     Logs(logs::Args),
     Cancel(cancel::Args),
@@ -67,6 +69,7 @@ pub(crate) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Get(args) => get::run(&args, context).await,
         Verb::Describe(args) => describe::run(&args, context).await,
         Verb::Affinity(args) => affinity::run(&args, context).await,
+        Verb::Audit(args) => audit::run(&args, context).await,
         Verb::Watch(args) => watch::run(&args, context).await,
         Verb::Logs(args) => logs::run(&args, context).await,
         Verb::Cancel(args) => cancel::run(&args, context).await,

@@ -5,7 +5,8 @@ use crate::Outcome;
 use crate::client::Client;
 use crate::error::{Code, Result};
 use crate::output::{Context, Format, text};
-use crate::view::{Event, state_name};
+use crate::view::recovery::{cause_name, source_name};
+use crate::view::{Event, Job, Recovery, state_name};
 use espalier_proto::Wire;
 use espalier_proto::v1::{self, job::State, watch_job_response::Update};
 use espalier_spec::report::{Evaluation, Progress};
@@ -33,6 +34,9 @@ pub(crate) struct Args {
 
 /// How often a lost coordinator is called again, a second apart, before watching ends.
 const TRIES: u32 = 60;
+
+/// How often the coordinator is asked, with progress, what a recovery cost.
+const QUESTIONS: u32 = 20;
 
 /// Plain output shows progress at most this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -141,6 +145,7 @@ async fn one(mut client: Client, mut view: View<'_>) -> Result<State> {
                 loop {
                     match stream.message().await {
                         Ok(None) => {
+                            recoveries(&mut client, &mut view, true).await?;
                             view.end(state);
                             return Ok(state);
                         }
@@ -158,6 +163,7 @@ async fn one(mut client: Client, mut view: View<'_>) -> Result<State> {
                                     if let Ok(progress) = Progress::from_wire(progress) {
                                         view.progress(&progress)?;
                                     }
+                                    recoveries(&mut client, &mut view, false).await?;
                                 }
                                 None => {}
                             }
@@ -179,6 +185,27 @@ async fn one(mut client: Client, mut view: View<'_>) -> Result<State> {
     }
 }
 
+/// Shows what recoveries cost that are over, or as far as they came when the job is. Events tell that a
+/// generation went on; what it took is known with its first step.
+async fn recoveries(client: &mut Client, view: &mut View<'_>, ended: bool) -> Result<()> {
+    let Some((generation, questions)) = view.recovering.take() else {
+        return Ok(());
+    };
+    if let Ok(job) = client.job(&view.name).await {
+        for recovery in &Job::read(job)?.recoveries {
+            let over = ended || recovery.seconds.total.is_some();
+            if over && recovery.generation > view.told {
+                view.told = recovery.generation;
+                view.recovery(recovery)?;
+            }
+        }
+    }
+    if view.told < generation && questions < QUESTIONS {
+        view.recovering = Some((generation, questions + 1));
+    }
+    Ok(())
+}
+
 /// How one job is shown.
 struct View<'a> {
     name: String,
@@ -186,6 +213,10 @@ struct View<'a> {
     context: &'a Context,
     bar: Option<(MultiProgress, ProgressBar)>,
     shown: Option<tokio::time::Instant>,
+    /// The newest generation that went on after another, and how often its recovery was asked for.
+    recovering: Option<(u64, u32)>,
+    /// The newest generation whose recovery was shown.
+    told: u64,
 }
 
 /// One line of `-o json`.
@@ -194,6 +225,7 @@ struct View<'a> {
 enum Line<'a> {
     Event(&'a Event),
     Progress(&'a Progress),
+    Recovery(&'a Recovery),
 }
 
 #[derive(Serialize)]
@@ -225,6 +257,8 @@ impl<'a> View<'a> {
             context,
             bar,
             shown: None,
+            recovering: None,
+            told: 0,
         }
     }
 
@@ -251,6 +285,10 @@ impl<'a> View<'a> {
     }
 
     fn event(&mut self, event: &Event) -> Result<()> {
+        let generation = event.plan.as_ref().map(|plan| plan.generation.0);
+        if let Some(generation) = generation.filter(|generation| *generation > 1) {
+            self.recovering = Some((generation, 0));
+        }
         if self.context.format != Format::Table {
             return self.json(Line::Event(event));
         }
@@ -267,6 +305,14 @@ impl<'a> View<'a> {
                 self.say(&format!("  {line}"));
             }
         }
+        Ok(())
+    }
+
+    fn recovery(&self, recovery: &Recovery) -> Result<()> {
+        if self.context.format != Format::Table {
+            return self.json(Line::Recovery(recovery));
+        }
+        self.say(&cost(recovery));
         Ok(())
     }
 
@@ -328,6 +374,42 @@ fn speed(progress: &Progress) -> String {
     text
 }
 
+/// What a recovery cost, in a line.
+fn cost(recovery: &Recovery) -> String {
+    let mut line = format!(
+        "went on as g{} after {}",
+        recovery.generation,
+        cause_name(recovery.cause)
+    );
+    if !recovery.worker.is_empty() {
+        line.push_str(&format!(" of {}", recovery.worker));
+    }
+    line.push_str(&format!(
+        ": from step {} ({}), {} steps again",
+        recovery.from_step,
+        source_name(recovery.source),
+        recovery.replayed_steps
+    ));
+    let seconds = &recovery.seconds;
+    if let Some(total) = seconds.total {
+        line.push_str(&format!(", {} without a step", text::duration(total)));
+    }
+    let parts = [
+        ("detect", seconds.detect),
+        ("agree", seconds.agree),
+        ("connect", seconds.connect),
+        ("restore", seconds.restore),
+        ("first step", seconds.first_step),
+    ];
+    let known = parts.into_iter();
+    let known = known.filter_map(|(name, time)| Some(format!("{name} {}", text::duration(time?))));
+    let known: Vec<String> = known.collect();
+    if !known.is_empty() {
+        line.push_str(&format!(" ({})", known.join(", ")));
+    }
+    line
+}
+
 /// One line per task of an evaluation.
 fn figures(evaluation: &Evaluation) -> Vec<String> {
     let widest = evaluation
@@ -350,4 +432,23 @@ fn figures(evaluation: &Evaluation) -> Vec<String> {
             line
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::recovery::tests::killed;
+
+    // Promise: a recovery is one line with what was lost, where it went on and what each part took.
+    #[test]
+    fn a_recovery_is_one_line() {
+        let mut message = killed();
+        message.first_step_time = message.restored_time;
+        let read = Recovery::read(message, "job x").expect("readable");
+        assert_eq!(
+            cost(&read),
+            "went on as g2 after failure of b: from step 10 (snapshot), 3 steps again, 500 ms without a step \
+             (detect 250 ms, agree 50.0 ms, connect 120 ms, restore 80.0 ms, first step 0 ms)"
+        );
+    }
 }

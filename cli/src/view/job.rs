@@ -1,6 +1,6 @@
 //! A job, its events and its log lines.
 
-use super::{Moment, unreadable};
+use super::{Moment, Recovery, unreadable};
 use crate::error::Result;
 use espalier_proto::convert::plan_from_wire;
 use espalier_proto::v1::{self, job::State, job_event::Detail};
@@ -53,6 +53,12 @@ pub(crate) struct Job {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) failure: Option<Failure>,
     pub(crate) last_sequence: u64,
+    /// Incidents, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) recoveries: Vec<Recovery>,
+    /// Share of the time since it first ran in which it made steps that counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) goodput: Option<f64>,
     pub(crate) spec: Option<JobSpec>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) plan: Option<Plan>,
@@ -93,6 +99,10 @@ impl Job {
             .into_iter()
             .map(|message| evaluation(message, &what))
             .collect();
+        let recoveries = job.recoveries.into_iter();
+        let recoveries: Result<Vec<Recovery>> = recoveries
+            .map(|message| Recovery::read(message, &what))
+            .collect();
         Ok(Self {
             name: job.name,
             uid: job.uid,
@@ -108,6 +118,8 @@ impl Job {
             export_path: job.export_path,
             failure: part(job.failure, &what)?,
             last_sequence: job.last_sequence,
+            recoveries: recoveries?,
+            goodput: job.goodput,
             spec: part(job.spec, &what)?,
             plan,
         })

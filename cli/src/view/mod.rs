@@ -3,9 +3,11 @@
 pub(crate) mod affinity;
 pub(crate) mod cost;
 mod job;
+pub(crate) mod recovery;
 mod worker;
 
 pub(crate) use job::{Event, Job, LogLine, STATES, state_name};
+pub(crate) use recovery::Recovery;
 pub(crate) use worker::{Worker, worker_state};
 
 use crate::error::Error;

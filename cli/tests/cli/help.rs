@@ -28,6 +28,7 @@ fn help_documents_exit_codes() {
         "3    no job",
         "4    the coordinator",
         "5    the job was cancelled",
+        "7    the accounts of samples",
     ] {
         assert!(run.stdout.contains(line), "{line}");
     }

@@ -1,6 +1,7 @@
 //! The built `espalier` command, run as a person runs it.
 
 mod affinity;
+mod audit;
 mod balance;
 mod fake;
 mod help;

@@ -3,6 +3,7 @@
 //! Everything here is plain data. Nothing here reads a file, the clock or the network, so every
 //! crate may import it. Formats (YAML, protobuf) are turned into these types at the edges.
 
+pub mod account;
 pub mod adaptation;
 mod adaptive;
 mod affinity;

@@ -125,7 +125,8 @@ async fn the_coordinator_dies() {
 }
 
 // Promise: kill -9 of a worker costs at most the steps since the checkpoint: when a worker of its
-// name is back, the job goes on in generation 2 and ends with the same bytes.
+// name is back, the job goes on in generation 2 and ends with the same bytes; of the steps that count,
+// every sample is accounted for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_dies() {
     let mut cluster = two_workers().await;
@@ -139,6 +140,8 @@ async fn a_worker_dies() {
         .same(&calm, "after a worker's death");
     let job = cluster.job("robbed").await.unwrap();
     assert_eq!(job.generation, 2);
+    let audit = cluster.cli(&["audit", "robbed"]).unwrap();
+    assert_eq!(audit.code, 0, "{}", audit.said());
 }
 
 // Promise: ranks that keep only their own parameters train the same bytes as ranks that keep them

@@ -23,8 +23,10 @@ use crate::abort::AbortHandle;
 use crate::control::Control;
 use crate::cpu::CpuCommunicator;
 use crate::error::{Error, Result};
+use crate::flight::Flight;
 use crate::handshake::{Gate, Hello, Purpose, Reply, receive_offer, send_offer};
 use crate::mesh::{Lane, Link, Mesh, wait};
+use crate::pulse::Pulse;
 use crate::segment::Posted;
 use crate::shm;
 use crate::tcp::TcpLink;
@@ -69,10 +71,15 @@ pub struct Rendezvous {
     pub connect_timeout: Duration,
     /// How long an operation may go without progress.
     pub timeout: Duration,
+    /// How long a peer's process may give no sign of life, once it has given one; 0 for any time. All ranks
+    /// must be given the same.
+    pub silence: Duration,
     /// False: TCP even between ranks of one host.
     pub shared_memory: bool,
     /// Gives up the rendezvous and later the communicator; None makes a new handle.
     pub abort: Option<AbortHandle>,
+    /// Records the communicator's operations; None makes a new recorder.
+    pub flight: Option<Flight>,
 }
 
 enum Event {
@@ -107,8 +114,8 @@ impl Listener {
 }
 
 impl Rendezvous {
-    /// One minute to join, two minutes without progress per operation, shared memory where
-    /// possible.
+    /// One minute to join, two minutes without progress per operation, five seconds without a sign of
+    /// life, shared memory where possible.
     pub fn new(
         job: impl Into<String>,
         generation: u64,
@@ -122,8 +129,10 @@ impl Rendezvous {
             peers,
             connect_timeout: Duration::from_secs(60),
             timeout: Duration::from_secs(120),
+            silence: Duration::from_secs(5),
             shared_memory: true,
             abort: None,
+            flight: None,
         }
     }
 
@@ -210,6 +219,8 @@ pub fn connect(listener: &Listener, mut rendezvous: Rendezvous) -> Result<CpuCom
         links,
         abort,
         timeout: rendezvous.timeout,
+        flight: rendezvous.flight.take().unwrap_or_default(),
+        pulse: Pulse::new(rendezvous.silence),
     })
 }
 

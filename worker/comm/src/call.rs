@@ -173,6 +173,21 @@ impl Call {
         }
     }
 
+    /// Bytes of this rank's memory that it works on.
+    pub(crate) fn bytes(&self) -> u64 {
+        let of = |region: &Region| (region.len() * region.dtype().width()) as u64;
+        match self {
+            Call::AllReduce { buf }
+            | Call::ReduceScatter { buf, .. }
+            | Call::AllGather { buf, .. }
+            | Call::Broadcast { buf, .. } => of(buf),
+            Call::AllToAll { send, recv, .. } => of(send) + of(recv),
+            Call::Barrier => 0,
+            Call::AllGatherBytes { mine } => mine.len() as u64,
+            Call::AllToAllBytes { parts } => parts.iter().map(|part| part.len() as u64).sum(),
+        }
+    }
+
     /// All memory that it works on.
     #[cfg(feature = "nccl")]
     pub(crate) fn regions(&self) -> Vec<&Region> {

@@ -66,27 +66,30 @@ impl Control {
         }
     }
 
-    /// Wakes a peer that sleeps on a ring.
+    /// Wakes a peer that sleeps on a ring; to any other it is a sign of life.
     pub(crate) fn wake(&mut self) {
         // A full socket holds unread wake-ups, a broken one shows when it is read.
         let _ = self.stream.write(&[WAKE]);
     }
 
-    /// Takes what has arrived: wake-ups (nothing to do), last words, the end.
-    pub(crate) fn read(&mut self) {
+    /// Takes what has arrived: wake-ups (nothing to do), last words, the end. Says whether anything has.
+    pub(crate) fn read(&mut self) -> bool {
         let mut chunk = [0u8; 512];
+        let mut heard = false;
         while self.gone.is_none() {
             match self.stream.read(&mut chunk) {
                 Ok(0) => self.gone = Some(self.last_words("its process ended or closed the link")),
                 Ok(n) => {
+                    heard = true;
                     self.inbox.extend_from_slice(&chunk[..n]);
                     self.skip_wakes();
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => self.gone = Some(self.last_words(&format!("connection broke: {e}"))),
             }
         }
+        heard
     }
 
     /// Tells the peer why this rank leaves, and closes. Never blocks.

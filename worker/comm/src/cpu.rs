@@ -12,6 +12,7 @@ use crate::call::{Call, OpId};
 use crate::collective;
 use crate::control::Farewell;
 use crate::error::{Error, Result};
+use crate::flight::Flight;
 use crate::memory::Memory;
 use crate::mesh::{Lane, Mesh, wait};
 use crate::pending::{Completer, Pending, pair};
@@ -28,6 +29,7 @@ pub struct CpuCommunicator {
     transports: Vec<Option<Transport>>,
     shared: Arc<Shared>,
     queue: Mutex<Queue>,
+    flight: Flight,
 }
 
 #[derive(Debug)]
@@ -81,6 +83,7 @@ impl CpuCommunicator {
                 next: 0,
                 jobs: Some(jobs),
             }),
+            flight: mesh.flight.clone(),
         };
         std::thread::Builder::new()
             .name(format!("comm-{}", mesh.rank))
@@ -94,6 +97,11 @@ impl CpuCommunicator {
     /// communicator counts as well.
     pub fn lost(&self) -> Option<(usize, &str)> {
         self.shared.lost.get().map(|(p, why)| (*p, why.as_str()))
+    }
+
+    /// The recorder of its operations.
+    pub fn flight(&self) -> &Flight {
+        &self.flight
     }
 
     /// How bytes travel to `peer`; None for this rank itself and for ranks that don't exist.
@@ -127,6 +135,7 @@ impl Communicator for CpuCommunicator {
             kind: call.kind(),
         };
         queue.next += 1;
+        self.flight.issued(queue.next);
         if let Some(jobs) = &queue.jobs {
             // Fails only if the progress thread is gone; the completer then says so itself.
             let _ = jobs.send(Job {
@@ -199,10 +208,12 @@ fn progress(mut mesh: Mesh, inbox: &Receiver<Job>, shared: &Shared) {
                     Some(first) => Err(first.clone()),
                     None => {
                         let before = mesh.moved();
+                        mesh.flight.begin(op, call.bytes());
                         let result = mesh
                             .abort
                             .check(op)
                             .and_then(|()| collective::run(&mut mesh, op.seq, &mut call));
+                        mesh.flight.end(op, result.is_err());
                         let after = mesh.moved();
                         shared
                             .meter
@@ -271,14 +282,16 @@ fn idle(mesh: &mut Mesh, shared: &Shared, broken: bool) {
             fds.push(PollFd::from_borrowed_fd(link.control.fd(), PollFlags::IN));
         }
     }
-    if let Err(error) = wait(&mut fds, None) {
+    let limit = mesh.pulse.every().filter(|_| !broken && mesh.size > 1);
+    if let Err(error) = wait(&mut fds, limit) {
         tracing::warn!(rank = mesh.rank, %error, "poll for work failed");
         std::thread::yield_now();
     }
     let _ = rustix::io::read(&shared.bell, &mut [0u8; 8]);
     for link in mesh.links.iter_mut().flatten() {
-        link.control.read();
+        link.listen();
     }
+    mesh.pulse();
     if let Some((peer, reason)) = mesh.first_gone() {
         let _ = shared.lost.set((peer, reason));
     }

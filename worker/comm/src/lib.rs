@@ -29,8 +29,9 @@
 //!   and however it travels. Ranks, transports and repeated runs agree bit for bit.
 //! * **No hang.** An operation fails once nothing has moved for [`Rendezvous::timeout`]
 //!   ([`Error::Deadline`] names the peer), at once when [aborted](AbortHandle::abort), at once
-//!   when a peer dies or leaves ([`Error::PeerLost`], with the peer's last words). The first
-//!   failure closes all links of this rank, so that nobody waits for it, and later operations
+//!   when a peer dies or leaves ([`Error::PeerLost`], with the peer's last words), and soon when a peer's
+//!   process gives no sign of life any more ([`Rendezvous::silence`]: it was stopped, or its machine is
+//!   gone), however long it may compute. The first failure closes all links of this rank, so that nobody waits for it, and later operations
 //!   repeat it.
 //! * **Bytes.** An all-reduce moves `2·n·(N−1)/N` bytes per rank, a reduce-scatter or an all-gather
 //!   half of that; [`Communicator::traffic`] counts them.
@@ -55,6 +56,11 @@
 //! NCCL's and not bit-identical across topologies: combining gradients in rank order takes
 //! [`Call::AllToAll`] and the caller's own sum. It has **not yet been run on a GPU**.
 //!
+//! # What it was doing
+//!
+//! A [`Flight`] records the last operations and what the running one waits for; it can be read from any
+//! thread at any time.
+//!
 //! # Who shares memory
 //!
 //! Ranks with equal [`host_id`]s exchange bytes through rings in an unlinked file of `/dev/shm`
@@ -66,7 +72,9 @@
 //! # Limits
 //!
 //! * The deadline does not know why a peer is slow: [`Rendezvous::timeout`] must be longer than
-//!   anything one rank does while others wait (an evaluation, a checkpoint).
+//!   anything one rank does while others wait (an evaluation, a checkpoint). A peer that is only silent,
+//!   because it was stopped, is noticed by [`Rendezvous::silence`]: every progress thread gives signs of life
+//!   to all peers, whatever its rank computes.
 //! * A [`Listener`] answers only while [`connect`] runs; a stale rank that calls later hears
 //!   nothing and gives up at its own deadline.
 //! * Every rank has a link to every other one: two descriptors (shared memory: one, and 1 MiB) per
@@ -116,6 +124,7 @@ mod error;
 mod ext;
 #[cfg(feature = "fault")]
 pub mod fault;
+mod flight;
 mod flow;
 mod fold;
 mod handshake;
@@ -129,6 +138,7 @@ mod mesh;
 mod nccl;
 mod opening;
 mod pending;
+mod pulse;
 mod segment;
 mod shm;
 mod slices;
@@ -143,6 +153,7 @@ pub use call::{Call, Kind, OpId};
 pub use cpu::CpuCommunicator;
 pub use error::{Error, Result};
 pub use ext::CommunicatorExt;
+pub use flight::{Flight, FlightRecord, Operation, Stage, Wait};
 pub use host::host_id;
 pub use lent::SharedMemory;
 pub use memory::{Buffer, DType, Element, Memory, Number, RawBuffer, Region};

@@ -9,7 +9,9 @@ use crate::abort::AbortHandle;
 use crate::call::OpId;
 use crate::control::{Control, Farewell};
 use crate::error::{Error, Result};
+use crate::flight::Flight;
 use crate::flow::{Intake, Outgoing};
+use crate::pulse::Pulse;
 use crate::shm::ShmLink;
 use crate::tcp::TcpLink;
 
@@ -19,6 +21,9 @@ use crate::tcp::TcpLink;
 /// a rank that has no rings only yields.
 const SPINS: u32 = 64;
 const YIELDS: u32 = 32;
+
+/// How often to look at the clock for the next sign of life while bytes move.
+const PULSE_TURNS: u32 = 64;
 
 /// How bytes travel to one peer.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ pub(crate) struct Link {
     unmoved: u64,
     /// Set when bytes were received that can't be believed.
     spoiled: bool,
+    /// The peer's last sign of life; none before its first.
+    heard: Option<Instant>,
 }
 
 /// This rank's links, one per peer.
@@ -50,6 +57,8 @@ pub(crate) struct Mesh {
     pub(crate) links: Vec<Option<Link>>,
     pub(crate) abort: AbortHandle,
     pub(crate) timeout: Duration,
+    pub(crate) flight: Flight,
+    pub(crate) pulse: Pulse,
 }
 
 /// When [`Mesh::drive`] is done.
@@ -70,6 +79,14 @@ impl Link {
             received: 0,
             unmoved: 0,
             spoiled: false,
+            heard: None,
+        }
+    }
+
+    /// Takes what has arrived on the control connection.
+    pub(crate) fn listen(&mut self) {
+        if self.control.read() {
+            self.heard = Some(Instant::now());
         }
     }
 
@@ -99,6 +116,7 @@ impl Link {
             received,
             spoiled,
             unmoved: _,
+            heard,
         } = self;
         let mut moved = 0;
         // Each direction on its own: a peer that closed can have left bytes to be read.
@@ -119,7 +137,9 @@ impl Link {
             Lane::Tcp(tcp) => tcp.recv(peer, intake),
         };
         match done {
+            Ok(0) => {}
             Ok(n) => {
+                *heard = Some(Instant::now());
                 *received += n as u64;
                 moved += n;
             }
@@ -149,8 +169,15 @@ impl Mesh {
         let spins = if rings { SPINS } else { 0 };
         let mut idle = 0u32;
         let mut stalled: Option<Instant> = None;
+        let mut awaited = None;
+        let mut turns = 0u32;
         loop {
             self.abort.check(op)?;
+            turns = turns.wrapping_add(1);
+            // Peers that are left waiting by a long transfer to others hear of this rank, too.
+            if turns.is_multiple_of(PULSE_TURNS) {
+                self.pulse();
+            }
             let mut moved = 0;
             let mut unsent = 0;
             for (peer, (link, out)) in self.links.iter_mut().zip(out.iter_mut()).enumerate() {
@@ -164,12 +191,17 @@ impl Mesh {
             {
                 return Err(Error::PeerLost { peer, op, reason });
             }
+            if moved > 0 {
+                idle = 0;
+                if stalled.take().is_some() {
+                    awaited = None;
+                    self.flight.moved();
+                }
+            }
             if intake.done() && (until == Until::Received || unsent == 0) {
                 return Ok(());
             }
             if moved > 0 {
-                idle = 0;
-                stalled = None;
                 continue;
             }
             self.blame_the_gone(op, out, intake)?;
@@ -181,8 +213,12 @@ impl Mesh {
             } else {
                 let since = *stalled.get_or_insert_with(Instant::now);
                 let waited = since.elapsed();
+                let peer = self.waits_for(out, intake);
+                if awaited != Some(peer) {
+                    awaited = Some(peer);
+                    self.flight.waits(op, peer, since);
+                }
                 if waited >= self.timeout {
-                    let peer = self.waits_for(out, intake);
                     return Err(Error::Deadline {
                         peer,
                         op,
@@ -190,7 +226,27 @@ impl Mesh {
                         limit: self.timeout,
                     });
                 }
-                self.sleep(op, out, intake, self.timeout - waited)?;
+                let limit = self.pulse.limit(self.timeout - waited);
+                self.sleep(op, out, intake, limit)?;
+                self.pulse();
+            }
+        }
+    }
+
+    /// Gives all peers a sign of life when it is due, and takes those for gone that have given none for too
+    /// long.
+    pub(crate) fn pulse(&mut self) {
+        let now = Instant::now();
+        if !self.pulse.is_due(now) {
+            return;
+        }
+        let links = self.links.iter_mut().flatten();
+        for link in links.filter(|link| link.control.gone().is_none()) {
+            link.control.wake();
+            // What has arrived while this rank itself was stopped counts first.
+            link.listen();
+            if let Some(reason) = self.pulse.silent(link.heard, Instant::now()) {
+                link.control.lost(&reason);
             }
         }
     }
@@ -286,7 +342,7 @@ impl Mesh {
                 shm.wake();
             }
             if quiet {
-                link.control.read();
+                link.listen();
             }
         }
         Ok(())

@@ -1,7 +1,11 @@
 //! How orders reach the ranks of a job.
 
-use std::sync::Mutex;
+use super::limits::Limits;
+use super::watched::Watched;
+use espalier_spec::Rank;
+use espalier_spec::report::Failure;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 const GO_ON: u8 = 0;
 const CHECKPOINT: u8 = 1;
@@ -26,9 +30,56 @@ pub struct Control {
     told: AtomicU8,
     step: AtomicU64,
     aborts: Mutex<Vec<Abort>>,
+    limits: Limits,
+    /// The ranks, in the order in which they began.
+    watched: Mutex<Vec<Arc<Watched>>>,
+    /// Why the worker has given the job up.
+    given_up: OnceLock<Failure>,
 }
 
 impl Control {
+    /// One with limits of waiting.
+    #[must_use]
+    pub fn with(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// How long ranks may wait for others.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// A rank begins; what it does is seen through what this returns.
+    pub fn watch(&self, rank: Rank) -> Arc<Watched> {
+        let watched = Arc::new(Watched::new(rank));
+        let mut all = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(Arc::clone(&watched));
+        watched
+    }
+
+    /// The ranks that have begun.
+    pub fn watched(&self) -> Vec<Arc<Watched>> {
+        let all = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        all.clone()
+    }
+
+    /// Stops at once, because of this; only the first reason counts. Peers hear it.
+    pub fn give_up(&self, failure: Failure) {
+        for watched in self.watched() {
+            watched.abort(&failure.message);
+        }
+        let _ = self.given_up.set(failure);
+        self.abort();
+    }
+
+    /// Why the job was given up, if it was.
+    pub fn given_up(&self) -> Option<&Failure> {
+        self.given_up.get()
+    }
+
     /// What the ranks have been told.
     pub fn told(&self) -> Told {
         match self.told.load(Ordering::Acquire) {

@@ -2,8 +2,10 @@
 //! each of its ranks.
 
 use super::control::{Control, Told};
+use super::limits::Limits;
 use super::log::{self, Author};
 use super::report::{Address, Content, Outcome, Report};
+use super::watchdog::Watchdog;
 use crate::engine::{self, Ending, RankContext, Sources};
 use crate::fetch;
 use espalier_comm::Listener;
@@ -39,6 +41,8 @@ pub struct Assignment {
     pub devices: Vec<String>,
     /// Compute threads of each rank.
     pub threads: usize,
+    /// How long ranks may wait for others.
+    pub limits: Limits,
 }
 
 /// The order to train.
@@ -76,7 +80,7 @@ impl Hosted {
     /// # Errors
     /// If the system gives no thread.
     pub fn new(assignment: Assignment, reports: UnboundedSender<Report>) -> std::io::Result<Self> {
-        let control = Arc::new(Control::default());
+        let control = Arc::new(Control::with(assignment.limits));
         let (start, started) = mpsc::channel();
         let hosted = Self {
             uid: assignment.uid.clone(),
@@ -220,8 +224,12 @@ impl Host {
             });
             ranks.push(thread.map_err(|e| internal(format!("cannot start a thread: {e}")))?);
         }
+        let count = order.plan.seats.len();
+        let (dir, control) = (&self.assignment.dir, Arc::clone(&self.control));
+        let watchdog = Watchdog::start(dir, count, control, self.author(None));
         // Every thread is joined before the first failure is told.
         let endings: Vec<_> = ranks.into_iter().map(JoinHandle::join).collect();
+        drop(watchdog);
         let mut outcome = Outcome::Ordered;
         let mut failures = Vec::new();
         for ending in endings {
@@ -238,6 +246,11 @@ impl Host {
         // What a rank found wrong itself says more than that it lost a peer or was aborted.
         failures.sort_by_key(|failure| (failure.retryable, failure.code == engine::ABORTED));
         let failure = failures.swap_remove(0);
+        if failure.retryable
+            && let Some(stalled) = self.control.given_up()
+        {
+            return Err(stalled.clone());
+        }
         if failure.code == engine::ABORTED && self.control.told() == Told::Abort {
             return Ok(Outcome::Ordered);
         }

@@ -5,10 +5,14 @@
 
 pub mod control;
 mod host;
+mod limits;
 pub mod log;
 pub mod report;
 mod stream;
+mod watchdog;
+pub mod watched;
 mod wire;
 
 pub use host::{Assignment, Hosted, StartOrder};
+pub use limits::Limits;
 pub use stream::{Config, Error, run};

@@ -1,6 +1,7 @@
 //! The stream to the coordinator: says hello, obeys orders, passes reports on, comes back when lost.
 
 use super::host::{Assignment, Hosted};
+use super::limits::Limits;
 use super::report::{Address, Content, Outcome, Report};
 use super::wire;
 use espalier_proto::v1;
@@ -44,6 +45,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Address that ranks listen on for peers, with port 0.
     pub listen: SocketAddr,
+    /// How long ranks may wait for others.
+    pub limits: Limits,
 }
 
 /// Why a worker ends by itself.
@@ -310,6 +313,7 @@ impl Agent {
             listen: self.config.listen,
             devices: self.config.devices.clone(),
             threads: self.config.threads,
+            limits: self.config.limits,
         })
     }
 

@@ -4,6 +4,7 @@ use super::described;
 use super::trainer::Trainer;
 use super::words::Words;
 use super::{Error, maps, next};
+use crate::agent::watched::{Phase, enter};
 use crate::data::{Input, Split, TaskData};
 use crate::heads::{self, Level};
 use crate::metrics::{self, Baseline, NO_TAG, Nearest, Values, part};
@@ -229,6 +230,7 @@ impl Trainer {
         batch: &[(u32, Input)],
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Error> {
+        enter(Phase::Evaluating);
         let inputs: Vec<&Input> = batch.iter().map(|(_, input)| input).collect();
         let keys = vec![0; inputs.len()];
         let packed = match inputs.is_empty() {

@@ -1,6 +1,7 @@
 //! The engine: trains one rank of a job. The only module that knows data, model, heads,
 //! communication and checkpoints together.
 
+mod account;
 mod adamw;
 mod agree;
 mod balancing;

@@ -8,6 +8,7 @@ use super::headset::{HeadPass, Seen};
 use super::lanes::{RowId, Slot};
 use super::step::Sums;
 use super::trainer::Trainer;
+use crate::agent::watched::{Phase, enter};
 use crate::data::{RankStep, Sample};
 use crate::model::{Batch, Moment, Pass};
 use crate::torch;
@@ -177,7 +178,10 @@ impl Trainer {
             packed,
             &ctx,
             |moment| match moment {
-                Moment::Forward(index) => exchange.need(index, Some(index + 1), &held),
+                Moment::Forward(index) => {
+                    enter(Phase::Forward(index));
+                    exchange.need(index, Some(index + 1), &held)
+                }
                 Moment::ForwardDone(index) => exchange.release(index, &blocks[index]),
                 _ => Ok(()),
             },
@@ -235,7 +239,10 @@ impl Trainer {
                 continue;
             }
             let mut tell = |moment| match moment {
-                Moment::Backward(index) => exchange.need(index, below(index, from), &held),
+                Moment::Backward(index) => {
+                    enter(Phase::Backward(index));
+                    exchange.need(index, below(index, from), &held)
+                }
                 Moment::BackwardDone(index) => {
                     if last {
                         exchange.send(index, slot, &blocks[index])?;

@@ -1,5 +1,6 @@
 //! The loop of a rank: steps, evaluations, checkpoints, the end.
 
+use super::account::Account;
 use super::evaluate::Which;
 use super::metrics::Metrics;
 use super::progress::Meter;
@@ -7,6 +8,7 @@ use super::trainer::Trainer;
 use super::{Error, Sources};
 use crate::agent::control::{Control, Told};
 use crate::agent::report::{Address, Content};
+use crate::agent::watched::{self, Phase, Watched};
 use crate::checkpoint::{RunState, Saved, Saving, Store};
 use crate::data::{Loader, LoaderOptions, Placement};
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous};
@@ -67,9 +69,13 @@ pub fn run_rank(
             message,
         });
     }
+    let watched = context.control.watch(context.rank);
+    watched::sign(Arc::clone(&watched));
     tch::set_num_threads(context.threads.max(1) as i32);
     let backbone = context.sources.backbone(&context.spec, tch::Device::Cpu)?;
-    let comm = connect(&context, listener, peers)?;
+    watched.enter(Phase::Connecting);
+    let comm = connect(&context, &watched, listener, peers)?;
+    watched.enter(Phase::Loading);
     let trainer = Trainer::new(
         &context.spec,
         &context.plan,
@@ -92,9 +98,10 @@ pub fn run_rank(
         0 => Metrics::append(&context.dir),
         _ => Metrics::none(),
     };
-    Run {
+    let ending = Run {
         names: names.collect(),
         metrics,
+        watched: Arc::clone(&watched),
         context,
         trainer,
         store,
@@ -103,11 +110,14 @@ pub fn run_rank(
         total,
         tell,
     }
-    .run()
+    .run();
+    watched.enter(Phase::Ended);
+    ending
 }
 
 fn connect(
     context: &RankContext,
+    watched: &Watched,
     listener: Listener,
     peers: &[Address],
 ) -> Result<Arc<dyn Communicator>, Error> {
@@ -137,7 +147,11 @@ fn connect(
         rank,
         addresses,
     );
+    let limits = context.control.limits();
+    (rendezvous.timeout, rendezvous.silence) = (limits.peer_timeout, limits.peer_silence);
+    watched.stops_by(abort.clone());
     rendezvous.abort = Some(abort);
+    rendezvous.flight = Some(watched.flight().clone());
     Ok(Arc::new(espalier_comm::connect(&listener, rendezvous)?))
 }
 
@@ -151,6 +165,7 @@ struct Run<'a> {
     total: u64,
     names: Vec<String>,
     metrics: Metrics,
+    watched: Arc<Watched>,
     tell: Tell<'a>,
 }
 
@@ -165,6 +180,7 @@ impl Run<'_> {
     }
 
     fn to_the_end(&mut self) -> Result<Ending, Error> {
+        self.watched.enter(Phase::Restoring);
         if let Some(checkpoint) = &self.context.resume {
             let step = checkpoint.step;
             self.state = self
@@ -172,6 +188,8 @@ impl Run<'_> {
                 .resume_run(&self.store, &self.context.dir, step)?;
             tracing::info!(step = self.state.step.0, "going on from checkpoint");
         }
+        self.watched.set_step(self.state.step.0);
+        self.watched.enter(Phase::Caching);
         let draws = self.total * u64::from(self.context.spec.training.batch_size);
         self.trainer.cache_features(draws, &self.context.dir)?;
         if let Some(ending) = self.train()? {
@@ -183,20 +201,25 @@ impl Run<'_> {
     /// Trains to the last step or the early stop; an ending if it was told to stop before.
     fn train(&mut self) -> Result<Option<Ending>, Error> {
         let mut loader = self.loader()?;
+        let mut account = self.account();
         let mut meter = Meter::new(self.total, self.context.spec.tasks.len());
         while self.state.step.0 < self.total {
+            self.watched.enter(Phase::Fetching);
             // The loader ends only after an error or the last step.
             let Some(batch) = loader.next().transpose()? else {
                 break;
             };
             let told = self.context.control.told();
             let report = self.trainer.step(&batch, told != Told::GoOn)?;
+            // Before anything that a later generation may go on from.
+            account.step(&batch);
             self.state.step = self.state.step.next();
             self.state.samples += report.samples;
             self.state.tokens += report.tokens;
             let done = self.state.step.0;
             self.context.control.set_step(done);
             self.saved();
+            self.watched.set_step(done);
             let optimizer = &self.context.spec.training.optimizer;
             let rate = optimizer.learning_rate * self.trainer.schedule.factor(batch.step);
             let totals = (self.state.samples, self.state.tokens);
@@ -231,10 +254,12 @@ impl Run<'_> {
             let every = self.context.spec.checkpoint.every_steps;
             let due = every > 0 && done.is_multiple_of(every) && done < self.total;
             if report.stop && done < self.total && !stop_early {
+                account.stop(self.state.step);
                 self.checkpoint(true)?;
                 return Ok(Some(Ending::Stopped));
             }
             if due {
+                account.sync();
                 self.checkpoint(false)?;
                 meter.restart();
             }
@@ -246,7 +271,19 @@ impl Run<'_> {
                 break;
             }
         }
+        account.stop(self.state.step);
         Ok(None)
+    }
+
+    fn account(&self) -> Account {
+        let plan = &self.context.plan;
+        let who = (plan.generation, self.context.rank, plan.seats.len());
+        Account::open(
+            &self.context.dir,
+            who,
+            self.state.step,
+            self.trainer.tasks(),
+        )
     }
 
     fn loader(&self) -> Result<Loader, Error> {
@@ -269,6 +306,7 @@ impl Run<'_> {
 
     /// Evaluates, keeps the model if it is the best, and says whether to stop early.
     fn evaluate(&mut self) -> Result<bool, Error> {
+        self.watched.enter(Phase::Evaluating);
         let step = self.state.step;
         let Some(mut evaluation) = self.trainer.evaluate(Which::Validation, step)? else {
             return Ok(false);
@@ -299,6 +337,7 @@ impl Run<'_> {
     /// cannot be, training goes on with a warning: the older ones are intact.
     fn checkpoint(&mut self, needed: bool) -> Result<(), Error> {
         let step = self.state.step;
+        self.watched.enter(Phase::Checkpointing);
         self.saved();
         if let Some(before) = self.saving.writing() {
             tracing::warn!(
@@ -364,6 +403,7 @@ impl Run<'_> {
 
     /// Takes the best model, tests it and exports it.
     fn finish(&mut self) -> Result<Ending, Error> {
+        self.watched.enter(Phase::Exporting);
         let mut step = self.state.step;
         if self.context.spec.evaluation.select_best
             && let Some((_, best)) = self.state.best
@@ -390,6 +430,7 @@ impl Run<'_> {
         }
         let target = self.context.spec.output.as_ref().map(PathBuf::from);
         let target = target.unwrap_or_else(|| self.context.dir.join("export"));
+        self.watched.enter(Phase::Exporting);
         self.trainer.export(&target, step)?;
         if self.context.rank == Rank(0) {
             tracing::info!(step = step.0, path = %target.display(), "exported");

@@ -8,6 +8,7 @@ use super::exact::ExactSum;
 use super::headset::LossSum;
 use super::rows::RowGradient;
 use super::trainer::Trainer;
+use crate::agent::watched::{Phase, enter};
 use crate::data::{RankStep, agreements};
 use espalier_spec::job::AdaptiveBy;
 use std::time::{Duration, Instant};
@@ -87,6 +88,7 @@ impl Trainer {
         self.from = from;
         self.zero_grad()?;
         let mut sums = self.accumulate(batch)?;
+        enter(Phase::Agreeing);
         let agreed = self.reduce(&mut sums, stop)?;
         let weighing = Instant::now();
         let decision = match sums.early {
@@ -99,6 +101,7 @@ impl Trainer {
         if !norm.is_finite() {
             return Err(Error::GradientNotFinite { step: batch.step });
         }
+        enter(Phase::Updating);
         let combining = self.update(batch.step, &decision, norm)?;
         if self.balancing.wants_losses_after() {
             self.look_again(batch, &decision)?;
