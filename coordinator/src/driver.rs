@@ -153,12 +153,12 @@ impl Handle {
     }
 }
 
-/// The error of a coordinator that does not answer any more.
+/// The error of a coordinator that stops, or whose lead is over.
 pub(crate) fn stopped() -> ApiError {
     ApiError::new(
         ErrorKind::Unavailable,
         "COORDINATOR_STOPPING",
-        "the coordinator is stopping; nothing was acknowledged, try again when it is back",
+        "the coordinator stops or another one takes over; nothing was acknowledged, try again",
     )
 }
 

@@ -7,6 +7,7 @@ use espalier_proto::v1;
 use espalier_proto::v1::coordinator_message::Message as Order;
 use espalier_proto::v1::worker_message::Message;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
+use espalier_proto::{ApiError, Route};
 use espalier_spec::Generation;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -30,7 +31,8 @@ const KEPT_LINES: usize = 10_000;
 /// What a worker is told on its command line.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Address of the coordinator, such as `http://127.0.0.1:7443`.
+    /// Address of the coordinator, such as `http://127.0.0.1:7443`; of several, which stand in for
+    /// each other, separated by commas.
     pub coordinator: String,
     /// Name of the worker.
     pub name: String,
@@ -67,16 +69,13 @@ pub enum Error {
 /// # Errors
 /// [`Error`] if there is no sense in trying again.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let endpoint = Endpoint::from_shared(config.coordinator.clone())
-        .map_err(|e| Error::Address {
-            address: config.coordinator.clone(),
-            message: e.to_string(),
-        })?
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true);
+    let mut route = Route::parse(&config.coordinator).ok_or_else(|| Error::Address {
+        address: config.coordinator.clone(),
+        message: "it is empty".to_owned(),
+    })?;
+    for address in route.given() {
+        endpoint(address)?;
+    }
     let (reports, incoming) = mpsc::unbounded_channel();
     let mut agent = Agent {
         instance: uuid::Uuid::new_v4().to_string(),
@@ -85,6 +84,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         incoming,
         jobs: BTreeMap::new(),
         kept: VecDeque::new(),
+        obeyed: Obeyed::default(),
     };
     let mut shutdown = pin!(shutdown);
     let mut pause = FIRST_PAUSE;
@@ -92,7 +92,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     loop {
         let started = Instant::now();
         let ended = tokio::select! {
-            ended = agent.serve(&endpoint, false) => ended,
+            ended = agent.serve(route.address(), false) => ended,
             () = &mut shutdown => break,
         };
         if let Err(status) = &ended
@@ -105,25 +105,67 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         }
         if started.elapsed() > Duration::from_secs(5) {
             (pause, reachable) = (FIRST_PAUSE, true);
+            route.reached();
         }
+        let status = ended
+            .err()
+            .unwrap_or_else(|| Status::unavailable("stream closed"));
         if reachable {
-            let reason = ended
-                .err()
-                .map_or("stream closed".to_owned(), |s| s.message().to_owned());
             tracing::warn!(
-                coordinator = agent.config.coordinator,
-                reason,
+                coordinator = route.address(),
+                reason = status.message(),
                 "coordinator unreachable; jobs go on, trying again"
             );
             reachable = false;
+        }
+        if !route.failed(&ApiError::from(&status)) {
+            // Another one, at once.
+            continue;
         }
         tokio::select! {
             () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
             () = &mut shutdown => break,
         }
     }
-    agent.leave(&endpoint).await;
+    agent.leave(route).await;
     Ok(())
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, Error> {
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|e| Error::Address {
+        address: address.to_owned(),
+        message: e.to_string(),
+    })?;
+    Ok(endpoint
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true))
+}
+
+/// The coordinator that was obeyed last.
+#[derive(Debug, Default)]
+struct Obeyed {
+    cluster: String,
+    /// Its term; 0: none yet.
+    term: u64,
+}
+
+impl Obeyed {
+    /// Whether the coordinator of this Welcome may give orders: not if one that was elected after
+    /// it has done so.
+    fn admit(&mut self, welcome: &v1::Welcome) -> Result<(), Status> {
+        if welcome.cluster == self.cluster && welcome.term < self.term {
+            return Err(Status::unavailable(format!(
+                "this coordinator has been replaced: its term is {}, this worker obeys term {}",
+                welcome.term, self.term
+            )));
+        }
+        self.cluster.clone_from(&welcome.cluster);
+        self.term = welcome.term;
+        Ok(())
+    }
 }
 
 struct Agent {
@@ -134,6 +176,7 @@ struct Agent {
     jobs: BTreeMap<String, Hosted>,
     /// Messages that the coordinator has not been sent yet.
     kept: VecDeque<v1::WorkerMessage>,
+    obeyed: Obeyed,
 }
 
 type Sender = mpsc::Sender<v1::WorkerMessage>;
@@ -141,9 +184,10 @@ type Sender = mpsc::Sender<v1::WorkerMessage>;
 impl Agent {
     /// One connection, from hello to its end. A leaving worker ends it, with a good-bye, as soon as
     /// no job runs.
-    async fn serve(&mut self, endpoint: &Endpoint, leaving: bool) -> Result<(), Status> {
-        let (sender, mut orders, beat) = self.connect(endpoint).await?;
-        tracing::info!(coordinator = self.config.coordinator, leaving, "connected");
+    async fn serve(&mut self, address: &str, leaving: bool) -> Result<(), Status> {
+        let (sender, mut orders, beat) = self.connect(address).await?;
+        let term = self.obeyed.term;
+        tracing::info!(coordinator = address, term, leaving, "connected");
         let mut heartbeat = interval(beat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -180,9 +224,11 @@ impl Agent {
 
     async fn connect(
         &mut self,
-        endpoint: &Endpoint,
+        address: &str,
     ) -> Result<(Sender, Streaming<v1::CoordinatorMessage>, Duration), Status> {
-        let channel = endpoint
+        // A leader may have named it.
+        let channel = endpoint(address)
+            .map_err(|e| Status::unavailable(e.to_string()))?
             .connect()
             .await
             .map_err(|e| Status::unavailable(wire::chain(&e)))?;
@@ -204,6 +250,7 @@ impl Agent {
             .into_inner();
         match orders.message().await?.and_then(|m| m.message) {
             Some(Order::Welcome(welcome)) => {
+                self.obeyed.admit(&welcome)?;
                 let interval = welcome
                     .heartbeat_interval
                     .and_then(|d| Duration::try_from(d).ok());
@@ -360,11 +407,19 @@ impl Agent {
     }
 
     /// Stops all jobs at a step boundary, passes on their last reports and says good-bye.
-    async fn leave(&mut self, endpoint: &Endpoint) {
+    async fn leave(&mut self, mut route: Route) {
         for hosted in self.jobs.values() {
             hosted.control.stop_at_boundary();
         }
-        if tokio::time::timeout(LONGEST_FAREWELL, self.serve(endpoint, true))
+        let goodbye = async {
+            while let Err(status) = self.serve(route.address(), true).await {
+                if route.failed(&ApiError::from(&status)) {
+                    // A leader that can't be reached is not waited for.
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(LONGEST_FAREWELL, goodbye)
             .await
             .is_err()
         {
@@ -385,5 +440,30 @@ impl From<v1::PeerAddress> for Address {
             address: peer.address,
             host_id: peer.host_id,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: a coordinator that was replaced is not obeyed again, whoever says so first; terms of
+    // another cluster mean nothing here.
+    #[test]
+    fn a_replaced_coordinator_is_not_obeyed() {
+        let welcome = |cluster: &str, term| v1::Welcome {
+            heartbeat_interval: None,
+            term,
+            cluster: cluster.to_owned(),
+        };
+        let mut obeyed = Obeyed::default();
+        obeyed.admit(&welcome("a", 7)).unwrap();
+        let error = obeyed.admit(&welcome("a", 6)).unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable);
+        assert!(error.message().contains("term is 6"), "{error}");
+        obeyed.admit(&welcome("a", 7)).unwrap();
+        obeyed.admit(&welcome("a", 9)).unwrap();
+        assert!(obeyed.admit(&welcome("a", 7)).is_err());
+        obeyed.admit(&welcome("b", 1)).unwrap();
     }
 }
