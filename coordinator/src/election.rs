@@ -21,6 +21,8 @@ use uuid::Uuid;
 const BEATS: u32 = 6;
 /// Looks of a follower in a time to live.
 const LOOKS: u32 = 15;
+/// Longest pause between two looks.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often history of etcd's keys is forgotten, and how old it gets.
 const COMPACT: Duration = Duration::from_secs(300);
 /// Uid's form: the number of the format of all keys, and the cluster's UUID.
@@ -166,7 +168,7 @@ impl Election {
                 }
                 Err(error) => return Err(error),
             }
-            sleep(self.ttl / LOOKS).await;
+            sleep((self.ttl / LOOKS).min(LONGEST_PAUSE)).await;
         }
     }
 
