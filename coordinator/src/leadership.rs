@@ -116,10 +116,14 @@ impl Leadership {
         let watches = self.watches.clone();
         let (driver, shared) =
             open(&self.config, Box::new(store), (watches, ending.clone())).await?;
+        if *ending.borrow() {
+            return Ok(());
+        }
         let role = Role::Leading(Box::new(shared), Some(won.lease.clone()));
         self.roles.send_replace(role);
         api::report_health(&self.health, ServingStatus::Serving).await;
         tracing::info!(term = won.term, "leads");
+        let driver = driver.bound_by(won.lease.clone());
         driver.run(ending).await.map_err(Error::from)
     }
 }

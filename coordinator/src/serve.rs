@@ -99,6 +99,7 @@ impl Error {
     pub(crate) fn ends_lead(&self) -> bool {
         match self {
             Self::Store(error) | Self::Driver(DriverError::Store(error)) => error.ends_lead(),
+            Self::Driver(DriverError::Lapsed) => true,
             _ => false,
         }
     }

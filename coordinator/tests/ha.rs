@@ -40,7 +40,7 @@ impl Process {
             directory.join(format!("{name}.ready")),
         );
         let child = Command::new(env!("CARGO_BIN_EXE_espalier-coordinator"))
-            .args(["--listen", "127.0.0.1:0", "--lease-ttl", "600ms"])
+            .args(["--listen", "127.0.0.1:0", "--lease-ttl", "1s"])
             .args(["--store", &format!("etcd:{}", etcd.url())])
             .arg("--data-dir")
             .arg(data)
@@ -228,7 +228,7 @@ async fn a_stale_leader_can_not_write() {
 async fn an_outage_of_the_store() {
     let mut etcd = Server::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let node = Node::configured(&among(directory.path(), &etcd, "600ms")).await;
+    let node = Node::configured(&among(directory.path(), &etcd, "1s")).await;
     leads(&node).await;
     let job = node.create("kept").await;
     etcd.kill();
@@ -273,7 +273,7 @@ async fn a_leader_that_stops_resigns() {
 async fn what_is_in_the_way() {
     let etcd = Server::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let node = Node::configured(&among(directory.path(), &etcd, "600ms")).await;
+    let node = Node::configured(&among(directory.path(), &etcd, "1s")).await;
     node.stop().await;
     let store = format!("etcd:{}", etcd.url());
     let flags = ["--store", &store, "--cluster", "another"];

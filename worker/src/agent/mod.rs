@@ -5,6 +5,7 @@
 
 pub mod control;
 mod host;
+mod leader;
 pub mod log;
 pub mod report;
 mod stream;

@@ -1,6 +1,7 @@
 //! The stream to the coordinator: says hello, obeys orders, passes reports on, comes back when lost.
 
 use super::host::{Assignment, Hosted};
+use super::leader::{Obeyed, endpoint};
 use super::report::{Address, Content, Outcome, Report};
 use super::wire;
 use espalier_proto::v1;
@@ -18,7 +19,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -131,43 +131,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     Ok(())
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, Error> {
-    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|e| Error::Address {
-        address: address.to_owned(),
-        message: e.to_string(),
-    })?;
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true))
-}
-
-/// The coordinator that was obeyed last.
-#[derive(Debug, Default)]
-struct Obeyed {
-    cluster: String,
-    /// Its term; 0: none yet.
-    term: u64,
-}
-
-impl Obeyed {
-    /// Whether the coordinator of this Welcome may give orders: not if one that was elected after
-    /// it has done so.
-    fn admit(&mut self, welcome: &v1::Welcome) -> Result<(), Status> {
-        if welcome.cluster == self.cluster && welcome.term < self.term {
-            return Err(Status::unavailable(format!(
-                "this coordinator has been replaced: its term is {}, this worker obeys term {}",
-                welcome.term, self.term
-            )));
-        }
-        self.cluster.clone_from(&welcome.cluster);
-        self.term = welcome.term;
-        Ok(())
-    }
-}
-
 struct Agent {
     config: Config,
     instance: String,
@@ -186,7 +149,7 @@ impl Agent {
     /// no job runs.
     async fn serve(&mut self, address: &str, leaving: bool) -> Result<(), Status> {
         let (sender, mut orders, beat) = self.connect(address).await?;
-        let term = self.obeyed.term;
+        let term = self.obeyed.term();
         tracing::info!(coordinator = address, term, leaving, "connected");
         let mut heartbeat = interval(beat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -440,30 +403,5 @@ impl From<v1::PeerAddress> for Address {
             address: peer.address,
             host_id: peer.host_id,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // Promise: a coordinator that was replaced is not obeyed again, whoever says so first; terms of
-    // another cluster mean nothing here.
-    #[test]
-    fn a_replaced_coordinator_is_not_obeyed() {
-        let welcome = |cluster: &str, term| v1::Welcome {
-            heartbeat_interval: None,
-            term,
-            cluster: cluster.to_owned(),
-        };
-        let mut obeyed = Obeyed::default();
-        obeyed.admit(&welcome("a", 7)).unwrap();
-        let error = obeyed.admit(&welcome("a", 6)).unwrap_err();
-        assert_eq!(error.code(), Code::Unavailable);
-        assert!(error.message().contains("term is 6"), "{error}");
-        obeyed.admit(&welcome("a", 7)).unwrap();
-        obeyed.admit(&welcome("a", 9)).unwrap();
-        assert!(obeyed.admit(&welcome("a", 7)).is_err());
-        obeyed.admit(&welcome("b", 1)).unwrap();
     }
 }
