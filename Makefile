@@ -37,7 +37,7 @@ draw: setup ## Image tokens: a decoder of text goes on with MNIST (ESPALIER_DATA
 
 # Binaries and tests are built at once: apart, dependencies that tests ask more of compile twice.
 test: setup ## All tests
-	@$(PYTHON) deploy/setup/setup.py grpc s3
+	@$(PYTHON) deploy/setup/setup.py grpc s3 etcd
 	@$(ENV); cargo build --workspace --bins --tests; PYTHONPATH=.espalier/pygrpc $(PYTHON) tests/python/client.py
 	@$(ENV); cargo test --workspace --doc
 	@$(ENV); if cargo nextest --version >/dev/null 2>&1; \

@@ -11,8 +11,11 @@ const PROTOS: [&str; 5] = [
     "espalier/v1/worker.proto",
 ];
 
+/// The part of etcd's API that the coordinator uses; not ours to serve.
+const ETCD: &str = "etcd/kv.proto";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    for proto in PROTOS {
+    for proto in PROTOS.into_iter().chain([ETCD]) {
         println!("cargo:rerun-if-changed={proto}");
     }
     let descriptors = protox::Compiler::new(["."])?
@@ -30,5 +33,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .btree_map(".")
         .build_transport(false)
         .compile_fds(descriptors)?;
+    let etcd = protox::Compiler::new(["."])?
+        .include_imports(true)
+        .open_files([ETCD])?
+        .file_descriptor_set();
+    tonic_prost_build::configure()
+        .build_server(false)
+        .build_transport(false)
+        .compile_fds(etcd)?;
     Ok(())
 }

@@ -46,8 +46,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Address of the coordinator. Default: that of the local cluster in ./.espalier/cluster, else
-    /// http://127.0.0.1:7443
+    /// Address of the coordinator; of several, separated by commas. Default: that of the local
+    /// cluster in ./.espalier/cluster, else http://127.0.0.1:7443
     #[arg(
         long,
         global = true,

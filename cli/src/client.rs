@@ -6,7 +6,7 @@ use crate::output::Context;
 use espalier_proto::v1;
 use espalier_proto::v1::cluster_service_client::ClusterServiceClient;
 use espalier_proto::v1::job_service_client::JobServiceClient;
-use espalier_proto::{ApiError, ErrorKind};
+use espalier_proto::{ApiError, ErrorKind, Route, route};
 use std::net::IpAddr;
 use std::time::Duration;
 use tonic::Status;
@@ -17,12 +17,18 @@ pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an election may take, where coordinators answer and none leads.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between two rounds of calls.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Clients of the coordinator's services.
 #[derive(Clone)]
 pub(crate) struct Client {
     /// Address of the coordinator.
     pub(crate) server: String,
+    /// All addresses that were named, separated by commas.
+    named: String,
     /// Jobs.
     pub(crate) jobs: JobServiceClient<Channel>,
     /// Workers.
@@ -38,27 +44,59 @@ impl Client {
         Self::connect_to(&server(context)).await
     }
 
-    /// Connects to an address.
+    /// Connects to an address; of several coordinators, separated by commas, to the one that leads.
     ///
     /// # Errors
     /// As [`Client::connect`].
-    pub(crate) async fn connect_to(server: &str) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(server.to_owned())
-            .ok()
-            .filter(|endpoint| endpoint.uri().host().is_some())
-            .ok_or_else(|| {
-                Error::new(
-                    Code::Usage,
-                    format!("{server:?} is not the address of a server"),
-                )
-                .hint("give it as http://HOST:PORT")
-            })?
-            .connect_timeout(CONNECT_TIMEOUT)
-            // Notices a coordinator whose host vanished while a stream is open.
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|error| {
+    pub(crate) async fn connect_to(named: &str) -> Result<Self> {
+        let mut route = Route::parse(named).ok_or_else(|| no_address(named))?;
+        for address in route.given() {
+            endpoint(address)?;
+        }
+        let start = tokio::time::Instant::now();
+        let mut elects = false;
+        loop {
+            let address = route.address().to_owned();
+            let (error, status) = match Self::open(&address, named).await {
+                Err(error) => (error, Status::unavailable("")),
+                Ok(mut client) => match client.leads().await {
+                    Ok(()) => return Ok(client),
+                    Err(status) => (client.error(&status), status),
+                },
+            };
+            let status = ApiError::from(&status);
+            elects |= route::is_not_leader(&status);
+            if !route.failed(&status) {
+                continue;
+            }
+            // Nobody there: said at once. Somebody there and none leads: that passes.
+            if !elects || start.elapsed() > ELECTION_TIMEOUT {
+                return Err(error);
+            }
+            elects = false;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Looks for the coordinator that leads now, after a call found the last one gone.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub(crate) async fn again(&mut self) -> Result<()> {
+        *self = Self::connect_to(&self.named).await?;
+        Ok(())
+    }
+
+    /// Whether this one leads. Everything but a no counts as yes: the first call will say what is wrong.
+    async fn leads(&mut self) -> Result<(), Status> {
+        match self.cluster.get_cluster(v1::GetClusterRequest {}).await {
+            Err(status) if status.code() == tonic::Code::Unavailable => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    async fn open(server: &str, named: &str) -> Result<Self> {
+        let channel = endpoint(server)?.connect().await.map_err(|error| {
             Error::new(
                 Code::Unreachable,
                 format!(
@@ -75,6 +113,7 @@ impl Client {
         const LIMIT: usize = 64 << 20;
         Ok(Self {
             server: server.to_owned(),
+            named: named.to_owned(),
             jobs: JobServiceClient::new(channel.clone()).max_decoding_message_size(LIMIT),
             cluster: ClusterServiceClient::new(channel).max_decoding_message_size(LIMIT),
         })
@@ -219,16 +258,32 @@ impl Client {
     }
 }
 
+fn endpoint(address: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(address.to_owned())
+        .ok()
+        .filter(|endpoint| endpoint.uri().host().is_some())
+        .ok_or_else(|| no_address(address))?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        // Notices a coordinator whose host vanished while a stream is open.
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .keep_alive_while_idle(true))
+}
+
+fn no_address(text: &str) -> Error {
+    Error::new(
+        Code::Usage,
+        format!("{text:?} is not the address of a server"),
+    )
+    .hint("give it as http://HOST:PORT, several coordinators of one cluster with commas between")
+}
+
 /// The coordinator's address: flag, environment, local cluster, default; in this order.
 fn server(context: &Context) -> String {
     let given = context.server.clone().filter(|server| !server.is_empty());
     let server = given.or_else(|| Folder::default().address());
-    let server = server.unwrap_or_else(|| DEFAULT_SERVER.to_owned());
-    if server.contains("://") {
-        server
-    } else {
-        format!("http://{server}")
-    }
+    server.unwrap_or_else(|| DEFAULT_SERVER.to_owned())
 }
 
 fn meant(name: &str, names: &[&str], otherwise: &str) -> String {

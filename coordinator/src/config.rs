@@ -17,6 +17,8 @@ mod defaults {
     pub(super) const MAX_MESSAGE_BYTES: usize = 4 << 20;
     pub(super) const MAX_WATCHES: usize = 1024;
     pub(super) const SNAPSHOT_EVERY: u64 = 4096;
+    pub(super) const CLUSTER: &str = "default";
+    pub(super) const LEASE_TTL_MS: u64 = 1500;
 }
 
 /// Espalier's coordinator: keeps jobs and workers, decides who trains what.
@@ -29,6 +31,25 @@ pub struct Config {
     /// Directory of everything that must survive a restart
     #[arg(long, env = "ESPALIER_DATA_DIR", default_value = defaults::DATA_DIR)]
     pub data_dir: PathBuf,
+    /// Where jobs and workers are kept: redb (in the data directory), redb:DIRECTORY, or
+    /// etcd:http://HOST:2379,... for several coordinators of which one leads
+    #[arg(
+        long,
+        env = "ESPALIER_STORE",
+        value_name = "STORE",
+        default_value = "redb"
+    )]
+    pub store: StoreAt,
+    /// Address that clients, workers and other coordinators reach this one at; default: where it
+    /// listens
+    #[arg(long, env = "ESPALIER_ADVERTISE", value_name = "http://HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Name of the cluster among others in one etcd
+    #[arg(long, env = "ESPALIER_CLUSTER", value_name = "NAME", default_value = defaults::CLUSTER)]
+    pub cluster: String,
+    /// How long the leader may be silent before another coordinator takes over
+    #[arg(long, default_value_t = Period::of(defaults::LEASE_TTL_MS))]
+    pub lease_ttl: Period,
     /// Serve plain text beyond this host: anyone who reaches the port can run jobs
     #[arg(long, env = "ESPALIER_INSECURE")]
     pub insecure: bool,
@@ -67,6 +88,44 @@ pub struct Config {
     pub snapshot_every: u64,
 }
 
+/// Where jobs and workers are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreAt {
+    /// In a file of this directory; none: of the data directory.
+    Redb(Option<PathBuf>),
+    /// In an etcd with these endpoints.
+    Etcd(Vec<String>),
+}
+
+impl FromStr for StoreAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, place) = text.split_once(':').unwrap_or((text, ""));
+        match kind {
+            "redb" if place.is_empty() => Ok(Self::Redb(None)),
+            "redb" => Ok(Self::Redb(Some(place.into()))),
+            "etcd" => {
+                let endpoints: Vec<String> = place
+                    .split(',')
+                    .map(|endpoint| endpoint.trim().trim_end_matches('/').to_owned())
+                    .collect();
+                match endpoints.iter().find(|at| !at.starts_with("http://")) {
+                    None => Ok(Self::Etcd(endpoints)),
+                    Some(odd) => Err(format!(
+                        "`{odd}` is no endpoint of etcd, expected such as \
+                         etcd:http://HOST1:2379,http://HOST2:2379 (plain text: this version can't \
+                         encrypt yet)"
+                    )),
+                }
+            }
+            other => Err(format!(
+                "`{other}` is no kind of store, expected redb, redb:DIRECTORY or etcd:http://HOST:2379"
+            )),
+        }
+    }
+}
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -86,6 +145,12 @@ pub enum ConfigError {
          listen on 127.0.0.1 or [::1], or pass --insecure if the network is trusted"
     )]
     Exposed(SocketAddr),
+    /// Other coordinators could not say where this one is.
+    #[error(
+        "--listen {0} is no address that others can reach, and with --store etcd clients and workers are \
+         sent to the leader's: pass --advertise http://HOST:PORT"
+    )]
+    Advertise(SocketAddr),
     /// A number is outside its range.
     #[error("--{flag} is {found}, expected {expected}")]
     Range {
@@ -135,6 +200,22 @@ impl Config {
                 &self.max_watches,
                 "1 to 1048576".into(),
             ));
+        }
+        if matches!(self.store, StoreAt::Etcd(_))
+            && self.advertise.is_none()
+            && self.listen.ip().is_unspecified()
+        {
+            return Err(ConfigError::Advertise(self.listen));
+        }
+        let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if self.cluster.is_empty() || !self.cluster.chars().all(word) {
+            let expected = "letters, digits, `-`, `_` and `.`".into();
+            let found = format!("`{}`", self.cluster);
+            return Err(range("cluster", &found, expected));
+        }
+        if self.lease_ttl.0 < Duration::from_millis(300) {
+            let expected = "at least 300ms".into();
+            return Err(range("lease-ttl", &self.lease_ttl, expected));
         }
         if self.snapshot_every == 0 {
             return Err(range("snapshot-every", &0, "at least 1".into()));
@@ -256,5 +337,36 @@ mod tests {
             short.contains("gone-after") && short.contains("1s"),
             "{short}"
         );
+    }
+
+    // Promise: stores are read as documented, and a slip says what was expected.
+    #[test]
+    fn stores() {
+        assert_eq!(parse(&[]).store, StoreAt::Redb(None));
+        let other = parse(&["--store", "redb:/var/lib/espalier"]).store;
+        assert_eq!(other, StoreAt::Redb(Some("/var/lib/espalier".into())));
+        let etcd = parse(&["--store", "etcd:http://a:2379, http://b:2379/"]).store;
+        let endpoints = ["http://a:2379", "http://b:2379"].map(str::to_owned);
+        assert_eq!(etcd, StoreAt::Etcd(endpoints.to_vec()));
+        for bad in ["etcd", "etcd:", "etcd:a:2379", "etcd:https://a:2379"] {
+            let error = bad.parse::<StoreAt>().unwrap_err();
+            assert!(error.contains("etcd:http://HOST1:2379"), "{bad}: {error}");
+        }
+        assert!("sqlite:x".parse::<StoreAt>().unwrap_err().contains("redb"));
+    }
+
+    // Promise: nobody is sent to an address that can't be reached.
+    #[test]
+    fn who_is_sent_here_must_arrive() {
+        let etcd = ["--store", "etcd:http://a:2379", "--insecure"];
+        let with = |flags: &[&str]| parse(&[&etcd[..], flags].concat()).validate();
+        assert_eq!(with(&[]), Ok(()));
+        let open = ["--listen", "0.0.0.0:7443"];
+        let error = with(&open).unwrap_err().to_string();
+        assert!(error.contains("--advertise"), "{error}");
+        let named = [&open[..], &["--advertise", "http://here:7443"]].concat();
+        assert_eq!(with(&named), Ok(()));
+        let error = with(&["--cluster", "a/b"]).unwrap_err().to_string();
+        assert!(error.contains("cluster"), "{error}");
     }
 }

@@ -5,6 +5,7 @@
 //! write too, so nobody is shown what could still be lost.
 
 use crate::notices::Notices;
+use crate::role::Lease;
 use crate::store::codec;
 use crate::store::{Store, StoreError};
 use espalier_core::{
@@ -48,6 +49,9 @@ pub enum DriverError {
         "the store failed with a bug: {0}; restart, and restore the data directory if it recurs"
     )]
     Panicked(String),
+    /// The store was not heard of for too long: another coordinator may have been elected.
+    #[error("the lead has lapsed")]
+    Lapsed,
     /// The log does not make sense.
     #[error("the store can't be replayed: {0}")]
     Replay(#[from] ReplayError),
@@ -153,12 +157,12 @@ impl Handle {
     }
 }
 
-/// The error of a coordinator that does not answer any more.
+/// The error of a coordinator that stops, or whose lead is over.
 pub(crate) fn stopped() -> ApiError {
     ApiError::new(
         ErrorKind::Unavailable,
         "COORDINATOR_STOPPING",
-        "the coordinator is stopping; nothing was acknowledged, try again when it is back",
+        "the coordinator stops or another one takes over; nothing was acknowledged, try again",
     )
 }
 
@@ -203,6 +207,8 @@ pub(crate) struct Driver {
     snapshot_every: u64,
     /// Newest record that the store's snapshot contains.
     snapshot_at: u64,
+    /// Until when it may act; none: for ever.
+    lease: Option<Lease>,
 }
 
 impl Driver {
@@ -240,8 +246,15 @@ impl Driver {
             found: VecDeque::new(),
             snapshot_every,
             snapshot_at,
+            lease: None,
         };
         Ok((driver, handle))
+    }
+
+    /// Lets it act only while the lease holds.
+    pub(crate) fn bound_by(mut self, lease: Lease) -> Self {
+        self.lease = Some(lease);
+        self
     }
 
     /// Looks at the machine before it runs.
@@ -292,6 +305,10 @@ impl Driver {
                 }
             }
             self.persist(batch.first, batch.records).await?;
+            // Also where nothing was to be written: nobody is told what another one may have changed.
+            if self.lease.as_ref().is_some_and(|lease| !lease.holds()) {
+                return Err(DriverError::Lapsed);
+            }
             for action in batch.actions {
                 match action {
                     Action::Command(command) => self.run_command(command),

@@ -8,15 +8,21 @@
 //!
 //! The shell holds no rules. [`api`] converts and asks; [`driver`] is the one task that owns the
 //! machine: it makes records durable before anyone hears of them; [`store`] keeps them; [`logs`]
-//! keeps what workers print. [`start`] puts them together.
+//! keeps what workers print. [`start`] puts them together. Where several coordinators share an
+//! [`etcd`], `election` says which of them leads, `leadership` starts and ends its driver, and `role`
+//! answers what the others are asked.
 
 pub mod api;
 pub mod config;
 pub mod driver;
+mod election;
+pub mod etcd;
+mod leadership;
 pub mod logs;
 mod notices;
+mod role;
 pub mod serve;
 pub mod store;
 
 pub use config::Config;
-pub use serve::{Coordinator, Error, start};
+pub use serve::{Coordinator, Error, start, start_configured};

@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser};
 use espalier_coordinator::config::{Config, LogFormat, VERSION};
-use espalier_coordinator::serve::{Error, bind, open_store, start, write_ready_file};
+use espalier_coordinator::serve::{Error, bind, start_configured, write_ready_file};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -36,8 +36,7 @@ async fn run(config: &Config) -> Result<(), Error> {
     // Before anything is opened: a signal that comes early must not be lost.
     let stopped = stop_signal()?;
     let listener = bind(config.listen).await?;
-    let store = open_store(config).await?;
-    let coordinator = start(config, listener, store).await?;
+    let coordinator = start_configured(config, listener).await?;
     let address = coordinator.address();
     if let Some(path) = &config.ready_file {
         write_ready_file(path, address)?;

@@ -1,9 +1,13 @@
 //! Puts the parts together, serves, and ends them in order.
 
 use crate::api::{self, Shared};
-use crate::config::Config;
+use crate::config::{Config, StoreAt};
 use crate::driver::{Driver, DriverError};
+use crate::election::Election;
+use crate::etcd::{Etcd, EtcdError, Keys};
+use crate::leadership::Leadership;
 use crate::logs::Logs;
+use crate::role::{Gate, Role};
 use crate::store::{RedbStore, Store, StoreError};
 use espalier_core::{Machine, Time};
 use std::collections::BTreeSet;
@@ -11,7 +15,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -26,6 +30,12 @@ const GRACE: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Calls that one connection may have open.
 const CALLS: u32 = 1024;
+/// How long one call of the store waits for an endpoint of etcd.
+const ETCD_CALL: Duration = Duration::from_secs(1);
+/// How long etcd may take to come up.
+const ETCD_START: Duration = Duration::from_secs(10);
+/// Name of the file in the data directory that says whose it is.
+const CLUSTER_FILE: &str = "cluster";
 
 /// Why the coordinator could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +64,22 @@ pub enum Error {
     /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// etcd can't be used.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// What is kept on this host is another cluster's.
+    #[error(
+        "{path} says that the data directory belongs to the cluster {found}, but --store and --cluster name \
+         {expected}; give this coordinator its own --data-dir, or name the other cluster"
+    )]
+    Foreign {
+        /// The file.
+        path: String,
+        /// The cluster that it names.
+        found: String,
+        /// The cluster of the store.
+        expected: String,
+    },
     /// The driver could not start, or stopped.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -66,6 +92,17 @@ pub enum Error {
     /// A task panicked.
     #[error("a task of the coordinator failed with a bug: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl Error {
+    /// Whether it ends this coordinator's lead and nothing else.
+    pub(crate) fn ends_lead(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Driver(DriverError::Store(error)) => error.ends_lead(),
+            Self::Driver(DriverError::Lapsed) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Listens on an address.
@@ -82,18 +119,22 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
         })
 }
 
-/// Opens the store of the configured data directory.
+/// Opens the store of the configured directory.
 ///
 /// # Errors
 ///
 /// See [`RedbStore::open`].
 pub async fn open_store(config: &Config) -> Result<Box<dyn Store>, Error> {
-    let directory = config.data_dir.clone();
+    let directory = match &config.store {
+        StoreAt::Redb(Some(directory)) => directory.clone(),
+        StoreAt::Redb(None) | StoreAt::Etcd(_) => config.data_dir.clone(),
+    };
+    let path = directory.display().to_string();
     // redb may panic on a file that is damaged in a way that it does not look for.
     match tokio::task::spawn_blocking(move || RedbStore::open(&directory)).await {
         Ok(store) => Ok(Box::new(store?)),
         Err(panic) => Err(StoreError::Corrupt {
-            path: config.data_dir.display().to_string(),
+            path,
             detail: panic.to_string(),
         }
         .into()),
@@ -105,9 +146,26 @@ pub async fn open_store(config: &Config) -> Result<Box<dyn Store>, Error> {
 pub struct Coordinator {
     address: SocketAddr,
     stop: watch::Sender<bool>,
-    driver: JoinHandle<Result<(), DriverError>>,
+    /// The driver; among others: the campaigns between leads, too.
+    driver: JoinHandle<Result<(), Error>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     health: HealthReporter,
+}
+
+/// Starts a coordinator on a bound listener with the store that the settings name: alone, or among
+/// those that share an etcd.
+///
+/// # Errors
+///
+/// The store can't be used or holds nonsense, or the data directory can't be used.
+pub async fn start_configured(
+    config: &Config,
+    listener: TcpListener,
+) -> Result<Coordinator, Error> {
+    match &config.store {
+        StoreAt::Redb(_) => start(config, listener, open_store(config).await?).await,
+        StoreAt::Etcd(endpoints) => start_among(config, listener, endpoints).await,
+    }
 }
 
 /// Starts a coordinator on a bound listener, with the state that the store holds.
@@ -120,27 +178,153 @@ pub async fn start(
     listener: TcpListener,
     store: Box<dyn Store>,
 ) -> Result<Coordinator, Error> {
+    let (stop, stopping) = watch::channel(false);
+    let watches = Arc::new(Semaphore::new(config.max_watches));
+    let (driver, shared) = open(config, store, (watches, stopping.clone())).await?;
+    // It leads for as long as it lives: the sender need not be kept.
+    let (_, role) = watch::channel(Role::Leading(Box::new(shared), None));
+    let served = serve(config, listener, role, stopping.clone()).await?;
+    api::report_health(&served.health, ServingStatus::Serving).await;
+    let driver = async move { driver.run(stopping).await.map_err(Error::from) };
+    Ok(served.driven_by(stop, tokio::spawn(driver)))
+}
+
+/// Starts one of several coordinators that share an etcd.
+async fn start_among(
+    config: &Config,
+    listener: TcpListener,
+    endpoints: &[String],
+) -> Result<Coordinator, Error> {
+    let etcd = Etcd::new(endpoints, ETCD_CALL)?;
+    let keys = Keys::new(&config.cluster);
+    let address = match &config.advertise {
+        Some(address) => address.clone(),
+        None => format!("http://{}", local_address(config, &listener)?),
+    };
+    let election = Election::new(etcd.clone(), keys.clone(), address, config.lease_ttl.0);
+    let cluster = first_contact(&election).await?;
+    claim(&config.data_dir, &cluster)?;
+    let (stop, stopping) = watch::channel(false);
+    let (roles, role) = watch::channel(Role::Following { leader: None });
+    let served = serve(config, listener, role, stopping.clone()).await?;
+    let leadership = Leadership {
+        config: config.clone(),
+        election,
+        etcd,
+        keys,
+        cluster,
+        roles,
+        health: served.health.clone(),
+        watches: Arc::new(Semaphore::new(config.max_watches)),
+    };
+    Ok(served.driven_by(stop, tokio::spawn(leadership.run(stopping))))
+}
+
+/// Asks etcd which cluster this is; waits a while for one that comes up at the same time.
+async fn first_contact(election: &Election) -> Result<String, EtcdError> {
+    let start = Instant::now();
+    let mut said = false;
+    loop {
+        match election.cluster().await {
+            Err(error @ EtcdError::Away { .. }) if start.elapsed() < ETCD_START => {
+                if !said {
+                    tracing::warn!("{error}; tries again for {ETCD_START:?}");
+                    said = true;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Makes the data directory this cluster's: what is kept there of another one would be lost.
+fn claim(directory: &Path, cluster: &str) -> Result<(), Error> {
+    let path = directory.join(CLUSTER_FILE);
+    let error = |source| Error::File {
+        path: path.display().to_string(),
+        source,
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(found) if found.trim() == cluster => Ok(()),
+        Ok(found) => Err(Error::Foreign {
+            path: path.display().to_string(),
+            found: found.trim().to_owned(),
+            expected: cluster.to_owned(),
+        }),
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(directory).map_err(error)?;
+            std::fs::write(&path, format!("{cluster}\n")).map_err(error)
+        }
+        Err(source) => Err(error(source)),
+    }
+}
+
+/// Loads the store; answers the driver and what the services share while it runs.
+pub(crate) async fn open(
+    config: &Config,
+    store: Box<dyn Store>,
+    (watches, stop): (Arc<Semaphore>, watch::Receiver<bool>),
+) -> Result<(Driver, Shared), Error> {
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let started = Time(u64::try_from(started.as_millis()).unwrap_or(u64::MAX));
-    let address = listener.local_addr().map_err(|source| Error::Listen {
-        address: config.listen,
-        source,
-    })?;
-    let (driver, handle) = Driver::open(config.machine(), config.snapshot_every, store)?;
+    let (machine, every, lead) = (config.machine(), config.snapshot_every, store.lead());
+    // Stores block.
+    let opened = tokio::task::spawn_blocking(move || Driver::open(machine, every, store));
+    let (driver, handle) = opened.await??;
     let logs = open_logs(&config.data_dir.join("logs"), driver.machine())?;
-    let (stop, stopping) = watch::channel(false);
     let shared = Shared {
         driver: handle,
+        lead,
         logs: Arc::new(logs),
-        stop: stopping.clone(),
-        watches: Arc::new(Semaphore::new(config.max_watches)),
+        stop,
+        watches,
         max_watches: config.max_watches,
         started,
     };
-    let (routes, health) = api::routes(shared, config).await?;
-    let mut ending = stopping.clone();
+    Ok((driver, shared))
+}
+
+/// A server whose driver is still to come.
+struct Served {
+    address: SocketAddr,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    health: HealthReporter,
+}
+
+impl Served {
+    fn driven_by(
+        self,
+        stop: watch::Sender<bool>,
+        driver: JoinHandle<Result<(), Error>>,
+    ) -> Coordinator {
+        Coordinator {
+            address: self.address,
+            stop,
+            driver,
+            server: self.server,
+            health: self.health,
+        }
+    }
+}
+
+fn local_address(config: &Config, listener: &TcpListener) -> Result<SocketAddr, Error> {
+    listener.local_addr().map_err(|source| Error::Listen {
+        address: config.listen,
+        source,
+    })
+}
+
+async fn serve(
+    config: &Config,
+    listener: TcpListener,
+    role: watch::Receiver<Role>,
+    mut ending: watch::Receiver<bool>,
+) -> Result<Served, Error> {
+    let address = local_address(config, &listener)?;
+    let (routes, health) = api::routes(Gate(role), config).await?;
     let server = Server::builder()
         .max_concurrent_streams(CALLS)
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -153,10 +337,8 @@ pub async fn start(
                 let _ = ending.wait_for(|stop| *stop).await;
             },
         );
-    Ok(Coordinator {
+    Ok(Served {
         address,
-        stop,
-        driver: tokio::spawn(driver.run(stopping)),
         server: tokio::spawn(server),
         health,
     })
@@ -198,7 +380,7 @@ impl Coordinator {
 
     /// Ends the server: at first nicely, then for good.
     async fn end(&mut self) {
-        api::report_health(&self.health, ServingStatus::NotServing).await;
+        api::report_end(&self.health).await;
         self.stop.send_replace(true);
         if tokio::time::timeout(GRACE, &mut self.server).await.is_err() {
             self.server.abort();

@@ -1,7 +1,12 @@
 //! One suite over every store.
 #![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
-use espalier_coordinator::store::{MemoryStore, RedbStore, Store, StoreError};
+mod kit;
+
+use espalier_coordinator::etcd::{Etcd, Keys};
+use espalier_coordinator::store::{EtcdStore, MemoryStore, RedbStore, Store, StoreError};
+use kit::etcd::{Server, elect};
+use tokio::runtime::Runtime;
 
 fn entries(words: &[&str]) -> Vec<Vec<u8>> {
     words.iter().map(|word| word.as_bytes().to_vec()).collect()
@@ -114,4 +119,134 @@ fn an_unusable_directory_is_named() {
     let error = RedbStore::open(&file.join("below")).unwrap_err();
     assert!(matches!(error, StoreError::Io { .. }), "{error}");
     assert!(error.to_string().contains("below"), "{error}");
+}
+
+// Promise: each opening of a store is a term of its own, of one cluster.
+#[test]
+fn terms_grow() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = RedbStore::open(directory.path()).unwrap().lead();
+    let second = RedbStore::open(directory.path()).unwrap().lead();
+    assert_eq!((first.term, second.term), (1, 2));
+    assert!(!first.cluster.is_empty());
+    assert_eq!(first.cluster, second.cluster);
+}
+
+/// An etcd, and stores in it.
+struct InEtcd {
+    runtime: Runtime,
+    _server: Server,
+    etcd: Etcd,
+    keys: Keys,
+}
+
+impl InEtcd {
+    fn new() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let (server, etcd) = runtime.block_on(async {
+            let server = Server::start().await;
+            let etcd = server.etcd();
+            (server, etcd)
+        });
+        Self {
+            runtime,
+            _server: server,
+            etcd,
+            keys: Keys::new("test"),
+        }
+    }
+
+    fn elect(&self) -> i64 {
+        self.runtime
+            .block_on(elect(&self.etcd, &self.keys, "http://here"))
+    }
+
+    fn open(&self, term: i64) -> EtcdStore {
+        let runtime = self.runtime.handle().clone();
+        let identity = (term, "uid".to_owned());
+        EtcdStore::open(runtime, self.etcd.clone(), self.keys.clone(), identity).unwrap()
+    }
+
+    /// Pieces of large values.
+    fn pieces(&self, begin: &str) -> usize {
+        let (from, end) = self.keys.parts_of(begin);
+        self.runtime
+            .block_on(self.etcd.range(&from, &end))
+            .unwrap()
+            .len()
+    }
+}
+
+#[test]
+fn etcd_conforms() {
+    let etcd = InEtcd::new();
+    let term = etcd.elect();
+    conforms(etcd.open(term), |store| {
+        drop(store);
+        etcd.open(term)
+    });
+}
+
+// Promise: a record or a snapshot that is larger than a request of etcd may be comes back whole, and
+// nothing of what a snapshot replaced is left.
+#[test]
+fn etcd_keeps_large_values() {
+    let etcd = InEtcd::new();
+    let term = etcd.elect();
+    let mut store = etcd.open(term);
+    let large: Vec<u8> = (0..2_600_000_u32).map(|i| (i % 251) as u8).collect();
+    store
+        .append(1, &[b"small".to_vec(), large.clone()])
+        .unwrap();
+    assert_eq!(etcd.pieces("records-"), 3);
+    let mut store = {
+        drop(store);
+        etcd.open(term)
+    };
+    let log = store.load().unwrap();
+    assert!(log.entries == [(1, b"small".to_vec()), (2, large.clone())]);
+    store.snapshot(2, &large).unwrap();
+    assert_eq!((etcd.pieces("records-"), etcd.pieces("snapshot-")), (0, 3));
+    store.append(3, &entries(&["c"])).unwrap();
+    store.snapshot(3, &large[1..]).unwrap();
+    assert_eq!(etcd.pieces("snapshot-"), 3);
+    let log = etcd.open(term).load().unwrap();
+    assert!(log.snapshot == Some((3, large[1..].to_vec())) && log.entries.is_empty());
+}
+
+// Promise: a leader that was replaced can write nothing, and what it tried is not seen; the new one
+// goes on where the log is.
+#[test]
+fn etcd_fences() {
+    let etcd = InEtcd::new();
+    let mut old = etcd.open(etcd.elect());
+    old.append(1, &entries(&["a"])).unwrap();
+    let mut new = etcd.open(etcd.elect());
+    for error in [
+        old.append(2, &entries(&["lost"])).unwrap_err(),
+        old.append(2, &[vec![0; 3_000_000]]).unwrap_err(),
+        old.snapshot(1, b"lost").unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+        assert!(error.ends_lead() && !error.retryable());
+    }
+    new.append(2, &entries(&["b"])).unwrap();
+    let log = new.load().unwrap();
+    assert_eq!(log.entries, [(1, b"a".to_vec()), (2, b"b".to_vec())]);
+    assert!(new.lead().term > old.lead().term);
+}
+
+// Promise: a write whose answer was lost can be tried again, and is done once; another one at its
+// place is refused.
+#[test]
+fn etcd_writes_again() {
+    let etcd = InEtcd::new();
+    let term = etcd.elect();
+    let (mut first, mut again, mut other) = (etcd.open(term), etcd.open(term), etcd.open(term));
+    first.append(1, &entries(&["a", "b"])).unwrap();
+    again.append(1, &entries(&["a", "b"])).unwrap();
+    let error = other.append(1, &entries(&["x", "y"])).unwrap_err();
+    assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
+    again.append(3, &entries(&["c"])).unwrap();
+    assert_eq!(again.load().unwrap().entries.len(), 3);
 }

@@ -64,7 +64,13 @@ def minilm():
 def etcd():
     """etcd for the tests that need one: the machine's own, else Debian's package, unpacked here."""
     import debian
-    return debian.unpacked("etcd-server", "usr/bin/etcd", HOME / "etcd")
+    path = debian.unpacked("etcd-server", "usr/bin/etcd", HOME / "etcd")
+    text = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"etcd Version: ([\d.]+)", text)
+    if not found or _numbers(found.group(1)) < (3, 3):
+        raise SetupError(f"{path} is {text.strip() or 'broken'}, etcd 3.3 or newer is needed: install a newer one, or "
+                         f"delete {HOME / 'etcd'} and run this again")
+    say(f"etcd {found.group(1)}: good")
 
 
 def python():

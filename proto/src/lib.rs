@@ -8,20 +8,30 @@
 //!   named at once;
 //! - [`ApiError`]: what an RPC answers instead of a result, as a type, both ways;
 //! - [`time`]: timestamps and durations;
+//! - [`Route`]: which of a cluster's coordinators to call, and where to go on when it does not lead;
+//! - [`etcd`]: the part of etcd's API that the coordinator's store uses;
 //! - [`FILE_DESCRIPTOR_SET`]: what gRPC reflection serves.
 
 pub mod convert;
 pub mod error;
+pub mod route;
 pub mod time;
 
 pub use convert::{Violations, Wire};
 pub use error::{ApiError, ErrorKind};
+pub use route::Route;
 
 /// The messages, clients and servers of `espalier.v1`. The comments of the proto files are their
 /// documentation.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod v1 {
     tonic::include_proto!("espalier.v1");
+}
+
+/// The messages and the client of `proto/etcd/kv.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod etcd {
+    tonic::include_proto!("etcdserverpb");
 }
 
 /// The protos of `espalier.v1` and all they import, encoded as `google.protobuf.FileDescriptorSet`.

@@ -199,9 +199,15 @@ impl ZeroShot {
 
 #[derive(clap::Args)]
 struct Run {
-    /// Address of the coordinator.
-    #[arg(long, default_value = "http://127.0.0.1:7443", env = "ESPALIER_SERVER")]
-    coordinator: String,
+    /// Address of the coordinator; of several that stand in for each other, separated by commas or
+    /// each with a flag of its own.
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:7443",
+        env = "ESPALIER_SERVER",
+        value_delimiter = ','
+    )]
+    coordinator: Vec<String>,
     /// Name of this worker; default: host name and process id.
     #[arg(long)]
     name: Option<String>,
@@ -277,7 +283,7 @@ fn work(run: Run) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let host = host_name();
     let config = Config {
-        coordinator: run.coordinator,
+        coordinator: run.coordinator.join(","),
         name: run
             .name
             .unwrap_or_else(|| format!("{host}-{}", std::process::id())),

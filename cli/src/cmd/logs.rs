@@ -7,6 +7,9 @@ use crate::output::{Context, Format, text};
 use crate::view::LogLine;
 use espalier_proto::v1;
 use owo_colors::Style;
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,29 +31,90 @@ pub(crate) struct Args {
     tail: Option<u32>,
 }
 
+/// How often a lost coordinator is called again before following ends.
+const TRIES: u32 = 60;
+/// Lines of which it is known that they were shown; coordinators keep fewer.
+const KEPT: usize = 6_000;
+
 pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
     let mut client = Client::connect(context).await?;
     if args.tail == Some(0) && !args.follow {
         return Ok(Code::Ok);
     }
-    let request = v1::TailJobLogsRequest {
+    let mut request = v1::TailJobLogsRequest {
         name: args.job.clone(),
         tail: args.tail.unwrap_or(0),
         follow: args.follow,
     };
-    let mut lines = match client.jobs.tail_job_logs(request).await {
-        Ok(answer) => answer.into_inner(),
-        Err(status) => return Err(client.job_error(&status, &args.job).await),
-    };
+    let mut shown = Shown::default();
+    let mut tries = 0;
     loop {
-        let line = tokio::select! {
-            line = lines.message() => line.map_err(|status| client.error(&status))?,
+        let status = match client.jobs.tail_job_logs(request.clone()).await {
+            Err(status) => status,
+            Ok(answer) => {
+                let mut lines = answer.into_inner();
+                loop {
+                    let line = tokio::select! {
+                        line = lines.message() => line,
+                        _ = tokio::signal::ctrl_c() => return Ok(Code::Interrupted),
+                    };
+                    match line {
+                        Ok(Some(line)) => {
+                            tries = 0;
+                            if shown.is_new(&line) {
+                                show(&LogLine::from(line), context)?;
+                            }
+                        }
+                        Ok(None) => return Ok(Code::Ok),
+                        Err(status) => break status,
+                    }
+                }
+            }
+        };
+        let error = client.job_error(&status, &args.job).await;
+        tries += 1;
+        if !args.follow || error.code() != Code::Unreachable || tries > TRIES {
+            return Err(error);
+        }
+        // Lines have no numbers: all are asked for, and those that were shown left out.
+        request.tail = 0;
+        shown.again = true;
+        tokio::select! {
+            found = client.again() => if found.is_err() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            },
             _ = tokio::signal::ctrl_c() => return Ok(Code::Interrupted),
-        };
-        let Some(line) = line else {
-            return Ok(Code::Ok);
-        };
-        show(&LogLine::from(line), context)?;
+        }
+    }
+}
+
+/// The lines that were shown, for when a lost stream is taken up again.
+#[derive(Default)]
+struct Shown {
+    /// Time of the first one.
+    since: Option<(i64, i32)>,
+    /// The newest ones.
+    newest: VecDeque<u64>,
+    /// Whether the stream is not the first.
+    again: bool,
+}
+
+impl Shown {
+    /// Whether to show a line now; it counts as shown then.
+    fn is_new(&mut self, line: &v1::LogLine) -> bool {
+        let time = line.time.as_ref().map(|time| (time.seconds, time.nanos));
+        let mut hasher = DefaultHasher::new();
+        (time, &line.worker, line.rank, &line.text).hash(&mut hasher);
+        let line = hasher.finish();
+        if self.again && (time < self.since || self.newest.contains(&line)) {
+            return false;
+        }
+        self.since = self.since.or(time);
+        self.newest.push_back(line);
+        if self.newest.len() > KEPT {
+            self.newest.pop_front();
+        }
+        true
     }
 }
 
@@ -72,4 +136,28 @@ fn show(line: &LogLine, context: &Context) -> crate::error::Result<()> {
     };
     let level = context.stdout.paint(&format!("{:<5}", line.level), style);
     context.print(&format!("{time} {level} {source}: {}", line.text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use espalier_proto::time::timestamp;
+
+    // Promise: a stream that is taken up again shows what is new and nothing twice, nor lines from
+    // before the first one that was asked for.
+    #[test]
+    fn lines_come_once() {
+        let line = |time, text: &str| v1::LogLine {
+            time: Some(timestamp(time)),
+            text: text.to_owned(),
+            ..v1::LogLine::default()
+        };
+        let mut shown = Shown::default();
+        assert!(shown.is_new(&line(2000, "b")) && shown.is_new(&line(2000, "b")));
+        assert!(shown.is_new(&line(3000, "c")));
+        shown.again = true;
+        assert!(!shown.is_new(&line(1000, "a")));
+        assert!(!shown.is_new(&line(2000, "b")) && !shown.is_new(&line(3000, "c")));
+        assert!(shown.is_new(&line(3000, "d")));
+    }
 }

@@ -83,7 +83,12 @@ async fn create(client: &mut Client, request: v1::CreateJobRequest, name: &str) 
         };
         tries += 1;
         match error.code() {
-            Code::Unreachable if tries < 5 => tokio::time::sleep(Duration::from_secs(1)).await,
+            // Where another coordinator leads by now, it is asked at once.
+            Code::Unreachable if tries < 5 => {
+                if client.again().await.is_err() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
             Code::Conflict => {
                 return Err(error.hint(format!(
                     "choose another name with --name, or forget the old job with `espalier \

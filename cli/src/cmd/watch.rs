@@ -178,6 +178,10 @@ async fn one(mut client: Client, mut view: View<'_>) -> Result<State> {
         if error.code() != Code::Unreachable || tries > TRIES {
             return Err(error);
         }
+        // Another coordinator may lead already: then nobody needs to hear of it.
+        if client.again().await.is_ok() {
+            continue;
+        }
         if tries == 1 {
             view.say("the connection is lost; trying again");
         }

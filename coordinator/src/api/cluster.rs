@@ -1,7 +1,7 @@
 //! `ClusterService`.
 
 use super::follow::news;
-use super::{Answers, Shared, name, odd_answer, paging, view};
+use super::{Answers, Gate, Shared, name, odd_answer, paging, view};
 use crate::config::VERSION;
 use espalier_core::{Answer, Event, Machine, ReplyId, Time, WorkerView};
 use espalier_proto::v1::cluster_service_server::ClusterService;
@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 const FILTER: &str = "workers";
 
-pub(super) struct Clusters(pub(super) Shared);
+pub(super) struct Clusters(pub(super) Gate);
 
 impl Clusters {
     /// Asks for a change of one worker.
@@ -26,6 +26,7 @@ impl Clusters {
         let worker = WorkerId(name(worker)?);
         match self
             .0
+            .lead()?
             .driver
             .request(move |reply| make(worker, reply))
             .await?
@@ -42,10 +43,11 @@ impl ClusterService for Clusters {
         &self,
         _request: Request<v1::GetClusterRequest>,
     ) -> Result<Response<v1::Cluster>, Status> {
-        let cluster = self.0.driver.read(Machine::cluster).await?;
+        let shared = self.0.lead()?;
+        let cluster = shared.driver.read(Machine::cluster).await?;
         Ok(Response::new(v1::Cluster {
             version: VERSION.to_owned(),
-            start_time: Some(view::moment(self.0.started)),
+            start_time: Some(view::moment(shared.started)),
             workers: cluster.workers,
             ranks: cluster.ranks,
             free_ranks: cluster.free_ranks,
@@ -63,7 +65,7 @@ impl ClusterService for Clusters {
         } = request.into_inner();
         let size = paging::size(page_size)?;
         let after = paging::position(FILTER, &page_token)?.map(WorkerId);
-        let mut found = self.0.driver.read(Machine::workers).await?;
+        let mut found = self.0.lead()?.driver.read(Machine::workers).await?;
         found.retain(|worker| after.as_ref().is_none_or(|after| worker.name > *after));
         let more = found.len() > size;
         found.truncate(size);
@@ -86,6 +88,7 @@ impl ClusterService for Clusters {
         let wanted = name.clone();
         let found = self
             .0
+            .lead()?
             .driver
             .read(move |machine| machine.worker(&wanted))
             .await?;
@@ -106,9 +109,9 @@ impl ClusterService for Clusters {
         &self,
         _request: Request<v1::WatchWorkersRequest>,
     ) -> Result<Response<Self::WatchWorkersStream>, Status> {
-        let permit = self.0.watch()?;
-        let mut notices = self.0.driver.notices().of_workers();
-        let shared = self.0.clone();
+        let shared = self.0.lead()?;
+        let permit = shared.watch()?;
+        let mut notices = shared.driver.notices().of_workers();
         let (client, receiver) = mpsc::channel(16);
         tokio::spawn(async move {
             let _permit = permit;

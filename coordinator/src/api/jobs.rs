@@ -1,6 +1,6 @@
 //! `JobService`.
 
-use super::{Answers, Shared, follow, name, odd_answer, paging, view};
+use super::{Answers, Gate, Shared, follow, name, odd_answer, paging, view};
 use espalier_core::{Answer, Event, JobState, JobView, ReplyId};
 use espalier_proto::convert::checked_job;
 use espalier_proto::v1::job_service_server::JobService;
@@ -9,7 +9,7 @@ use espalier_spec::{JobId, Violation};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-pub(super) struct Jobs(pub(super) Shared);
+pub(super) struct Jobs(pub(super) Gate);
 
 impl Jobs {
     /// Asks for a change of one job.
@@ -19,21 +19,21 @@ impl Jobs {
         make: impl FnOnce(JobId, ReplyId) -> Event + Send + 'static,
     ) -> Result<Response<v1::Job>, Status> {
         let job = JobId(name(job)?);
-        match self.0.driver.request(move |reply| make(job, reply)).await? {
+        let shared = self.0.lead()?;
+        match shared.driver.request(move |reply| make(job, reply)).await? {
             Answer::Job(job) => Ok(Response::new(view::job(&job))),
             Answer::Worker(_) | Answer::Deleted => Err(odd_answer().into()),
         }
     }
+}
 
-    async fn view(&self, name: JobId) -> Result<JobView, ApiError> {
-        let wanted = name.clone();
-        let found = self
-            .0
-            .driver
-            .read(move |machine| machine.job(&wanted))
-            .await?;
-        found.ok_or_else(|| not_found(&name))
-    }
+async fn look_up(shared: &Shared, name: JobId) -> Result<JobView, ApiError> {
+    let wanted = name.clone();
+    let found = shared
+        .driver
+        .read(move |machine| machine.job(&wanted))
+        .await?;
+    found.ok_or_else(|| not_found(&name))
 }
 
 /// The error of a name that no job has; the same as the machine's.
@@ -52,6 +52,7 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::CreateJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
+        let shared = self.0.lead()?;
         let v1::CreateJobRequest {
             spec,
             request_id,
@@ -73,7 +74,7 @@ impl JobService for Jobs {
             request_id,
             reply,
         };
-        match self.0.driver.request(make).await? {
+        match shared.driver.request(make).await? {
             Answer::Job(job) => Ok(Response::new(view::job(&job))),
             Answer::Worker(_) | Answer::Deleted => Err(odd_answer().into()),
         }
@@ -84,7 +85,8 @@ impl JobService for Jobs {
         request: Request<v1::GetJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
         let name = JobId(name(request.into_inner().name)?);
-        Ok(Response::new(view::job(&self.view(name).await?)))
+        let job = look_up(&self.0.lead()?, name).await?;
+        Ok(Response::new(view::job(&job)))
     }
 
     async fn list_jobs(
@@ -105,7 +107,7 @@ impl JobService for Jobs {
         };
         // One more than the page holds shows whether another page follows.
         let read = move |machine: &espalier_core::Machine| machine.jobs(after, size + 1, &states);
-        let mut found = self.0.driver.read(read).await?;
+        let mut found = self.0.lead()?.driver.read(read).await?;
         let more = found.len() > size;
         found.truncate(size);
         let next_page_token = match found.last() {
@@ -130,9 +132,10 @@ impl JobService for Jobs {
             after_sequence,
         } = request.into_inner();
         let name = JobId(name(job)?);
-        let permit = self.0.watch()?;
-        let notices = self.0.driver.notices().of_job(&name);
-        let job = self.view(name).await?;
+        let shared = self.0.lead()?;
+        let permit = shared.watch()?;
+        let notices = shared.driver.notices().of_job(&name);
+        let job = look_up(&shared, name).await?;
         let last = job.last_sequence;
         if after_sequence > last {
             let message = format!(
@@ -145,7 +148,7 @@ impl JobService for Jobs {
             return Err(error.into());
         }
         Ok(Response::new(follow::events(
-            &self.0,
+            &shared,
             &job,
             after_sequence,
             notices,
@@ -185,9 +188,9 @@ impl JobService for Jobs {
         request: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
         let name = JobId(name(request.into_inner().name)?);
-        let uid = self.view(name.clone()).await?.uid;
-        match self
-            .0
+        let shared = self.0.lead()?;
+        let uid = look_up(&shared, name.clone()).await?.uid;
+        match shared
             .driver
             .request(move |reply| Event::DeleteJob { name, reply })
             .await?
@@ -195,7 +198,7 @@ impl JobService for Jobs {
             Answer::Deleted => {}
             Answer::Job(_) | Answer::Worker(_) => return Err(odd_answer().into()),
         }
-        let logs = self.0.logs.clone();
+        let logs = shared.logs.clone();
         // What is left over if this fails is removed at the next start.
         let _ = tokio::task::spawn_blocking(move || logs.forget(&uid)).await;
         Ok(Response::new(v1::DeleteJobResponse {}))
@@ -213,11 +216,12 @@ impl JobService for Jobs {
             follow,
         } = request.into_inner();
         let name = JobId(name(job)?);
-        let permit = self.0.watch()?;
-        let notices = self.0.driver.notices().of_job(&name);
-        let job = self.view(name).await?;
+        let shared = self.0.lead()?;
+        let permit = shared.watch()?;
+        let notices = shared.driver.notices().of_job(&name);
+        let job = look_up(&shared, name).await?;
         Ok(Response::new(
-            follow::logs(&self.0, &job, tail, follow.then_some(notices), permit).await?,
+            follow::logs(&shared, &job, tail, follow.then_some(notices), permit).await?,
         ))
     }
 }

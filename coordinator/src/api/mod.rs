@@ -18,6 +18,8 @@ mod workers;
 use crate::config::Config;
 use crate::driver::Handle;
 use crate::logs::Logs;
+use crate::role::Gate;
+use crate::store::Lead;
 use espalier_core::Time;
 use espalier_proto::v1::cluster_service_server::ClusterServiceServer;
 use espalier_proto::v1::job_service_server::JobServiceServer;
@@ -33,10 +35,11 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-/// What all services share.
+/// What all services share while this coordinator leads.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) driver: Handle,
+    pub(crate) lead: Lead,
     pub(crate) logs: Arc<Logs>,
     /// Turns true when streams must end.
     pub(crate) stop: watch::Receiver<bool>,
@@ -66,23 +69,24 @@ impl Shared {
     }
 }
 
-/// Every service of the coordinator, and the reporter of its health: serving until told otherwise.
+/// Every service of the coordinator, and the reporter of its health: serving as a whole, each
+/// service as told with [`report_health`].
 pub(crate) async fn routes(
-    shared: Shared,
+    gate: Gate,
     config: &Config,
 ) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
     let limit = config.max_message_bytes;
-    let jobs = JobServiceServer::new(jobs::Jobs(shared.clone()))
+    let jobs = JobServiceServer::new(jobs::Jobs(gate.clone()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
-    let cluster = ClusterServiceServer::new(cluster::Clusters(shared.clone()))
+    let cluster = ClusterServiceServer::new(cluster::Clusters(gate.clone()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
-    let workers = WorkerServiceServer::new(workers::Workers(shared))
+    let workers = WorkerServiceServer::new(workers::Workers(gate))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
     let (reporter, health) = tonic_health::server::health_reporter();
-    report_health(&reporter, ServingStatus::Serving).await;
+    report_health(&reporter, ServingStatus::NotServing).await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -99,10 +103,10 @@ pub(crate) async fn routes(
     Ok((routes.routes(), reporter))
 }
 
-/// Says of every service, and of the server as a whole, how it is.
+/// Says of every service how it is. The server as a whole, the service "", serves as long as it
+/// answers, be it that another coordinator leads.
 pub(crate) async fn report_health(reporter: &HealthReporter, status: ServingStatus) {
     let services = [
-        "",
         <JobServiceServer<jobs::Jobs> as NamedService>::NAME,
         <ClusterServiceServer<cluster::Clusters> as NamedService>::NAME,
         <WorkerServiceServer<workers::Workers> as NamedService>::NAME,
@@ -110,6 +114,14 @@ pub(crate) async fn report_health(reporter: &HealthReporter, status: ServingStat
     for service in services {
         reporter.set_service_status(service, status).await;
     }
+}
+
+/// Says that the server ends.
+pub(crate) async fn report_end(reporter: &HealthReporter) {
+    report_health(reporter, ServingStatus::NotServing).await;
+    reporter
+        .set_service_status("", ServingStatus::NotServing)
+        .await;
 }
 
 /// A required name of a request; taken as it is, letter by letter.

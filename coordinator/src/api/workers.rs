@@ -1,8 +1,9 @@
 //! `WorkerService`: one stream per worker, reports in, orders out.
 
-use super::{Answers, Shared};
+use super::{Answers, Gate, Shared};
 use crate::driver::Connection;
 use crate::logs::Line;
+use crate::store::Lead;
 use espalier_core::{ConnId, Event, Hello, Order, Outcome, PeerAddress, RunningJob, StopMode};
 use espalier_proto::convert::{self, plan_to_wire};
 use espalier_proto::v1::coordinator_message::Message as Outbound;
@@ -22,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 /// How long a new stream may take to say Hello.
 const HELLO: Duration = Duration::from_secs(10);
 
-pub(super) struct Workers(pub(super) Shared);
+pub(super) struct Workers(pub(super) Gate);
 
 #[tonic::async_trait]
 impl WorkerService for Workers {
@@ -32,13 +33,16 @@ impl WorkerService for Workers {
         &self,
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        // Before the worker has said anything: it shall go on to the leader at once.
+        self.0.lead()?;
         let mut inbound = request.into_inner();
         let hello = first_message(&mut inbound).await?;
         let name = hello.name.clone();
-        let (connection, orders) = self.0.driver.connect(hello).await?;
+        let shared = self.0.lead()?;
+        let lead = shared.lead.clone();
+        let (connection, orders) = shared.driver.connect(hello).await?;
         // Errors of the reader end the stream as the driver's do.
         let (fault, faults) = mpsc::channel(1);
-        let shared = self.0.clone();
         tokio::spawn(async move {
             let conn = connection.conn;
             if let Err(error) = read(&shared, &name, connection, inbound).await {
@@ -54,9 +58,10 @@ impl WorkerService for Workers {
         });
         let orders = ReceiverStream::new(orders);
         let faults = ReceiverStream::new(faults);
-        let outbound = orders
-            .merge(faults)
-            .map(|message| message.map(order).map_err(Status::from));
+        let outbound = orders.merge(faults).map(move |message| {
+            let message = message.map(|message| order(message, &lead));
+            message.map_err(Status::from)
+        });
         Ok(Response::new(Box::pin(outbound)))
     }
 }
@@ -275,12 +280,14 @@ fn address(address: v1::PeerAddress) -> PeerAddress {
     }
 }
 
-fn order(order: Order) -> v1::CoordinatorMessage {
+fn order(order: Order, lead: &Lead) -> v1::CoordinatorMessage {
     let message = match order {
         Order::Welcome {
             heartbeat_interval_ms,
         } => Outbound::Welcome(v1::Welcome {
             heartbeat_interval: Some(time::duration(heartbeat_interval_ms as f64 / 1000.0)),
+            term: lead.term,
+            cluster: lead.cluster.clone(),
         }),
         Order::Prepare {
             job,

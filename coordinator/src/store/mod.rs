@@ -5,9 +5,11 @@
 //! every implementation.
 
 pub(crate) mod codec;
+mod etcd;
 mod memory;
 mod redb;
 
+pub use self::etcd::EtcdStore;
 pub use self::redb::RedbStore;
 pub use memory::MemoryStore;
 
@@ -31,6 +33,29 @@ pub trait Store: Send + 'static {
     ///
     /// [`StoreError::Conflict`] if `applied` was never appended or is older than the snapshot.
     fn snapshot(&mut self, applied: u64, snapshot: &[u8]) -> Result<(), StoreError>;
+
+    /// Whose store this is, and the term of whoever has it open.
+    fn lead(&self) -> Lead {
+        Lead::default()
+    }
+}
+
+/// Which coordinator speaks for which cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lead {
+    /// Grows each time that a coordinator takes the store over.
+    pub term: u64,
+    /// The cluster; empty if its store does not last.
+    pub cluster: String,
+}
+
+impl Default for Lead {
+    fn default() -> Self {
+        Self {
+            term: 1,
+            cluster: String::new(),
+        }
+    }
 }
 
 /// What a store holds.
@@ -90,6 +115,22 @@ pub enum StoreError {
         /// Why.
         detail: String,
     },
+    /// The store does not answer. What was to be written may have been written.
+    #[error("{path} can't be reached: {detail}")]
+    Away {
+        /// The store.
+        path: String,
+        /// What was tried last.
+        detail: String,
+    },
+    /// Another coordinator has been elected.
+    #[error("{path}: another coordinator leads, term {term} is over")]
+    Fenced {
+        /// The store.
+        path: String,
+        /// The term of this one.
+        term: i64,
+    },
     /// The disk failed.
     #[error("{path}: {source}")]
     Io {
@@ -104,10 +145,18 @@ impl StoreError {
     /// Whether the same call can succeed if tried again.
     #[must_use]
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if matches!(
-            source.kind(),
-            std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-        ))
+        use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+        match self {
+            Self::Away { .. } => true,
+            Self::Io { source, .. } => matches!(source.kind(), Interrupted | WouldBlock | TimedOut),
+            _ => false,
+        }
+    }
+
+    /// Whether it ends this coordinator's lead and nothing else: another one leads, or none can.
+    #[must_use]
+    pub fn ends_lead(&self) -> bool {
+        matches!(self, Self::Away { .. } | Self::Fenced { .. })
     }
 }
 

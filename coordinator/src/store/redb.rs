@@ -1,17 +1,21 @@
 //! The embedded store: one redb file. Every write is one transaction that ends with fsync; the file
 //! is locked while it is open.
 
-use super::{Log, Store, StoreError, follows, within};
+use super::{Lead, Log, Store, StoreError, follows, within};
 use redb::{
     CommitError, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError,
     TableDefinition, TableError, TransactionError,
 };
 use std::fs::{self, File};
 use std::path::Path;
+use uuid::Uuid;
 
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
 /// At most one row: the number that it contains, and the snapshot.
 const SNAPSHOT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshot");
+
+/// `cluster`: a UUID; `term`: how often the store was opened.
+const IDENTITY: TableDefinition<'_, &str, &str> = TableDefinition::new("identity");
 
 /// Name of the file in the data directory.
 const FILE: &str = "coordinator.redb";
@@ -25,6 +29,7 @@ pub struct RedbStore {
     newest: u64,
     /// Number that the snapshot contains.
     oldest: u64,
+    lead: Lead,
 }
 
 impl RedbStore {
@@ -56,8 +61,10 @@ impl RedbStore {
             path,
             newest: 0,
             oldest: 0,
+            lead: Lead::default(),
         };
         store.make_tables().map_err(|fault| store.error(fault))?;
+        store.lead = store.take_lead().map_err(|fault| store.error(fault))?;
         let log = store.load()?;
         store.newest = log.newest();
         store.oldest = log.snapshot.map_or(0, |(applied, _)| applied);
@@ -70,6 +77,25 @@ impl RedbStore {
         write.open_table(SNAPSHOT)?;
         write.commit()?;
         Ok(())
+    }
+
+    /// The next term.
+    fn take_lead(&self) -> Result<Lead, Fault> {
+        let write = self.database.begin_write()?;
+        let lead = {
+            let mut identity = write.open_table(IDENTITY)?;
+            let cluster = identity
+                .get("cluster")?
+                .map(|cluster| cluster.value().to_owned());
+            let cluster = cluster.unwrap_or_else(|| Uuid::new_v4().to_string());
+            let term = identity.get("term")?.map(|term| term.value().to_owned());
+            let term = term.and_then(|term| term.parse::<u64>().ok()).unwrap_or(0) + 1;
+            identity.insert("cluster", cluster.as_str())?;
+            identity.insert("term", term.to_string().as_str())?;
+            Lead { term, cluster }
+        };
+        write.commit()?;
+        Ok(lead)
     }
 
     fn try_append(&self, first: u64, entries: &[Vec<u8>]) -> Result<(), Fault> {
@@ -140,6 +166,10 @@ impl Store for RedbStore {
             .map_err(|fault| self.error(fault))?;
         self.oldest = applied;
         Ok(())
+    }
+
+    fn lead(&self) -> Lead {
+        self.lead.clone()
     }
 }
 

@@ -1,9 +1,13 @@
 //! A coordinator in this process on a port of its own, and a worker's end of its stream.
 #![allow(clippy::unwrap_used, dead_code)] // not every test file uses all of it
 
+pub(crate) mod etcd;
+
 use clap::Parser;
 use espalier_coordinator::store::Store;
-use espalier_coordinator::{Config, Error, config::VERSION, serve, start};
+use espalier_coordinator::{
+    Config, Coordinator, Error, config::VERSION, serve, start, start_configured,
+};
 use espalier_proto::v1::cluster_service_client::ClusterServiceClient;
 use espalier_proto::v1::job_service_client::JobServiceClient;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
@@ -25,7 +29,24 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     waited.unwrap_or_else(|_| panic!("{what} did not happen within {PATIENCE:?}"))
 }
 
+/// Looks again and again until there is something to see.
+pub(crate) async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(what, looking).await
+}
+
 pub(crate) fn config(directory: &Path) -> Config {
+    config_with(directory, &[])
+}
+
+pub(crate) fn config_with(directory: &Path, more: &[&str]) -> Config {
     // Workers here send no heartbeats: none is missed.
     let flags = [
         "--listen",
@@ -38,7 +59,8 @@ pub(crate) fn config(directory: &Path) -> Config {
     let directory = directory.to_str().unwrap();
     let flags = ["espalier-coordinator", "--data-dir", directory]
         .into_iter()
-        .chain(flags);
+        .chain(flags)
+        .chain(more.iter().copied());
     let config = Config::try_parse_from(flags).unwrap();
     config.validate().unwrap();
     config
@@ -59,7 +81,16 @@ impl Node {
 
     pub(crate) async fn with(config: &Config, store: Box<dyn Store>) -> Self {
         let listener = serve::bind(config.listen).await.unwrap();
-        let coordinator = start(config, listener, store).await.unwrap();
+        Self::of(start(config, listener, store).await.unwrap()).await
+    }
+
+    /// One with the store that its settings name.
+    pub(crate) async fn configured(config: &Config) -> Self {
+        let listener = serve::bind(config.listen).await.unwrap();
+        Self::of(start_configured(config, listener).await.unwrap()).await
+    }
+
+    async fn of(coordinator: Coordinator) -> Self {
         let address = format!("http://{}", coordinator.address());
         let (stop, stopped) = oneshot::channel();
         let signal = async move {

@@ -5,5 +5,6 @@ mod bits;
 mod fetch;
 mod input;
 mod job;
+mod leader;
 mod refuse;
 mod steer;

@@ -6,6 +6,7 @@
 pub mod control;
 mod host;
 mod limits;
+mod leader;
 pub mod log;
 pub mod report;
 mod stream;

@@ -2,12 +2,14 @@
 
 use super::host::{Assignment, Hosted};
 use super::limits::Limits;
+use super::leader::{Obeyed, endpoint};
 use super::report::{Address, Content, Outcome, Report};
 use super::wire;
 use espalier_proto::v1;
 use espalier_proto::v1::coordinator_message::Message as Order;
 use espalier_proto::v1::worker_message::Message;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
+use espalier_proto::{ApiError, Route};
 use espalier_spec::Generation;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -18,7 +20,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -31,7 +32,8 @@ const KEPT_LINES: usize = 10_000;
 /// What a worker is told on its command line.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Address of the coordinator, such as `http://127.0.0.1:7443`.
+    /// Address of the coordinator, such as `http://127.0.0.1:7443`; of several, which stand in for
+    /// each other, separated by commas.
     pub coordinator: String,
     /// Name of the worker.
     pub name: String,
@@ -70,16 +72,13 @@ pub enum Error {
 /// # Errors
 /// [`Error`] if there is no sense in trying again.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let endpoint = Endpoint::from_shared(config.coordinator.clone())
-        .map_err(|e| Error::Address {
-            address: config.coordinator.clone(),
-            message: e.to_string(),
-        })?
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true);
+    let mut route = Route::parse(&config.coordinator).ok_or_else(|| Error::Address {
+        address: config.coordinator.clone(),
+        message: "it is empty".to_owned(),
+    })?;
+    for address in route.given() {
+        endpoint(address)?;
+    }
     let (reports, incoming) = mpsc::unbounded_channel();
     let mut agent = Agent {
         instance: uuid::Uuid::new_v4().to_string(),
@@ -88,6 +87,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         incoming,
         jobs: BTreeMap::new(),
         kept: VecDeque::new(),
+        obeyed: Obeyed::default(),
     };
     let mut shutdown = pin!(shutdown);
     let mut pause = FIRST_PAUSE;
@@ -95,7 +95,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     loop {
         let started = Instant::now();
         let ended = tokio::select! {
-            ended = agent.serve(&endpoint, false) => ended,
+            ended = agent.serve(route.address(), false) => ended,
             () = &mut shutdown => break,
         };
         if let Err(status) = &ended
@@ -108,24 +108,29 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         }
         if started.elapsed() > Duration::from_secs(5) {
             (pause, reachable) = (FIRST_PAUSE, true);
+            route.reached();
         }
+        let status = ended
+            .err()
+            .unwrap_or_else(|| Status::unavailable("stream closed"));
         if reachable {
-            let reason = ended
-                .err()
-                .map_or("stream closed".to_owned(), |s| s.message().to_owned());
             tracing::warn!(
-                coordinator = agent.config.coordinator,
-                reason,
+                coordinator = route.address(),
+                reason = status.message(),
                 "coordinator unreachable; jobs go on, trying again"
             );
             reachable = false;
+        }
+        if !route.failed(&ApiError::from(&status)) {
+            // Another one, at once.
+            continue;
         }
         tokio::select! {
             () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
             () = &mut shutdown => break,
         }
     }
-    agent.leave(&endpoint).await;
+    agent.leave(route).await;
     Ok(())
 }
 
@@ -137,6 +142,7 @@ struct Agent {
     jobs: BTreeMap<String, Hosted>,
     /// Messages that the coordinator has not been sent yet.
     kept: VecDeque<v1::WorkerMessage>,
+    obeyed: Obeyed,
 }
 
 type Sender = mpsc::Sender<v1::WorkerMessage>;
@@ -144,9 +150,10 @@ type Sender = mpsc::Sender<v1::WorkerMessage>;
 impl Agent {
     /// One connection, from hello to its end. A leaving worker ends it, with a good-bye, as soon as
     /// no job runs.
-    async fn serve(&mut self, endpoint: &Endpoint, leaving: bool) -> Result<(), Status> {
-        let (sender, mut orders, beat) = self.connect(endpoint).await?;
-        tracing::info!(coordinator = self.config.coordinator, leaving, "connected");
+    async fn serve(&mut self, address: &str, leaving: bool) -> Result<(), Status> {
+        let (sender, mut orders, beat) = self.connect(address).await?;
+        let term = self.obeyed.term();
+        tracing::info!(coordinator = address, term, leaving, "connected");
         let mut heartbeat = interval(beat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -183,9 +190,11 @@ impl Agent {
 
     async fn connect(
         &mut self,
-        endpoint: &Endpoint,
+        address: &str,
     ) -> Result<(Sender, Streaming<v1::CoordinatorMessage>, Duration), Status> {
-        let channel = endpoint
+        // A leader may have named it.
+        let channel = endpoint(address)
+            .map_err(|e| Status::unavailable(e.to_string()))?
             .connect()
             .await
             .map_err(|e| Status::unavailable(wire::chain(&e)))?;
@@ -207,6 +216,7 @@ impl Agent {
             .into_inner();
         match orders.message().await?.and_then(|m| m.message) {
             Some(Order::Welcome(welcome)) => {
+                self.obeyed.admit(&welcome)?;
                 let interval = welcome
                     .heartbeat_interval
                     .and_then(|d| Duration::try_from(d).ok());
@@ -364,11 +374,19 @@ impl Agent {
     }
 
     /// Stops all jobs at a step boundary, passes on their last reports and says good-bye.
-    async fn leave(&mut self, endpoint: &Endpoint) {
+    async fn leave(&mut self, mut route: Route) {
         for hosted in self.jobs.values() {
             hosted.control.stop_at_boundary();
         }
-        if tokio::time::timeout(LONGEST_FAREWELL, self.serve(endpoint, true))
+        let goodbye = async {
+            while let Err(status) = self.serve(route.address(), true).await {
+                if route.failed(&ApiError::from(&status)) {
+                    // A leader that can't be reached is not waited for.
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(LONGEST_FAREWELL, goodbye)
             .await
             .is_err()
         {

@@ -1,0 +1,76 @@
+//! Which coordinator is called, and whether it may give orders.
+
+use super::stream::Error;
+use espalier_proto::v1;
+use std::time::Duration;
+use tonic::Status;
+use tonic::transport::Endpoint;
+
+/// How the coordinator at an address is called.
+pub(super) fn endpoint(address: &str) -> Result<Endpoint, Error> {
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|e| Error::Address {
+        address: address.to_owned(),
+        message: e.to_string(),
+    })?;
+    Ok(endpoint
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true))
+}
+
+/// The coordinator that was obeyed last.
+#[derive(Debug, Default)]
+pub(super) struct Obeyed {
+    cluster: String,
+    /// Its term; 0: none yet.
+    term: u64,
+}
+
+impl Obeyed {
+    /// Whether the coordinator of this Welcome may give orders: not if one that was elected after
+    /// it has done so.
+    pub(super) fn admit(&mut self, welcome: &v1::Welcome) -> Result<(), Status> {
+        if welcome.cluster == self.cluster && welcome.term < self.term {
+            return Err(Status::unavailable(format!(
+                "this coordinator has been replaced: its term is {}, this worker obeys term {}",
+                welcome.term, self.term
+            )));
+        }
+        self.cluster.clone_from(&welcome.cluster);
+        self.term = welcome.term;
+        Ok(())
+    }
+
+    /// The term.
+    pub(super) fn term(&self) -> u64 {
+        self.term
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    // Promise: a coordinator that was replaced is not obeyed again, whoever says so first; terms of
+    // another cluster mean nothing here.
+    #[test]
+    fn a_replaced_coordinator_is_not_obeyed() {
+        let welcome = |cluster: &str, term| v1::Welcome {
+            heartbeat_interval: None,
+            term,
+            cluster: cluster.to_owned(),
+        };
+        let mut obeyed = Obeyed::default();
+        obeyed.admit(&welcome("a", 7)).unwrap();
+        let error = obeyed.admit(&welcome("a", 6)).unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable);
+        assert!(error.message().contains("term is 6"), "{error}");
+        obeyed.admit(&welcome("a", 7)).unwrap();
+        obeyed.admit(&welcome("a", 9)).unwrap();
+        assert!(obeyed.admit(&welcome("a", 7)).is_err());
+        obeyed.admit(&welcome("b", 1)).unwrap();
+    }
+}
