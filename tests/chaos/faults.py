@@ -54,11 +54,11 @@ def cut(stage, host, seconds):
 
 
 def loss(stage, fault):
-    worsen(stage, fault, "loss", "5%")
+    worsen(stage, fault, "netem", "loss", "5%")
 
 
 def slow(stage, fault):
-    worsen(stage, fault, "delay", "10ms", "rate", "50mbit")
+    worsen(stage, fault, "tbf", "rate", "20mbit", "burst", "32k", "latency", "200ms")
 
 
 def worsen(stage, fault, *how):
@@ -95,6 +95,7 @@ KINDS = {"kill": kill, "stall": stall, "partition": partition, "loss": loss, "sl
 # Those that are over at once, those that need hosts of their own.
 SUDDEN = {"kill", "coordinator", "etcd"}
 APART = {"partition", "control", "loss", "slow"}
+NETEM = {"loss"}
 
 
 def worker(stage, fault):
@@ -113,6 +114,8 @@ def possible(kinds, net, args):
     for kind in kinds:
         if kind in APART and not net.apart:
             missing[kind] = "needs hosts of their own, which --no-netns rules out"
+        elif kind in NETEM and not net.netem:
+            missing[kind] = "needs netem, which this kernel lacks"
         elif kind == "etcd" and not args.etcd:
             missing[kind] = "needs --etcd"
         elif kind == "disk" and not args.disk:

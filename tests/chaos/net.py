@@ -37,7 +37,7 @@ def why_not():
 class Here:
     """All processes on this host: no partitions, no loss."""
 
-    apart = False
+    apart, netem = False, None
 
     def __init__(self, names):
         self.names = list(names)
@@ -61,7 +61,7 @@ class Namespaces:
     apart = True
 
     def __init__(self, names):
-        self.names = list(names)
+        self.names, self.netem = list(names), False
 
     def __enter__(self):
         try:
@@ -70,6 +70,7 @@ class Namespaces:
             tool("ip", "link", "set", NAME, "up")
             for host in self.names:
                 self.add(host)
+            self.netem = self.has_netem()
         except BaseException:
             self.__exit__()
             raise
@@ -84,6 +85,16 @@ class Namespaces:
         tool("ip", "-n", space, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
         tool("ip", "-n", space, "link", "set", "lo", "up")
         tool("ip", "-n", space, "link", "set", "eth0", "up")
+
+    def has_netem(self):
+        """Whether this kernel can lose packets."""
+        try:
+            self.worsen(self.names[0], "netem", "delay", "1ms")
+        except NetError:
+            return False
+        finally:
+            self.mend(self.names[0])
+        return True
 
     def __exit__(self, *_):
         for host in self.names:
@@ -114,9 +125,9 @@ class Namespaces:
         tool("ip", "link", "set", self.outside(host), "up")
 
     def worsen(self, host, *how):
-        """Both ways of a host's link: `loss 5%`, `delay 20ms`, `rate 50mbit`, in netem's words."""
-        tool("tc", "qdisc", "replace", "dev", self.outside(host), "root", "netem", *how)
-        tool("ip", "netns", "exec", self.space(host), "tc", "qdisc", "replace", "dev", "eth0", "root", "netem", *how)
+        """Both ways of a host's link get this queue, in tc's words: `netem loss 5%`, `tbf rate 20mbit …`."""
+        tool("tc", "qdisc", "replace", "dev", self.outside(host), "root", *how)
+        tool("ip", "netns", "exec", self.space(host), "tc", "qdisc", "replace", "dev", "eth0", "root", *how)
 
     def mend(self, host):
         tool("tc", "qdisc", "del", "dev", self.outside(host), "root", check=False)
