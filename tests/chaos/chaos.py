@@ -45,7 +45,7 @@ def arguments():
     how.add_argument("--restart-delay", type=float, default=0.0, metavar="S", help="seconds before a dead process is started again")
     how.add_argument("--coordinators", type=int, default=1, help="more than one need --etcd")
     how.add_argument("--etcd", action="store_true", help="coordinators keep their state in an etcd of this run's (ETCD: its path)")
-    how.add_argument("--ha-flags", default="--store {etcd} --advertise {url}", help="flags of a coordinator with etcd")
+    how.add_argument("--ha-flags", default="--store etcd:{etcd} --advertise {url}", help="flags of a coordinator with etcd")
     how.add_argument("--max-restarts", type=int, default=100, help="the coordinator's flag of this name")
     how.add_argument("--peer", type=int, default=5, metavar="N", help="kills of torchrun's workers beside --recovery-times; 0: none")
     how.add_argument("--disk", type=int, metavar="MB", help="a data directory of this size, for fault `disk`; needs root")
