@@ -95,7 +95,8 @@ bench-control: setup ## 10,000 simulated workers and 1,000 jobs against one coor
 	@$(ENV); cargo build -p espalier-coordinator --bins --examples; cargo run -q -p espalier-coordinator --example bench_control_plane
 
 fuzz: setup ## The fuzz targets, FUZZ_SECONDS each (default 30); needs cargo-fuzz and a nightly toolchain
-	@$(ENV); cd fuzz; for target in $$(cargo fuzz list); do cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
+	@$(ENV); for target in job_file rpc peer data_file checkpoint; do \
+	cargo +nightly fuzz run --features worker $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096; done
 
 clean: ## Remove what was built, and the demo's data
 	@cargo clean

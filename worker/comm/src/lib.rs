@@ -129,6 +129,8 @@ mod mesh;
 mod nccl;
 mod opening;
 mod pending;
+#[doc(hidden)]
+pub mod raw;
 mod segment;
 mod shm;
 mod slices;
