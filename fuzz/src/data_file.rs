@@ -2,12 +2,13 @@
 
 use super::source::{Wanted, class_names, read};
 
-/// The first byte says which format, the rest is the file. Any of it is read or refused.
+/// The first byte says which format (0 JSON Lines, 1 CSV, 2 Parquet) and whether pairs are wanted (0x40), the rest
+/// is the file. Any of it is read or refused.
 pub fn target(bytes: &[u8]) {
     let Some((kind, content)) = bytes.split_first() else {
         return;
     };
-    let name = ["a.jsonl", "a.csv", "a.parquet"][usize::from(*kind) % 3];
+    let name = ["a.jsonl", "a.csv", "a.parquet"][usize::from(kind & 3) % 3];
     let Ok(folder) = tempfile::tempdir() else {
         return;
     };

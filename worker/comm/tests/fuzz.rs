@@ -30,5 +30,6 @@ fn seeds() -> Vec<Vec<u8>> {
 
 #[test]
 fn any_bytes_are_read_or_refused() {
-    mutate::run(&seeds(), &[b"ESPALIER", b"ESPo"], 30_000, peer::target);
+    let tokens: [&[u8]; 2] = [b"ESPALIER", b"ESPo"];
+    mutate::run(&seeds(), &tokens, 30_000, peer::target);
 }
