@@ -7,8 +7,10 @@ PYTHON ?= python3
 ENV := . .espalier/env.sh
 PEER := PYTHONPATH=.espalier/pysite $(PYTHON)
 ESPALIER_DATA ?= ../shared/data
+MINUTES ?= 10
+FUZZ_SECONDS ?= 30
 
-.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks measure parity digits-adaptation spoken-digits draw clean distclean
+.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks measure parity chaos bench-control fuzz digits-adaptation spoken-digits draw clean distclean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -83,6 +85,18 @@ measure: setup ## Recipes of ESPALIER_DATA beside the same training in PyTorch, 
 parity: setup ## Forward, export and 20 training steps against PyTorch, transformers and PEFT
 	@$(PYTHON) deploy/setup/setup.py python
 	@$(ENV); cargo build --workspace --bins; $(PEER) tests/parity/parity.py; $(PEER) tests/parity/language.py; $(PEER) tests/parity/beside.py
+
+# Hosts are network namespaces, which need root; CHAOS="--no-netns" does without. Other modes: tests/chaos/README.md.
+chaos: setup ## A fault every ten seconds for MINUTES (default 10), export and throughput compared; appends to RESULTS.md
+	@$(PYTHON) recipes/digits/build.py
+	@$(ENV); cargo build --workspace --bins; $(PYTHON) tests/chaos/chaos.py --minutes $(MINUTES) $(CHAOS)
+
+bench-control: setup ## 10,000 simulated workers and 1,000 jobs against one coordinator
+	@$(ENV); cargo build -p espalier-coordinator --bins --examples; cargo run -q -p espalier-coordinator --example bench_control_plane
+
+fuzz: setup ## The fuzz targets, FUZZ_SECONDS each (default 30); needs cargo-fuzz and a nightly toolchain
+	@$(ENV); for target in job_file rpc peer data_file checkpoint; do \
+	cargo +nightly fuzz run --features worker $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096; done
 
 clean: ## Remove what was built, and the demo's data
 	@cargo clean

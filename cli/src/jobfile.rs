@@ -4,6 +4,8 @@
 //! bounds aliases; `serde_path_to_error` adds the path of the field. The rules that connect fields
 //! are `espalier_spec::check`; `place` finds the line of a field they complain about.
 
+#[cfg(test)]
+mod fuzz;
 mod overrides;
 mod paths;
 mod place;

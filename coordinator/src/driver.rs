@@ -417,7 +417,7 @@ impl Driver {
     }
 
     fn until_deadline(&self) -> Option<Duration> {
-        let deadline = self.machine.next_deadline()?;
+        let deadline = self.machine.next_tick()?;
         Some(Duration::from_millis(deadline.since(self.clock.now())).max(TICK))
     }
 }

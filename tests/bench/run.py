@@ -102,6 +102,14 @@ def title():
     return f"## {datetime.date.today().isoformat()}, {commit or 'no commit'}: {model}, {os.cpu_count()} CPUs"
 
 
+def keep(lines, dry=False):
+    """Prints the lines of a part and, unless `dry`, appends them to RESULTS.md."""
+    print("\n" + "\n".join(lines), flush=True)
+    if not dry:
+        with open(HERE / "RESULTS.md", "a") as file:
+            file.write("\n" + "\n".join(lines) + "\n")
+
+
 def heading(args):
     return [title(), "", f"`make bench` = `python3 tests/bench/run.py --rounds {args.rounds} --steps {args.steps} --warmup {args.warmup}{'' if args.data == DATA else f' --data {args.data.name}'}`; "
             f"median of {args.rounds} rounds, contestants in turns.", ""]
@@ -126,11 +134,7 @@ def main():
             for run in chosen:
                 print(f"round {turn + 1} of {args.rounds}: {run}", flush=True)
                 found.setdefault(run, []).append(runs[run](turn))
-    lines = heading(args) + table(found)
-    print("\n" + "\n".join(lines))
-    if not args.dry:
-        with open(HERE / "RESULTS.md", "a") as file:
-            file.write("\n" + "\n".join(lines) + "\n")
+    keep(heading(args) + table(found), args.dry)
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ pub enum Event {
         /// Why it leaves; may be empty.
         reason: String,
     },
-    /// Time passed. The shell sends it at [`crate::Machine::next_deadline`].
+    /// Time passed. The shell sends it at [`crate::Machine::next_tick`].
     Tick,
 }
 

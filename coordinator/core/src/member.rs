@@ -44,6 +44,7 @@ impl Machine {
             let error = Error::new(ErrorKind::FailedPrecondition, "STREAM_REPLACED", message);
             self.close(old, error);
         }
+        self.conns.insert(conn, hello.name.clone());
         if let Some(worker) = self.workers.get_mut(&hello.name) {
             worker.link = Link::Open { conn };
             worker.heard = self.now;
@@ -126,7 +127,9 @@ impl Machine {
 
     /// A stream ended without good-bye: the worker may well be alive.
     pub(crate) fn disconnected(&mut self, conn: ConnId) {
-        let Some(name) = self.worker_of(conn) else {
+        let known = self.worker_of(conn);
+        self.conns.remove(&conn);
+        let Some(name) = known else {
             return;
         };
         let now = self.now;

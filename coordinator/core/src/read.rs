@@ -19,6 +19,14 @@ impl Machine {
             .map(|job| self.view_job(*number, job))
     }
 
+    /// A job's uid, whether it has ended, and the sequence number of its newest event.
+    #[must_use]
+    pub fn standing(&self, name: &JobId) -> Option<(&str, bool, u64)> {
+        let job = self.state.jobs.get(self.state.names.get(name)?)?;
+        let last = job.events.len() as u64;
+        Some((job.uid.as_str(), job.state().is_final(), last))
+    }
+
     /// At most `limit` jobs in order of creation: those after the one that was created as number
     /// `after` (0: from the first), in one of `states` (empty: in any). With each its number, to
     /// go on from.

@@ -1,6 +1,6 @@
 //! `ClusterService`.
 
-use super::follow::news;
+use super::follow::{Feed, PATIENCE, hand, news};
 use super::{Answers, Gate, Shared, name, odd_answer, paging, view};
 use crate::config::VERSION;
 use espalier_core::{Answer, Event, Machine, ReplyId, Time, WorkerView};
@@ -9,7 +9,6 @@ use espalier_proto::{ApiError, ErrorKind, v1};
 use espalier_spec::WorkerId;
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 const FILTER: &str = "workers";
@@ -112,15 +111,14 @@ impl ClusterService for Clusters {
         let shared = self.0.lead()?;
         let permit = shared.watch()?;
         let mut notices = shared.driver.notices().of_workers();
-        let (client, receiver) = mpsc::channel(16);
+        let (feed, answers) = Feed::new();
         tokio::spawn(async move {
             let _permit = permit;
-            if let Err(error) = send_workers(&shared, &client, &mut notices).await {
-                // A client that has gone needs no error.
-                let _ = client.send(Err(Status::from(error))).await;
+            if let Err(error) = send_workers(&shared, &feed.client, &mut notices).await {
+                feed.fail(error);
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(answers))
     }
 
     async fn drain_worker(
@@ -162,7 +160,7 @@ async fn send_workers(
             let response = v1::WatchWorkersResponse {
                 worker: Some(view::worker(&worker)),
             };
-            if client.send(Ok(response)).await.is_err() {
+            if !hand(client, response, PATIENCE).await? {
                 return Ok(());
             }
             shown.insert(worker.name, still);

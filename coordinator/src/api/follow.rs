@@ -2,7 +2,8 @@
 //!
 //! Each has a task of its own that reads the newest state when there is news and waits for its
 //! client alone. Events are kept by the machine, so a slow client gets all of them late; progress
-//! and notices are conflated.
+//! and notices are conflated. One that takes nothing at all for [`PATIENCE`] is dropped with an
+//! error after which it may go on where it was: nothing is kept for it, and its place is free.
 
 use super::jobs::not_found;
 use super::{Answers, Shared, view};
@@ -10,10 +11,12 @@ use crate::driver::stopped;
 use crate::logs::Line;
 use espalier_core::{JobEvent, JobView, Machine};
 use espalier_proto::v1::watch_job_response::Update;
-use espalier_proto::{ApiError, Wire, time, v1};
+use espalier_proto::{ApiError, ErrorKind, Wire, time, v1};
 use espalier_spec::JobId;
 use espalier_spec::report::Progress;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -21,6 +24,50 @@ use tonic::Status;
 const BUFFER: usize = 16;
 /// Events or lines taken at once.
 const CHUNK: usize = 256;
+
+/// How long a client may take no answer while some wait for it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a stream is fed through, and what its client reads.
+pub(super) struct Feed<T> {
+    pub(super) client: mpsc::Sender<Result<T, Status>>,
+    /// Takes the one error that ends the stream; it comes through though answers wait.
+    pub(super) fault: mpsc::Sender<Result<T, Status>>,
+}
+
+impl<T: Send + 'static> Feed<T> {
+    /// A feed, and the stream that it feeds.
+    pub(super) fn new() -> (Self, Answers<T>) {
+        let (client, answers) = mpsc::channel(BUFFER);
+        let (fault, faults) = mpsc::channel(1);
+        let answers = ReceiverStream::new(answers).merge(ReceiverStream::new(faults));
+        (Self { client, fault }, Box::pin(answers))
+    }
+
+    /// Ends the stream with an error.
+    pub(super) fn fail(&self, error: ApiError) {
+        // A client that has gone needs no error.
+        let _ = self.fault.try_send(Err(Status::from(error)));
+    }
+}
+
+/// Hands an answer to a client. False: it has gone. An error: it took none for `patience`.
+pub(super) async fn hand<T>(
+    client: &mpsc::Sender<Result<T, Status>>,
+    answer: T,
+    patience: Duration,
+) -> Result<bool, ApiError> {
+    match tokio::time::timeout(patience, client.send(Ok(answer))).await {
+        Ok(sent) => Ok(sent.is_ok()),
+        Err(_) => Err(ApiError::new(
+            ErrorKind::Unavailable,
+            "SLOW_WATCHER",
+            format!(
+                "the client took nothing for {patience:?} while news waited; watch again from the                  last event that it got"
+            ),
+        )),
+    }
+}
 
 /// What a watcher reads at once.
 struct Look {
@@ -38,16 +85,16 @@ pub(super) fn events(
     notices: watch::Receiver<()>,
     permit: OwnedSemaphorePermit,
 ) -> Answers<v1::WatchJobResponse> {
-    let (sender, receiver) = mpsc::channel(BUFFER);
+    let (feed, answers) = Feed::new();
     let (shared, name, uid) = (shared.clone(), job.name.clone(), job.uid.clone());
     tokio::spawn(async move {
         let _permit = permit;
-        if let Err(error) = send_events(&shared, name, uid, after, notices, &sender).await {
-            // A client that has gone needs no error.
-            let _ = sender.send(Err(Status::from(error))).await;
+        let sent = send_events(&shared, name, uid, after, notices, &feed.client).await;
+        if let Err(error) = sent {
+            feed.fail(error);
         }
     });
-    Box::pin(ReceiverStream::new(receiver))
+    answers
 }
 
 async fn send_events(
@@ -63,7 +110,7 @@ async fn send_events(
         let response = v1::WatchJobResponse {
             update: Some(update),
         };
-        client.send(Ok(response)).await.is_ok()
+        hand(client, response, PATIENCE).await
     };
     loop {
         let wanted = (name.clone(), uid.clone());
@@ -74,14 +121,14 @@ async fn send_events(
         let look = look.ok_or_else(|| not_found(&name))?;
         for event in &look.events {
             after = event.sequence;
-            if !send(Update::Event(view::event(event))).await {
+            if !send(Update::Event(view::event(event))).await? {
                 return Ok(());
             }
         }
         if let Some(progress) = &look.progress
             && look.progress != shown
         {
-            if !send(Update::Progress(progress.to_wire())).await {
+            if !send(Update::Progress(progress.to_wire())).await? {
                 return Ok(());
             }
             shown = look.progress;
@@ -96,11 +143,12 @@ async fn send_events(
 }
 
 fn look(machine: &Machine, (name, uid): &(JobId, String), after: u64) -> Option<Look> {
-    let job = machine.job(name).filter(|job| job.uid == *uid)?;
+    // Not the whole view of the job: its spec and plan may be large, and watchers look often.
+    let (_, ended, last) = machine.standing(name).filter(|(own, ..)| own == uid)?;
     let events = machine.events(name, after)?;
     Some(Look {
-        ended: job.state.is_final(),
-        last: job.last_sequence,
+        ended,
+        last,
         events: events.iter().take(CHUNK).cloned().collect(),
         progress: machine.progress(name).cloned(),
     })
@@ -125,10 +173,11 @@ pub(super) async fn logs(
     };
     let mut from = log.tail(count);
     let mut lines_changed = log.subscribe();
-    let (client, receiver) = mpsc::channel(BUFFER);
+    let (feed, answers) = Feed::new();
     let (shared, name, uid) = (shared.clone(), job.name.clone(), job.uid.clone());
     tokio::spawn(async move {
         let _permit = permit;
+        let client = &feed.client;
         let mut notices = notices;
         loop {
             // Asked before the lines are read: lines written before the end are sent.
@@ -151,15 +200,17 @@ pub(super) async fn logs(
                     break;
                 }
                 for line in lines {
-                    if client.send(Ok(wire_line(line))).await.is_err() {
-                        return;
+                    match hand(client, wire_line(line), PATIENCE).await {
+                        Ok(true) => {}
+                        Ok(false) => return,
+                        Err(error) => return feed.fail(error),
                     }
                 }
             }
             let more = match (ended, &mut notices) {
                 (Err(error), _) => Err(error),
                 (Ok(false), Some(notices)) => tokio::select! {
-                    more = news(&shared, &client, notices) => more,
+                    more = news(&shared, client, notices) => more,
                     _ = lines_changed.changed() => Ok(true),
                 },
                 _ => return,
@@ -167,15 +218,11 @@ pub(super) async fn logs(
             match more {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => {
-                    // A client that has gone needs no error.
-                    let _ = client.send(Err(Status::from(error))).await;
-                    return;
-                }
+                Err(error) => return feed.fail(error),
             }
         }
     });
-    Ok(Box::pin(ReceiverStream::new(receiver)))
+    Ok(answers)
 }
 
 /// Waits for a notice. False: the client has gone. An error: the coordinator stops.
@@ -201,5 +248,50 @@ fn wire_line(line: Line) -> v1::LogLine {
         worker: line.worker,
         rank: line.rank,
         text: line.text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    // Promise: a client that takes nothing is dropped with an error that it may resume after, which
+    // reaches it though answers wait; no more than the buffer is kept for it.
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_dropped() {
+        let (feed, mut answers) = Feed::new();
+        let patience = Duration::from_millis(5);
+        let mut handed = 0;
+        let error = loop {
+            match hand(&feed.client, handed, patience).await {
+                Ok(true) => handed += 1,
+                Ok(false) => panic!("the client is still there"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(handed, BUFFER);
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert_eq!(error.reason, "SLOW_WATCHER");
+        feed.fail(error);
+        drop(feed);
+        let mut read = Vec::new();
+        let status = loop {
+            match answers.next().await.unwrap() {
+                Ok(number) => read.push(number),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(ApiError::from(&status).reason, "SLOW_WATCHER");
+        assert_eq!(read, (0..read.len()).collect::<Vec<_>>());
+    }
+
+    // Promise: a client that has gone is noticed at once.
+    #[tokio::test]
+    async fn a_client_that_has_gone_is_no_error() {
+        let (feed, answers) = Feed::new();
+        drop(answers);
+        assert!(!hand(&feed.client, 1, PATIENCE).await.unwrap());
     }
 }

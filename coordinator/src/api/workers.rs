@@ -131,7 +131,7 @@ async fn keep(shared: &Shared, worker: &WorkerId, message: v1::LogLines) -> Resu
     let job = JobId(message.job);
     let uid = shared
         .driver
-        .read(move |machine| machine.job(&job).map(|job| job.uid))
+        .read(move |machine| machine.standing(&job).map(|(uid, ..)| uid.to_owned()))
         .await?;
     let Some(uid) = uid else { return Ok(()) };
     let lines = message.lines.into_iter().map(|line| Line {

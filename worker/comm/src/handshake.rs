@@ -47,6 +47,25 @@ pub(crate) enum Reply {
     Refused(String),
 }
 
+/// What a peer's bytes are read from.
+pub(crate) trait Source: Read {
+    /// The longest that a read may take.
+    fn patience(&self, time: Duration) -> io::Result<()>;
+}
+
+impl Source for TcpStream {
+    fn patience(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))
+    }
+}
+
+/// Bytes that are all here.
+impl Source for &[u8] {
+    fn patience(&self, _time: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// When to stop waiting for the other side.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gate<'a> {
@@ -69,13 +88,13 @@ impl Gate<'_> {
         left.min(limit).max(Duration::from_millis(1))
     }
 
-    fn read_exact(&self, stream: &mut TcpStream, buf: &mut [u8]) -> io::Result<()> {
+    fn read_exact(&self, stream: &mut impl Source, buf: &mut [u8]) -> io::Result<()> {
         let mut done = 0;
         while done < buf.len() {
             if !self.open() {
                 return Err(io::Error::new(ErrorKind::TimedOut, "no answer"));
             }
-            stream.set_read_timeout(Some(self.left(TICK)))?;
+            stream.patience(self.left(TICK))?;
             match stream.read(&mut buf[done..]) {
                 Ok(0) => {
                     return Err(io::Error::new(
@@ -92,13 +111,13 @@ impl Gate<'_> {
         Ok(())
     }
 
-    fn array<const N: usize>(&self, stream: &mut TcpStream) -> io::Result<[u8; N]> {
+    fn array<const N: usize>(&self, stream: &mut impl Source) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
         self.read_exact(stream, &mut bytes)?;
         Ok(bytes)
     }
 
-    fn text(&self, stream: &mut TcpStream) -> io::Result<String> {
+    fn text(&self, stream: &mut impl Source) -> io::Result<String> {
         let len = usize::from(u16::from_le_bytes(self.array(stream)?));
         if len > MAX_TEXT {
             return Err(nonsense(format!(
@@ -141,7 +160,7 @@ impl Hello {
     }
 
     /// Reads an introduction; `InvalidData` says what is wrong with it.
-    pub(crate) fn receive(stream: &mut TcpStream, gate: Gate<'_>) -> io::Result<Hello> {
+    pub(crate) fn receive(stream: &mut impl Source, gate: Gate<'_>) -> io::Result<Hello> {
         let magic: [u8; 8] = gate.array(stream)?;
         if magic != MAGIC {
             return Err(nonsense("something that is no espalier rank".into()));
@@ -225,7 +244,7 @@ impl Reply {
         stream.write_all(&out)
     }
 
-    pub(crate) fn receive(stream: &mut TcpStream, gate: Gate<'_>) -> io::Result<Reply> {
+    pub(crate) fn receive(stream: &mut impl Source, gate: Gate<'_>) -> io::Result<Reply> {
         let magic: [u8; 8] = gate.array(stream)?;
         if magic != MAGIC {
             return Err(nonsense(
@@ -252,7 +271,10 @@ pub(crate) fn send_offer(stream: &mut TcpStream, offer: Option<&Offer>) -> io::R
 }
 
 /// Reads an offer.
-pub(crate) fn receive_offer(stream: &mut TcpStream, gate: Gate<'_>) -> io::Result<Option<Offer>> {
+pub(crate) fn receive_offer(
+    stream: &mut impl Source,
+    gate: Gate<'_>,
+) -> io::Result<Option<Offer>> {
     let name = gate.text(stream)?;
     let token = gate.array(stream)?;
     Ok((!name.is_empty()).then_some(Offer { name, token }))

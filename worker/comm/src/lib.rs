@@ -139,6 +139,8 @@ mod nccl;
 mod opening;
 mod pending;
 mod pulse;
+#[doc(hidden)]
+pub mod raw;
 mod segment;
 mod shm;
 mod slices;

@@ -17,6 +17,8 @@ mod cell;
 pub mod dataset;
 mod error;
 mod features;
+#[cfg(test)]
+mod fuzz;
 mod image;
 pub mod inputs;
 pub mod labels;

@@ -220,6 +220,11 @@ impl Run<'_> {
             self.context.control.set_step(done);
             self.saved();
             self.watched.set_step(done);
+            if self.context.rank.0 == 0 {
+                // The moments that steps are measured by from outside, see tests/chaos.
+                let generation = self.context.plan.generation.0;
+                tracing::trace!(generation, step = done, "step done");
+            }
             let optimizer = &self.context.spec.training.optimizer;
             let rate = optimizer.learning_rate * self.trainer.schedule.factor(batch.step);
             let totals = (self.state.samples, self.state.tokens);
