@@ -10,7 +10,7 @@ ESPALIER_DATA ?= ../shared/data
 MINUTES ?= 10
 FUZZ_SECONDS ?= 30
 
-.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks measure parity chaos bench-control fuzz digits-adaptation spoken-digits draw clean distclean
+.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks measure sim parity chaos bench-control fuzz digits-adaptation spoken-digits draw clean distclean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -81,6 +81,10 @@ bench-tasks: setup ## Balancers on four real data sets of ESPALIER_DATA, hours; 
 measure: setup ## Recipes of ESPALIER_DATA beside the same training in PyTorch, hours; goes on where it was stopped
 	@$(PYTHON) deploy/setup/setup.py python
 	@$(ENV); cargo build --workspace --bins; export ESPALIER_DATA="$$(realpath "$(ESPALIER_DATA)")"; $(PYTHON) recipes/measure.py
+
+EVENTS ?= 10000000
+sim: ## A simulated cluster under faults, seed after seed, until EVENTS events (10000000) have happened
+	@cargo run -p espalier-sim -- --total $(EVENTS)
 
 parity: setup ## Forward, export and 20 training steps against PyTorch, transformers and PEFT
 	@$(PYTHON) deploy/setup/setup.py python

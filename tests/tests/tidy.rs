@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LINES: usize = 500;
 
 /// Who may use whom; the walls of ARCHITECTURE.md. Whoever is not listed may use nobody.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("proto/spec", &[]),
     ("proto", &["espalier-spec"]),
     ("coordinator/core", &["espalier-spec"]),
@@ -33,6 +33,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
         &["espalier-spec", "espalier-proto", "espalier-balance"],
     ),
     ("tests", &["espalier-proto"]),
+    ("tests/sim", &["espalier-spec", "espalier-core"]),
 ];
 
 fn root() -> PathBuf {
