@@ -4,11 +4,14 @@
 //! and says what it runs.
 
 pub mod control;
+pub mod held;
 mod host;
+mod leave;
 pub mod log;
 pub mod report;
 mod stream;
 mod wire;
 
 pub use host::{Assignment, Hosted, StartOrder};
+pub use leave::told_to_leave;
 pub use stream::{Config, Error, run};

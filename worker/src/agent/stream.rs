@@ -1,5 +1,6 @@
 //! The stream to the coordinator: says hello, obeys orders, passes reports on, comes back when lost.
 
+use super::held::Held;
 use super::host::{Assignment, Hosted};
 use super::report::{Address, Content, Outcome, Report};
 use super::wire;
@@ -13,6 +14,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -84,6 +86,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         reports,
         incoming,
         jobs: BTreeMap::new(),
+        held: Arc::default(),
+        leaving: false,
         kept: VecDeque::new(),
     };
     let mut shutdown = pin!(shutdown);
@@ -92,7 +96,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     loop {
         let started = Instant::now();
         let ended = tokio::select! {
-            ended = agent.serve(&endpoint, false) => ended,
+            ended = agent.serve(&endpoint) => ended,
             () = &mut shutdown => break,
         };
         if let Err(status) = &ended
@@ -132,6 +136,10 @@ struct Agent {
     reports: UnboundedSender<Report>,
     incoming: UnboundedReceiver<Report>,
     jobs: BTreeMap<String, Hosted>,
+    /// What is kept in memory of jobs from one generation to the next.
+    held: Arc<Held>,
+    /// Told to stop.
+    leaving: bool,
     /// Messages that the coordinator has not been sent yet.
     kept: VecDeque<v1::WorkerMessage>,
 }
@@ -141,8 +149,9 @@ type Sender = mpsc::Sender<v1::WorkerMessage>;
 impl Agent {
     /// One connection, from hello to its end. A leaving worker ends it, with a good-bye, as soon as
     /// no job runs.
-    async fn serve(&mut self, endpoint: &Endpoint, leaving: bool) -> Result<(), Status> {
+    async fn serve(&mut self, endpoint: &Endpoint) -> Result<(), Status> {
         let (sender, mut orders, beat) = self.connect(endpoint).await?;
+        let leaving = self.leaving;
         tracing::info!(coordinator = self.config.coordinator, leaving, "connected");
         let mut heartbeat = interval(beat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -237,9 +246,9 @@ impl Agent {
                 tracing::info!(job = stop.job, %generation, ?mode, "told to stop");
                 match self.jobs.get(&stop.job) {
                     Some(hosted) if hosted.generation <= generation => match mode {
-                        v1::stop::Mode::Checkpoint | v1::stop::Mode::Handover => {
-                            hosted.control.stop_at_boundary()
-                        }
+                        _ if hosted.spare => hosted.control.abort(),
+                        v1::stop::Mode::Checkpoint => hosted.control.stop_at_boundary(),
+                        v1::stop::Mode::Handover => hosted.control.hand_over(),
                         _ => hosted.control.abort(),
                     },
                     Some(_) => {}
@@ -262,7 +271,11 @@ impl Agent {
             if hosted.generation >= generation {
                 return;
             }
-            hosted.control.abort();
+            match hosted.spare {
+                // What it has loaded is what comes next: not an abort, which would give that up.
+                true => hosted.control.stop_at_boundary(),
+                false => hosted.control.abort(),
+            }
         }
         let failed = |message: String| Report {
             job: job.as_str().into(),
@@ -273,13 +286,15 @@ impl Agent {
             Ok(assignment) => assignment,
             Err(message) => return self.keep(failed(message)),
         };
-        tracing::info!(job, %generation, ranks = assignment.seats.len(), "preparing");
-        // One job at a time touches its files: the generation before has ended when this one loads.
-        if let Some(old) = self.jobs.remove(&job) {
-            tokio::task::block_in_place(|| old.join());
-        }
-        match Hosted::new(assignment, self.reports.clone()) {
+        let (ranks, spare) = (assignment.seats.len(), assignment.spare);
+        tracing::info!(job, %generation, ranks, spare, "preparing");
+        // Its threads are waited for by those of the new one: heartbeats must go on.
+        let old = self.jobs.remove(&job);
+        match Hosted::new(assignment, old, self.reports.clone()) {
             Ok(hosted) => {
+                if self.leaving {
+                    hosted.leave();
+                }
                 self.jobs.insert(job, hosted);
             }
             Err(error) => self.keep(failed(format!("cannot start a thread: {error}"))),
@@ -288,10 +303,11 @@ impl Agent {
 
     fn assignment(&self, prepare: v1::Prepare) -> Result<Assignment, String> {
         let spec = wire::spec(prepare.spec)?;
+        let spare = prepare.spare;
         let seats = prepare
             .seats
             .into_iter()
-            .filter(|seat| seat.worker == self.config.name)
+            .filter(|seat| !spare && seat.worker == self.config.name)
             .map(wire::seat)
             .collect();
         let short: String = prepare.job_uid.chars().take(8).collect();
@@ -305,6 +321,8 @@ impl Agent {
             uid: prepare.job_uid,
             generation: Generation(prepare.generation),
             seats,
+            spare,
+            held: Arc::clone(&self.held),
             dir,
             cache: self.config.data_dir.join("cache"),
             listen: self.config.listen,
@@ -359,12 +377,14 @@ impl Agent {
         self.kept.push_back(message);
     }
 
-    /// Stops all jobs at a step boundary, passes on their last reports and says good-bye.
+    /// Stops all jobs at a step boundary, in the memory of other workers if there are some, passes on
+    /// their last reports and says good-bye.
     async fn leave(&mut self, endpoint: &Endpoint) {
+        self.leaving = true;
         for hosted in self.jobs.values() {
-            hosted.control.stop_at_boundary();
+            hosted.leave();
         }
-        if tokio::time::timeout(LONGEST_FAREWELL, self.serve(endpoint, true))
+        if tokio::time::timeout(LONGEST_FAREWELL, self.serve(endpoint))
             .await
             .is_err()
         {

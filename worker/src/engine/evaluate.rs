@@ -229,6 +229,7 @@ impl Trainer {
         batch: &[(u32, Input)],
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Error> {
+        self.exchange.unless_aborted()?;
         let inputs: Vec<&Input> = batch.iter().map(|(_, input)| input).collect();
         let keys = vec![0; inputs.len()];
         let packed = match inputs.is_empty() {

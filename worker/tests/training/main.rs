@@ -14,6 +14,7 @@ mod language;
 mod missing_labels;
 mod not_finite;
 mod rates;
+mod recovery;
 mod script;
 mod segmentation;
 mod shared_inputs;
