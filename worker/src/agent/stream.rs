@@ -384,14 +384,30 @@ impl Agent {
         for hosted in self.jobs.values() {
             hosted.leave();
         }
-        if tokio::time::timeout(LONGEST_FAREWELL, self.serve(endpoint))
-            .await
-            .is_err()
-        {
+        let farewell = tokio::time::timeout(LONGEST_FAREWELL, self.farewell(endpoint));
+        if farewell.await.is_err() {
             tracing::warn!("jobs did not stop in time; leaving without them");
         }
         for hosted in self.jobs.values() {
             hosted.control.abort();
+        }
+    }
+
+    /// Serves until no job runs; without a coordinator, too: ranks hand over to each other.
+    async fn farewell(&mut self, endpoint: &Endpoint) {
+        loop {
+            let ended = self.serve(endpoint).await;
+            while let Ok(report) = self.incoming.try_recv() {
+                self.keep(report);
+            }
+            if self.jobs.is_empty() {
+                return;
+            }
+            if let Err(status) = ended {
+                let reason = status.message();
+                tracing::warn!(reason, "no coordinator; waiting for jobs to stop");
+            }
+            sleep(FIRST_PAUSE).await;
         }
     }
 }
