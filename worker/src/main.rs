@@ -223,6 +223,9 @@ struct Run {
     /// Address that ranks listen on for their peers; port 0 takes free ones.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Leave, as on SIGTERM, once this file exists; a machine's notice that it will be taken away.
+    #[arg(long, value_name = "PATH")]
+    notice_file: Option<PathBuf>,
     /// Format of the log.
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     log_format: String,
@@ -305,23 +308,10 @@ fn work(run: Run) -> anyhow::Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(agent::run(config, shutdown()))?;
+    let leave = agent::told_to_leave(run.notice_file);
+    runtime.block_on(agent::run(config, leave))?;
     tracing::info!("worker ends");
     Ok(())
-}
-
-async fn shutdown() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut stream) => drop(stream.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = terminate => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
 }
 
 fn host_name() -> String {

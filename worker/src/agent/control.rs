@@ -8,14 +8,20 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 const GO_ON: u8 = 0;
-const CHECKPOINT: u8 = 1;
-const ABORT: u8 = 2;
+const HANDOVER: u8 = 1;
+const LEAVE: u8 = 2;
+const CHECKPOINT: u8 = 3;
+const ABORT: u8 = 4;
 
 /// What the ranks of a job have been told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     /// Go on training.
     GoOn,
+    /// Stop at the next step boundary, after a snapshot that other workers hold too.
+    Handover,
+    /// The same, because this worker leaves: what it holds in memory goes with it.
+    Leave,
     /// Stop at the next step boundary, after a checkpoint.
     Checkpoint,
     /// Stop at once.
@@ -84,14 +90,26 @@ impl Control {
     pub fn told(&self) -> Told {
         match self.told.load(Ordering::Acquire) {
             GO_ON => Told::GoOn,
+            HANDOVER => Told::Handover,
+            LEAVE => Told::Leave,
             CHECKPOINT => Told::Checkpoint,
             _ => Told::Abort,
         }
     }
 
-    /// Asks for a stop at the next step boundary.
+    /// Asks for a stop at the next step boundary, with a checkpoint.
     pub fn stop_at_boundary(&self) {
         self.told.fetch_max(CHECKPOINT, Ordering::AcqRel);
+    }
+
+    /// Asks for a stop at the next step boundary, with a snapshot.
+    pub fn hand_over(&self) {
+        self.told.fetch_max(HANDOVER, Ordering::AcqRel);
+    }
+
+    /// Asks for the same because this worker leaves.
+    pub fn leave(&self) {
+        self.told.fetch_max(LEAVE, Ordering::AcqRel);
     }
 
     /// Stops at once: pending communication is aborted.
@@ -156,5 +174,19 @@ mod tests {
         assert_eq!(count.load(Ordering::SeqCst), 2);
         control.stop_at_boundary();
         assert_eq!(control.told(), Told::Abort, "an abort is never weakened");
+    }
+
+    // Promise: of several orders the one that keeps more counts, in whatever order they come.
+    #[test]
+    fn a_checkpoint_is_not_weakened_to_a_handover() {
+        let control = Control::default();
+        control.hand_over();
+        assert_eq!(control.told(), Told::Handover);
+        control.leave();
+        control.hand_over();
+        assert_eq!(control.told(), Told::Leave);
+        control.stop_at_boundary();
+        control.leave();
+        assert_eq!(control.told(), Told::Checkpoint);
     }
 }

@@ -2,6 +2,7 @@
 //! each of its ranks.
 
 use super::control::{Control, Told};
+use super::held::{Held, Holding, Loaded};
 use super::limits::Limits;
 use super::log::{self, Author};
 use super::report::{Address, Content, Outcome, Report};
@@ -31,6 +32,10 @@ pub struct Assignment {
     pub generation: Generation,
     /// The ranks of this worker.
     pub seats: Vec<Seat>,
+    /// Whether it only loads model and data, for a later generation.
+    pub spare: bool,
+    /// What this worker keeps in memory of its jobs.
+    pub held: Arc<Held>,
     /// Where the job's files are kept.
     pub dir: PathBuf,
     /// Where files of any job that were fetched are kept.
@@ -67,6 +72,8 @@ pub struct Hosted {
     pub generation: Generation,
     /// The ranks of this worker.
     pub ranks: Vec<Rank>,
+    /// Whether it is kept ready for a later generation.
+    pub spare: bool,
     /// How to stop it.
     pub control: Arc<Control>,
     start: mpsc::Sender<Box<StartOrder>>,
@@ -74,18 +81,24 @@ pub struct Hosted {
 }
 
 impl Hosted {
-    /// Starts to prepare a job. Everything that follows is told through `reports`, a
+    /// Starts to prepare a job, once all threads of `before`, the generation before it, have ended: one at
+    /// a time touches its files. Everything that follows is told through `reports`, a
     /// [`Content::Stopped`] last.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn new(assignment: Assignment, reports: UnboundedSender<Report>) -> std::io::Result<Self> {
+    pub fn new(
+        assignment: Assignment,
+        before: Option<Hosted>,
+        reports: UnboundedSender<Report>,
+    ) -> std::io::Result<Self> {
         let control = Arc::new(Control::with(assignment.limits));
         let (start, started) = mpsc::channel();
         let hosted = Self {
             uid: assignment.uid.clone(),
             generation: assignment.generation,
             ranks: assignment.seats.iter().map(|seat| seat.rank).collect(),
+            spare: assignment.spare,
             control: Arc::clone(&control),
             start,
             thread: None,
@@ -98,7 +111,10 @@ impl Hosted {
                 reports,
             };
             host.sign(None);
-            let outcome = host.host(&started).unwrap_or_else(Outcome::Failed);
+            if let Some(before) = before {
+                before.join();
+            }
+            let outcome = host.host(&started);
             if let Outcome::Failed(failure) = &outcome {
                 tracing::error!(code = failure.code, "{}", failure.message);
             }
@@ -113,6 +129,14 @@ impl Hosted {
     /// Gives the order to train; void if the job has stopped.
     pub fn start(&self, order: StartOrder) {
         let _ = self.start.send(Box::new(order));
+    }
+
+    /// Asks its ranks to stop because this worker leaves; a spare stops at once.
+    pub fn leave(&self) {
+        match self.spare {
+            true => self.control.abort(),
+            false => self.control.leave(),
+        }
     }
 
     /// Waits for all threads of the job.
@@ -131,15 +155,31 @@ struct Host {
 }
 
 impl Host {
-    fn host(&self, started: &mpsc::Receiver<Box<StartOrder>>) -> Result<Outcome, Failure> {
+    fn host(&self, started: &mpsc::Receiver<Box<StartOrder>>) -> Outcome {
         let assignment = &self.assignment;
-        let stop = || self.control.told() != Told::GoOn;
-        let local = match fetch::bring(&assignment.spec, &assignment.cache, &stop) {
-            Ok(local) => local,
-            Err(fetch::Error::Stopped) => return Ok(Outcome::Ordered),
-            Err(error) => return Err(error.failure()),
+        let holding = Arc::new(Holding::open(&assignment.held, &assignment.uid));
+        let outcome = self.hold(&holding, started).unwrap_or_else(Outcome::Failed);
+        let over = match &outcome {
+            Outcome::Exported(_) => true,
+            // An abort of a spare is the coordinator's: it needs this worker no longer.
+            Outcome::Ordered => assignment.spare && self.control.told() == Told::Abort,
+            Outcome::Failed(failure) => !failure.retryable,
         };
-        let sources = Sources::load(&local).map_err(|e| e.failure())?;
+        if over {
+            holding.end();
+        }
+        outcome
+    }
+
+    fn hold(
+        &self,
+        holding: &Arc<Holding>,
+        started: &mpsc::Receiver<Box<StartOrder>>,
+    ) -> Result<Outcome, Failure> {
+        let assignment = &self.assignment;
+        let Some(loaded) = self.load(holding)? else {
+            return Ok(Outcome::Ordered);
+        };
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for seat in &assignment.seats {
@@ -152,16 +192,41 @@ impl Host {
             });
             listeners.push(listener);
         }
-        let profile = sources.profile(&local).map_err(|e| e.failure())?;
         self.report(Content::Prepared {
             addresses,
-            profile,
-            snapshots: Vec::new(),
+            profile: loaded.profile.clone(),
+            snapshots: holding.snapshots(),
         });
         let Some(order) = self.wait(started) else {
             return Ok(Outcome::Ordered);
         };
-        self.run(&local, sources, listeners, *order)
+        self.run(&loaded, holding, listeners, *order)
+    }
+
+    /// Loads the job, unless an earlier generation has; none if the job is stopped meanwhile.
+    fn load(&self, holding: &Holding) -> Result<Option<Loaded>, Failure> {
+        let stop = || self.control.told() != Told::GoOn;
+        if stop() {
+            return Ok(None);
+        }
+        if let Some(loaded) = holding.loaded() {
+            return Ok(Some(loaded));
+        }
+        let assignment = &self.assignment;
+        let spec = match fetch::bring(&assignment.spec, &assignment.cache, &stop) {
+            Ok(local) => local,
+            Err(fetch::Error::Stopped) => return Ok(None),
+            Err(error) => return Err(error.failure()),
+        };
+        let sources = Sources::load(&spec).map_err(|e| e.failure())?;
+        let profile = sources.profile(&spec).map_err(|e| e.failure())?;
+        let loaded = Loaded {
+            spec: Arc::new(spec),
+            sources: Arc::new(sources),
+            profile,
+        };
+        holding.keep_loaded(loaded.clone());
+        Ok(Some(loaded))
     }
 
     /// Waits for the order to train; none if the job is stopped before.
@@ -181,24 +246,25 @@ impl Host {
 
     fn run(
         &self,
-        spec: &JobSpec,
-        sources: Sources,
+        loaded: &Loaded,
+        holding: &Arc<Holding>,
         listeners: Vec<Listener>,
         order: StartOrder,
     ) -> Result<Outcome, Failure> {
-        let sources = Arc::new(sources);
         let order = Arc::new(order);
         let mut ranks = Vec::new();
         for (seat, listener) in self.assignment.seats.iter().zip(listeners) {
             let context = RankContext {
-                spec: spec.clone(),
+                spec: JobSpec::clone(&loaded.spec),
                 plan: order.plan.clone(),
                 rank: seat.rank,
                 device: self.device(seat),
                 threads: self.assignment.threads,
                 dir: self.assignment.dir.clone(),
-                sources: Arc::clone(&sources),
+                sources: Arc::clone(&loaded.sources),
                 resume: order.resume.clone(),
+                restore: order.restore.clone(),
+                holding: Arc::clone(holding),
                 control: Arc::clone(&self.control),
             };
             let author = self.author(Some(seat.rank));

@@ -4,9 +4,11 @@
 //! and says what it runs.
 
 pub mod control;
+pub mod held;
 mod host;
-mod limits;
 mod leader;
+mod leave;
+mod limits;
 pub mod log;
 pub mod report;
 mod stream;
@@ -15,5 +17,6 @@ pub mod watched;
 mod wire;
 
 pub use host::{Assignment, Hosted, StartOrder};
+pub use leave::told_to_leave;
 pub use limits::Limits;
 pub use stream::{Config, Error, run};

@@ -1,5 +1,6 @@
 //! The stream to the coordinator: says hello, obeys orders, passes reports on, comes back when lost.
 
+use super::held::Held;
 use super::host::{Assignment, Hosted};
 use super::limits::Limits;
 use super::leader::{Obeyed, endpoint};
@@ -16,6 +17,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -86,6 +88,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         reports,
         incoming,
         jobs: BTreeMap::new(),
+        held: Arc::default(),
+        leaving: false,
         kept: VecDeque::new(),
         obeyed: Obeyed::default(),
     };
@@ -95,7 +99,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     loop {
         let started = Instant::now();
         let ended = tokio::select! {
-            ended = agent.serve(route.address(), false) => ended,
+            ended = agent.serve(route.address()) => ended,
             () = &mut shutdown => break,
         };
         if let Err(status) = &ended
@@ -140,6 +144,10 @@ struct Agent {
     reports: UnboundedSender<Report>,
     incoming: UnboundedReceiver<Report>,
     jobs: BTreeMap<String, Hosted>,
+    /// What is kept in memory of jobs from one generation to the next.
+    held: Arc<Held>,
+    /// Told to stop.
+    leaving: bool,
     /// Messages that the coordinator has not been sent yet.
     kept: VecDeque<v1::WorkerMessage>,
     obeyed: Obeyed,
@@ -150,9 +158,9 @@ type Sender = mpsc::Sender<v1::WorkerMessage>;
 impl Agent {
     /// One connection, from hello to its end. A leaving worker ends it, with a good-bye, as soon as
     /// no job runs.
-    async fn serve(&mut self, address: &str, leaving: bool) -> Result<(), Status> {
+    async fn serve(&mut self, address: &str) -> Result<(), Status> {
         let (sender, mut orders, beat) = self.connect(address).await?;
-        let term = self.obeyed.term();
+        let (term, leaving) = (self.obeyed.term(), self.leaving);
         tracing::info!(coordinator = address, term, leaving, "connected");
         let mut heartbeat = interval(beat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -250,9 +258,9 @@ impl Agent {
                 tracing::info!(job = stop.job, %generation, ?mode, "told to stop");
                 match self.jobs.get(&stop.job) {
                     Some(hosted) if hosted.generation <= generation => match mode {
-                        v1::stop::Mode::Checkpoint | v1::stop::Mode::Handover => {
-                            hosted.control.stop_at_boundary()
-                        }
+                        _ if hosted.spare => hosted.control.abort(),
+                        v1::stop::Mode::Checkpoint => hosted.control.stop_at_boundary(),
+                        v1::stop::Mode::Handover => hosted.control.hand_over(),
                         _ => hosted.control.abort(),
                     },
                     Some(_) => {}
@@ -275,7 +283,11 @@ impl Agent {
             if hosted.generation >= generation {
                 return;
             }
-            hosted.control.abort();
+            match hosted.spare {
+                // What it has loaded is what comes next: not an abort, which would give that up.
+                true => hosted.control.stop_at_boundary(),
+                false => hosted.control.abort(),
+            }
         }
         let failed = |message: String| Report {
             job: job.as_str().into(),
@@ -286,13 +298,15 @@ impl Agent {
             Ok(assignment) => assignment,
             Err(message) => return self.keep(failed(message)),
         };
-        tracing::info!(job, %generation, ranks = assignment.seats.len(), "preparing");
-        // One job at a time touches its files: the generation before has ended when this one loads.
-        if let Some(old) = self.jobs.remove(&job) {
-            tokio::task::block_in_place(|| old.join());
-        }
-        match Hosted::new(assignment, self.reports.clone()) {
+        let (ranks, spare) = (assignment.seats.len(), assignment.spare);
+        tracing::info!(job, %generation, ranks, spare, "preparing");
+        // Its threads are waited for by those of the new one: heartbeats must go on.
+        let old = self.jobs.remove(&job);
+        match Hosted::new(assignment, old, self.reports.clone()) {
             Ok(hosted) => {
+                if self.leaving {
+                    hosted.leave();
+                }
                 self.jobs.insert(job, hosted);
             }
             Err(error) => self.keep(failed(format!("cannot start a thread: {error}"))),
@@ -301,10 +315,11 @@ impl Agent {
 
     fn assignment(&self, prepare: v1::Prepare) -> Result<Assignment, String> {
         let spec = wire::spec(prepare.spec)?;
+        let spare = prepare.spare;
         let seats = prepare
             .seats
             .into_iter()
-            .filter(|seat| seat.worker == self.config.name)
+            .filter(|seat| !spare && seat.worker == self.config.name)
             .map(wire::seat)
             .collect();
         let short: String = prepare.job_uid.chars().take(8).collect();
@@ -318,6 +333,8 @@ impl Agent {
             uid: prepare.job_uid,
             generation: Generation(prepare.generation),
             seats,
+            spare,
+            held: Arc::clone(&self.held),
             dir,
             cache: self.config.data_dir.join("cache"),
             listen: self.config.listen,
@@ -373,27 +390,41 @@ impl Agent {
         self.kept.push_back(message);
     }
 
-    /// Stops all jobs at a step boundary, passes on their last reports and says good-bye.
+    /// Stops all jobs at a step boundary, in the memory of other workers if there are some, passes on
+    /// their last reports and says good-bye.
     async fn leave(&mut self, mut route: Route) {
+        self.leaving = true;
         for hosted in self.jobs.values() {
-            hosted.control.stop_at_boundary();
+            hosted.leave();
         }
-        let goodbye = async {
-            while let Err(status) = self.serve(route.address(), true).await {
-                if route.failed(&ApiError::from(&status)) {
-                    // A leader that can't be reached is not waited for.
-                    return;
-                }
-            }
-        };
-        if tokio::time::timeout(LONGEST_FAREWELL, goodbye)
-            .await
-            .is_err()
-        {
+        let farewell = tokio::time::timeout(LONGEST_FAREWELL, self.farewell(&mut route));
+        if farewell.await.is_err() {
             tracing::warn!("jobs did not stop in time; leaving without them");
         }
         for hosted in self.jobs.values() {
             hosted.control.abort();
+        }
+    }
+
+    /// Serves until no job runs; without a coordinator, too: ranks hand over to each other.
+    async fn farewell(&mut self, route: &mut Route) {
+        loop {
+            let ended = self.serve(route.address()).await;
+            while let Ok(report) = self.incoming.try_recv() {
+                self.keep(report);
+            }
+            if self.jobs.is_empty() {
+                return;
+            }
+            if let Err(status) = ended {
+                let reason = status.message();
+                tracing::warn!(reason, "no coordinator; waiting for jobs to stop");
+                if !route.failed(&ApiError::from(&status)) {
+                    // Another one, at once.
+                    continue;
+                }
+            }
+            sleep(FIRST_PAUSE).await;
         }
     }
 }

@@ -89,6 +89,16 @@ pub enum Error {
         /// Where it was looked for.
         dir: String,
     },
+    /// A rank's part of the snapshot to go on from is in no worker's memory.
+    #[error("snapshot of step {step}: the part of {rank} is missing: {message}")]
+    NoSnapshot {
+        /// The rank.
+        rank: Rank,
+        /// The snapshot's step.
+        step: u64,
+        /// Where it was looked for.
+        message: String,
+    },
 }
 
 impl Error {
@@ -113,6 +123,7 @@ impl Error {
             Error::Device { .. } => ("bad_device", false),
             Error::Plan(_) => ("internal", false),
             Error::NoCheckpoint { .. } => ("no_checkpoint", false),
+            Error::NoSnapshot { .. } => ("no_snapshot", true),
         };
         let lost = match self {
             Error::Comm(

@@ -231,6 +231,7 @@ impl Trainer {
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Error> {
         enter(Phase::Evaluating);
+        self.exchange.unless_aborted()?;
         let inputs: Vec<&Input> = batch.iter().map(|(_, input)| input).collect();
         let keys = vec![0; inputs.len()];
         let packed = match inputs.is_empty() {

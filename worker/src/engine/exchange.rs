@@ -359,6 +359,20 @@ impl Exchange {
         Ok(())
     }
 
+    /// An error if this rank was told to stop at once: what computes for long asks between its parts.
+    ///
+    /// # Errors
+    /// [`espalier_comm::Error::Aborted`].
+    pub fn unless_aborted(&self) -> Result<(), Error> {
+        match self.comm.abort_handle().reason() {
+            Some(reason) => Err(Error::Comm(espalier_comm::Error::Aborted {
+                what: "computing".to_owned(),
+                reason: reason.to_owned(),
+            })),
+            None => Ok(()),
+        }
+    }
+
     /// Bytes sent to other ranks since the communicator began.
     #[must_use]
     pub fn sent(&self) -> u64 {

@@ -1,21 +1,27 @@
 //! The loop of a rank: steps, evaluations, checkpoints, the end.
 
 use super::account::Account;
+use super::agree::Stop;
 use super::evaluate::Which;
 use super::metrics::Metrics;
 use super::progress::Meter;
+use super::restore::restore;
+use super::snapshot::{Snapshots, held_by};
 use super::trainer::Trainer;
 use super::{Error, Sources};
-use crate::agent::control::{Control, Told};
+use crate::agent::control::Control;
+use crate::agent::held::Holding;
 use crate::agent::report::{Address, Content};
 use crate::agent::watched::{self, Phase, Watched};
 use crate::checkpoint::{RunState, Saved, Saving, Store};
 use crate::data::{Loader, LoaderOptions, Placement};
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous};
+use espalier_spec::recovery::{Milestone, Restore};
 use espalier_spec::report::{Checkpoint, ExchangeStats};
-use espalier_spec::{JobId, JobSpec, Plan, Rank};
+use espalier_spec::{JobId, JobSpec, Plan, Rank, Step};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a rank needs to know to train.
 #[derive(Debug)]
@@ -36,6 +42,10 @@ pub struct RankContext {
     pub sources: Arc<Sources>,
     /// The checkpoint to go on from.
     pub resume: Option<Checkpoint>,
+    /// The snapshot to go on from instead.
+    pub restore: Option<Restore>,
+    /// What this worker holds of the job in memory.
+    pub holding: Arc<Holding>,
     /// How it is told to stop.
     pub control: Arc<Control>,
 }
@@ -49,10 +59,19 @@ pub enum Ending {
     Stopped,
 }
 
+/// What a rank does before it stops at a step boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// Write a checkpoint.
+    Checkpoint,
+    /// Take a snapshot that other workers hold too.
+    Snapshot,
+}
+
 /// What a rank tells.
 pub type Tell<'a> = &'a dyn Fn(Content);
 
-/// Trains one rank of a job to its end. Rank 0 tells progress, evaluations and checkpoints.
+/// Trains one rank of a job to its end. Rank 0 tells milestones, progress, evaluations and checkpoints.
 ///
 /// # Errors
 /// Whatever ends the run before its time; the same on all ranks unless a rank was lost.
@@ -75,6 +94,8 @@ pub fn run_rank(
     let backbone = context.sources.backbone(&context.spec, tch::Device::Cpu)?;
     watched.enter(Phase::Connecting);
     let comm = connect(&context, &watched, listener, peers)?;
+    let tell: Tell<'_> = if context.rank.0 == 0 { tell } else { &|_| {} };
+    tell(Content::Reached(Milestone::Connected, context.first()));
     watched.enter(Phase::Loading);
     let trainer = Trainer::new(
         &context.spec,
@@ -91,16 +112,19 @@ pub fn run_rank(
         context.spec.checkpoint.keep as usize,
     );
     let total = context.sources.total_steps(&context.spec);
-    let tell: Tell<'_> = if context.rank.0 == 0 { tell } else { &|_| {} };
     let state = RunState::default();
     let names = context.spec.tasks.iter().map(|task| task.name.clone());
     let metrics = match context.rank.0 {
         0 => Metrics::append(&context.dir),
         _ => Metrics::none(),
     };
+    let holding = Arc::clone(&context.holding);
+    let snapshots = Snapshots::new(&context.spec.recovery, &context.plan.seats, holding);
     let ending = Run {
         names: names.collect(),
         metrics,
+        snapshots,
+        leaving: false,
         watched: Arc::clone(&watched),
         context,
         trainer,
@@ -155,12 +179,26 @@ fn connect(
     Ok(Arc::new(espalier_comm::connect(&listener, rendezvous)?))
 }
 
+impl RankContext {
+    /// Steps done where it goes on.
+    fn first(&self) -> Step {
+        match (&self.restore, &self.resume) {
+            (Some(restore), _) => restore.step,
+            (None, Some(checkpoint)) => checkpoint.step,
+            (None, None) => Step(0),
+        }
+    }
+}
+
 struct Run<'a> {
     context: RankContext,
     trainer: Trainer,
     store: Store,
     /// Checkpoints that are written while training goes on.
     saving: Saving,
+    snapshots: Snapshots,
+    /// Some worker was told to leave before this step.
+    leaving: bool,
     state: RunState,
     total: u64,
     names: Vec<String>,
@@ -181,13 +219,8 @@ impl Run<'_> {
 
     fn to_the_end(&mut self) -> Result<Ending, Error> {
         self.watched.enter(Phase::Restoring);
-        if let Some(checkpoint) = &self.context.resume {
-            let step = checkpoint.step;
-            self.state = self
-                .trainer
-                .resume_run(&self.store, &self.context.dir, step)?;
-            tracing::info!(step = self.state.step.0, "going on from checkpoint");
-        }
+        self.take_up()?;
+        (self.tell)(Content::Reached(Milestone::Restored, self.state.step));
         self.watched.set_step(self.state.step.0);
         self.watched.enter(Phase::Caching);
         let draws = self.total * u64::from(self.context.spec.training.batch_size);
@@ -198,21 +231,51 @@ impl Run<'_> {
         self.finish()
     }
 
+    /// Takes up the snapshot or the checkpoint to go on from, if there is one.
+    fn take_up(&mut self) -> Result<(), Error> {
+        let context = &self.context;
+        if let Some(order) = &context.restore {
+            self.state = restore(&mut self.trainer, &context.holding, &context.plan, order)?;
+            tracing::info!(step = self.state.step.0, "going on from a snapshot in memory");
+            return Ok(());
+        }
+        if let Some(checkpoint) = &context.resume {
+            let step = checkpoint.step;
+            self.state = self.trainer.resume_run(&self.store, &context.dir, step)?;
+            tracing::info!(step = self.state.step.0, "going on from checkpoint");
+        }
+        let here = held_by(&context.plan.seats, context.rank.0 as usize);
+        context.holding.keep_only(&here, self.state.step);
+        Ok(())
+    }
+
     /// Trains to the last step or the early stop; an ending if it was told to stop before.
     fn train(&mut self) -> Result<Option<Ending>, Error> {
         let mut loader = self.loader()?;
         let mut account = self.account();
         let mut meter = Meter::new(self.total, self.context.spec.tasks.len());
+        let first = self.state.step;
+        if first.0 < self.total {
+            let restored = self.context.restore.is_some();
+            self.snapshots
+                .begin(&mut self.trainer, &mut self.state, restored)?;
+        }
         while self.state.step.0 < self.total {
+            let begun = Instant::now();
             self.watched.enter(Phase::Fetching);
             // The loader ends only after an error or the last step.
             let Some(batch) = loader.next().transpose()? else {
                 break;
             };
             let told = self.context.control.told();
-            let report = self.trainer.step(&batch, told != Told::GoOn)?;
+            let report = self.trainer.step(&batch, told)?;
+            let took = begun.elapsed();
             // Before anything that a later generation may go on from.
             account.step(&batch);
+            if self.state.step == first {
+                let milestone = Milestone::FirstStep;
+                (self.tell)(Content::Reached(milestone, first.next()));
+            }
             self.state.step = self.state.step.next();
             self.state.samples += report.samples;
             self.state.tokens += report.tokens;
@@ -258,7 +321,9 @@ impl Run<'_> {
             }
             let every = self.context.spec.checkpoint.every_steps;
             let due = every > 0 && done.is_multiple_of(every) && done < self.total;
-            if report.stop && done < self.total && !stop_early {
+            let goes_on = done < self.total && !stop_early;
+            let stop = self.stops(report.stop).filter(|_| goes_on);
+            if stop == Some(How::Checkpoint) {
                 account.stop(self.state.step);
                 self.checkpoint(true)?;
                 return Ok(Some(Ending::Stopped));
@@ -268,12 +333,22 @@ impl Run<'_> {
                 self.checkpoint(false)?;
                 meter.restart();
             }
+            if stop == Some(How::Snapshot) {
+                account.stop(self.state.step);
+                self.snapshots.take(&mut self.trainer, &mut self.state)?;
+                tracing::info!(step = done, "handed over in memory");
+                return Ok(Some(Ending::Stopped));
+            }
             if stop_early {
                 tracing::info!(
                     step = done,
                     "no better model for long enough: stopping early"
                 );
                 break;
+            }
+            if goes_on {
+                self.snapshots
+                    .stepped(took, &mut self.trainer, &mut self.state)?;
             }
         }
         account.stop(self.state.step);
@@ -289,6 +364,25 @@ impl Run<'_> {
             self.state.step,
             self.trainer.tasks(),
         )
+    }
+
+    /// Whether and how all ranks stop at this boundary, given what they agreed on. A worker that leaves
+    /// is waited for by one step more: if all leave, as a cluster does that is shut down, nobody would
+    /// hold a snapshot, and by then the others have been told, too.
+    fn stops(&mut self, told: Stop) -> Option<How> {
+        let how = match told {
+            Stop::No => return None,
+            Stop::Checkpoint => How::Checkpoint,
+            _ if !self.snapshots.on() => How::Checkpoint,
+            Stop::Handover => How::Snapshot,
+            Stop::Leave | Stop::LeaveAll if !self.leaving => {
+                self.leaving = true;
+                return None;
+            }
+            Stop::Leave => How::Snapshot,
+            Stop::LeaveAll => How::Checkpoint,
+        };
+        Some(how)
     }
 
     fn loader(&self) -> Result<Loader, Error> {

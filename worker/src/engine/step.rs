@@ -2,7 +2,7 @@
 //! agree, weigh, step, gather.
 
 use super::Error;
-use super::agree::Agreed;
+use super::agree::{Agreed, Stop};
 use super::balancing::Decision;
 use super::exact::ExactSum;
 use super::headset::LossSum;
@@ -26,8 +26,8 @@ pub struct StepReport {
     pub samples: u64,
     /// Real tokens trained on, all ranks together.
     pub tokens: u64,
-    /// Some rank was told to stop at this boundary.
-    pub stop: bool,
+    /// What ranks were told about stopping at this boundary.
+    pub stop: Stop,
     /// What each task's gradient was multiplied by; 0 for a task that was not in the step.
     pub weights: Vec<f64>,
     /// Scalar products of the tasks' gradients, K x K row-major, where owners saw them apart; none
@@ -72,13 +72,14 @@ pub(super) struct Sums {
 }
 
 impl Trainer {
-    /// Trains on one step's batch. `stop` says that this rank was told to stop: all ranks learn it.
+    /// Trains on one step's batch. `stop` says what this rank was told about stopping: all ranks learn it.
     ///
     /// # Errors
     /// [`Error::LossNotFinite`] and [`Error::GradientNotFinite`], on all ranks alike and before any
     /// parameter is touched; or what model, heads, balancer and communicator say.
-    pub fn step(&mut self, batch: &RankStep, stop: bool) -> Result<StepReport, Error> {
+    pub fn step(&mut self, batch: &RankStep, stop: impl Into<Stop>) -> Result<StepReport, Error> {
         let begun = Instant::now();
+        self.exchange.unless_aborted()?;
         let from = self.thaw.first(batch.step);
         if from < self.from && self.exchange.comm().rank() == 0 {
             let blocks = self.backbone.blocks().len();
@@ -89,7 +90,7 @@ impl Trainer {
         self.zero_grad()?;
         let mut sums = self.accumulate(batch)?;
         enter(Phase::Agreeing);
-        let agreed = self.reduce(&mut sums, stop)?;
+        let agreed = self.reduce(&mut sums, stop.into())?;
         let weighing = Instant::now();
         let decision = match sums.early {
             Some(decision) => decision,
@@ -136,7 +137,7 @@ impl Trainer {
     }
 
     /// Ends the exchange of gradients and lets all ranks agree on what the step was.
-    fn reduce(&mut self, sums: &mut Sums, stop: bool) -> Result<Agreed, Error> {
+    fn reduce(&mut self, sums: &mut Sums, stop: Stop) -> Result<Agreed, Error> {
         if let (Some(rows), Some(table), 0) = (&mut self.rows, self.backbone.table(), self.from) {
             let width = table.width();
             let slots = std::mem::take(&mut sums.rows);

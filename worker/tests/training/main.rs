@@ -15,6 +15,7 @@ mod missing_labels;
 mod not_finite;
 mod parts;
 mod rates;
+mod recovery;
 mod script;
 mod segmentation;
 mod shared_inputs;

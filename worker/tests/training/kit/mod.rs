@@ -126,7 +126,8 @@ pub fn spec(dir: &Path, steps: u64, change: impl FnOnce(&mut Value)) -> JobSpec 
     serde_json::from_value(value).unwrap()
 }
 
-fn plan(profile: &Profile, layout: &Layout) -> Plan {
+/// The plan of a layout, with all ranks on one worker.
+pub fn plan(profile: &Profile, layout: &Layout) -> Plan {
     let ranks = layout.shards.len() as u32;
     let list = |numbers: &Vec<u32>| numbers.iter().copied().map(Shard).collect::<Vec<_>>();
     // Slices are cut between chunks of the Gram matrix where a block has several.
