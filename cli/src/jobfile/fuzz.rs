@@ -9,8 +9,22 @@ mod mutate;
 use super::JobFile;
 
 const TOKENS: [&[u8]; 16] = [
-    b"tasks:", b"\n  - name: ", b"head: causal_lm", b"null", b"-1", b"1e400", b".nan", b"&a ", b"*a",
-    b"<<: *a", b"!!binary ", b"|\n", b"{}", b"[]", b"\xC3\xA4", b"---\n",
+    b"tasks:",
+    b"\n  - name: ",
+    b"head: causal_lm",
+    b"null",
+    b"-1",
+    b"1e400",
+    b".nan",
+    b"&a ",
+    b"*a",
+    b"<<: *a",
+    b"!!binary ",
+    b"|\n",
+    b"{}",
+    b"[]",
+    b"\xC3\xA4",
+    b"---\n",
 ];
 
 fn seeds() -> Vec<Vec<u8>> {

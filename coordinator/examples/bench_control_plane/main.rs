@@ -280,8 +280,7 @@ async fn watch(channel: &Channel, name: &str) -> anyhow::Result<Streaming<v1::Wa
         name: name.to_owned(),
         after_sequence: 0,
     };
-    let mut client =
-        JobServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
+    let mut client = JobServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
     Ok(client.watch_job(request).await?.into_inner())
 }
 
@@ -326,10 +325,7 @@ async fn create(channel: Channel, name: &str, ranks: usize) -> anyhow::Result<()
 async fn until(what: &str, look: impl Fn() -> bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     while !look() {
-        ensure!(
-            begun.elapsed() < PATIENCE,
-            "waited {PATIENCE:?} for {what}"
-        );
+        ensure!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     Ok(())

@@ -15,7 +15,10 @@ pub(crate) fn raise_open_files() {
         maximum: limit.maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        eprintln!("the limit of open files stays at {:?}: {error}", limit.current);
+        eprintln!(
+            "the limit of open files stays at {:?}: {error}",
+            limit.current
+        );
     }
 }
 

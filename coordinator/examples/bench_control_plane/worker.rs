@@ -2,10 +2,10 @@
 
 use anyhow::{Context, bail};
 use espalier_coordinator::config::VERSION;
+use espalier_proto::time;
 use espalier_proto::v1::cluster_service_client::ClusterServiceClient;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use espalier_proto::v1::{self, coordinator_message::Message as Order, worker_message::Message};
-use espalier_proto::time;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -78,15 +78,17 @@ pub(crate) async fn live(
         instance: "first".into(),
     };
     say(&reports, Message::Hello(hello)).await?;
-    let mut client =
-        WorkerServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
+    let mut client = WorkerServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);
     let stream = client.connect(ReceiverStream::new(outbound)).await;
     let mut orders = stream.with_context(|| name.clone())?.into_inner();
     let first = orders.message().await?.and_then(|message| message.message);
     let Some(Order::Welcome(welcome)) = first else {
         bail!("{name} expected Welcome, got {first:?}");
     };
-    let every = welcome.heartbeat_interval.as_ref().map_or(1.0, time::seconds);
+    let every = welcome
+        .heartbeat_interval
+        .as_ref()
+        .map_or(1.0, time::seconds);
     seen.joined.fetch_add(1, Relaxed);
     drop(permit);
     // Real workers start at different times, too.

@@ -271,10 +271,7 @@ pub(crate) fn send_offer(stream: &mut TcpStream, offer: Option<&Offer>) -> io::R
 }
 
 /// Reads an offer.
-pub(crate) fn receive_offer(
-    stream: &mut impl Source,
-    gate: Gate<'_>,
-) -> io::Result<Option<Offer>> {
+pub(crate) fn receive_offer(stream: &mut impl Source, gate: Gate<'_>) -> io::Result<Option<Offer>> {
     let name = gate.text(stream)?;
     let token = gate.array(stream)?;
     Ok((!name.is_empty()).then_some(Offer { name, token }))

@@ -2,8 +2,8 @@
 
 use super::held::Held;
 use super::host::{Assignment, Hosted};
-use super::limits::Limits;
 use super::leader::{Obeyed, endpoint};
+use super::limits::Limits;
 use super::report::{Address, Content, Outcome, Report};
 use super::wire;
 use espalier_proto::v1;

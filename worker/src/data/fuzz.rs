@@ -16,7 +16,14 @@ fn any_text_file_is_read_or_refused() {
     let rows = b"\x00{\"text\": \"a \\u00e4\", \"pair\": [1, 2.5], \"label\": [\"x\"]}\n{\"text\": null, \"label\": 1e9}\n";
     let table = b"\x01text,pair,label\n\"a, \"\"b\"\"\",2,x\r\n\xC3\xA4,,y\n";
     let seeds = [rows.to_vec(), table.to_vec()];
-    let tokens: [&[u8]; 6] = [b"{\"text\": ", b"\"\"", b"\r\n", b"1e400", b"\\ud800", b"\xEF\xBB\xBF"];
+    let tokens: [&[u8]; 6] = [
+        b"{\"text\": ",
+        b"\"\"",
+        b"\r\n",
+        b"1e400",
+        b"\\ud800",
+        b"\xEF\xBB\xBF",
+    ];
     mutate::run(&seeds, &tokens, 5_000, |bytes| {
         // The first byte stays with the two formats.
         let mut bytes = bytes.to_vec();

@@ -24,7 +24,9 @@ impl Trainer {
     pub fn follow_target(&mut self) -> Result<(), Error> {
         let tasks = Arc::clone(&self.tasks);
         for (task, spec) in tasks.iter().zip(self.spec.tasks.clone()) {
-            let asked = spec.adaptation.is_some_and(|own| own.method == Adapt::Adabn);
+            let asked = spec
+                .adaptation
+                .is_some_and(|own| own.method == Adapt::Adabn);
             let Some(target) = task.target.as_ref().filter(|_| asked) else {
                 continue;
             };

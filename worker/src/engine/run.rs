@@ -236,7 +236,10 @@ impl Run<'_> {
         let context = &self.context;
         if let Some(order) = &context.restore {
             self.state = restore(&mut self.trainer, &context.holding, &context.plan, order)?;
-            tracing::info!(step = self.state.step.0, "going on from a snapshot in memory");
+            tracing::info!(
+                step = self.state.step.0,
+                "going on from a snapshot in memory"
+            );
             return Ok(());
         }
         if let Some(checkpoint) = &context.resume {

@@ -73,7 +73,12 @@ impl Sources {
                 name: &task.name,
                 samples: task.train.len() as u64,
                 target: (task.target.as_ref())
-                    .filter(|_| asked.adaptation.as_ref().is_some_and(|how| how.method.learns()))
+                    .filter(|_| {
+                        asked
+                            .adaptation
+                            .as_ref()
+                            .is_some_and(|how| how.method.learns())
+                    })
                     .map(|target| target.len() as u64),
             })
             .collect();

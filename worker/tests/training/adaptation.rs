@@ -180,7 +180,8 @@ fn in_another_light(dir: &Path, change: impl FnOnce(&mut Value)) -> JobSpec {
     let image = |index: usize, light: f64| -> Vec<f64> {
         let is_lit = |place: usize| (place / SIDE < SIDE / 2) == index.is_multiple_of(2);
         let noise = |place: usize| ((index * 31 + place * 17) % 13) as f64 / 26.0;
-        let value = |place| light * (f64::from(u8::from(is_lit(place))) + noise(place)) + 1.0 - light;
+        let value =
+            |place| light * (f64::from(u8::from(is_lit(place))) + noise(place)) + 1.0 - light;
         (0..SIDE * SIDE).map(value).collect()
     };
     let write = |name: &str, light: f64, labelled: bool| {
@@ -221,14 +222,19 @@ fn norms_follow_the_target() {
     let once = run(&job, Sharding::Optimizer);
     once.assert_same(&run(&job, Sharding::Full), "adabn, full");
     let plain = in_another_light(folder.path(), |job| {
-        job["tasks"][0].as_object_mut().unwrap().remove("adaptation");
+        job["tasks"][0]
+            .as_object_mut()
+            .unwrap()
+            .remove("adaptation");
     });
     let plain = run(&plain, Sharding::Optimizer);
     assert_eq!(once.heads, plain.heads, "training is the same");
     let tensors = |outcome: &Outcome| -> Vec<(String, Vec<u8>)> {
         let file = safetensors::SafeTensors::deserialize(&outcome.model).unwrap();
         let tensors = file.iter();
-        tensors.map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect()
+        tensors
+            .map(|(name, view)| (name.to_owned(), view.data().to_vec()))
+            .collect()
     };
     for ((name, own), (_, other)) in tensors(&once).iter().zip(&tensors(&plain)) {
         assert_eq!(own != other, name.contains(".running_"), "{name}");
@@ -243,8 +249,16 @@ fn norms_are_needed() {
     let error = espalier_worker::engine::Sources::load(&job)
         .and_then(|sources| {
             let backbone = sources.backbone(&job, tch::Device::Cpu)?;
-            espalier_worker::engine::HeadSet::new(&job, &sources.tasks, backbone.as_ref(), tch::Device::Cpu)
+            espalier_worker::engine::HeadSet::new(
+                &job,
+                &sources.tasks,
+                backbone.as_ref(),
+                tch::Device::Cpu,
+            )
         })
         .unwrap_err();
-    assert!(error.to_string().contains("no batch normalisation"), "{error}");
+    assert!(
+        error.to_string().contains("no batch normalisation"),
+        "{error}"
+    );
 }

@@ -222,7 +222,10 @@ impl Job {
         assert!(newest(&hosts).is_none(), "a job without snapshots took one");
         assert_eq!(went.test(), undisturbed.test());
         for file in ["model.safetensors", "heads.safetensors"] {
-            assert!(self.exported(file) == other.exported(file), "{file} differs");
+            assert!(
+                self.exported(file) == other.exported(file),
+                "{file} differs"
+            );
         }
     }
 }
@@ -239,8 +242,18 @@ fn a_lost_worker_changes_no_bit() {
     let folder = tempfile::tempdir().unwrap();
     let (lost, left, new) = (0, 1, 2);
     for (sharding, every, before, after) in [
-        (Sharding::Optimizer, Some(3), [lost, left].as_slice(), [left, left].as_slice()),
-        (Sharding::None, None, [lost, left].as_slice(), [new, left].as_slice()),
+        (
+            Sharding::Optimizer,
+            Some(3),
+            [lost, left].as_slice(),
+            [left, left].as_slice(),
+        ),
+        (
+            Sharding::None,
+            None,
+            [lost, left].as_slice(),
+            [new, left].as_slice(),
+        ),
         (
             Sharding::Full,
             Some(3),
@@ -329,7 +342,11 @@ fn a_part_that_is_nowhere_is_said() {
         providers: vec![Rank(0), Rank(1)],
     };
     let went = job.generation(2, &[&a, &b], Some(order), &|_| {});
-    let errors: Vec<&Error> = went.endings.iter().filter_map(|e| e.as_ref().err()).collect();
+    let errors: Vec<&Error> = went
+        .endings
+        .iter()
+        .filter_map(|e| e.as_ref().err())
+        .collect();
     assert_eq!(errors.len(), 2);
     assert!(errors.iter().all(|error| error.failure().retryable));
     let missing = |error: &&&Error| matches!(error, Error::NoSnapshot { .. });
