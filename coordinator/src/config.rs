@@ -56,6 +56,9 @@ pub struct Config {
     /// Failures for passing reasons, without a new checkpoint between them, that a job survives
     #[arg(long, default_value_t = machine().max_restarts)]
     pub max_restarts: u32,
+    /// How long an elastic job runs at least before it stops to take in more workers
+    #[arg(long, default_value_t = Period::of(machine().scale_after_ms))]
+    pub scale_after: Period,
     /// Largest message that is accepted, in bytes
     #[arg(long, default_value_t = defaults::MAX_MESSAGE_BYTES)]
     pub max_message_bytes: usize,
@@ -153,6 +156,7 @@ impl Config {
             stop_timeout_ms: self.stop_timeout.millis(),
             checkpoint_timeout_ms: self.checkpoint_timeout.millis(),
             max_restarts: self.max_restarts,
+            scale_after_ms: self.scale_after.millis(),
         }
     }
 }

@@ -19,6 +19,9 @@ pub struct Config {
     /// Generations in a row that may fail for passing reasons without a new checkpoint between
     /// them, before the job fails.
     pub max_restarts: u32,
+    /// Milliseconds that a generation of an elastic job runs at least before it is stopped to take in
+    /// more workers.
+    pub scale_after_ms: u64,
 }
 
 impl Config {
@@ -33,6 +36,7 @@ impl Config {
             stop_timeout_ms: 30_000,
             checkpoint_timeout_ms: 600_000,
             max_restarts: 3,
+            scale_after_ms: 5_000,
         }
     }
 }

@@ -72,6 +72,9 @@ impl Machine {
         mut addresses: Vec<PeerAddress>,
         profile: Profile,
     ) {
+        if self.spare_answered(conn, &key, &profile) {
+            return;
+        }
         let Some((name, number)) = self.reporter(conn, &key) else {
             return;
         };
@@ -385,7 +388,7 @@ impl Machine {
 }
 
 /// Whether a profile is one of this job.
-fn profile_fits(spec: &JobSpec, profile: &Profile) -> Result<(), String> {
+pub(crate) fn profile_fits(spec: &JobSpec, profile: &Profile) -> Result<(), String> {
     let given: Vec<&str> = profile
         .tasks
         .iter()

@@ -116,6 +116,7 @@ impl Machine {
     /// Sets right what a reconnected worker runs: adopts what it was given, repeats orders that
     /// were lost with its stream, stops what it should not run.
     pub(crate) fn reconcile(&mut self, name: &WorkerId, running: &[RunningJob]) {
+        self.reconcile_spares(name, running);
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
@@ -143,8 +144,10 @@ impl Machine {
         self.abort_unheard(name);
     }
 
-    /// Orders a worker to stop what it should not run, as long as it says that it runs it.
+    /// Orders a worker to stop what it should not run, as long as it says that it runs it. What it
+    /// keeps as a spare has no lease and is no stray.
     pub(crate) fn stop_strays(&mut self, name: &WorkerId, running: &[RunningJob]) {
+        let spares = self.spares_on(name);
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
@@ -153,6 +156,7 @@ impl Machine {
             .iter()
             .map(|job| ((job.job.clone(), job.generation), job.uid.clone()))
             .filter(|(key, uid)| worker.leases.get(key).is_none_or(|lease| lease.uid != *uid))
+            .filter(|(key, uid)| spares.get(key) != Some(uid))
             .collect();
         let keys: Vec<Key> = strays.keys().cloned().collect();
         worker.strays = strays;

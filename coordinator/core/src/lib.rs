@@ -16,6 +16,8 @@
 //! | --- | --- |
 //! | what may a client ask, and when is it refused? | `job.rs` |
 //! | which job is next, and on which devices? | `queue.rs` |
+//! | on how many workers does an elastic job sit, and who hosts which ranks? | `elastic.rs` |
+//! | who is prepared in advance, and when does a job grow? | `spare.rs` |
 //! | when is a worker unreachable, when gone? | `member.rs` |
 //! | which devices are taken; what does a reconnecting worker keep? | `lease.rs` |
 //! | prepare, start, and what follows a failure? | `generation.rs` |
@@ -32,6 +34,7 @@
 
 pub mod command;
 pub mod config;
+mod elastic;
 pub mod event;
 pub mod exchange;
 mod generation;
@@ -47,6 +50,7 @@ mod read;
 mod reason;
 pub mod record;
 mod report;
+mod spare;
 pub mod state;
 pub mod view;
 

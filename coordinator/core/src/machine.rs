@@ -7,6 +7,7 @@ use crate::event::{ConnId, Event, ReplyId, Time};
 use crate::live::{Lease, LeaseState, Link, Live, Worker};
 use crate::queue::Wait;
 use crate::record::{Change, Kind, Record, ReplayError, Snapshot};
+use crate::spare::Spare;
 use crate::state::{Phase, State};
 use espalier_spec::{JobId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,8 @@ pub struct Machine {
     pub(crate) live: BTreeMap<u64, Live>,
     /// Why each queued job waits.
     pub(crate) waits: BTreeMap<u64, Wait>,
+    /// Workers that were told to load a job for a later generation, by job and worker.
+    pub(crate) spares: BTreeMap<(u64, WorkerId), Spare>,
     /// Reports of stale generations that were ignored.
     pub(crate) stale: u64,
     out: Output,
@@ -55,6 +58,7 @@ impl Machine {
             workers: BTreeMap::new(),
             live: BTreeMap::new(),
             waits: BTreeMap::new(),
+            spares: BTreeMap::new(),
             stale: 0,
             out: Output::default(),
             touched_jobs: BTreeSet::new(),
@@ -129,6 +133,7 @@ impl Machine {
         self.expire();
         self.finish_stopped();
         self.schedule();
+        self.tend_spares();
         self.notify();
         if cfg!(debug_assertions) {
             let broken = crate::invariants::check_touched(self, &self.touched_jobs);
@@ -251,7 +256,9 @@ impl Machine {
                 .chain(worker.leases.values().filter_map(Lease::deadline))
         });
         let jobs = self.live.values().filter_map(|live| live.deadline);
-        workers.chain(jobs).min()
+        let all = self.state.jobs.iter();
+        let growth = all.filter_map(|(number, job)| self.grows_at(*number, job));
+        workers.chain(jobs).chain(growth).min()
     }
 
     /// Milliseconds without a heartbeat after which a worker is unreachable.

@@ -114,6 +114,8 @@ pub enum Kind {
         /// Where every rank listens, in order of rank.
         addresses: Vec<PeerAddress>,
     },
+    /// Something worth knowing that changes nothing.
+    Noted,
     /// It was evaluated.
     Evaluated(Box<Evaluation>),
     /// A checkpoint is durable.
@@ -161,6 +163,7 @@ impl Kind {
             Kind::Waits(_)
             | Kind::Placed { .. }
             | Kind::Started { .. }
+            | Kind::Noted
             | Kind::Evaluated(_)
             | Kind::Checkpointed(_)
             | Kind::Stopping { .. }
