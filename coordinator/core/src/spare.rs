@@ -296,7 +296,10 @@ impl Machine {
                 format!("worker {name} gets no ranks of this job: {}", failure.message)
             }
             Outcome::Ordered | Outcome::Exported(_) => {
-                spare.state = SpareState::Failed;
+                // Of one that was just told this is the answer to an older order to stop.
+                if spare.state == SpareState::Ready {
+                    spare.state = SpareState::Failed;
+                }
                 return true;
             }
         };

@@ -5,7 +5,7 @@ mod kit;
 
 use espalier_core::{Event, JobState, WorkerState};
 use kit::fake::Sim;
-use kit::{ranks, spec, worker};
+use kit::{elastic, ranks, spec, worker};
 
 const NAMES: [&str; 5] = ["p", "q", "r", "s", "t"];
 
@@ -72,8 +72,9 @@ impl Sim {
     }
 
     fn create(&mut self, name: &str) {
-        let mut spec = match self.dice.roll(6) {
+        let mut spec = match self.dice.roll(8) {
             0 => spec(name, serde_json::json!({})),
+            n @ 6.. => elastic(name, n as u32 - 2, n as u32 - 5, 3),
             n => ranks(name, n as u32),
         };
         spec.priority = self.dice.roll(3) as i32;
@@ -143,6 +144,8 @@ struct Story {
     trace: Vec<String>,
     /// How each job ended, and whether it took more than one generation.
     ends: Vec<(JobState, bool)>,
+    /// Whether a job took more workers in while it ran.
+    grew: bool,
 }
 
 /// Faults for a while, then none until all is quiet.
@@ -195,11 +198,13 @@ fn story(seed: u64) -> Story {
         .iter()
         .map(|(_, job)| (job.state, job.generation.0 > 1))
         .collect();
+    let grew = sim.trace.iter().any(|said| said.contains("Handover"));
     sim.trace
         .extend(jobs.iter().map(|(_, job)| format!("{job:?}")));
     Story {
         trace: sim.trace,
         ends,
+        grew,
     }
 }
 
@@ -218,12 +223,14 @@ fn every_job_ends_or_waits_for_a_stated_reason() {
         Err(_) => (1..=120).collect::<Vec<u64>>(),
     };
     let mut ends = std::collections::BTreeSet::new();
+    let mut grew = false;
     for seed in &seeds {
         let result = std::panic::catch_unwind(|| story(*seed));
         let Ok(story) = result else {
             panic!("SIM_SEED={seed} cargo test -p espalier-core --test sim")
         };
         ends.extend(story.ends);
+        grew |= story.grew;
     }
     if seeds.len() > 1 {
         use JobState::{Cancelled, Failed, Paused, Queued, Succeeded};
@@ -237,6 +244,7 @@ fn every_job_ends_or_waits_for_a_stated_reason() {
             ends.contains(&(Succeeded, true)),
             "no job succeeded after it was moved"
         );
+        assert!(grew, "no elastic job grew");
     }
 }
 
