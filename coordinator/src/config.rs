@@ -53,7 +53,7 @@ pub struct Config {
     /// How long a worker may take to write a checkpoint and stop
     #[arg(long, default_value_t = Period::of(machine().checkpoint_timeout_ms))]
     pub checkpoint_timeout: Period,
-    /// Failures for passing reasons, without a new checkpoint between them, that a job survives
+    /// Failures for passing reasons, without progress between them, that a job survives
     #[arg(long, default_value_t = machine().max_restarts)]
     pub max_restarts: u32,
     /// How long an elastic job runs at least before it stops to take in more workers

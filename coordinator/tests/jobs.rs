@@ -254,6 +254,70 @@ async fn cancel_gives_the_ranks_to_the_next_job() {
     node.stop().await;
 }
 
+// Promise: a job that goes on from memory is told the snapshot and its providers; what the incident
+// cost is in the job and in an event.
+#[tokio::test]
+async fn a_recovery_is_told_to_clients() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path()).await;
+    let mut worker = Worker::join(&node, hello("w")).await;
+    node.create("moved").await;
+    worker.prepare().await;
+    let start = worker.started().await;
+    assert_eq!(start.restore, None);
+    worker.progress(&start, 7).await;
+    let ordered = v1::stopped::StoppedAsOrdered {};
+    worker
+        .say(Message::Stopped(v1::Stopped {
+            job: "moved".into(),
+            generation: start.generation,
+            outcome: Some(v1::stopped::Outcome::Ordered(ordered)),
+        }))
+        .await;
+    worker.held = vec![v1::HeldSnapshot { rank: 0, step: 5 }];
+    worker.prepare().await;
+    let start = worker.started().await;
+    let restore = start.restore.clone().unwrap();
+    assert_eq!((restore.step, restore.providers), (5, vec![0]));
+    use v1::milestone_report::Milestone;
+    for milestone in [
+        Milestone::Connected,
+        Milestone::Restored,
+        Milestone::FirstStep,
+    ] {
+        worker
+            .say(Message::Milestone(v1::MilestoneReport {
+                job: "moved".into(),
+                generation: start.generation,
+                milestone: milestone.into(),
+                step: 5 + u64::from(milestone == Milestone::FirstStep),
+            }))
+            .await;
+    }
+    worker.finish(&start).await;
+    let told = events(to_end(node.watch("moved", 0).await).await);
+    let recoveries = told.into_iter().filter_map(|event| match event.detail {
+        Some(v1::job_event::Detail::Recovery(recovery)) => Some(recovery),
+        _ => None,
+    });
+    let recoveries: Vec<v1::Recovery> = recoveries.collect();
+    let job = node.job("moved").await;
+    assert_eq!(job.recoveries, recoveries);
+    let [recovery] = recoveries.as_slice() else {
+        panic!("{recoveries:?}")
+    };
+    assert_eq!(recovery.generation, 2);
+    assert_eq!(recovery.cause(), v1::recovery::Cause::Drain);
+    assert_eq!(recovery.source(), v1::recovery::Source::Snapshot);
+    assert_eq!((recovery.from_step, recovery.replayed_steps), (5, 2));
+    assert!(recovery.first_step_time.is_some());
+    assert!(
+        job.goodput
+            .is_some_and(|share| (0.0..=1.0).contains(&share))
+    );
+    node.stop().await;
+}
+
 // Promise: a watcher that does not read holds up nobody.
 #[tokio::test]
 async fn a_slow_watcher_blocks_nobody() {

@@ -184,7 +184,8 @@ impl Event {
             }
             Some(Detail::Checkpoint(message)) => read.checkpoint = part(Some(message), &what)?,
             Some(Detail::Failure(message)) => read.failure = part(Some(message), &what)?,
-            None => {}
+            // In words in its message, in figures among the job's recoveries.
+            Some(Detail::Recovery(_)) | None => {}
         }
         Ok(read)
     }

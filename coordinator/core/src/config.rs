@@ -16,8 +16,8 @@ pub struct Config {
     pub stop_timeout_ms: u64,
     /// Milliseconds that a worker has to write a checkpoint and stop.
     pub checkpoint_timeout_ms: u64,
-    /// Generations in a row that may fail for passing reasons without a new checkpoint between
-    /// them, before the job fails.
+    /// Generations in a row that may fail for passing reasons without progress, before the job
+    /// fails: without a step that none had reached before, and without going on from a later one.
     pub max_restarts: u32,
     /// Milliseconds that a generation of an elastic job runs at least before it is stopped to take in
     /// more workers.

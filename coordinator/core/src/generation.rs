@@ -1,20 +1,21 @@
-//! Generations: prepare, acknowledgements, start; and what follows when one ends early.
+//! Generations: prepare, acknowledgements, start.
 //!
-//! A generation starts when all its workers have prepared it. Whatever ends it early, the next one
-//! is placed only after every rank of the old one has stopped or is lost, and goes on from the
-//! newest checkpoint.
+//! A generation starts when all its workers have prepared it. With their acknowledgement they say
+//! which snapshots of the job they hold in memory; the start says which one to go on from.
 
-use crate::command::{Order, StopMode};
+use crate::command::Order;
 use crate::event::{ConnId, PeerAddress};
-use crate::live::{Key, Lease, LeaseState, Live};
+use crate::live::{Key, LeaseState, Live};
 use crate::machine::Machine;
 use crate::member::seconds;
 use crate::place::{Problem, place};
 use crate::record::Kind;
-use crate::state::{Phase, Size, Then};
+use crate::recover::{End, choose};
+use crate::state::{Phase, Size};
 use espalier_spec::plan::{Profile, Seat};
+use espalier_spec::recovery::{Cause, HeldSnapshot};
 use espalier_spec::report::Failure;
-use espalier_spec::{JobSpec, Rank, Step, WorkerId};
+use espalier_spec::{JobSpec, Rank, WorkerId};
 use std::collections::BTreeSet;
 
 impl Machine {
@@ -31,8 +32,9 @@ impl Machine {
             count(seats.len(), "rank"),
             names("worker", &workers),
             if seats.len() == 1 { "s" } else { "" },
-            job.resume_point()
+            job.way_on()
         );
+        let key = (job.name(), generation);
         let order = Order::Prepare {
             job: job.name(),
             uid: job.uid.clone(),
@@ -60,6 +62,10 @@ impl Machine {
         };
         self.grant(number, LeaseState::Active);
         for worker in &workers {
+            // Left by a deleted job of the same name.
+            if let Some(worker) = self.workers.get_mut(worker) {
+                worker.accused.remove(&key);
+            }
             self.send(worker, order.clone());
         }
     }
@@ -71,6 +77,7 @@ impl Machine {
         key: Key,
         mut addresses: Vec<PeerAddress>,
         profile: Profile,
+        snapshots: Vec<HeldSnapshot>,
     ) {
         if self.spare_answered(conn, &key, &profile) {
             return;
@@ -124,6 +131,7 @@ impl Machine {
             return;
         }
         live.profile.get_or_insert((name.clone(), profile));
+        live.held.insert(name.clone(), snapshots);
         live.acks.insert(name, addresses);
         self.start_if_ready(number);
     }
@@ -156,11 +164,15 @@ impl Machine {
         });
         let mut addresses: Vec<PeerAddress> = live.acks.values().flatten().cloned().collect();
         addresses.sort();
+        let restore = choose(job, live);
+        let from = match &restore {
+            Some(restore) => format!("from the snapshot of step {} in memory", restore.step),
+            None => job.resume_point(),
+        };
         let message = format!(
-            "generation {} runs on {} {}",
+            "generation {} runs on {} {from}",
             job.generation.0,
             count(job.seats.len(), "rank"),
-            job.resume_point()
         );
         let workers: BTreeSet<WorkerId> =
             job.seats.iter().map(|seat| seat.worker.clone()).collect();
@@ -170,6 +182,7 @@ impl Machine {
             Kind::Started {
                 plan: Box::new(plan),
                 addresses,
+                restore,
             },
         );
         for worker in workers {
@@ -181,7 +194,13 @@ impl Machine {
         let Some(job) = self.state.jobs.get(&number) else {
             return;
         };
-        let (Phase::Running { addresses, .. }, Some(plan)) = (&job.phase, &job.plan) else {
+        let Phase::Running {
+            addresses, restore, ..
+        } = &job.phase
+        else {
+            return;
+        };
+        let Some(plan) = &job.plan else {
             return;
         };
         let order = Order::Start {
@@ -190,7 +209,7 @@ impl Machine {
             plan: Box::new(plan.clone()),
             addresses: addresses.clone(),
             resume: job.checkpoint.clone(),
-            restore: None,
+            restore: restore.clone(),
         };
         self.send(worker, order);
     }
@@ -225,7 +244,11 @@ impl Machine {
                 .is_some_and(|live| live.acks.contains_key(name));
             if self.phase(number) == Some(Phase::Preparing) && !acked {
                 let why = format!("worker {name} lost its connection while it prepared");
-                self.retry(number, &why, None, false);
+                let end = End {
+                    counts: false,
+                    ..End::fault(name)
+                };
+                self.retry(number, &why, end);
             }
         }
     }
@@ -249,140 +272,13 @@ impl Machine {
                 names("worker", &late),
                 seconds(self.config.prepare_timeout_ms)
             );
-            self.retry(number, &why, None, true);
-        }
-    }
-
-    /// Some ranks of a generation are lost; their lease is taken back already.
-    pub(crate) fn ranks_lost(&mut self, name: &WorkerId, key: &Key, lease: &Lease, why: &str) {
-        let number = lease.number;
-        if self
-            .state
-            .jobs
-            .get(&number)
-            .is_none_or(|job| job.generation != key.1)
-        {
-            return;
-        }
-        self.note_stopped(name, key, number);
-        match self.phase(number) {
-            Some(Phase::Preparing | Phase::Running { .. }) => self.retry(number, why, None, true),
-            // Without them the others can't write a checkpoint.
-            Some(Phase::Stopping {
-                mode: StopMode::Checkpoint,
-                ..
-            }) => {
-                self.stop_ranks(number, StopMode::Abort);
-            }
-            _ => {}
-        }
-    }
-
-    /// Ends a generation early: back to the queue, or failed if that leads nowhere. `counts`: a
-    /// fault, not something the cluster did on purpose.
-    pub(crate) fn retry(&mut self, number: u64, why: &str, failure: Option<Failure>, counts: bool) {
-        self.stop_ranks(number, StopMode::Abort);
-        let Some(job) = self.state.jobs.get(&number) else {
-            return;
-        };
-        let now_reached = self
-            .live
-            .get(&number)
-            .and_then(|live| live.reached)
-            .unwrap_or_default();
-        let reached: Step = job.reached.max(now_reached);
-        let restarts = match (counts, reached > job.reached) {
-            (false, false) => job.restarts,
-            (false, true) => 0,
-            (true, false) => job.restarts + 1,
-            (true, true) => 1,
-        };
-        let limit = self.config.max_restarts;
-        if restarts > limit {
-            let (code, retryable) = match &failure {
-                Some(failure) => (failure.code.clone(), failure.retryable),
-                None => ("worker_lost".to_owned(), true),
+            let end = End {
+                cause: Cause::Failure,
+                worker: late.first().cloned(),
+                failure: None,
+                counts: true,
             };
-            let message = format!(
-                "{why}; gave up after {} without progress",
-                count(limit as usize, "restart")
-            );
-            self.fail(
-                number,
-                Failure {
-                    code,
-                    message,
-                    retryable,
-                    lost: None,
-                },
-            );
-            return;
-        }
-        let tries = if counts {
-            format!(" (restart {restarts} of {limit})")
-        } else {
-            String::new()
-        };
-        let message = format!(
-            "generation {} ended: {why}; goes on {} as generation {}{tries}",
-            job.generation.0,
-            job.resume_point(),
-            job.generation.next().0,
-        );
-        self.tell(
-            number,
-            message,
-            Kind::Requeued {
-                failure,
-                restarts,
-                reached,
-            },
-        );
-    }
-
-    /// Ends a job by an error; ranks that still run are stopped.
-    pub(crate) fn fail(&mut self, number: u64, failure: Failure) {
-        self.stop_ranks(number, StopMode::Abort);
-        self.tell(number, failure.message.clone(), Kind::Failed(failure));
-    }
-
-    /// Jobs whose ranks have all stopped.
-    pub(crate) fn finish_stopped(&mut self) {
-        let jobs = self.state.jobs.iter();
-        let stopping: Vec<(u64, Then)> = jobs
-            .filter_map(|(number, job)| match job.phase {
-                Phase::Stopping { then, .. } => Some((*number, then)),
-                _ => None,
-            })
-            .collect();
-        for (number, then) in stopping {
-            if !self.holders(number).is_empty() {
-                continue;
-            }
-            let from = self.resume_point(number);
-            match then {
-                Then::Pause => {
-                    self.tell(
-                        number,
-                        format!("paused; goes on {from} when resumed"),
-                        Kind::Paused,
-                    );
-                }
-                Then::Move => {
-                    let Some(job) = self.state.jobs.get(&number) else {
-                        continue;
-                    };
-                    let (restarts, reached) = (job.restarts, job.reached);
-                    let message = format!("its ranks have stopped; goes on {from} elsewhere");
-                    let kind = Kind::Requeued {
-                        failure: None,
-                        restarts,
-                        reached,
-                    };
-                    self.tell(number, message, kind);
-                }
-                Then::Cancel => self.tell(number, "cancelled", Kind::Cancelled),
-            }
+            self.retry(number, &why, end);
         }
     }
 }

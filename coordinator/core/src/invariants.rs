@@ -1,11 +1,13 @@
 //! What is true after every step, by name.
 
+use crate::account::KEPT;
 use crate::elastic;
 use crate::live::{LeaseState, Link};
 use crate::machine::Machine;
 use crate::state::{Job, Phase};
 use espalier_spec::WorkerId;
 use espalier_spec::plan::Plan;
+use espalier_spec::recovery::HeldSnapshot;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A broken invariant.
@@ -43,6 +45,8 @@ pub(crate) fn check_touched(machine: &Machine, numbers: &BTreeSet<u64>) -> Vec<B
         broken.extend(job.plan.iter().flat_map(slices_tile));
         broken.extend(seats_are_distinct(job));
         broken.extend(elastic_seats_are_even(job));
+        broken.extend(every_rank_has_a_provider(machine, *number, job));
+        broken.extend(recoveries_follow_generations(job));
     }
     broken
 }
@@ -121,6 +125,8 @@ fn spares_have_no_ranks(machine: &Machine) -> Vec<Broken> {
     broken
 }
 
+/// Two generations of a job never train at once: devices are held by one, and orders to train are
+/// out only while it is prepared or runs.
 fn one_generation_runs(machine: &Machine, number: u64, job: &Job) -> Option<Broken> {
     let leases = machine.workers.values().flat_map(|worker| &worker.leases);
     let of_job: Vec<_> = leases.filter(|(_, lease)| lease.number == number).collect();
@@ -244,6 +250,62 @@ fn elastic_seats_are_even(job: &Job) -> Option<Broken> {
     one(
         "elastic_seats_are_even",
         format!("job {} has seats {:?}", job.spec.name, job.seats),
+    )
+}
+
+/// A snapshot to go on from has a provider for each rank, whose worker said that it holds the part.
+fn every_rank_has_a_provider(machine: &Machine, number: u64, job: &Job) -> Option<Broken> {
+    let Phase::Running {
+        restore: Some(restore),
+        ..
+    } = &job.phase
+    else {
+        return None;
+    };
+    // Empty after a restart of the coordinator: then it is not known any more.
+    let held = machine.live.get(&number).map(|live| &live.held);
+    let mut parts = job.seats.iter().zip(&restore.providers);
+    let provided = parts.all(|(seat, provider)| {
+        let Some(holder) = job.seats.get(provider.0 as usize) else {
+            return false;
+        };
+        let part = HeldSnapshot {
+            rank: seat.rank,
+            step: restore.step,
+        };
+        let parts = held.and_then(|held| held.get(&holder.worker));
+        parts.is_none_or(|parts| parts.contains(&part))
+    });
+    if provided && restore.providers.len() == job.seats.len() {
+        return None;
+    }
+    one(
+        "every_rank_has_a_provider",
+        format!("job {} goes on from {restore:?}", job.spec.name),
+    )
+}
+
+/// Each recovery is of a later generation than the one before it, none of one that never was; none
+/// goes on from a step that nobody had done.
+fn recoveries_follow_generations(job: &Job) -> Option<Broken> {
+    let rising = job
+        .recoveries
+        .is_sorted_by(|one, next| one.generation < next.generation);
+    let newest = job.recoveries.last();
+    let known = newest.is_none_or(|newest| newest.generation <= job.generation);
+    let done = job
+        .recoveries
+        .iter()
+        .all(|recovery| recovery.from <= recovery.reached);
+    if rising && known && done && job.recoveries.len() <= KEPT {
+        return None;
+    }
+    one(
+        "recoveries_follow_generations",
+        format!(
+            "job {} at {} has the recoveries {:?}",
+            job.spec.name, job.generation, job.recoveries
+        ),
     )
 }
 

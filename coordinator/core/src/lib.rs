@@ -20,7 +20,10 @@
 //! | who is prepared in advance, and when does a job grow? | `spare.rs` |
 //! | when is a worker unreachable, when gone? | `member.rs` |
 //! | which devices are taken; what does a reconnecting worker keep? | `lease.rs` |
-//! | prepare, start, and what follows a failure? | `generation.rs` |
+//! | when is a worker dead at once; who could take its place? | `detect.rs` |
+//! | prepare and start; from which state? | `generation.rs` |
+//! | what follows when a generation ends early? | `recover.rs` |
+//! | what did an incident cost; how useful was a job's time? | `account.rs` |
 //! | which reports count? | `report.rs` |
 //! | who computes and owns what, and why? | `place.rs`, `reason.rs` |
 //! | what is always true? | `invariants.rs` |
@@ -32,8 +35,10 @@
 //! - A Stop is answered with Stopped, whatever the state of the generation's ranks; a repeated one
 //!   is harmless; so is a repeated Start.
 
+pub mod account;
 pub mod command;
 pub mod config;
+mod detect;
 mod elastic;
 pub mod event;
 pub mod exchange;
@@ -49,6 +54,7 @@ mod queue;
 mod read;
 mod reason;
 pub mod record;
+mod recover;
 mod report;
 mod spare;
 pub mod state;

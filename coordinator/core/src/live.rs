@@ -5,9 +5,10 @@ use crate::command::StopMode;
 use crate::event::{ConnId, PeerAddress, Time};
 use crate::state::WorkerInfo;
 use espalier_spec::plan::Profile;
+use espalier_spec::recovery::HeldSnapshot;
 use espalier_spec::report::Progress;
 use espalier_spec::{Generation, JobId, Rank, Step, WorkerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names a generation of a job, as workers do.
 pub(crate) type Key = (JobId, Generation);
@@ -26,6 +27,18 @@ pub(crate) struct Worker {
     /// Generations it runs that nobody gave it, or that should have stopped long ago; with their
     /// job's uid. It gets no work while it has any.
     pub(crate) strays: BTreeMap<Key, String>,
+    /// Generations in which a peer lost its links to this worker; they count as long as it holds
+    /// devices of them.
+    pub(crate) accused: BTreeSet<Key>,
+}
+
+impl Worker {
+    /// A generation whose peers lost it, if it still holds devices of one.
+    pub(crate) fn is_accused(&self) -> Option<&Key> {
+        self.accused
+            .iter()
+            .find(|key| self.leases.contains_key(*key))
+    }
 }
 
 /// How a worker is reached.
@@ -95,6 +108,8 @@ pub(crate) struct Live {
     pub(crate) acks: BTreeMap<WorkerId, Vec<PeerAddress>>,
     /// The first worker's profile; all others must equal it.
     pub(crate) profile: Option<(WorkerId, Profile)>,
+    /// Snapshots in the memory of the workers that have prepared it.
+    pub(crate) held: BTreeMap<WorkerId, Vec<HeldSnapshot>>,
     /// When its preparation must be done.
     pub(crate) deadline: Option<Time>,
     /// Newest progress, of whichever generation.

@@ -193,9 +193,9 @@ impl Machine {
                 generation,
                 addresses,
                 profile,
-                snapshots: _,
+                snapshots,
             } => {
-                self.prepared(conn, (job, generation), addresses, profile);
+                self.prepared(conn, (job, generation), addresses, profile, snapshots);
             }
             Event::Progress {
                 conn,
@@ -233,9 +233,10 @@ impl Machine {
                 conn,
                 job,
                 generation,
-                ..
+                milestone,
+                step,
             } => {
-                self.reporter(conn, &(job, generation));
+                self.milestone(conn, &(job, generation), milestone, step);
             }
             Event::Tick => {}
         }
@@ -248,9 +249,7 @@ impl Machine {
             let link = match worker.link {
                 Link::Open { .. } => Some(worker.heard.plus(self.silence_ms())),
                 Link::Gone => None,
-                link => link
-                    .unreachable_since()
-                    .map(|at| at.plus(self.config.gone_after_ms)),
+                _ => self.gone_at(worker),
             };
             link.into_iter()
                 .chain(worker.leases.values().filter_map(Lease::deadline))
@@ -282,6 +281,7 @@ impl Machine {
     pub(crate) fn tell(&mut self, number: u64, message: impl Into<String>, kind: Kind) {
         if kind.ends_generation() {
             self.keep_progress(number);
+            self.count_useful(number);
         }
         let Some(job) = self.state.jobs.get(&number) else {
             return;
@@ -369,6 +369,7 @@ impl Machine {
     /// Lets everything happen whose time has come.
     fn expire(&mut self) {
         self.expire_workers();
+        self.expire_unseen();
         self.expire_leases();
         self.expire_preparations();
     }

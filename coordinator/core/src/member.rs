@@ -2,7 +2,7 @@
 //!
 //! Losing sight of a worker is not its death: an unreachable worker keeps its ranks, because its
 //! work may well go on. Only one that is gone gives them up: it said good-bye, stayed unreachable
-//! for too long, or came back as another process.
+//! for too long, came back as another process, or was lost by its peers too (`detect.rs`).
 
 use crate::command::{Answer, Error, ErrorKind, Order, StopMode};
 use crate::event::{ConnId, Hello, RunningJob, Time};
@@ -11,7 +11,8 @@ use crate::machine::Machine;
 use crate::record::{Change, Kind};
 use crate::state::{Phase, Then, WorkerInfo};
 use espalier_spec::WorkerId;
-use std::collections::BTreeMap;
+use espalier_spec::recovery::Cause;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Gone workers that are still shown.
 const GONE_SHOWN: usize = 100;
@@ -118,6 +119,7 @@ impl Machine {
             heard: self.now,
             leases: BTreeMap::new(),
             strays: BTreeMap::new(),
+            accused: BTreeSet::new(),
         };
         self.workers.insert(hello.name.clone(), worker);
     }
@@ -127,13 +129,18 @@ impl Machine {
         let Some(name) = self.worker_of(conn) else {
             return;
         };
-        let since = self.now;
+        let now = self.now;
         if let Some(worker) = self.workers.get_mut(&name) {
             // Keeps the earlier moment, so that a silent worker gains no time by hanging up.
-            let since = worker.link.unreachable_since().unwrap_or(since);
+            let since = worker.link.unreachable_since().unwrap_or(now);
+            if matches!(worker.link, Link::Open { .. }) {
+                // A process that is killed hangs up at once: it was there until now.
+                worker.heard = now;
+            }
             worker.link = Link::Broken { since };
             worker.reason = "its stream broke; its work may well go on".to_owned();
         }
+        self.closed(&name);
         self.touch_worker(&name);
     }
 
@@ -169,13 +176,12 @@ impl Machine {
             "" => "it said good-bye".to_owned(),
             reason => format!("it said good-bye: {reason}"),
         };
-        self.lose(&name, &why);
+        self.lose_for(&name, &why, Cause::Drain);
     }
 
-    /// Workers that have been silent or unreachable for too long.
+    /// Workers that have been silent or unreachable for too long, or are dead for sure.
     pub(crate) fn expire_workers(&mut self) {
         let (now, silence, gone) = (self.now, self.silence_ms(), self.config.gone_after_ms);
-        let mut lost = Vec::new();
         let mut touched = Vec::new();
         for (name, worker) in &mut self.workers {
             if let Link::Open { conn } = worker.link
@@ -185,27 +191,38 @@ impl Machine {
                 worker.reason = format!("no heartbeat for {} s", seconds(now.since(worker.heard)));
                 touched.push(name.clone());
             }
-            if let Some(since) = worker.link.unreachable_since()
-                && now >= since.plus(gone)
-            {
-                lost.push((name.clone(), worker.link, since));
-            }
         }
         for name in touched {
             self.touch_worker(&name);
         }
-        for (name, link, since) in lost {
-            let what = match link {
-                Link::Awaited { .. } => "it did not come back after the coordinator's restart in",
-                _ => "it was unreachable for",
-            };
-            let why = format!("{what} {} s", seconds(now.since(since)));
+        let mut lost = Vec::new();
+        for (name, worker) in &self.workers {
+            if let Some(why) = self.is_dead(worker) {
+                lost.push((name.clone(), why));
+            } else if let Some(since) = worker.link.unreachable_since()
+                && now >= since.plus(gone)
+            {
+                let what = match worker.link {
+                    Link::Awaited { .. } => {
+                        "it did not come back after the coordinator's restart in"
+                    }
+                    _ => "it was unreachable for",
+                };
+                let why = format!("{what} {} s", seconds(now.since(since)));
+                lost.push((name.clone(), why));
+            }
+        }
+        for (name, why) in lost {
             self.lose(&name, &why);
         }
     }
 
     /// Gives a worker up: its ranks are lost.
     pub(crate) fn lose(&mut self, name: &WorkerId, why: &str) {
+        self.lose_for(name, why, Cause::Failure);
+    }
+
+    fn lose_for(&mut self, name: &WorkerId, why: &str, cause: Cause) {
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
@@ -216,6 +233,7 @@ impl Machine {
         worker.link = Link::Gone;
         worker.reason = why.to_owned();
         worker.strays.clear();
+        worker.accused.clear();
         let leases = std::mem::take(&mut worker.leases);
         if let Some(conn) = conn {
             let message = format!("worker {name} is out of the cluster: {why}; connect again");
@@ -227,7 +245,8 @@ impl Machine {
         self.record(Change::WorkerLeft { name: name.clone() });
         self.touch_worker(name);
         for (key, lease) in leases {
-            self.ranks_lost(name, &key, &lease, &format!("worker {name} is gone: {why}"));
+            let why = format!("worker {name} is gone: {why}");
+            self.ranks_gone(name, &key, &lease, &why, cause);
         }
         self.forget_gone();
     }
@@ -257,6 +276,7 @@ impl Machine {
                 heard: since,
                 leases: BTreeMap::new(),
                 strays: BTreeMap::new(),
+                accused: BTreeSet::new(),
             };
             self.workers.insert(name.clone(), worker);
         }
@@ -281,7 +301,8 @@ impl Machine {
         Ok(self.worker_answer(name))
     }
 
-    /// Moves all jobs off a worker at their next step.
+    /// Moves all jobs off a worker at their next step: from memory to memory where other workers
+    /// hold all parts and have room, else by a checkpoint.
     fn move_away(&mut self, name: &WorkerId) {
         let Some(worker) = self.workers.get(name) else {
             return;
@@ -290,28 +311,33 @@ impl Machine {
         for number in numbers {
             let mode = match self.phase(number) {
                 Some(Phase::Preparing) => StopMode::Abort,
+                Some(Phase::Running { .. }) if self.can_hand_over(number, name) => {
+                    StopMode::Handover
+                }
                 Some(Phase::Running { .. }) => StopMode::Checkpoint,
                 _ => continue,
             };
-            self.stop_ranks(number, mode);
-            let message = match mode {
-                StopMode::Checkpoint | StopMode::Handover => format!(
-                    "moves away from worker {name}, which drains: stops at the next step with a \
-                     checkpoint"
-                ),
-                StopMode::Abort => {
-                    format!("moves away from worker {name}, which drains: stops preparing")
-                }
+            let how = match mode {
+                StopMode::Checkpoint => "stops at the next step with a checkpoint",
+                StopMode::Handover => "hands over at the next step",
+                StopMode::Abort => "stops preparing",
             };
-            self.tell(
-                number,
-                message,
-                Kind::Stopping {
-                    then: Then::Move,
-                    mode,
-                },
-            );
+            let message = format!("moves away from worker {name}, which drains: {how}");
+            self.interrupt(number, Cause::Drain, Some(name), &message);
+            self.stop_ranks(number, mode);
+            let then = Then::Move;
+            self.tell(number, message, Kind::Stopping { then, mode });
         }
+    }
+
+    /// Whether a running job can leave a worker without a checkpoint: its snapshots are mirrored,
+    /// and there is room elsewhere at once.
+    fn can_hand_over(&self, number: u64, name: &WorkerId) -> bool {
+        let Some(job) = self.state.jobs.get(&number) else {
+            return false;
+        };
+        let mirrored = job.seats.iter().any(|seat| seat.worker != *name);
+        mirrored && job.takes_snapshots() && self.fits_without(number, name)
     }
 
     pub(crate) fn undrain_worker(&mut self, name: &WorkerId) -> Result<Answer, Error> {

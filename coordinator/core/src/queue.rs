@@ -148,7 +148,7 @@ fn noun(number: usize, kind: Device) -> String {
 }
 
 /// Whether a device of this name is of this kind.
-fn is_kind(name: &str, kind: Device) -> bool {
+pub(crate) fn is_kind(name: &str, kind: Device) -> bool {
     let cuda = name == "cuda" || name.starts_with("cuda:");
     match kind {
         Device::Auto => true,

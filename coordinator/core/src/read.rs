@@ -135,7 +135,17 @@ impl Machine {
                 _ => None,
             },
             last_sequence: job.events.len() as u64,
+            recoveries: job.recoveries.clone(),
+            goodput: self.goodput(number, job),
         }
+    }
+
+    /// Share of the time since the job first ran in steps that counted.
+    fn goodput(&self, number: u64, job: &Job) -> Option<f64> {
+        let all = job.end_time.unwrap_or(self.now).since(job.start_time?);
+        let now = job.useful(self.reached_now(number), self.now);
+        let useful = job.useful_ms.saturating_add(now);
+        Some((useful as f64 / all.max(1) as f64).min(1.0))
     }
 
     fn view_worker(&self, worker: &Worker) -> WorkerView {

@@ -4,10 +4,12 @@
 //! variants; those that exist never change their meaning. Records are made for a format that names
 //! its fields and tells texts from lists (JSON).
 
+use crate::account::Incident;
 use crate::command::StopMode;
 use crate::event::{PeerAddress, Time};
 use crate::state::{Size, State, Then, WorkerInfo};
 use espalier_spec::plan::{Plan, Seat};
+use espalier_spec::recovery::{Milestone, Recovery, Restore};
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use espalier_spec::{Generation, JobSpec, Step, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -66,6 +68,31 @@ pub enum Change {
         /// The newest report, all its numbers finite.
         progress: Box<Progress>,
     },
+    /// What ends a job's generation early, for the account of the next one.
+    JobInterrupted {
+        /// The job.
+        number: u64,
+        /// What happened.
+        incident: Incident,
+    },
+    /// The newest generation of a job came further on its way into training.
+    JobMilestone {
+        /// The job.
+        number: u64,
+        /// How far it is.
+        milestone: Milestone,
+        /// Steps done.
+        step: Step,
+        /// When.
+        time: Time,
+    },
+    /// How useful the time of a generation was that ends.
+    JobCounted {
+        /// The job.
+        number: u64,
+        /// Its time in steps that counted.
+        milliseconds: u64,
+    },
     /// An ended job was forgotten.
     JobDeleted {
         /// The job.
@@ -113,9 +140,14 @@ pub enum Kind {
         plan: Box<Plan>,
         /// Where every rank listens, in order of rank.
         addresses: Vec<PeerAddress>,
+        /// The snapshot it goes on from; none: from its newest checkpoint, or from the beginning.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        restore: Option<Restore>,
     },
     /// Something worth knowing that changes nothing.
     Noted,
+    /// It trains again after another generation had ended early, with what that cost.
+    Recovered(Box<Recovery>),
     /// It was evaluated.
     Evaluated(Box<Evaluation>),
     /// A checkpoint is durable.
@@ -164,6 +196,7 @@ impl Kind {
             | Kind::Placed { .. }
             | Kind::Started { .. }
             | Kind::Noted
+            | Kind::Recovered(_)
             | Kind::Evaluated(_)
             | Kind::Checkpointed(_)
             | Kind::Stopping { .. }

@@ -8,8 +8,10 @@ use crate::event::{ConnId, Outcome};
 use crate::live::{Key, LeaseState};
 use crate::machine::Machine;
 use crate::record::{Change, Kind};
+use crate::recover::End;
 use crate::state::{Phase, Then};
 use espalier_spec::WorkerId;
+use espalier_spec::recovery::Cause;
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 
 impl Machine {
@@ -28,7 +30,7 @@ impl Machine {
 
     /// The job of a report that only rank 0's worker makes, if it counts: while the job runs, or
     /// later, as long as rank 0 has not said that it stopped.
-    fn head_report(&mut self, conn: ConnId, key: &Key) -> Option<u64> {
+    pub(crate) fn head_report(&mut self, conn: ConnId, key: &Key) -> Option<u64> {
         let (name, number) = self.reporter(conn, key)?;
         let counts = self.state.jobs.get(&number).is_some_and(|job| {
             job.head() == Some(&name)
@@ -108,7 +110,8 @@ impl Machine {
         self.tell(number, message, Kind::Checkpointed(checkpoint));
     }
 
-    fn reached(&mut self, number: u64, step: espalier_spec::Step) {
+    /// The newest generation is known to have done so many steps.
+    pub(crate) fn reached(&mut self, number: u64, step: espalier_spec::Step) {
         let live = self.live.entry(number).or_default();
         live.reached = Some(live.reached.unwrap_or_default().max(step));
     }
@@ -132,6 +135,9 @@ impl Machine {
             }
             return;
         };
+        if let Some(worker) = self.workers.get_mut(&name) {
+            worker.accused.remove(key);
+        }
         let number = lease.number;
         let Some(job) = self.state.jobs.get(&number) else {
             return;
@@ -140,6 +146,11 @@ impl Machine {
             return;
         }
         let head = job.head() == Some(&name);
+        if let Outcome::Failure(failure) = &outcome
+            && let Some(rank) = failure.lost
+        {
+            self.accuse(&name, key, number, rank);
+        }
         self.note_stopped(&name, key, number);
         let Some(job) = self.state.jobs.get(&number) else {
             return;
@@ -161,8 +172,20 @@ impl Machine {
         match outcome {
             Outcome::Failure(failure) => self.ended_by(number, name, failure),
             Outcome::Ordered | Outcome::Exported(_) => {
+                // It leaves, or has lost its mind: no work before its next heartbeat, so that the
+                // job is not prepared there again and again.
+                let job = self.state.jobs.get(&number);
+                let run = job.map(|job| ((job.name(), job.generation), job.uid.clone()));
+                if let (Some(worker), Some((key, uid))) = (self.workers.get_mut(name), run) {
+                    worker.strays.insert(key, uid);
+                }
                 let why = format!("worker {name} stopped preparing without an order");
-                self.retry(number, &why, None, true);
+                let end = End {
+                    cause: Cause::Drain,
+                    counts: false,
+                    ..End::fault(name)
+                };
+                self.retry(number, &why, end);
             }
         }
     }
@@ -170,10 +193,7 @@ impl Machine {
     fn stopped_running(&mut self, number: u64, name: &WorkerId, head: bool, outcome: Outcome) {
         match outcome {
             Outcome::Failure(failure) => self.ended_by(number, name, failure),
-            Outcome::Ordered => {
-                let why = format!("worker {name} stopped its ranks without an order");
-                self.retry(number, &why, None, true);
-            }
+            Outcome::Ordered => self.left(number, name),
             Outcome::Exported(path) if head => self.succeed(number, path),
             Outcome::Exported(_) => {
                 let Some(job) = self.state.jobs.get(&number) else {
@@ -205,7 +225,12 @@ impl Machine {
     fn ended_by(&mut self, number: u64, name: &WorkerId, failure: Failure) {
         if failure.retryable {
             let why = format!("worker {name} reports: {}", failure.message);
-            self.retry(number, &why, Some(failure), true);
+            let lost = failure.lost.and_then(|rank| self.seated(number, rank));
+            let end = End {
+                failure: Some(failure),
+                ..End::fault(lost.unwrap_or(name))
+            };
+            self.retry(number, &why, end);
         } else {
             self.fail(number, failure);
         }

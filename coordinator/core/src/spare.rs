@@ -24,6 +24,7 @@ use crate::state::{Job, Phase, Then};
 use crate::view::Detail;
 use espalier_spec::job::Device;
 use espalier_spec::plan::Profile;
+use espalier_spec::recovery::Cause;
 use espalier_spec::{JobId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -405,7 +406,12 @@ impl Machine {
                 names("worker", &spares),
                 if spares.len() == 1 { "is" } else { "are" },
             );
-            let mode = StopMode::Handover;
+            // Without snapshots in memory nothing but a checkpoint keeps the steps since the last.
+            let mode = match job.takes_snapshots() {
+                true => StopMode::Handover,
+                false => StopMode::Checkpoint,
+            };
+            self.interrupt(number, Cause::Scale, spares.first(), &message);
             self.stop_ranks(number, mode);
             let then = Then::Move;
             self.tell(number, message, Kind::Stopping { then, mode });

@@ -1,11 +1,13 @@
 //! The durable state and the one way it changes: `State::apply`.
 
+use crate::account::{Incident, Stretch};
 use crate::command::StopMode;
 use crate::event::{PeerAddress, Time};
 use crate::record::{Change, Kind, Waiting};
 use crate::view::{Detail, JobEvent, JobState};
 use espalier_spec::job::Device;
 use espalier_spec::plan::{Plan, Seat};
+use espalier_spec::recovery::{Cause, Recovery, Restore};
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use espalier_spec::{Generation, JobId, JobSpec, Step, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -87,6 +89,21 @@ pub(crate) struct Job {
     pub(crate) reached: Step,
     /// What its events say about its waiting since it last entered the queue.
     pub(crate) waiting: Option<Waiting>,
+    /// Most steps that a generation began with.
+    #[serde(default)]
+    pub(crate) began: Step,
+    /// What ended its last generation; none once another one trains.
+    #[serde(default)]
+    pub(crate) incident: Option<Incident>,
+    /// What its incidents cost, oldest first.
+    #[serde(default)]
+    pub(crate) recoveries: Vec<Recovery>,
+    /// The steps of the generation that trains.
+    #[serde(default)]
+    pub(crate) stretch: Option<Stretch>,
+    /// Milliseconds of its ended generations in steps that counted.
+    #[serde(default)]
+    pub(crate) useful_ms: u64,
     pub(crate) events: Vec<JobEvent>,
 }
 
@@ -102,6 +119,9 @@ pub(crate) enum Phase {
         addresses: Vec<PeerAddress>,
         /// Workers whose ranks have come to the regular end.
         finished: BTreeSet<WorkerId>,
+        /// The snapshot that it went on from.
+        #[serde(default)]
+        restore: Option<Restore>,
     },
     /// Its ranks were told to stop.
     Stopping {
@@ -200,15 +220,22 @@ impl Job {
                 self.size = Some(*size);
                 phase = Some(Phase::Preparing);
             }
-            Kind::Started { plan, addresses } => {
+            Kind::Started {
+                plan,
+                addresses,
+                restore,
+            } => {
+                self.open_accounts(time, restore.as_ref());
                 self.start_time.get_or_insert(time);
                 self.plan = Some((**plan).clone());
                 detail = Some(Detail::Plan(plan.clone()));
                 phase = Some(Phase::Running {
                     addresses: addresses.clone(),
                     finished: BTreeSet::new(),
+                    restore: restore.clone(),
                 });
             }
+            Kind::Recovered(recovery) => detail = Some(Detail::Recovery(recovery.clone())),
             Kind::Evaluated(evaluation) => {
                 self.evaluations
                     .insert(evaluation.split.clone(), (**evaluation).clone());
@@ -248,6 +275,18 @@ impl Job {
             }
             Kind::Resumed => {
                 self.restarts = 0;
+                let reported = self.progress.as_ref().map(|progress| progress.step);
+                let kept = self.checkpoint.as_ref().map(|checkpoint| checkpoint.step);
+                let reached = reported.max(kept).unwrap_or_default();
+                self.reached = self.reached.max(reached);
+                // The time until then was not the cluster's.
+                self.incident = Some(Incident {
+                    cause: Cause::Operator,
+                    worker: None,
+                    reason: message.to_owned(),
+                    fault: None,
+                    detected: time,
+                });
                 phase = Some(Phase::Queued);
             }
             Kind::Paused => phase = Some(Phase::Paused),
@@ -263,6 +302,9 @@ impl Job {
                 });
             }
             Kind::Cancelled => phase = Some(Phase::Cancelled),
+        }
+        if kind.ends_generation() {
+            self.stretch = None;
         }
         if let Some(phase) = phase {
             self.phase = phase;
@@ -324,6 +366,11 @@ impl State {
                     restarts: 0,
                     reached: Step(0),
                     waiting: None,
+                    began: Step(0),
+                    incident: None,
+                    recoveries: Vec::new(),
+                    stretch: None,
+                    useful_ms: 0,
                     events: Vec::new(),
                 };
                 job.log(*time, "submitted", None);
@@ -371,6 +418,23 @@ impl State {
             }
             Change::JobReported { number, progress } => {
                 self.known(*number)?.progress = Some((**progress).clone());
+            }
+            Change::JobInterrupted { number, incident } => {
+                self.known(*number)?.incident = Some(incident.clone());
+            }
+            Change::JobMilestone {
+                number,
+                milestone,
+                step,
+                time,
+            } => self.known(*number)?.note(*milestone, *step, *time),
+            Change::JobCounted {
+                number,
+                milliseconds,
+            } => {
+                let job = self.known(*number)?;
+                job.useful_ms = job.useful_ms.saturating_add(*milliseconds);
+                job.stretch = None;
             }
             Change::JobDeleted { number } => {
                 let job = self.known(*number)?;

@@ -2,6 +2,7 @@
 
 use crate::event::Time;
 use espalier_spec::plan::Plan;
+use espalier_spec::recovery::Recovery;
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use espalier_spec::{Generation, JobId, JobSpec, Rank, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,10 @@ pub struct JobView {
     pub failure: Option<Failure>,
     /// Sequence number of its newest event.
     pub last_sequence: u64,
+    /// What its incidents cost, oldest first; the newest 1000.
+    pub recoveries: Vec<Recovery>,
+    /// Share of the time since it first ran in steps that counted, 0 to 1; see [`crate::account`].
+    pub goodput: Option<f64>,
 }
 
 /// Something that happened to a job; kept and numbered.
@@ -119,6 +124,8 @@ pub enum Detail {
     Checkpoint(Checkpoint),
     /// The job failed, or failed and is tried again.
     Failure(Failure),
+    /// The job trains again after its generation had ended early.
+    Recovery(Box<Recovery>),
 }
 
 /// Where a worker is in its life.

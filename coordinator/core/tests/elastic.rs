@@ -4,6 +4,7 @@
 mod kit;
 
 use espalier_core::{ConnId, Event, JobState, Outcome, WorkerState};
+use espalier_spec::recovery::Cause;
 use espalier_spec::{Generation, JobSpec, Rank};
 use kit::{Bench, elastic, failure, orders, profile, ranks, running, worker};
 
@@ -167,6 +168,8 @@ fn a_job_grows_by_prepared_spares_and_not_at_once() {
     );
     start(&mut bench, "x", 2, &["a", "b", "c"], &all);
     assert_eq!(seats(&bench, "x"), "a0 a0 b0 c0");
+    let account = bench.job("x").recoveries[0].clone();
+    assert_eq!((account.cause, account.worker), (Cause::Scale, Some(worker("c"))));
     // At its most it has one spare, and does not stop for it.
     let (d, after) = bench.connect("d", 1, "first", Vec::new());
     assert_eq!(orders(&after), [format!("spare x g2 -> {}", d.0)]);

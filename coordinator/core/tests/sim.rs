@@ -4,6 +4,7 @@
 mod kit;
 
 use espalier_core::{Event, JobState, WorkerState};
+use espalier_spec::recovery::{Cause, Source};
 use kit::fake::Sim;
 use kit::{elastic, ranks, spec, worker};
 
@@ -14,16 +15,15 @@ impl Sim {
     fn disturb(&mut self) {
         let w = self.dice.roll(3) as usize;
         let name = NAMES[self.dice.roll(5) as usize];
-        match self.dice.roll(14) {
+        match self.dice.roll(16) {
             0 | 1 => self.drop_stream(w),
             2 => {
                 // Killed: everything on it is lost, another process takes its place.
                 self.drop_stream(w);
+                let up = self.dice.roll(2) == 0;
                 let fake = &mut self.workers[w];
-                fake.runs.clear();
-                fake.outbox.clear();
-                fake.instance += 1;
-                fake.up = self.dice.roll(2) == 0;
+                fake.die();
+                fake.up = up;
             }
             3 => self.workers[w].up = true,
             4 => {
@@ -33,9 +33,8 @@ impl Sim {
                         reason: "spot notice".to_owned(),
                     });
                     let fake = &mut self.workers[w];
-                    (fake.conn, fake.instance) = (None, fake.instance + 1);
-                    fake.runs.clear();
-                    fake.outbox.clear();
+                    fake.conn = None;
+                    fake.die();
                 }
             }
             5 => self.restart(),
@@ -67,6 +66,13 @@ impl Sim {
                 let name = worker(self.workers[w].name);
                 self.ask(|reply| Event::UndrainWorker { name, reply });
             }
+            12 => {
+                if self.workers[w].up && self.dice.roll(2) == 0 {
+                    self.leave(w);
+                }
+            }
+            // Hangs: its stream stays open, its peers get no answer.
+            13 => self.workers[w].up = false,
             _ => self.create(name),
         }
     }
@@ -144,8 +150,8 @@ struct Story {
     trace: Vec<String>,
     /// How each job ended, and whether it took more than one generation.
     ends: Vec<(JobState, bool)>,
-    /// Whether a job took more workers in while it ran.
-    grew: bool,
+    /// Where generations went on from, and after what.
+    recoveries: Vec<(Source, Cause)>,
 }
 
 /// Faults for a while, then none until all is quiet.
@@ -198,13 +204,14 @@ fn story(seed: u64) -> Story {
         .iter()
         .map(|(_, job)| (job.state, job.generation.0 > 1))
         .collect();
-    let grew = sim.trace.iter().any(|said| said.contains("Handover"));
     sim.trace
         .extend(jobs.iter().map(|(_, job)| format!("{job:?}")));
+    let recoveries = jobs.iter().flat_map(|(_, job)| &job.recoveries);
+    let recoveries = recoveries.map(|recovery| (recovery.source, recovery.cause));
     Story {
         trace: sim.trace,
         ends,
-        grew,
+        recoveries: recoveries.collect(),
     }
 }
 
@@ -223,14 +230,14 @@ fn every_job_ends_or_waits_for_a_stated_reason() {
         Err(_) => (1..=120).collect::<Vec<u64>>(),
     };
     let mut ends = std::collections::BTreeSet::new();
-    let mut grew = false;
+    let mut recoveries = std::collections::BTreeSet::new();
     for seed in &seeds {
         let result = std::panic::catch_unwind(|| story(*seed));
         let Ok(story) = result else {
             panic!("SIM_SEED={seed} cargo test -p espalier-core --test sim")
         };
         ends.extend(story.ends);
-        grew |= story.grew;
+        recoveries.extend(story.recoveries);
     }
     if seeds.len() > 1 {
         use JobState::{Cancelled, Failed, Paused, Queued, Succeeded};
@@ -244,7 +251,12 @@ fn every_job_ends_or_waits_for_a_stated_reason() {
             ends.contains(&(Succeeded, true)),
             "no job succeeded after it was moved"
         );
-        assert!(grew, "no elastic job grew");
+        for cause in [Cause::Failure, Cause::Drain, Cause::Scale] {
+            assert!(
+                recoveries.contains(&(Source::Snapshot, cause)),
+                "no job went on from memory after a {cause:?}"
+            );
+        }
     }
 }
 

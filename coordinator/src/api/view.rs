@@ -25,8 +25,8 @@ pub(super) fn job(view: &JobView) -> v1::Job {
         export_path: view.export_path.clone().unwrap_or_default(),
         failure: view.failure.as_ref().map(Wire::to_wire),
         last_sequence: view.last_sequence,
-        recoveries: Vec::new(),
-        goodput: None,
+        recoveries: view.recoveries.iter().map(Wire::to_wire).collect(),
+        goodput: view.goodput,
     }
 }
 
@@ -38,6 +38,7 @@ pub(super) fn event(event: &JobEvent) -> v1::JobEvent {
         Detail::Evaluation(evaluation) => Wired::Evaluation(evaluation.to_wire()),
         Detail::Checkpoint(checkpoint) => Wired::Checkpoint(checkpoint.to_wire()),
         Detail::Failure(failure) => Wired::Failure(failure.to_wire()),
+        Detail::Recovery(recovery) => Wired::Recovery(recovery.to_wire()),
     });
     v1::JobEvent {
         sequence: event.sequence,

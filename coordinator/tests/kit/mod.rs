@@ -145,6 +145,8 @@ pub(crate) fn hello(name: &str) -> v1::Hello {
 pub(crate) struct Worker {
     reports: mpsc::Sender<v1::WorkerMessage>,
     orders: Streaming<v1::CoordinatorMessage>,
+    /// Parts of snapshots that it says it holds.
+    pub(crate) held: Vec<v1::HeldSnapshot>,
 }
 
 impl Worker {
@@ -160,7 +162,11 @@ impl Worker {
         let mut client = WorkerServiceClient::new(node.channel.clone());
         let connect = client.connect(ReceiverStream::new(outbound));
         let orders = soon("the stream", connect).await?.into_inner();
-        Ok(Self { reports, orders })
+        Ok(Self {
+            reports,
+            orders,
+            held: Vec::new(),
+        })
     }
 
     /// Connects and is welcomed.
@@ -218,7 +224,7 @@ impl Worker {
             generation: prepare.generation,
             addresses: addresses.collect(),
             profile: Some(profile),
-            snapshots: Vec::new(),
+            snapshots: self.held.clone(),
         }))
         .await;
         prepare

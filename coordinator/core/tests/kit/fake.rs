@@ -1,13 +1,16 @@
 //! Fake workers, and the simulated cluster that they and the machine are.
 
-use super::{Bench, address, failure, profile};
+use super::{Bench, address, failure, lost, profile};
 use espalier_core::{Command, ConnId, Event, Order, Outcome, RunningJob, StopMode};
 use espalier_spec::plan::Seat;
+use espalier_spec::recovery::{HeldSnapshot, Milestone, Restore};
 use espalier_spec::{Generation, JobId, Rank, Step};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Steps of every job.
 const STEPS: u64 = 12;
+/// Steps between two snapshots.
+const SNAPSHOT: u64 = 2;
 
 /// xorshift64*: small, and the same everywhere.
 pub struct Dice(pub u64);
@@ -29,7 +32,14 @@ pub struct Run {
     pub world: Vec<Seat>,
     pub prepared: bool,
     pub started: bool,
+    /// What it was told to go on from.
+    pub restore: Option<Restore>,
+    /// Milestones told, by rank 0's worker.
+    pub told: usize,
 }
+
+/// Steps of the parts in memory, by the job's uid and the rank: the two newest.
+pub type Held = BTreeMap<(String, Rank), BTreeSet<u64>>;
 
 pub struct Fake {
     pub name: &'static str,
@@ -42,6 +52,17 @@ pub struct Fake {
     pub outbox: Vec<(Key, Outcome)>,
     pub runs: BTreeMap<Key, Run>,
     pub beat: u64,
+    pub held: Held,
+}
+
+impl Fake {
+    /// The process dies with all it had; the next one has another instance id.
+    pub fn die(&mut self) {
+        self.runs.clear();
+        self.outbox.clear();
+        self.held.clear();
+        self.instance += 1;
+    }
 }
 
 pub struct Sim {
@@ -67,6 +88,7 @@ impl Sim {
             outbox: Vec::new(),
             runs: BTreeMap::new(),
             beat: 0,
+            held: Held::new(),
         };
         Self {
             bench: Bench::new(),
@@ -207,6 +229,8 @@ impl Sim {
                     world: seats,
                     prepared: false,
                     started: false,
+                    restore: None,
+                    told: 0,
                 };
                 let old = fake.runs.insert((job.clone(), generation), run);
                 assert!(old.is_none(), "job {job} {generation} is prepared twice");
@@ -229,12 +253,36 @@ impl Sim {
                 generation,
                 plan,
                 resume,
+                restore,
                 ..
             } => {
                 if let Some(run) = fake.runs.get_mut(&(job.clone(), generation)) {
                     assert_eq!(plan.seats, run.world);
-                    run.started = true;
-                    let from = resume.map_or(0, |checkpoint| checkpoint.step.0);
+                    let repeated = std::mem::replace(&mut run.started, true);
+                    assert!(
+                        !repeated || run.restore == restore,
+                        "a repeated start goes on from elsewhere"
+                    );
+                    let mut from = resume.map_or(0, |checkpoint| checkpoint.step.0);
+                    if let Some(restore) = &restore {
+                        assert!(
+                            repeated || restore.step.0 >= from,
+                            "older than a checkpoint"
+                        );
+                        from = restore.step.0;
+                        for (rank, provider) in (0..).zip(&restore.providers) {
+                            let seat = &run.world[provider.0 as usize];
+                            let held = fake.held.get(&(run.uid.clone(), Rank(rank)));
+                            assert!(
+                                seat.worker.as_str() != fake.name
+                                    || repeated
+                                    || held.is_some_and(|steps| steps.contains(&from)),
+                                "{} does not hold the part of rank {rank} of step {from}",
+                                fake.name
+                            );
+                        }
+                    }
+                    run.restore = restore;
                     self.steps
                         .entry((run.uid.clone(), generation.0))
                         .or_insert(from);
@@ -254,6 +302,9 @@ impl Sim {
                 if let (StopMode::Checkpoint, true, true, Some(at)) = (mode, head, run.started, at)
                 {
                     self.checkpoint(w, &key, at);
+                }
+                if let (StopMode::Handover, Some(at)) = (mode, at) {
+                    self.snapshot(&key, at);
                 }
                 self.end(w, &key, Outcome::Ordered);
             }
@@ -316,13 +367,23 @@ impl Sim {
             run.prepared = true;
             let addresses = of(run, name).iter().map(|rank| address(rank.0)).collect();
             let profile = profile();
+            let uid = run.uid.clone();
+            let held = self.workers[w].held.iter();
+            let held = held.filter(|((job, _), _)| *job == uid);
+            let parts = held.flat_map(|((_, rank), steps)| {
+                steps.iter().map(move |step| HeldSnapshot {
+                    rank: *rank,
+                    step: Step(*step),
+                })
+            });
+            let snapshots = parts.collect();
             return self.step(Event::Prepared {
                 conn,
                 job,
                 generation,
                 addresses,
                 profile,
-                snapshots: Vec::new(),
+                snapshots,
             });
         }
         if !run.started {
@@ -335,15 +396,48 @@ impl Sim {
             let path = if head { "/out" } else { "" };
             return self.end(w, key, Outcome::Exported(path.to_owned()));
         }
-        let peers: BTreeSet<String> = run.world.iter().map(|seat| seat.worker.0.clone()).collect();
-        let mut peers = self.workers.iter().filter(|fake| peers.contains(fake.name));
-        if !peers.all(|fake| fake.runs.contains_key(key)) {
-            return self.end(w, key, failure("peer_lost", true));
+        let (world, told) = (run.world.clone(), run.told);
+        let missing = world.iter().find(|seat| {
+            let mut workers = self.workers.iter();
+            let fake = workers.find(|fake| fake.name == seat.worker.as_str());
+            fake.is_none_or(|fake| !fake.up || !fake.runs.contains_key(key))
+        });
+        if let Some(seat) = missing {
+            return self.end(w, key, lost(seat.rank.0));
         }
         if !head {
             return;
         }
-        self.steps.insert(count, at + 1);
+        let milestones = [
+            Milestone::Connected,
+            Milestone::Restored,
+            Milestone::FirstStep,
+        ];
+        let milestone = milestones.get(told).copied();
+        let step = match milestone {
+            Some(Milestone::Connected | Milestone::Restored) => at,
+            Some(Milestone::FirstStep) | None => at + 1,
+        };
+        self.steps.insert(count, step);
+        if let Some(milestone) = milestone {
+            if let Some(run) = self.workers[w].runs.get_mut(key) {
+                run.told += 1;
+            }
+            self.step(Event::Reached {
+                conn,
+                job: job.clone(),
+                generation,
+                milestone,
+                step: Step(step),
+            });
+        }
+        // The coordinator may have died in that step, and the stream with it.
+        if step == at || self.workers[w].conn != Some(conn) {
+            return;
+        }
+        if step.is_multiple_of(SNAPSHOT) {
+            self.snapshot(key, step);
+        }
         let progress = espalier_spec::report::Progress {
             step: Step(at + 1),
             ..Default::default()

@@ -2,12 +2,14 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 pub mod fake;
+mod held;
 
 use espalier_core::{
     Answer, Command, Config, ConnId, Error, Event, Hello, JobState, JobView, Machine, Order,
     Outcome, Output, PeerAddress, Record, ReplyId, RunningJob, Time, invariants,
 };
 use espalier_spec::plan::{BlockProfile, Profile, TaskProfile};
+use espalier_spec::recovery::{HeldSnapshot, Milestone};
 use espalier_spec::report::{Checkpoint, Failure, Progress};
 use espalier_spec::{Generation, JobId, JobSpec, Rank, Step, WorkerId};
 
@@ -75,6 +77,25 @@ pub fn failure(code: &str, retryable: bool) -> Outcome {
         retryable,
         lost: None,
     })
+}
+
+/// A rank lost its links to this one.
+pub fn lost(rank: u32) -> Outcome {
+    Outcome::Failure(Failure {
+        code: "peer_lost".to_owned(),
+        message: format!("the connection to rank {rank} broke"),
+        retryable: true,
+        lost: Some(Rank(rank)),
+    })
+}
+
+/// Parts of these ranks after these steps.
+pub fn parts(held: &[(u32, u64)]) -> Vec<HeldSnapshot> {
+    let part = |(rank, step): &(u32, u64)| HeldSnapshot {
+        rank: Rank(*rank),
+        step: Step(*step),
+    };
+    held.iter().map(part).collect()
 }
 
 /// A machine, its log, and the time.
@@ -204,6 +225,18 @@ impl Bench {
         generation: u64,
         of: &[u32],
     ) -> Vec<Command> {
+        self.prepared_with(conn, job, generation, of, &[])
+    }
+
+    /// Prepared, with these parts (rank and step) in memory.
+    pub fn prepared_with(
+        &mut self,
+        conn: ConnId,
+        job: &str,
+        generation: u64,
+        of: &[u32],
+        held: &[(u32, u64)],
+    ) -> Vec<Command> {
         let addresses = of.iter().map(|rank| address(*rank)).collect();
         let (job, generation) = (job.into(), Generation(generation));
         self.step(Event::Prepared {
@@ -212,8 +245,29 @@ impl Bench {
             generation,
             addresses,
             profile: profile(),
-            snapshots: Vec::new(),
+            snapshots: parts(held),
         })
+    }
+
+    /// All milestones of a generation, the first step with so many done, each 50 ms after the one
+    /// before it.
+    pub fn trains(&mut self, conn: ConnId, job: &str, generation: u64, first: u64) {
+        let reached = [
+            (Milestone::Connected, first - 1),
+            (Milestone::Restored, first - 1),
+            (Milestone::FirstStep, first),
+        ];
+        for (milestone, step) in reached {
+            self.now += 50;
+            let (job, generation) = (job.into(), Generation(generation));
+            self.step(Event::Reached {
+                conn,
+                job,
+                generation,
+                milestone,
+                step: Step(step),
+            });
+        }
     }
 
     pub fn stopped(
@@ -352,9 +406,18 @@ pub fn orders(after: &[Command]) -> Vec<String> {
                     job,
                     generation,
                     resume,
+                    restore,
                     ..
                 } => {
                     let from = resume.as_ref().map_or(0, |checkpoint| checkpoint.step.0);
+                    let from = match restore {
+                        Some(restore) => {
+                            let providers = restore.providers.iter().map(|rank| rank.0);
+                            let providers: Vec<u32> = providers.collect();
+                            format!("memory {} of {providers:?}", restore.step)
+                        }
+                        None => from.to_string(),
+                    };
                     format!("start {job} {generation} from {from}")
                 }
                 Order::Stop {
