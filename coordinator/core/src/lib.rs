@@ -34,6 +34,8 @@
 //!   is sent; a Stopped that could not be sent is sent after the next Hello.
 //! - A Stop is answered with Stopped, whatever the state of the generation's ranks; a repeated one
 //!   is harmless; so is a repeated Start.
+//! - A Prepare for a spare is answered with Prepared without addresses, and named in `running` without
+//!   ranks, until a Stop or a Prepare of a later generation comes.
 
 pub mod account;
 pub mod command;

@@ -7,9 +7,10 @@
 //! not kept: after a restart of the coordinator they are stopped and asked again.
 //!
 //! An elastic job on fewer workers than it may have **grows** when a spare is prepared: it stops at
-//! a step with a snapshot in memory and goes on with more. Not before its generation has run for
-//! [`crate::Config::scale_after_ms`] and has reported a step, so that workers that come one by one
-//! don't stop it one by one; and not while another job waits for the devices.
+//! a step with a snapshot in memory (or a checkpoint, if it takes none) and goes on with more. Not
+//! before its generation has run for [`crate::Config::scale_after_ms`] and has reported a step, so
+//! that workers that come one by one don't stop it one by one; not while another job waits for the
+//! devices; and not if it ends within that time anyway.
 
 use crate::command::{Order, StopMode};
 use crate::elastic;
@@ -407,9 +408,10 @@ impl Machine {
                 if spares.len() == 1 { "is" } else { "are" },
             );
             // Without snapshots in memory nothing but a checkpoint keeps the steps since the last.
-            let mode = match job.takes_snapshots() {
-                true => StopMode::Handover,
-                false => StopMode::Checkpoint,
+            let mode = if job.takes_snapshots() {
+                StopMode::Handover
+            } else {
+                StopMode::Checkpoint
             };
             self.interrupt(number, Cause::Scale, spares.first(), &message);
             self.stop_ranks(number, mode);
