@@ -59,6 +59,9 @@ pub struct Config {
     /// How long an elastic job runs at least before it stops to take in more workers
     #[arg(long, default_value_t = Period::of(machine().scale_after_ms))]
     pub scale_after: Period,
+    /// Free workers that load a running job too, to take a lost one's place at once
+    #[arg(long, default_value_t = machine().hot_spares)]
+    pub hot_spares: u32,
     /// Largest message that is accepted, in bytes
     #[arg(long, default_value_t = defaults::MAX_MESSAGE_BYTES)]
     pub max_message_bytes: usize,
@@ -157,6 +160,7 @@ impl Config {
             checkpoint_timeout_ms: self.checkpoint_timeout.millis(),
             max_restarts: self.max_restarts,
             scale_after_ms: self.scale_after.millis(),
+            hot_spares: self.hot_spares,
         }
     }
 }

@@ -22,6 +22,9 @@ pub struct Config {
     /// Milliseconds that a generation of an elastic job runs at least before it is stopped to take in
     /// more workers.
     pub scale_after_ms: u64,
+    /// Free workers that load a running job beside those it has, to take a lost one's place; an
+    /// elastic job that may take more workers has as many as that anyway.
+    pub hot_spares: u32,
 }
 
 impl Config {
@@ -37,6 +40,7 @@ impl Config {
             checkpoint_timeout_ms: 600_000,
             max_restarts: 3,
             scale_after_ms: 5_000,
+            hot_spares: 1,
         }
     }
 }

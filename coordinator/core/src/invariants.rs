@@ -115,11 +115,13 @@ fn leases_are_of_known_generations(machine: &Machine) -> Vec<Broken> {
 /// What a worker keeps as a spare is nothing it has devices for.
 fn spares_have_no_ranks(machine: &Machine) -> Vec<Broken> {
     let mut broken = Vec::new();
-    for ((_, name), spare) in &machine.spares {
+    for (name, spares) in &machine.spares {
         let worker = machine.workers.get(name);
-        if worker.is_some_and(|worker| worker.leases.contains_key(&spare.key)) {
-            let message = format!("worker {name} is a spare of {:?} and has ranks", spare.key);
-            broken.extend(one("spares_have_no_ranks", message));
+        for spare in spares.values() {
+            if worker.is_some_and(|worker| worker.leases.contains_key(&spare.key)) {
+                let message = format!("worker {name} is a spare of {:?} and has ranks", spare.key);
+                broken.extend(one("spares_have_no_ranks", message));
+            }
         }
     }
     broken

@@ -147,16 +147,16 @@ impl Machine {
     /// Orders a worker to stop what it should not run, as long as it says that it runs it. What it
     /// keeps as a spare has no lease and is no stray.
     pub(crate) fn stop_strays(&mut self, name: &WorkerId, running: &[RunningJob]) {
-        let spares = self.spares_on(name);
+        let found = running.iter().filter(|run| !self.keeps_as_spare(name, run));
+        let found: Vec<&RunningJob> = found.collect();
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
         let before = worker.strays.len();
-        let strays: BTreeMap<Key, String> = running
-            .iter()
+        let strays: BTreeMap<Key, String> = found
+            .into_iter()
             .map(|job| ((job.job.clone(), job.generation), job.uid.clone()))
             .filter(|(key, uid)| worker.leases.get(key).is_none_or(|lease| lease.uid != *uid))
-            .filter(|(key, uid)| spares.get(key) != Some(uid))
             .collect();
         let keys: Vec<Key> = strays.keys().cloned().collect();
         worker.strays = strays;

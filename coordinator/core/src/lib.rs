@@ -17,7 +17,8 @@
 //! | what may a client ask, and when is it refused? | `job.rs` |
 //! | which job is next, and on which devices? | `queue.rs` |
 //! | on how many workers does an elastic job sit, and who hosts which ranks? | `elastic.rs` |
-//! | who is prepared in advance, and when does a job grow? | `spare.rs` |
+//! | who is prepared in advance? | `spare.rs` |
+//! | when does an elastic job take more workers in? | `grow.rs` |
 //! | when is a worker unreachable, when gone? | `member.rs` |
 //! | which devices are taken; what does a reconnecting worker keep? | `lease.rs` |
 //! | when is a worker dead at once; who could take its place? | `detect.rs` |
@@ -45,6 +46,7 @@ mod elastic;
 pub mod event;
 pub mod exchange;
 mod generation;
+mod grow;
 pub mod invariants;
 mod job;
 mod lease;

@@ -35,8 +35,8 @@ pub struct Machine {
     pub(crate) live: BTreeMap<u64, Live>,
     /// Why each queued job waits.
     pub(crate) waits: BTreeMap<u64, Wait>,
-    /// Workers that were told to load a job for a later generation, by job and worker.
-    pub(crate) spares: BTreeMap<(u64, WorkerId), Spare>,
+    /// Workers that were told to load jobs for later generations, by number of the job.
+    pub(crate) spares: BTreeMap<WorkerId, BTreeMap<u64, Spare>>,
     /// Reports of stale generations that were ignored.
     pub(crate) stale: u64,
     out: Output,

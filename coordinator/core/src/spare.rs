@@ -1,33 +1,25 @@
-//! Spares: workers without ranks of a job that load its model and data in advance; and elastic jobs
-//! that take them in.
+//! Spares: workers without ranks of a job that load its model and data in advance, to take a lost
+//! one's place or to let an elastic job grow (`grow.rs`).
 //!
 //! A job that runs has spares among the workers with free devices of its kind: as many as an elastic
-//! job may still take, one otherwise. A worker is a spare of one job at most. A spare holds no
-//! device: another job may take it any time, and the spare is released. What is known of spares is
-//! not kept: after a restart of the coordinator they are stopped and asked again.
-//!
-//! An elastic job on fewer workers than it may have **grows** when a spare is prepared: it stops at
-//! a step with a snapshot in memory (or a checkpoint, if it takes none) and goes on with more. Not
-//! before its generation has run for [`crate::Config::scale_after_ms`] and has reported a step, so
-//! that workers that come one by one don't stop it one by one; not while another job waits for the
-//! devices; and not if it ends within that time anyway.
+//! job may still take, else [`crate::Config::hot_spares`]. A worker is a spare of one job at most. A
+//! spare holds no device: another job may take it any time, and the spare is released. What is known
+//! of spares is not kept: after a restart of the coordinator they are stopped and asked again.
 
 use crate::command::{Order, StopMode};
 use crate::elastic;
 use crate::event::{ConnId, Outcome, RunningJob, Time};
-use crate::generation::{count, names, profile_fits};
+use crate::generation::profile_fits;
 use crate::live::{Key, Link, Worker};
 use crate::machine::Machine;
 use crate::place::{Problem, place};
 use crate::queue::free_devices;
-use crate::record::{Kind, Waiting};
+use crate::record::Kind;
 use crate::state::{Job, Phase, Then};
-use crate::view::Detail;
 use espalier_spec::job::Device;
 use espalier_spec::plan::Profile;
-use espalier_spec::recovery::Cause;
 use espalier_spec::{JobId, WorkerId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A worker that was told to load a job for a later generation.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +54,11 @@ impl Spare {
         worker.link != Link::Gone && worker.info.instance == self.instance
     }
 
+    /// Whether this is what a worker says that it runs.
+    fn runs_as(&self, run: &RunningJob) -> bool {
+        run.job == self.key.0 && run.generation == self.key.1 && run.uid == self.uid
+    }
+
     /// Whether the worker has something loaded or loads it.
     fn is_live(&self) -> bool {
         matches!(self.state, SpareState::Asked | SpareState::Ready)
@@ -76,9 +73,13 @@ impl Machine {
         self.grow();
     }
 
+    fn spare(&self, number: u64, name: &WorkerId) -> Option<&Spare> {
+        self.spares.get(name)?.get(&number)
+    }
+
     /// Whether a worker is a prepared spare of a job.
     pub(crate) fn is_spare(&self, number: u64, name: &WorkerId) -> bool {
-        let spare = self.spares.get(&(number, name.clone()));
+        let spare = self.spare(number, name);
         spare.is_some_and(|spare| spare.state == SpareState::Ready && self.is_there(spare, name))
     }
 
@@ -92,21 +93,19 @@ impl Machine {
     /// Whether a worker may host ranks of a job: it does not stop a spare of another job of that
     /// name, nor did it find another model or other data.
     pub(crate) fn may_host(&self, number: u64, job: &JobId, worker: &Worker) -> bool {
-        self.spares.iter().all(|((of, name), spare)| {
-            let concerns = *name == worker.info.name && spare.is_of(worker) && spare.key.0 == *job;
-            !concerns || (*of == number && spare.state != SpareState::Unfit)
-        })
+        let here = self.spares.get(&worker.info.name).into_iter().flatten();
+        let mut of_name = here.filter(|(_, spare)| spare.key.0 == *job && spare.is_of(worker));
+        of_name.all(|(of, spare)| *of == number && spare.state != SpareState::Unfit)
     }
 
-    /// What a worker keeps as a spare: generations with their job's uid.
-    pub(crate) fn spares_on(&self, name: &WorkerId) -> BTreeMap<Key, String> {
-        let Some(worker) = self.workers.get(name) else {
-            return BTreeMap::new();
-        };
-        let spares = self.spares.iter();
-        let here = spares.filter(|((_, at), spare)| at == name && spare.is_of(worker));
-        here.map(|(_, spare)| (spare.key.clone(), spare.uid.clone()))
-            .collect()
+    /// Whether a generation that a worker runs is what it keeps as a spare.
+    pub(crate) fn keeps_as_spare(&self, name: &WorkerId, run: &RunningJob) -> bool {
+        let here = self.spares.get(name).into_iter().flatten();
+        let worker = self.workers.get(name);
+        worker.is_some_and(|worker| {
+            let mut here = here.map(|(_, spare)| spare);
+            here.any(|spare| spare.is_of(worker) && spare.runs_as(run))
+        })
     }
 
     /// Whether a job should have spares that it has.
@@ -125,7 +124,9 @@ impl Machine {
 
     fn release_spares(&mut self) {
         let (mut forget, mut stop) = (Vec::new(), Vec::new());
-        for ((number, name), spare) in &self.spares {
+        let all = self.spares.iter();
+        let all = all.flat_map(|(name, here)| here.iter().map(move |(of, spare)| (name, of, spare)));
+        for (name, number, spare) in all {
             let at = || (*number, name.clone());
             let Some(worker) = self.workers.get(name).filter(|worker| spare.is_of(worker)) else {
                 forget.push(at());
@@ -148,71 +149,114 @@ impl Machine {
             }
         }
         for at in forget {
-            self.spares.remove(&at);
+            self.forget_spare(&at);
         }
         for at in stop {
             self.stop_spare(&at, SpareState::Stopping);
         }
     }
 
-    fn stop_spare(&mut self, at: &(u64, WorkerId), state: SpareState) {
-        let Some(spare) = self.spares.get_mut(at) else {
+    fn forget_spare(&mut self, (number, name): &(u64, WorkerId)) {
+        let Some(here) = self.spares.get_mut(name) else {
+            return;
+        };
+        here.remove(number);
+        if here.is_empty() {
+            self.spares.remove(name);
+        }
+    }
+
+    fn stop_spare(&mut self, (number, name): &(u64, WorkerId), state: SpareState) {
+        let here = self.spares.get_mut(name);
+        let Some(spare) = here.and_then(|here| here.get_mut(number)) else {
             return;
         };
         spare.state = state;
         let key = spare.key.clone();
-        self.send_stop(&at.1, &key, StopMode::Abort);
+        self.send_stop(name, &key, StopMode::Abort);
     }
 
-    /// Tells free workers to load what runs elsewhere.
+    /// Tells free workers to load what runs elsewhere: for the jobs in the order of the queue, the
+    /// workers that it would choose.
     fn ask_spares(&mut self) {
-        let mut running: Vec<_> = self
-            .state
-            .jobs
-            .iter()
-            .filter(|(_, job)| trains(job))
-            .map(|(number, job)| (std::cmp::Reverse(job.spec.priority), *number))
-            .collect();
-        running.sort_unstable();
-        for (_, number) in running {
-            for name in self.candidates(number) {
+        let mut has: BTreeMap<u64, usize> = BTreeMap::new();
+        for (number, spare) in self.spares.values().flatten() {
+            *has.entry(*number).or_default() += usize::from(spare.is_live());
+        }
+        let mut wanting = Vec::new();
+        for (number, job) in &self.state.jobs {
+            let Some(size) = job.size.filter(|_| trains(job)) else {
+                continue;
+            };
+            let has = has.get(number).copied().unwrap_or(0);
+            let missing = self.spares_wanted(job).saturating_sub(has);
+            if missing > 0 {
+                let first = std::cmp::Reverse(job.spec.priority);
+                wanting.push((first, *number, missing, size.device));
+            }
+        }
+        if wanting.is_empty() {
+            return;
+        }
+        wanting.sort_by_key(|(first, number, ..)| (*first, *number));
+        let (mut cuda, mut cpu) = (self.idle(Device::Cuda), self.idle(Device::Cpu));
+        for (_, number, missing, device) in wanting {
+            let idle = match device {
+                Device::Cuda => &mut cuda,
+                Device::Auto | Device::Cpu => &mut cpu,
+            };
+            for _ in 0..missing {
+                let Some(at) = self.candidate(number, idle) else {
+                    break;
+                };
+                let (_, name) = idle.remove(at);
                 self.ask_spare(number, name);
             }
         }
     }
 
-    /// Workers that a running job may have as spares besides those it has.
-    fn candidates(&self, number: u64) -> Vec<WorkerId> {
-        let Some(job) = self.state.jobs.get(&number) else {
-            return Vec::new();
-        };
-        let Some(size) = job.size else {
-            return Vec::new();
-        };
-        let spares = self.spares.iter();
-        let has = spares.filter(|((of, _), spare)| *of == number && spare.is_live());
-        let missing = spares_wanted(job).saturating_sub(has.count());
-        if missing == 0 {
-            return Vec::new();
+    /// Ready workers that are nobody's spare, with the number of their free devices of a kind if
+    /// there are any, those with fewest first.
+    fn idle(&self, kind: Device) -> Vec<(usize, WorkerId)> {
+        let mut idle = Vec::new();
+        for (name, worker) in &self.workers {
+            if !self.is_ready(worker) || !worker.strays.is_empty() || self.is_any_spare(name) {
+                continue;
+            }
+            let free = free_devices(worker, kind).len();
+            if free > 0 {
+                idle.push((free, name.clone()));
+            }
         }
-        let may = |name: &WorkerId| {
-            self.spares
-                .iter()
-                .filter(|((_, at), _)| at == name)
-                .all(|((of, _), spare)| match spare.state {
-                    SpareState::Asked | SpareState::Ready | SpareState::Stopping => false,
-                    SpareState::Failed => *of != number || spare.key.1 < job.generation,
-                    SpareState::Unfit => *of != number,
+        idle.sort_unstable();
+        idle
+    }
+
+    /// Whether a worker keeps, loads or stops a spare.
+    fn is_any_spare(&self, name: &WorkerId) -> bool {
+        let here = self.spares.get(name).into_iter().flatten();
+        let mut here = here.map(|(_, spare)| spare);
+        here.any(|spare| spare.is_live() || spare.state == SpareState::Stopping)
+    }
+
+    /// The first of these workers that may be a spare of a running job.
+    fn candidate(&self, number: u64, idle: &[(usize, WorkerId)]) -> Option<usize> {
+        let job = self.state.jobs.get(&number)?;
+        let (name, need) = (job.name(), devices_needed(job));
+        let from = idle.partition_point(|(free, _)| *free < need);
+        let may = |(_, at): &(usize, WorkerId)| {
+            let failed = self.spare(number, at).is_some_and(|spare| {
+                spare.state == SpareState::Failed && spare.key.1 >= job.generation
+            });
+            let worker = self.workers.get(at);
+            !failed
+                && !self.is_any_spare(at)
+                && worker.is_some_and(|worker| {
+                    worker.leases.keys().all(|key| key.0 != name)
+                        && self.may_host(number, &name, worker)
                 })
         };
-        let free = self.usable(number, job, size.device).into_iter();
-        let fits = free.filter(|(name, devices)| devices.len() >= devices_needed(job) && may(name));
-        // As the queue would choose.
-        let mut fits: Vec<(usize, &WorkerId)> =
-            fits.map(|(name, free)| (free.len(), name)).collect();
-        fits.sort_unstable();
-        let names = fits.into_iter().take(missing);
-        names.map(|(_, name)| name.clone()).collect()
+        idle[from..].iter().position(may).map(|at| from + at)
     }
 
     fn ask_spare(&mut self, number: u64, name: WorkerId) {
@@ -236,7 +280,7 @@ impl Machine {
             spare: true,
         };
         self.send(&name, order);
-        self.spares.insert((number, name), spare);
+        self.spares.entry(name).or_default().insert(number, spare);
     }
 
     /// Whether what a worker prepared is a spare's; if so, it is one from now on, unless it found
@@ -250,10 +294,13 @@ impl Machine {
 
     /// The spare of a generation on a worker.
     fn spare_at(&self, name: WorkerId, key: &Key) -> Option<(u64, WorkerId)> {
-        let spares = self.spares.iter();
-        let mut here = spares.filter(|((_, at), spare)| *at == name && spare.key == *key);
-        let number = here.next().map(|((number, _), _)| *number)?;
-        Some((number, name))
+        let mut here = self.spares.get(&name)?.iter();
+        let (number, _) = here.find(|(_, spare)| spare.key == *key)?;
+        Some((*number, name))
+    }
+
+    fn spare_mut(&mut self, (number, name): &(u64, WorkerId)) -> Option<&mut Spare> {
+        self.spares.get_mut(name)?.get_mut(number)
     }
 
     fn spare_prepared(&mut self, at: &(u64, WorkerId), profile: &Profile) {
@@ -262,7 +309,7 @@ impl Machine {
         };
         let wrong = job_fits(job, profile).err();
         let ended = job.state().is_final();
-        match self.spares.get_mut(at) {
+        match self.spare_mut(at) {
             Some(spare) if spare.state == SpareState::Asked => spare.state = SpareState::Ready,
             _ => return,
         }
@@ -279,12 +326,12 @@ impl Machine {
         let Some(at) = self.spare_at(name.clone(), key) else {
             return false;
         };
-        let Some(spare) = self.spares.get_mut(&at) else {
+        let Some(spare) = self.spare_mut(&at) else {
             return false;
         };
         if !spare.is_live() {
             if spare.state == SpareState::Stopping {
-                self.spares.remove(&at);
+                self.forget_spare(&at);
             }
             return true;
         }
@@ -312,17 +359,23 @@ impl Machine {
         true
     }
 
+    /// Spares that a running job may have.
+    fn spares_wanted(&self, job: &Job) -> usize {
+        let more = elastic::range(job).map_or(0, |(_, max)| {
+            max.saturating_sub(elastic::hosts(job).len())
+        });
+        more.max(self.config.hot_spares as usize)
+    }
+
     /// Sets right what a reconnected worker keeps as a spare. One whose answer may have been lost
     /// is forgotten: if it runs it is stopped as a stray and asked again.
     pub(crate) fn reconcile_spares(&mut self, name: &WorkerId, running: &[RunningJob]) {
+        let Some(here) = self.spares.get_mut(name) else {
+            return;
+        };
         let mut unfit = Vec::new();
-        self.spares.retain(|(_, at), spare| {
-            if at != name {
-                return true;
-            }
-            let listed = running.iter().any(|job| {
-                job.job == spare.key.0 && job.generation == spare.key.1 && job.uid == spare.uid
-            });
+        here.retain(|_, spare| {
+            let listed = running.iter().any(|run| spare.runs_as(run));
             match spare.state {
                 SpareState::Ready => listed,
                 SpareState::Asked | SpareState::Stopping => false,
@@ -337,104 +390,14 @@ impl Machine {
             self.send_stop(name, &key, StopMode::Abort);
         }
     }
-
-    /// Prepared spares that a job can take in now.
-    fn ready_spares(&self, number: u64) -> BTreeSet<WorkerId> {
-        let spares = self.spares.iter();
-        let ready = spares.filter(|((of, name), _)| *of == number && self.is_spare(number, name));
-        ready.map(|((_, name), _)| name.clone()).collect()
-    }
-
-    /// When a running job stops to take in spares; none as long as it has no reason to, or reasons
-    /// not to.
-    pub(crate) fn grows_at(&self, number: u64, job: &Job) -> Option<Time> {
-        let (_, max) = elastic::range(job)?;
-        let full = elastic::hosts(job).len() >= max;
-        if full || !trains(job) || self.ready_spares(number).is_empty() {
-            return None;
-        }
-        let live = self.live.get(&number)?;
-        live.reached?;
-        let wait = self.config.scale_after_ms;
-        let left = live.progress.as_ref().and_then(|p| p.eta_seconds);
-        let ends_soon = left.is_some_and(|seconds| seconds * 1_000.0 < wait as f64);
-        if ends_soon || self.is_awaited(job) {
-            return None;
-        }
-        let mut events = job.events.iter().rev();
-        let started = events.find(|event| matches!(event.detail, Some(Detail::Plan(_))))?;
-        // Those that load still are waited for, but no longer than that.
-        let spares = self.spares.iter();
-        let loading = spares.filter(|((of, _), s)| *of == number && s.state == SpareState::Asked);
-        let newest = loading.map(|(_, spare)| spare.since).max();
-        Some(newest.unwrap_or_default().max(started.time).plus(wait))
-    }
-
-    /// Whether another job waits for devices of a job's kind.
-    fn is_awaited(&self, job: &Job) -> bool {
-        let Some(size) = job.size else { return false };
-        self.waits.iter().any(|(number, wait)| {
-            let kind = self.state.jobs.get(number).map(|other| {
-                let fixed = other.size.map(|size| size.device);
-                fixed.unwrap_or(other.spec.resources.device)
-            });
-            wait.waiting() == Some(Waiting::Busy)
-                && kind.is_some_and(|kind| kind == Device::Auto || kind == size.device)
-        })
-    }
-
-    /// Stops elastic jobs at their next step that can go on with more workers.
-    fn grow(&mut self) {
-        let jobs = self.state.jobs.iter();
-        let due = jobs.filter(|(number, job)| {
-            let at = self.grows_at(**number, job);
-            at.is_some_and(|at| at <= self.now)
-        });
-        let due: Vec<u64> = due.map(|(number, _)| *number).collect();
-        for number in due {
-            let Some(job) = self.state.jobs.get(&number) else {
-                continue;
-            };
-            let now = elastic::hosts(job).len();
-            let max = elastic::range(job).map_or(now, |(_, max)| max);
-            let spares = self.ready_spares(number);
-            let spares: BTreeSet<WorkerId> =
-                spares.into_iter().take(max.saturating_sub(now)).collect();
-            let message = format!(
-                "grows from {} to {}, as {} {} prepared: stops at the next step",
-                count(now, "worker"),
-                now + spares.len(),
-                names("worker", &spares),
-                if spares.len() == 1 { "is" } else { "are" },
-            );
-            // Without snapshots in memory nothing but a checkpoint keeps the steps since the last.
-            let mode = if job.takes_snapshots() {
-                StopMode::Handover
-            } else {
-                StopMode::Checkpoint
-            };
-            self.interrupt(number, Cause::Scale, spares.first(), &message);
-            self.stop_ranks(number, mode);
-            let then = Then::Move;
-            self.tell(number, message, Kind::Stopping { then, mode });
-        }
-    }
 }
 
 /// Whether all ranks of a job train.
-fn trains(job: &Job) -> bool {
+pub(crate) fn trains(job: &Job) -> bool {
     match &job.phase {
         Phase::Running { finished, .. } => finished.is_empty(),
         _ => false,
     }
-}
-
-/// Spares that a running job may have.
-fn spares_wanted(job: &Job) -> usize {
-    let more = elastic::range(job).map_or(0, |(_, max)| {
-        max.saturating_sub(elastic::hosts(job).len())
-    });
-    more.max(1)
 }
 
 /// Whether a worker has free devices for what a job has on one of its workers.

@@ -190,8 +190,8 @@ fn a_generation_that_has_not_reported_is_not_stopped() {
     ready(&mut bench, b, 1);
     bench.pass(2_000, &[a, b]);
     assert_eq!(bench.state("x"), JobState::Running);
-    let after = bench.progress(a, "x", 1, 1);
-    assert_eq!(orders(&after), stop_orders(&[a], "Handover"));
+    bench.trains(a, "x", 1, 1);
+    assert_eq!(bench.state("x"), JobState::Pausing);
 }
 
 #[test]
