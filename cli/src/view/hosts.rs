@@ -35,7 +35,10 @@ pub(crate) fn hosts(plan: &Plan) -> Vec<Host<'_>> {
 pub(crate) fn shared_devices(plan: &Plan) -> String {
     let hosts = hosts(plan);
     let mut out = String::new();
-    if hosts.iter().all(|host| host.ranks.len() == host.devices.len()) {
+    if hosts
+        .iter()
+        .all(|host| host.ranks.len() == host.devices.len())
+    {
         return out;
     }
     for host in hosts {

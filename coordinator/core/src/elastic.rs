@@ -199,7 +199,10 @@ mod tests {
     #[test]
     fn a_workers_devices_share_its_ranks_evenly() {
         // Promise: a worker uses as many devices as it has ranks, and fewer only if it has fewer.
-        assert_eq!(text(&dealt(&[("a", 2), ("b", 4)], &[], 5)), "a0 a0 a1 b0 b1");
+        assert_eq!(
+            text(&dealt(&[("a", 2), ("b", 4)], &[], 5)),
+            "a0 a0 a1 b0 b1"
+        );
     }
 
     #[test]

@@ -124,9 +124,12 @@ impl Machine {
 
     fn release_spares(&mut self) {
         let (mut forget, mut stop) = (Vec::new(), Vec::new());
-        let all = self.spares.iter();
-        let all = all.flat_map(|(name, here)| here.iter().map(move |(of, spare)| (name, of, spare)));
-        for (name, number, spare) in all {
+        let workers = self.spares.iter();
+        let spares = workers.flat_map(|(name, here)| {
+            here.iter()
+                .map(move |(number, spare)| (name, number, spare))
+        });
+        for (name, number, spare) in spares {
             let at = || (*number, name.clone());
             let Some(worker) = self.workers.get(name).filter(|worker| spare.is_of(worker)) else {
                 forget.push(at());
@@ -286,7 +289,9 @@ impl Machine {
     /// Whether what a worker prepared is a spare's; if so, it is one from now on, unless it found
     /// another model or other data than the workers that run the job.
     pub(crate) fn spare_answered(&mut self, conn: ConnId, key: &Key, profile: &Profile) -> bool {
-        let found = self.worker_of(conn).and_then(|name| self.spare_at(name, key));
+        let found = self
+            .worker_of(conn)
+            .and_then(|name| self.spare_at(name, key));
         let Some(at) = found else { return false };
         self.spare_prepared(&at, profile);
         true
@@ -342,7 +347,10 @@ impl Machine {
             }
             Outcome::Failure(failure) => {
                 spare.state = SpareState::Unfit;
-                format!("worker {name} gets no ranks of this job: {}", failure.message)
+                format!(
+                    "worker {name} gets no ranks of this job: {}",
+                    failure.message
+                )
             }
             Outcome::Ordered | Outcome::Exported(_) => {
                 // Of one that was just told this is the answer to an older order to stop.
@@ -361,9 +369,8 @@ impl Machine {
 
     /// Spares that a running job may have.
     fn spares_wanted(&self, job: &Job) -> usize {
-        let more = elastic::range(job).map_or(0, |(_, max)| {
-            max.saturating_sub(elastic::hosts(job).len())
-        });
+        let more =
+            elastic::range(job).map_or(0, |(_, max)| max.saturating_sub(elastic::hosts(job).len()));
         more.max(self.config.hot_spares as usize)
     }
 

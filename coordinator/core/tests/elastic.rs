@@ -102,7 +102,12 @@ fn a_shared_device_is_nobody_elses() {
     let (mut bench, conns) = four_ranks(&["a"], 1, 4);
     bench.create(&ranks("y", 1));
     assert_eq!(bench.state("y"), JobState::Queued);
-    let device = bench.machine.worker(&worker("a")).unwrap().devices.remove(0);
+    let device = bench
+        .machine
+        .worker(&worker("a"))
+        .unwrap()
+        .devices
+        .remove(0);
     assert_eq!(device.used_by, Some(("x".into(), Rank(0))));
     assert_eq!(device.ranks, (0..4).map(Rank).collect::<Vec<_>>());
     bench.stopped(conns[0], "x", 1, Outcome::Exported("/out".to_owned()));
@@ -169,7 +174,10 @@ fn a_job_grows_by_prepared_spares_and_not_at_once() {
     start(&mut bench, "x", 2, &["a", "b", "c"], &all);
     assert_eq!(seats(&bench, "x"), "a0 a0 b0 c0");
     let account = bench.job("x").recoveries[0].clone();
-    assert_eq!((account.cause, account.worker), (Cause::Scale, Some(worker("c"))));
+    assert_eq!(
+        (account.cause, account.worker),
+        (Cause::Scale, Some(worker("c")))
+    );
     // At its most it has one spare, and does not stop for it.
     let (d, after) = bench.connect("d", 1, "first", Vec::new());
     assert_eq!(orders(&after), [format!("spare x g2 -> {}", d.0)]);

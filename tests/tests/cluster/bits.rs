@@ -195,5 +195,7 @@ async fn workers_come_and_go() {
         .same(&alone, "after a worker came and died");
     cluster.worker("b", 1).await.unwrap();
     cluster.submit(&elastic(&cluster, "pair")).unwrap();
-    finish(&cluster, "pair").await.same(&alone, "on two workers");
+    finish(&cluster, "pair")
+        .await
+        .same(&alone, "on two workers");
 }

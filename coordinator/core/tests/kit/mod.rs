@@ -44,7 +44,10 @@ pub fn ranks(name: &str, ranks: u32) -> JobSpec {
 /// A job of so many ranks that runs on `min` to `max` workers.
 pub fn elastic(name: &str, ranks: u32, min: u32, max: u32) -> JobSpec {
     let workers = serde_json::json!({ "min": min, "max": max });
-    spec(name, serde_json::json!({ "ranks": ranks, "workers": workers }))
+    spec(
+        name,
+        serde_json::json!({ "ranks": ranks, "workers": workers }),
+    )
 }
 
 pub fn profile() -> Profile {
