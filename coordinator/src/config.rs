@@ -77,6 +77,12 @@ pub struct Config {
     /// Failures for passing reasons, without progress between them, that a job survives
     #[arg(long, default_value_t = machine().max_restarts)]
     pub max_restarts: u32,
+    /// How long an elastic job runs at least before it stops to take in more workers
+    #[arg(long, default_value_t = Period::of(machine().scale_after_ms))]
+    pub scale_after: Period,
+    /// Free workers that load a running job too, to take a lost one's place at once
+    #[arg(long, default_value_t = machine().hot_spares)]
+    pub hot_spares: u32,
     /// Largest message that is accepted, in bytes
     #[arg(long, default_value_t = defaults::MAX_MESSAGE_BYTES)]
     pub max_message_bytes: usize,
@@ -234,6 +240,8 @@ impl Config {
             stop_timeout_ms: self.stop_timeout.millis(),
             checkpoint_timeout_ms: self.checkpoint_timeout.millis(),
             max_restarts: self.max_restarts,
+            scale_after_ms: self.scale_after.millis(),
+            hot_spares: self.hot_spares,
         }
     }
 }

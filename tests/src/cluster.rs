@@ -82,7 +82,8 @@ impl Cluster {
             .arg(self.dir.path().join("coordinator"))
             .arg("--ready-file")
             .arg(&ready)
-            .args(["--heartbeat-interval", "200ms", "--gone-after", "2s"]);
+            .args(["--heartbeat-interval", "200ms", "--gone-after", "2s"])
+            .args(["--scale-after", "500ms"]);
         let mut process = self.spawn("coordinator", command)?;
         let start = Instant::now();
         // A file cannot be waited for otherwise without another dependency.

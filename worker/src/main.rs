@@ -214,7 +214,8 @@ struct Run {
     /// Ranks that it hosts.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     ranks: u32,
-    /// Compute threads of each rank; default: all cores divided by ranks.
+    /// Compute threads of each rank; default: all cores divided by ranks. Ranks of a job with
+    /// `resources.workers` have one each.
     #[arg(long)]
     threads: Option<usize>,
     /// Where jobs keep checkpoints and exports; all workers of a job must see the same directory.

@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::error::{Code, Result};
 use crate::output::{Cell, Context, Format, Screen, Table, text};
 use crate::view::affinity::{advice, findings};
+use crate::view::hosts::{hosts, shared_devices};
 use crate::view::{Event, Job, cost, state_name};
 use espalier_proto::v1::{self, watch_job_response::Update};
 use espalier_spec::plan::Plan;
@@ -171,6 +172,11 @@ fn facts(job: &Job, screen: &Screen, out: &mut String) {
             .map(|task| format!("{} ({})", task.name, task.head.as_str()))
             .collect();
         fact("Tasks", &tasks.join(", "));
+        if let Some(range) = spec.resources.workers {
+            let now = job.plan.as_ref().map(|plan| hosts(plan).len());
+            let now = now.map_or(String::new(), |now| format!(", {now} in the plan"));
+            fact("Workers", &format!("{} to {}{now}", range.min, range.max));
+        }
     }
     if let Some(checkpoint) = &job.checkpoint {
         fact(
@@ -314,6 +320,7 @@ fn plan_section(plan: &Plan, screen: &Screen, out: &mut String) {
     for reason in &plan.reasons {
         let _ = writeln!(out, "  - {reason}");
     }
+    out.push_str(&shared_devices(plan));
     let owned: Vec<u64> = plan
         .seats
         .iter()

@@ -2,6 +2,7 @@
 
 pub(crate) mod affinity;
 pub(crate) mod cost;
+pub(crate) mod hosts;
 mod job;
 pub(crate) mod recovery;
 mod worker;

@@ -34,6 +34,9 @@ pub(crate) struct Device {
     pub(crate) job: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rank: Option<u32>,
+    /// All ranks of that job that share it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ranks: Vec<u32>,
 }
 
 fn as_name<S: serde::Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
@@ -63,6 +66,7 @@ impl From<v1::worker::Device> for Device {
             name: device.name,
             rank: used.then_some(device.rank),
             job: used.then_some(device.job),
+            ranks: device.ranks,
         }
     }
 }

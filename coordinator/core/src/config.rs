@@ -19,6 +19,12 @@ pub struct Config {
     /// Generations in a row that may fail for passing reasons without progress, before the job
     /// fails: without a step that none had reached before, and without going on from a later one.
     pub max_restarts: u32,
+    /// Milliseconds that a generation of an elastic job runs at least before it is stopped to take in
+    /// more workers.
+    pub scale_after_ms: u64,
+    /// Free workers that load a running job beside those it has, to take a lost one's place; an
+    /// elastic job that may take more workers has as many as that anyway.
+    pub hot_spares: u32,
 }
 
 impl Config {
@@ -33,6 +39,8 @@ impl Config {
             stop_timeout_ms: 30_000,
             checkpoint_timeout_ms: 600_000,
             max_restarts: 3,
+            scale_after_ms: 5_000,
+            hot_spares: 1,
         }
     }
 }

@@ -79,6 +79,9 @@ impl Machine {
         profile: Profile,
         snapshots: Vec<HeldSnapshot>,
     ) {
+        if self.spare_answered(conn, &key, &profile) {
+            return;
+        }
         let Some((name, number)) = self.reporter(conn, &key) else {
             return;
         };
@@ -281,7 +284,7 @@ impl Machine {
 }
 
 /// Whether a profile is one of this job.
-fn profile_fits(spec: &JobSpec, profile: &Profile) -> Result<(), String> {
+pub(crate) fn profile_fits(spec: &JobSpec, profile: &Profile) -> Result<(), String> {
     let given: Vec<&str> = profile
         .tasks
         .iter()

@@ -1,6 +1,7 @@
 //! What is true after every step, by name.
 
 use crate::account::KEPT;
+use crate::elastic;
 use crate::live::{LeaseState, Link};
 use crate::machine::Machine;
 use crate::state::{Job, Phase};
@@ -32,6 +33,7 @@ pub(crate) fn check_touched(machine: &Machine, numbers: &BTreeSet<u64>) -> Vec<B
     broken.extend(no_device_in_two_jobs(machine));
     broken.extend(store_knows_workers(machine));
     broken.extend(leases_are_of_known_generations(machine));
+    broken.extend(spares_have_no_ranks(machine));
     for number in numbers {
         let Some(job) = machine.state.jobs.get(number) else {
             continue;
@@ -42,6 +44,7 @@ pub(crate) fn check_touched(machine: &Machine, numbers: &BTreeSet<u64>) -> Vec<B
         broken.extend(runs_or_waits_for_a_reason(machine, *number, job));
         broken.extend(job.plan.iter().flat_map(slices_tile));
         broken.extend(seats_are_distinct(job));
+        broken.extend(elastic_seats_are_even(job));
         broken.extend(every_rank_has_a_provider(machine, *number, job));
         broken.extend(recoveries_follow_generations(job));
     }
@@ -56,10 +59,14 @@ fn no_device_in_two_jobs(machine: &Machine) -> Vec<Broken> {
     let mut broken = Vec::new();
     for (name, worker) in &machine.workers {
         let mut used = BTreeSet::new();
-        for (device, _) in worker.leases.values().flat_map(|lease| &lease.seats) {
-            if !used.insert(*device) {
-                let message = format!("device {device} of worker {name} is in two leases");
-                broken.extend(one("no_device_in_two_jobs", message));
+        for lease in worker.leases.values() {
+            // Ranks of one job may share a device.
+            let devices: BTreeSet<u32> = lease.seats.iter().map(|(device, _)| *device).collect();
+            for device in devices {
+                if !used.insert(device) {
+                    let message = format!("device {device} of worker {name} is in two leases");
+                    broken.extend(one("no_device_in_two_jobs", message));
+                }
             }
         }
     }
@@ -99,6 +106,21 @@ fn leases_are_of_known_generations(machine: &Machine) -> Vec<Broken> {
                     lease.state, key.1.0, key.0, job.generation.0
                 );
                 broken.extend(one("leases_are_of_known_generations", message));
+            }
+        }
+    }
+    broken
+}
+
+/// What a worker keeps as a spare is nothing it has devices for.
+fn spares_have_no_ranks(machine: &Machine) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    for (name, spares) in &machine.spares {
+        let worker = machine.workers.get(name);
+        for spare in spares.values() {
+            if worker.is_some_and(|worker| worker.leases.contains_key(&spare.key)) {
+                let message = format!("worker {name} is a spare of {:?} and has ranks", spare.key);
+                broken.extend(one("spares_have_no_ranks", message));
             }
         }
     }
@@ -200,11 +222,35 @@ fn seats_are_distinct(job: &Job) -> Option<Broken> {
         .zip(&job.seats)
         .all(|(rank, seat)| seat.rank.0 == rank);
     let size = job.size.map_or(0, |size| size.ranks as usize);
-    if places.len() == job.seats.len() && ranks && job.seats.len() == size {
+    let distinct = places.len() == job.seats.len() || elastic::range(job).is_some();
+    if distinct && ranks && job.seats.len() == size {
         return None;
     }
     one(
         "seats_are_distinct",
+        format!("job {} has seats {:?}", job.spec.name, job.seats),
+    )
+}
+
+/// The ranks of an elastic job are on as many workers as it allows, in order, and as many on each as
+/// on any other or one more.
+fn elastic_seats_are_even(job: &Job) -> Option<Broken> {
+    let (min, max) = elastic::range(job)?;
+    let mut parts: Vec<(&WorkerId, usize)> = Vec::new();
+    for seat in &job.seats {
+        match parts.last_mut() {
+            Some((worker, ranks)) if **worker == seat.worker => *ranks += 1,
+            _ => parts.push((&seat.worker, 1)),
+        }
+    }
+    let workers = elastic::hosts(job).len();
+    let sizes = || parts.iter().map(|(_, ranks)| *ranks);
+    let even = sizes().max().unwrap_or(0) - sizes().min().unwrap_or(0) <= 1;
+    if parts.is_empty() || parts.len() == workers && even && (min..=max).contains(&workers) {
+        return None;
+    }
+    one(
+        "elastic_seats_are_even",
         format!("job {} has seats {:?}", job.spec.name, job.seats),
     )
 }

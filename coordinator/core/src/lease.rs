@@ -116,6 +116,7 @@ impl Machine {
     /// Sets right what a reconnected worker runs: adopts what it was given, repeats orders that
     /// were lost with its stream, stops what it should not run.
     pub(crate) fn reconcile(&mut self, name: &WorkerId, running: &[RunningJob]) {
+        self.reconcile_spares(name, running);
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
@@ -143,14 +144,17 @@ impl Machine {
         self.abort_unheard(name);
     }
 
-    /// Orders a worker to stop what it should not run, as long as it says that it runs it.
+    /// Orders a worker to stop what it should not run, as long as it says that it runs it. What it
+    /// keeps as a spare has no lease and is no stray.
     pub(crate) fn stop_strays(&mut self, name: &WorkerId, running: &[RunningJob]) {
+        let found = running.iter().filter(|run| !self.keeps_as_spare(name, run));
+        let found: Vec<&RunningJob> = found.collect();
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
         let before = worker.strays.len();
-        let strays: BTreeMap<Key, String> = running
-            .iter()
+        let strays: BTreeMap<Key, String> = found
+            .into_iter()
             .map(|job| ((job.job.clone(), job.generation), job.uid.clone()))
             .filter(|(key, uid)| worker.leases.get(key).is_none_or(|lease| lease.uid != *uid))
             .collect();

@@ -16,6 +16,9 @@
 //! | --- | --- |
 //! | what may a client ask, and when is it refused? | `job.rs` |
 //! | which job is next, and on which devices? | `queue.rs` |
+//! | on how many workers does an elastic job sit, and who hosts which ranks? | `elastic.rs` |
+//! | who is prepared in advance? | `spare.rs` |
+//! | when does an elastic job take more workers in? | `grow.rs` |
 //! | when is a worker unreachable, when gone? | `member.rs` |
 //! | which devices are taken; what does a reconnecting worker keep? | `lease.rs` |
 //! | when is a worker dead at once; who could take its place? | `detect.rs` |
@@ -32,14 +35,18 @@
 //!   is sent; a Stopped that could not be sent is sent after the next Hello.
 //! - A Stop is answered with Stopped, whatever the state of the generation's ranks; a repeated one
 //!   is harmless; so is a repeated Start.
+//! - A Prepare for a spare is answered with Prepared without addresses, and named in `running` without
+//!   ranks, until a Stop or a Prepare of a later generation comes.
 
 pub mod account;
 pub mod command;
 pub mod config;
 mod detect;
+mod elastic;
 pub mod event;
 pub mod exchange;
 mod generation;
+mod grow;
 pub mod invariants;
 mod job;
 mod lease;
@@ -53,6 +60,7 @@ mod reason;
 pub mod record;
 mod recover;
 mod report;
+mod spare;
 pub mod state;
 pub mod view;
 

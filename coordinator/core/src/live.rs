@@ -82,7 +82,7 @@ pub(crate) struct Lease {
     /// The job.
     pub(crate) number: u64,
     pub(crate) uid: String,
-    /// Device and rank.
+    /// Device and rank; of an elastic job several ranks may share a device.
     pub(crate) seats: Vec<(u32, Rank)>,
     pub(crate) state: LeaseState,
     /// Set while the worker says that it does not run this: when to believe it. Its last report

@@ -7,6 +7,7 @@ use crate::event::{ConnId, Event, ReplyId, Time};
 use crate::live::{Lease, LeaseState, Link, Live, Worker};
 use crate::queue::Wait;
 use crate::record::{Change, Kind, Record, ReplayError, Snapshot};
+use crate::spare::Spare;
 use crate::state::{Phase, State};
 use espalier_spec::{JobId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,8 @@ pub struct Machine {
     pub(crate) live: BTreeMap<u64, Live>,
     /// Why each queued job waits.
     pub(crate) waits: BTreeMap<u64, Wait>,
+    /// Workers that were told to load jobs for later generations, by number of the job.
+    pub(crate) spares: BTreeMap<WorkerId, BTreeMap<u64, Spare>>,
     /// Reports of stale generations that were ignored.
     pub(crate) stale: u64,
     out: Output,
@@ -61,6 +64,7 @@ impl Machine {
             quiet_until: Time(0),
             live: BTreeMap::new(),
             waits: BTreeMap::new(),
+            spares: BTreeMap::new(),
             stale: 0,
             out: Output::default(),
             touched_jobs: BTreeSet::new(),
@@ -139,6 +143,7 @@ impl Machine {
             self.expire();
             self.finish_stopped();
             self.schedule();
+            self.tend_spares();
             self.quiet_until = self.next_deadline().unwrap_or(Time(u64::MAX));
         }
         self.notify();
@@ -167,6 +172,7 @@ impl Machine {
                 && running.iter().all(|job| {
                     let lease = worker.leases.get(&(job.job.clone(), job.generation));
                     lease.is_some_and(|lease| lease.uid == job.uid)
+                        || self.keeps_as_spare(&worker.info.name, job)
                 })
         })
     }
@@ -281,7 +287,9 @@ impl Machine {
                 .chain(worker.leases.values().filter_map(Lease::deadline))
         });
         let jobs = self.live.values().filter_map(|live| live.deadline);
-        workers.chain(jobs).min()
+        let all = self.state.jobs.iter();
+        let growth = all.filter_map(|(number, job)| self.grows_at(*number, job));
+        workers.chain(jobs).chain(growth).min()
     }
 
     /// A moment that [`Self::next_deadline`] is not before, known without a look at every worker. A

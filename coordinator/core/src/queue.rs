@@ -8,7 +8,10 @@
 //! A job without a number of ranks takes every device of the ready workers at its first placement:
 //! all CUDA devices if there are any (and the job does not ask for the CPU), else all CPU devices.
 //! Ranks, shards and kind of device are fixed from then on.
+//!
+//! An elastic job counts workers instead of devices (`elastic.rs`).
 
+use crate::elastic;
 use crate::generation::{count, names};
 use crate::live::{Link, Worker};
 use crate::machine::Machine;
@@ -41,6 +44,13 @@ pub(crate) enum Wait {
     /// There are enough ranks, but others use them.
     Busy {
         need: u32,
+        kind: Device,
+        has: usize,
+        free: usize,
+    },
+    /// There are too few workers for an elastic job, or others use them.
+    Few {
+        need: usize,
         kind: Device,
         has: usize,
         free: usize,
@@ -98,6 +108,15 @@ impl fmt::Display for Wait {
                     noun(*need as usize, *kind)
                 )
             }
+            Wait::Few {
+                need,
+                kind,
+                has,
+                free,
+            } => {
+                let need = elastic::noun(*need, of(*kind));
+                write!(f, "needs {need}; the cluster has {has} ({free} free)")
+            }
             Wait::Behind { job } => write!(f, "waits behind job {job}"),
         }
     }
@@ -105,11 +124,12 @@ impl fmt::Display for Wait {
 
 impl Wait {
     /// What of it is worth an event: not what passes within seconds.
-    fn waiting(&self) -> Option<Waiting> {
+    pub(crate) fn waiting(&self) -> Option<Waiting> {
         match self {
             Wait::Reconnect { .. } | Wait::Stops { .. } => None,
+            Wait::Few { need, has, .. } if has < need => Some(Waiting::Short),
             Wait::Short { .. } => Some(Waiting::Short),
-            Wait::Busy { .. } | Wait::Behind { .. } => Some(Waiting::Busy),
+            Wait::Busy { .. } | Wait::Few { .. } | Wait::Behind { .. } => Some(Waiting::Busy),
         }
     }
 }
@@ -181,10 +201,11 @@ impl Machine {
     /// devices already.
     fn try_place(&mut self, number: u64, first: &mut BTreeMap<bool, JobId>) -> Option<Wait> {
         let job = self.state.jobs.get(&number)?;
-        let (kind, need) = match self.wants(job) {
+        let (kind, need) = match self.wants(number, job) {
             Ok(wants) => wants,
             Err(wait) => return Some(wait),
         };
+        let range = elastic::range(job);
         if let Some(other) = first.get(&(kind == Device::Cuda)) {
             return Some(Wait::Behind { job: other.clone() });
         }
@@ -197,8 +218,15 @@ impl Machine {
                 workers: holders.into_iter().collect(),
             });
         }
-        let Some(seats) = self.seats(job, kind, need) else {
+        let seats = match range {
+            Some(range) => self.spread(number, job, kind, need, range),
+            None => self.seats(number, job, kind, need),
+        };
+        let Some(seats) = seats else {
             first.insert(kind == Device::Cuda, job.name());
+            if let Some((min, _)) = range {
+                return Some(self.too_few(number, job, kind, min));
+            }
             let (has, free) = (self.capacity(kind), self.free(kind));
             return Some(Wait::Busy {
                 need,
@@ -217,7 +245,7 @@ impl Machine {
     }
 
     /// Kind and number of the devices that a job wants now; `Err` if the cluster can't hold it.
-    fn wants(&self, job: &Job) -> Result<(Device, u32), Wait> {
+    fn wants(&self, number: u64, job: &Job) -> Result<(Device, u32), Wait> {
         let asked = job.spec.resources.device;
         let kinds: &[Device] = match (job.size, asked) {
             (
@@ -232,7 +260,14 @@ impl Machine {
             (None, Device::Auto) => &[Device::Cuda, Device::Cpu],
         };
         let need = job.size.map(|size| size.ranks).or(job.spec.resources.ranks);
+        let range = elastic::range(job);
         for kind in kinds {
+            if let (Some((min, _)), Some(need)) = (range, need) {
+                if self.hosts_of(*kind) >= min {
+                    return Ok((*kind, need.max(1)));
+                }
+                continue;
+            }
             let has = self.capacity(*kind);
             match need {
                 Some(need) if need as usize <= has => return Ok((*kind, need.max(1))),
@@ -245,6 +280,9 @@ impl Machine {
         } else {
             Device::Auto
         };
+        if let Some((min, _)) = range {
+            return Err(self.too_few(number, job, kind, min));
+        }
         let (has, free) = (self.capacity(kind), self.free(kind));
         Err(Wait::Short {
             need,
@@ -282,20 +320,31 @@ impl Machine {
         matches!(worker.link, Link::Open { .. }) && !self.state.draining.contains(&worker.info.name)
     }
 
-    /// Free devices for a job: those it had before if they are free; else as few workers as
-    /// possible, its former ones first among equals, then in order of name. Seats are in order of
-    /// worker and device, the former worker of rank 0 first.
-    fn seats(&self, job: &Job, kind: Device, need: u32) -> Option<Vec<Seat>> {
+    /// Ready workers that may host ranks of a job, with their free devices of a kind.
+    pub(crate) fn usable(
+        &self,
+        number: u64,
+        job: &Job,
+        kind: Device,
+    ) -> BTreeMap<&WorkerId, Vec<u32>> {
         let name = job.name();
         let usable = self.workers.values().filter(|worker| {
             self.is_ready(worker)
                 && worker.strays.is_empty()
                 // A deleted job of the same name: the worker tells them apart by name only.
                 && worker.leases.keys().all(|key| key.0 != name)
+                && self.may_host(number, &name, worker)
         });
-        let mut free: BTreeMap<&WorkerId, Vec<u32>> = usable
+        usable
             .map(|worker| (&worker.info.name, free_devices(worker, kind)))
-            .collect();
+            .collect()
+    }
+
+    /// Free devices for a job: those it had before if they are free; else as few workers as
+    /// possible, its former ones first among equals, then its spare, then in order of name. Seats
+    /// are in order of worker and device, the former worker of rank 0 first.
+    fn seats(&self, number: u64, job: &Job, kind: Device, need: u32) -> Option<Vec<Seat>> {
+        let mut free = self.usable(number, job, kind);
         let as_before = job.seats.len() == need as usize
             && job.seats.iter().all(|seat| {
                 free.get(&seat.worker)
@@ -318,7 +367,13 @@ impl Machine {
                 } else {
                     devices.len()
                 };
-                (short, fit, stranger(name), **name)
+                (
+                    short,
+                    fit,
+                    stranger(name),
+                    !self.is_spare(number, name),
+                    **name,
+                )
             });
             let worker = best.map(|(name, _)| *name)?;
             let mut devices = free.remove(worker)?;
@@ -345,14 +400,14 @@ impl Machine {
     }
 }
 
-fn devices(worker: &Worker, kind: Device) -> impl Iterator<Item = u32> {
+pub(crate) fn devices(worker: &Worker, kind: Device) -> impl Iterator<Item = u32> {
     let devices = (0..).zip(&worker.info.devices);
     devices
         .filter(move |(_, name)| is_kind(name, kind))
         .map(|(index, _)| index)
 }
 
-fn free_devices(worker: &Worker, kind: Device) -> Vec<u32> {
+pub(crate) fn free_devices(worker: &Worker, kind: Device) -> Vec<u32> {
     let used: BTreeSet<u32> = worker
         .leases
         .values()

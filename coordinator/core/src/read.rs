@@ -1,12 +1,12 @@
 //! Reads: what the API shows of the state. They change nothing.
 
-use crate::live::{Link, Worker};
+use crate::live::{Lease, Link, Worker};
 use crate::machine::Machine;
 use crate::state::{Job, Phase};
 use crate::view::{ClusterView, DeviceView, JobEvent, JobState, JobView, WorkerState, WorkerView};
 use espalier_spec::job::Device;
 use espalier_spec::report::Progress;
-use espalier_spec::{JobId, WorkerId};
+use espalier_spec::{JobId, Rank, WorkerId};
 
 impl Machine {
     /// The job of this name.
@@ -177,13 +177,24 @@ impl Machine {
             }
             Link::Open { .. } => (WorkerState::Ready, worker.reason.clone()),
         };
-        let device = |index: u32, name: &String| DeviceView {
-            index,
-            name: name.clone(),
-            used_by: worker.leases.iter().find_map(|(key, lease)| {
-                let seat = lease.seats.iter().find(|(device, _)| *device == index);
-                seat.map(|(_, rank)| (key.0.clone(), *rank))
-            }),
+        let device = |index: u32, name: &String| {
+            let ranks = |lease: &Lease| {
+                let seats = lease.seats.iter().filter(|(device, _)| *device == index);
+                seats.map(|(_, rank)| *rank).collect::<Vec<Rank>>()
+            };
+            let mut leases = worker.leases.iter();
+            let used = leases.find_map(|(key, lease)| {
+                let ranks = ranks(lease);
+                let first = *ranks.first()?;
+                Some(((key.0.clone(), first), ranks))
+            });
+            let (used_by, ranks) = used.unzip();
+            DeviceView {
+                index,
+                name: name.clone(),
+                used_by,
+                ranks: ranks.unwrap_or_default(),
+            }
         };
         WorkerView {
             name: info.name.clone(),

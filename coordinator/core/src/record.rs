@@ -144,6 +144,8 @@ pub enum Kind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restore: Option<Restore>,
     },
+    /// Something worth knowing that changes nothing.
+    Noted,
     /// It trains again after another generation had ended early, with what that cost.
     Recovered(Box<Recovery>),
     /// It was evaluated.
@@ -193,6 +195,7 @@ impl Kind {
             Kind::Waits(_)
             | Kind::Placed { .. }
             | Kind::Started { .. }
+            | Kind::Noted
             | Kind::Recovered(_)
             | Kind::Evaluated(_)
             | Kind::Checkpointed(_)

@@ -122,6 +122,9 @@ impl Machine {
             self.stale += 1;
             return;
         };
+        if self.spare_stopped(&name, key, &outcome) {
+            return;
+        }
         let Some(lease) = self.release(&name, key) else {
             let stray = self
                 .workers

@@ -203,6 +203,7 @@ impl Job {
         let mut phase = None;
         match kind {
             Kind::Waits(waiting) => self.waiting = Some(*waiting),
+            Kind::Noted => {}
             Kind::Placed {
                 generation,
                 seats,

@@ -152,7 +152,7 @@ pub struct WorkerView {
     pub state_reason: String,
     /// Version of its binary.
     pub version: String,
-    /// Its devices, one rank each.
+    /// Its devices.
     pub devices: Vec<DeviceView>,
     /// Host name.
     pub host: String,
@@ -169,8 +169,10 @@ pub struct DeviceView {
     pub index: u32,
     /// `cpu`, `cuda:0`, ...
     pub name: String,
-    /// Job and rank that use it.
+    /// Job that uses it, and the first of its ranks there.
     pub used_by: Option<(JobId, Rank)>,
+    /// All ranks of that job that share it, in order.
+    pub ranks: Vec<Rank>,
 }
 
 /// The cluster in numbers.

@@ -235,3 +235,34 @@ fn tasks_that_share_inputs_stay_together() {
         assert!((work(&plan).iter().sum::<f64>() - 1.0).abs() < 1e-12);
     }
 }
+
+#[test]
+fn workers_change_nothing_of_a_plan() {
+    // Promise: who computes and owns what is a function of the number of ranks, the job and its
+    // profile; where ranks sit, where they sat and what they measured is only told.
+    let profile = profile(
+        &[(0.41, 10.0), (0.39, 12.0), (0.2, 7.0)],
+        &[8_000_000, 2_600_000, 40],
+    );
+    for method in [Method::Mean, Method::Upgrad] {
+        let spec = spec(3, method);
+        let first = place(&problem(4, 4, &spec, &profile));
+        let measured = [("t0", 3.0), ("t1", 1.0), ("t2", 9.0)];
+        let measured = measured.map(|(task, cost)| (task.to_owned(), cost)).into();
+        for workers in 1..=4 {
+            let mut problem = problem(4, 4, &spec, &profile);
+            for seat in &mut problem.seats {
+                seat.worker = format!("w{}", seat.rank.0 * workers / 4).as_str().into();
+                seat.device = 0;
+            }
+            problem.previous = Some(&first);
+            problem.measured = Some(&measured);
+            let plan = place(&problem);
+            let rest = |plan: &espalier_spec::Plan| {
+                let (tasks, blocks) = (plan.tasks.clone(), plan.blocks.clone());
+                (tasks, blocks, plan.shards.clone(), plan.exchange)
+            };
+            assert_eq!(rest(&plan), rest(&first));
+        }
+    }
+}

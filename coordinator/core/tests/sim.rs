@@ -6,7 +6,7 @@ mod kit;
 use espalier_core::{Event, JobState, WorkerState};
 use espalier_spec::recovery::{Cause, Source};
 use kit::fake::Sim;
-use kit::{ranks, spec, worker};
+use kit::{elastic, ranks, spec, worker};
 
 const NAMES: [&str; 5] = ["p", "q", "r", "s", "t"];
 
@@ -78,8 +78,9 @@ impl Sim {
     }
 
     fn create(&mut self, name: &str) {
-        let mut spec = match self.dice.roll(6) {
+        let mut spec = match self.dice.roll(8) {
             0 => spec(name, serde_json::json!({})),
+            n @ 6.. => elastic(name, n as u32 - 2, n as u32 - 5, 3),
             n => ranks(name, n as u32),
         };
         spec.priority = self.dice.roll(3) as i32;
@@ -250,7 +251,7 @@ fn every_job_ends_or_waits_for_a_stated_reason() {
             ends.contains(&(Succeeded, true)),
             "no job succeeded after it was moved"
         );
-        for cause in [Cause::Failure, Cause::Drain] {
+        for cause in [Cause::Failure, Cause::Drain, Cause::Scale] {
             assert!(
                 recoveries.contains(&(Source::Snapshot, cause)),
                 "no job went on from memory after a {cause:?}"

@@ -80,6 +80,7 @@ fn device(view: &DeviceView) -> v1::worker::Device {
         name: view.name.clone(),
         job,
         rank,
+        ranks: view.ranks.iter().map(|rank| rank.0).collect(),
     }
 }
 

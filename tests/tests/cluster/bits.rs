@@ -1,6 +1,8 @@
 //! The same job ends with the same bytes, whatever happens on the way.
 
 use espalier_proto::v1::job::State;
+use espalier_proto::v1::job_event::Detail;
+use espalier_proto::v1::watch_job_response::Update;
 use espalier_tests::{Cluster, job};
 use serde_json::{Value, json};
 use std::fs;
@@ -161,4 +163,42 @@ async fn a_worker_dies_with_its_part_of_the_model() {
         .same(&calm, "with full sharding, after a worker's death");
     let job = cluster.job("parts").await.unwrap();
     assert_eq!(job.generation, 2);
+}
+
+// Promise: four ranks end with the same bytes on one worker, on two, and when a worker comes and is
+// killed on the way: the job takes it in by itself, and goes on without it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_come_and_go() {
+    let mut cluster = Cluster::start().unwrap();
+    cluster.worker("a", 1).await.unwrap();
+    let elastic = |cluster: &Cluster, name: &str| {
+        let mut spec = job(name, cluster.toy(), 600);
+        spec["resources"] = json!({"ranks": 4, "workers": {"min": 1, "max": 2}});
+        spec
+    };
+    cluster.submit(&elastic(&cluster, "alone")).unwrap();
+    let alone = finish(&cluster, "alone").await;
+    cluster.submit(&elastic(&cluster, "changing")).unwrap();
+    cluster.checkpoint("changing", 0).await.unwrap();
+    cluster.worker("b", 1).await.unwrap();
+    let second = |update: &Update| {
+        let Update::Event(event) = update else {
+            return false;
+        };
+        let plan = match &event.detail {
+            Some(Detail::Plan(plan)) => plan,
+            _ => return false,
+        };
+        plan.seats.iter().any(|seat| seat.worker == "b")
+    };
+    cluster.until("changing", 0, second).await.unwrap();
+    cluster.kill_worker("b");
+    finish(&cluster, "changing")
+        .await
+        .same(&alone, "after a worker came and died");
+    cluster.worker("b", 1).await.unwrap();
+    cluster.submit(&elastic(&cluster, "pair")).unwrap();
+    finish(&cluster, "pair")
+        .await
+        .same(&alone, "on two workers");
 }

@@ -44,7 +44,7 @@ pub struct Assignment {
     pub listen: SocketAddr,
     /// Names of the worker's devices, by index.
     pub devices: Vec<String>,
-    /// Compute threads of each rank.
+    /// Compute threads of each rank: part of what decides the bits of its sums.
     pub threads: usize,
     /// How long ranks may wait for others.
     pub limits: Limits,

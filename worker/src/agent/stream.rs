@@ -322,6 +322,12 @@ impl Agent {
             .filter(|seat| !spare && seat.worker == self.config.name)
             .map(wire::seat)
             .collect();
+        // On other workers its ranks share cores with more or fewer of them. libtorch adds up in an
+        // order that depends on the number of threads, so that number must not follow.
+        let threads = match spec.resources.workers {
+            Some(_) => 1,
+            None => self.config.threads,
+        };
         let short: String = prepare.job_uid.chars().take(8).collect();
         let dir = self
             .config
@@ -339,7 +345,7 @@ impl Agent {
             cache: self.config.data_dir.join("cache"),
             listen: self.config.listen,
             devices: self.config.devices.clone(),
-            threads: self.config.threads,
+            threads,
             limits: self.config.limits,
         })
     }

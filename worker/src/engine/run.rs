@@ -90,6 +90,8 @@ pub fn run_rank(
     }
     let watched = context.control.watch(context.rank);
     watched::sign(Arc::clone(&watched));
+    // Counts for operations of this thread (OpenMP's and MKL's numbers are a thread's own), so ranks
+    // of several jobs in one process don't change each other's.
     tch::set_num_threads(context.threads.max(1) as i32);
     let backbone = context.sources.backbone(&context.spec, tch::Device::Cpu)?;
     watched.enter(Phase::Connecting);

@@ -217,6 +217,13 @@ impl Sim {
                 seats,
                 ..
             } => {
+                // What it had of that job makes place, as in a real worker.
+                let old = |key: &&Key| key.0 == job && key.1 < generation;
+                let old: Vec<Key> = fake.runs.keys().filter(old).cloned().collect();
+                for key in old {
+                    self.end(w, &key, Outcome::Ordered);
+                }
+                let fake = &mut self.workers[w];
                 let run = Run {
                     uid,
                     world: seats,
@@ -227,11 +234,10 @@ impl Sim {
                 };
                 let old = fake.runs.insert((job.clone(), generation), run);
                 assert!(old.is_none(), "job {job} {generation} is prepared twice");
+                // Ranks of one job may share a device.
                 let devices = fake.runs.values().flat_map(|run| {
-                    run.world
-                        .iter()
-                        .filter(|s| s.worker.as_str() == fake.name)
-                        .map(|s| s.device)
+                    let mine = run.world.iter().filter(|s| s.worker.as_str() == fake.name);
+                    mine.map(|s| s.device).collect::<BTreeSet<u32>>()
                 });
                 let devices: Vec<u32> = devices.collect();
                 let distinct: BTreeSet<_> = devices.iter().collect();

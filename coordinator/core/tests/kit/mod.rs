@@ -20,6 +20,7 @@ pub fn config() -> Config {
         prepare_timeout_ms: 20_000,
         stop_timeout_ms: 5_000,
         checkpoint_timeout_ms: 10_000,
+        scale_after_ms: 200,
         ..Config::new(VERSION)
     }
 }
@@ -38,6 +39,15 @@ pub fn spec(name: &str, resources: serde_json::Value) -> JobSpec {
 
 pub fn ranks(name: &str, ranks: u32) -> JobSpec {
     spec(name, serde_json::json!({ "ranks": ranks }))
+}
+
+/// A job of so many ranks that runs on `min` to `max` workers.
+pub fn elastic(name: &str, ranks: u32, min: u32, max: u32) -> JobSpec {
+    let workers = serde_json::json!({ "min": min, "max": max });
+    spec(
+        name,
+        serde_json::json!({ "ranks": ranks, "workers": workers }),
+    )
 }
 
 pub fn profile() -> Profile {
@@ -386,6 +396,12 @@ pub fn orders(after: &[Command]) -> Vec<String> {
         Command::Send { conn, order } => {
             let order = match order {
                 Order::Welcome { .. } => return None,
+                Order::Prepare {
+                    job,
+                    generation,
+                    spare: true,
+                    ..
+                } => format!("spare {job} {generation}"),
                 Order::Prepare {
                     job, generation, ..
                 } => format!("prepare {job} {generation}"),

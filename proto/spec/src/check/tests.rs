@@ -348,6 +348,30 @@ fn every_rule_names_its_field() {
             "resources.shards",
             "fewer than the 4 ranks",
         ),
+        (
+            "/resources",
+            json!({"ranks": 4, "workers": {"min": 0, "max": 2}}),
+            "resources.workers.min",
+            "at least 1",
+        ),
+        (
+            "/resources",
+            json!({"ranks": 4, "workers": {"min": 3, "max": 2}}),
+            "resources.workers.max",
+            "below min, 3",
+        ),
+        (
+            "/resources",
+            json!({"ranks": 4, "workers": {"min": 1, "max": 5}}),
+            "resources.workers.max",
+            "more workers than ranks (4)",
+        ),
+        (
+            "/resources",
+            json!({"workers": {"min": 1, "max": 2}}),
+            "resources.ranks",
+            "is missing",
+        ),
         ("/output", json!(""), "output", "is empty"),
     ];
     broken_alone(table);

@@ -1,0 +1,453 @@
+//! Spares: workers without ranks of a job that load its model and data in advance, to take a lost
+//! one's place or to let an elastic job grow (`grow.rs`).
+//!
+//! A job that runs has spares among the workers with free devices of its kind: as many as an elastic
+//! job may still take, else [`crate::Config::hot_spares`]. A worker is a spare of one job at most. A
+//! spare holds no device: another job may take it any time, and the spare is released. What is known
+//! of spares is not kept: after a restart of the coordinator they are stopped and asked again.
+
+use crate::command::{Order, StopMode};
+use crate::elastic;
+use crate::event::{ConnId, Outcome, RunningJob, Time};
+use crate::generation::profile_fits;
+use crate::live::{Key, Link, Worker};
+use crate::machine::Machine;
+use crate::place::{Problem, place};
+use crate::queue::free_devices;
+use crate::record::Kind;
+use crate::state::{Job, Phase, Then};
+use espalier_spec::job::Device;
+use espalier_spec::plan::Profile;
+use espalier_spec::{JobId, WorkerId};
+use std::collections::BTreeMap;
+
+/// A worker that was told to load a job for a later generation.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Spare {
+    /// The worker's process.
+    pub(crate) instance: String,
+    pub(crate) uid: String,
+    /// The job and the generation that ran when it was told.
+    pub(crate) key: Key,
+    pub(crate) state: SpareState,
+    /// When it was told.
+    pub(crate) since: Time,
+}
+
+/// How far a spare is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SpareState {
+    /// It loads model and data.
+    Asked,
+    /// It has loaded them.
+    Ready,
+    /// It was told to stop.
+    Stopping,
+    /// It could not, this time; asked again in a later generation.
+    Failed,
+    /// It can't: it gets no ranks of this job.
+    Unfit,
+}
+
+impl Spare {
+    fn is_of(&self, worker: &Worker) -> bool {
+        worker.link != Link::Gone && worker.info.instance == self.instance
+    }
+
+    /// Whether this is what a worker says that it runs.
+    fn runs_as(&self, run: &RunningJob) -> bool {
+        run.job == self.key.0 && run.generation == self.key.1 && run.uid == self.uid
+    }
+
+    /// Whether the worker has something loaded or loads it.
+    fn is_live(&self) -> bool {
+        matches!(self.state, SpareState::Asked | SpareState::Ready)
+    }
+}
+
+impl Machine {
+    /// Releases spares that are not wanted any more, asks workers to be some, lets jobs grow.
+    pub(crate) fn tend_spares(&mut self) {
+        self.release_spares();
+        self.ask_spares();
+        self.grow();
+    }
+
+    fn spare(&self, number: u64, name: &WorkerId) -> Option<&Spare> {
+        self.spares.get(name)?.get(&number)
+    }
+
+    /// Whether a worker is a prepared spare of a job.
+    pub(crate) fn is_spare(&self, number: u64, name: &WorkerId) -> bool {
+        let spare = self.spare(number, name);
+        spare.is_some_and(|spare| spare.state == SpareState::Ready && self.is_there(spare, name))
+    }
+
+    fn is_there(&self, spare: &Spare, name: &WorkerId) -> bool {
+        let worker = self.workers.get(name);
+        worker.is_some_and(|worker| {
+            spare.is_of(worker) && self.is_ready(worker) && worker.strays.is_empty()
+        })
+    }
+
+    /// Whether a worker may host ranks of a job: it does not stop a spare of another job of that
+    /// name, nor did it find another model or other data.
+    pub(crate) fn may_host(&self, number: u64, job: &JobId, worker: &Worker) -> bool {
+        let here = self.spares.get(&worker.info.name).into_iter().flatten();
+        let mut of_name = here.filter(|(_, spare)| spare.key.0 == *job && spare.is_of(worker));
+        of_name.all(|(of, spare)| *of == number && spare.state != SpareState::Unfit)
+    }
+
+    /// Whether a generation that a worker runs is what it keeps as a spare.
+    pub(crate) fn keeps_as_spare(&self, name: &WorkerId, run: &RunningJob) -> bool {
+        let here = self.spares.get(name).into_iter().flatten();
+        let worker = self.workers.get(name);
+        worker.is_some_and(|worker| {
+            let mut here = here.map(|(_, spare)| spare);
+            here.any(|spare| spare.is_of(worker) && spare.runs_as(run))
+        })
+    }
+
+    /// Whether a job should have spares that it has.
+    fn keeps_spares(&self, number: u64, job: &Job) -> bool {
+        match &job.phase {
+            Phase::Preparing | Phase::Running { .. } => true,
+            Phase::Stopping { then, .. } => *then == Then::Move,
+            // About to be placed again.
+            Phase::Queued => self
+                .waits
+                .get(&number)
+                .is_none_or(|wait| wait.waiting().is_none()),
+            _ => false,
+        }
+    }
+
+    fn release_spares(&mut self) {
+        let (mut forget, mut stop) = (Vec::new(), Vec::new());
+        let workers = self.spares.iter();
+        let spares = workers.flat_map(|(name, here)| {
+            here.iter()
+                .map(move |(number, spare)| (name, number, spare))
+        });
+        for (name, number, spare) in spares {
+            let at = || (*number, name.clone());
+            let Some(worker) = self.workers.get(name).filter(|worker| spare.is_of(worker)) else {
+                forget.push(at());
+                continue;
+            };
+            let job = self.state.jobs.get(number);
+            // It got ranks: an order that took the place of the spare's.
+            let seated = job.is_some_and(|job| {
+                job.generation > spare.key.1 && job.seats.iter().any(|seat| seat.worker == *name)
+            });
+            let ended = job.is_none_or(|job| job.state().is_final());
+            let kept =
+                job.is_some_and(|job| self.keeps_spares(*number, job) && has_room(job, worker));
+            let out = self.state.draining.contains(name);
+            match spare.state {
+                _ if seated => forget.push(at()),
+                SpareState::Failed | SpareState::Unfit if ended => forget.push(at()),
+                SpareState::Asked | SpareState::Ready if out || !kept => stop.push(at()),
+                _ => {}
+            }
+        }
+        for at in forget {
+            self.forget_spare(&at);
+        }
+        for at in stop {
+            self.stop_spare(&at, SpareState::Stopping);
+        }
+    }
+
+    fn forget_spare(&mut self, (number, name): &(u64, WorkerId)) {
+        let Some(here) = self.spares.get_mut(name) else {
+            return;
+        };
+        here.remove(number);
+        if here.is_empty() {
+            self.spares.remove(name);
+        }
+    }
+
+    fn stop_spare(&mut self, (number, name): &(u64, WorkerId), state: SpareState) {
+        let here = self.spares.get_mut(name);
+        let Some(spare) = here.and_then(|here| here.get_mut(number)) else {
+            return;
+        };
+        spare.state = state;
+        let key = spare.key.clone();
+        self.send_stop(name, &key, StopMode::Abort);
+    }
+
+    /// Tells free workers to load what runs elsewhere: for the jobs in the order of the queue, the
+    /// workers that it would choose.
+    fn ask_spares(&mut self) {
+        let mut has: BTreeMap<u64, usize> = BTreeMap::new();
+        for (number, spare) in self.spares.values().flatten() {
+            *has.entry(*number).or_default() += usize::from(spare.is_live());
+        }
+        let mut wanting = Vec::new();
+        for (number, job) in &self.state.jobs {
+            let Some(size) = job.size.filter(|_| trains(job)) else {
+                continue;
+            };
+            let has = has.get(number).copied().unwrap_or(0);
+            let missing = self.spares_wanted(job).saturating_sub(has);
+            if missing > 0 {
+                let first = std::cmp::Reverse(job.spec.priority);
+                wanting.push((first, *number, missing, size.device));
+            }
+        }
+        if wanting.is_empty() {
+            return;
+        }
+        wanting.sort_by_key(|(first, number, ..)| (*first, *number));
+        let (mut cuda, mut cpu) = (self.idle(Device::Cuda), self.idle(Device::Cpu));
+        for (_, number, missing, device) in wanting {
+            let idle = match device {
+                Device::Cuda => &mut cuda,
+                Device::Auto | Device::Cpu => &mut cpu,
+            };
+            for _ in 0..missing {
+                let Some(at) = self.candidate(number, idle) else {
+                    break;
+                };
+                let (_, name) = idle.remove(at);
+                self.ask_spare(number, name);
+            }
+        }
+    }
+
+    /// Ready workers that are nobody's spare, with the number of their free devices of a kind if
+    /// there are any, those with fewest first.
+    fn idle(&self, kind: Device) -> Vec<(usize, WorkerId)> {
+        let mut idle = Vec::new();
+        for (name, worker) in &self.workers {
+            if !self.is_ready(worker) || !worker.strays.is_empty() || self.is_any_spare(name) {
+                continue;
+            }
+            let free = free_devices(worker, kind).len();
+            if free > 0 {
+                idle.push((free, name.clone()));
+            }
+        }
+        idle.sort_unstable();
+        idle
+    }
+
+    /// Whether a worker keeps, loads or stops a spare.
+    fn is_any_spare(&self, name: &WorkerId) -> bool {
+        let here = self.spares.get(name).into_iter().flatten();
+        let mut here = here.map(|(_, spare)| spare);
+        here.any(|spare| spare.is_live() || spare.state == SpareState::Stopping)
+    }
+
+    /// The first of these workers that may be a spare of a running job.
+    fn candidate(&self, number: u64, idle: &[(usize, WorkerId)]) -> Option<usize> {
+        let job = self.state.jobs.get(&number)?;
+        let (name, need) = (job.name(), devices_needed(job));
+        let from = idle.partition_point(|(free, _)| *free < need);
+        let may = |(_, at): &(usize, WorkerId)| {
+            let failed = self.spare(number, at).is_some_and(|spare| {
+                spare.state == SpareState::Failed && spare.key.1 >= job.generation
+            });
+            let worker = self.workers.get(at);
+            !failed
+                && !self.is_any_spare(at)
+                && worker.is_some_and(|worker| {
+                    worker.leases.keys().all(|key| key.0 != name)
+                        && self.may_host(number, &name, worker)
+                })
+        };
+        idle[from..].iter().position(may).map(|at| from + at)
+    }
+
+    fn ask_spare(&mut self, number: u64, name: WorkerId) {
+        let (Some(job), Some(worker)) = (self.state.jobs.get(&number), self.workers.get(&name))
+        else {
+            return;
+        };
+        let spare = Spare {
+            instance: worker.info.instance.clone(),
+            uid: job.uid.clone(),
+            key: (job.name(), job.generation),
+            state: SpareState::Asked,
+            since: self.now,
+        };
+        let order = Order::Prepare {
+            job: job.name(),
+            uid: job.uid.clone(),
+            generation: job.generation,
+            spec: Box::new(job.spec.clone()),
+            seats: job.seats.clone(),
+            spare: true,
+        };
+        self.send(&name, order);
+        self.spares.entry(name).or_default().insert(number, spare);
+    }
+
+    /// Whether what a worker prepared is a spare's; if so, it is one from now on, unless it found
+    /// another model or other data than the workers that run the job.
+    pub(crate) fn spare_answered(&mut self, conn: ConnId, key: &Key, profile: &Profile) -> bool {
+        let found = self
+            .worker_of(conn)
+            .and_then(|name| self.spare_at(name, key));
+        let Some(at) = found else { return false };
+        self.spare_prepared(&at, profile);
+        true
+    }
+
+    /// The spare of a generation on a worker.
+    fn spare_at(&self, name: WorkerId, key: &Key) -> Option<(u64, WorkerId)> {
+        let mut here = self.spares.get(&name)?.iter();
+        let (number, _) = here.find(|(_, spare)| spare.key == *key)?;
+        Some((*number, name))
+    }
+
+    fn spare_mut(&mut self, (number, name): &(u64, WorkerId)) -> Option<&mut Spare> {
+        self.spares.get_mut(name)?.get_mut(number)
+    }
+
+    fn spare_prepared(&mut self, at: &(u64, WorkerId), profile: &Profile) {
+        let Some(job) = self.state.jobs.get(&at.0) else {
+            return;
+        };
+        let wrong = job_fits(job, profile).err();
+        let ended = job.state().is_final();
+        match self.spare_mut(at) {
+            Some(spare) if spare.state == SpareState::Asked => spare.state = SpareState::Ready,
+            _ => return,
+        }
+        let Some(wrong) = wrong else { return };
+        self.stop_spare(at, SpareState::Unfit);
+        if !ended {
+            let message = format!("worker {} gets no ranks of this job: it {wrong}", at.1);
+            self.tell(at.0, message, Kind::Noted);
+        }
+    }
+
+    /// Whether what has stopped on a worker was a spare.
+    pub(crate) fn spare_stopped(&mut self, name: &WorkerId, key: &Key, outcome: &Outcome) -> bool {
+        let Some(at) = self.spare_at(name.clone(), key) else {
+            return false;
+        };
+        let Some(spare) = self.spare_mut(&at) else {
+            return false;
+        };
+        if !spare.is_live() {
+            if spare.state == SpareState::Stopping {
+                self.forget_spare(&at);
+            }
+            return true;
+        }
+        let message = match outcome {
+            Outcome::Failure(failure) if failure.retryable => {
+                spare.state = SpareState::Failed;
+                format!("worker {name} can't be a spare now: {}", failure.message)
+            }
+            Outcome::Failure(failure) => {
+                spare.state = SpareState::Unfit;
+                format!(
+                    "worker {name} gets no ranks of this job: {}",
+                    failure.message
+                )
+            }
+            Outcome::Ordered | Outcome::Exported(_) => {
+                // Of one that was just told this is the answer to an older order to stop.
+                if spare.state == SpareState::Ready {
+                    spare.state = SpareState::Failed;
+                }
+                return true;
+            }
+        };
+        let job = self.state.jobs.get(&at.0);
+        if job.is_some_and(|job| !job.state().is_final()) {
+            self.tell(at.0, message, Kind::Noted);
+        }
+        true
+    }
+
+    /// Spares that a running job may have.
+    fn spares_wanted(&self, job: &Job) -> usize {
+        let more =
+            elastic::range(job).map_or(0, |(_, max)| max.saturating_sub(elastic::hosts(job).len()));
+        more.max(self.config.hot_spares as usize)
+    }
+
+    /// Sets right what a reconnected worker keeps as a spare. One whose answer may have been lost
+    /// is forgotten: if it runs it is stopped as a stray and asked again.
+    pub(crate) fn reconcile_spares(&mut self, name: &WorkerId, running: &[RunningJob]) {
+        let Some(here) = self.spares.get_mut(name) else {
+            return;
+        };
+        let mut unfit = Vec::new();
+        here.retain(|_, spare| {
+            let listed = running.iter().any(|run| spare.runs_as(run));
+            match spare.state {
+                SpareState::Ready => listed,
+                SpareState::Asked | SpareState::Stopping => false,
+                SpareState::Unfit if listed => {
+                    unfit.push(spare.key.clone());
+                    true
+                }
+                SpareState::Unfit | SpareState::Failed => true,
+            }
+        });
+        for key in unfit {
+            self.send_stop(name, &key, StopMode::Abort);
+        }
+    }
+}
+
+/// Whether all ranks of a job train.
+pub(crate) fn trains(job: &Job) -> bool {
+    match &job.phase {
+        Phase::Running { finished, .. } => finished.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether a worker has free devices for what a job has on one of its workers.
+fn has_room(job: &Job, worker: &Worker) -> bool {
+    job.size
+        .is_some_and(|size| free_devices(worker, size.device).len() >= devices_needed(job))
+}
+
+/// Free devices that a worker needs to take another one's place in a job.
+fn devices_needed(job: &Job) -> usize {
+    if elastic::range(job).is_some() {
+        return 1;
+    }
+    let mut seats: BTreeMap<&WorkerId, usize> = BTreeMap::new();
+    for seat in &job.seats {
+        *seats.entry(&seat.worker).or_default() += 1;
+    }
+    seats.into_values().min().unwrap_or(1)
+}
+
+/// Whether a profile leads to the plan by which a job runs; `Err` goes on from "it".
+fn job_fits(job: &Job, profile: &Profile) -> Result<(), String> {
+    profile_fits(&job.spec, profile)
+        .map_err(|message| format!("prepared something else than the job asks for: {message}"))?;
+    let (Some(plan), Some(size)) = (&job.plan, job.size) else {
+        return Ok(());
+    };
+    let other = place(&Problem {
+        job: job.name(),
+        generation: plan.generation,
+        seats: plan.seats.clone(),
+        shards: size.shards,
+        spec: &job.spec,
+        profile,
+        previous: None,
+        measured: None,
+    });
+    if other.tasks == plan.tasks && other.blocks == plan.blocks && other.shards == plan.shards {
+        return Ok(());
+    }
+    Err(format!(
+        "found another model or other data than the workers that run the job; check that {} and \
+         the data files are the same on all",
+        job.spec.backbone.path
+    ))
+}
