@@ -177,6 +177,7 @@ fn balancers_weigh_the_adaptation_with_its_task() {
 /// Images in one light with labels, in another without, read by a residual network.
 fn in_another_light(dir: &Path, change: impl FnOnce(&mut Value)) -> JobSpec {
     const SIDE: usize = 8;
+    let kinds = ["top", "bottom"];
     let image = |index: usize, light: f64| -> Vec<f64> {
         let is_lit = |place: usize| (place / SIDE < SIDE / 2) == index.is_multiple_of(2);
         let noise = |place: usize| ((index * 31 + place * 17) % 13) as f64 / 26.0;
@@ -186,7 +187,7 @@ fn in_another_light(dir: &Path, change: impl FnOnce(&mut Value)) -> JobSpec {
     };
     let write = |name: &str, light: f64, labelled: bool| {
         let row = |index: usize| match labelled {
-            true => json!({"image": image(index, light), "kind": ["top", "bottom"][index % 2]}),
+            true => json!({"image": image(index, light), "kind": kinds[index % 2]}),
             false => json!({"image": image(index, light)}),
         };
         let rows: String = (0..60).map(|index| format!("{}\n", row(index))).collect();
