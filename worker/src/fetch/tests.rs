@@ -2,6 +2,7 @@ use super::cache::Cache;
 use super::remote::{Remote, Variables};
 use super::{Error, What, bring_with};
 use espalier_spec::JobSpec;
+use espalier_spec::job::Descriptions;
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt as _, PutPayload};
@@ -123,6 +124,23 @@ fn a_prefix_is_a_directory() {
     assert_eq!(fs::read(model.join("config.json")).unwrap(), BODY);
     let none = fetch(dir.path(), &store, "m/deep", What::Directory).unwrap_err();
     assert!(none.to_string().contains("config.json"), "{none}");
+}
+
+// Promise: whatever file a job names may be a URL, those of classes too.
+#[test]
+fn files_of_classes_are_brought() {
+    let mut spec = job("file:///train.jsonl");
+    spec.tasks[0].zero_shot = serde_json::from_value(serde_json::json!({
+        "descriptions": "file:///of%20words.csv", "vectors": "file:///of%20numbers.csv"
+    }))
+    .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new(dir.path(), &GO_ON);
+    let local = bring_with(&spec, &cache, &s3("", &[])).unwrap();
+    let zero_shot = local.tasks[0].zero_shot.as_ref().unwrap();
+    let words = Descriptions::File("/of words.csv".to_owned());
+    assert_eq!(zero_shot.descriptions, words);
+    assert_eq!(zero_shot.vectors.as_deref(), Some("/of numbers.csv"));
 }
 
 /// A server that gives the same bytes for every path but `/none` and `/denied`, and counts how often;
