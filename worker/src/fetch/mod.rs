@@ -25,7 +25,7 @@ pub type Stop<'a> = &'a dyn Fn() -> bool;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     File,
-    /// The model: everything right below a prefix.
+    /// The model: everything right below a prefix, and its learned prompt and prefix.
     Directory,
 }
 

@@ -105,8 +105,8 @@ fn a_file_is_kept_until_it_changes() {
     assert_eq!(names(dir.path(), ".part"), 0);
 }
 
-// Promise: a model is all files right below its prefix but weights for other programs; a prefix without
-// a config.json is none.
+// Promise: a model is all files right below its prefix but weights for other programs, and the prompt that
+// it has learned, without which it would be another; a prefix without a config.json is none.
 #[test]
 fn a_prefix_is_a_directory() {
     let dir = tempfile::tempdir().unwrap();
@@ -116,11 +116,17 @@ fn a_prefix_is_a_directory() {
         "m/model.safetensors",
         "m/x.bin",
         "m/deep/b.json",
+        "m/prompt/adapter_config.json",
+        "m/prompt/adapter_model.safetensors",
+        "m/prompt/adapter_model.bin",
     ] {
         put(&store, key, BODY);
     }
     let model = fetch(dir.path(), &store, "m", What::Directory).unwrap();
-    assert_eq!(names(&model, ""), 2);
+    assert_eq!(names(&model, ""), 3);
+    let prompt = model.join("prompt");
+    assert_eq!(names(&prompt, ""), 2);
+    assert_eq!(fs::read(prompt.join("adapter_config.json")).unwrap(), BODY);
     assert_eq!(fs::read(model.join("config.json")).unwrap(), BODY);
     let none = fetch(dir.path(), &store, "m/deep", What::Directory).unwrap_err();
     assert!(none.to_string().contains("config.json"), "{none}");
