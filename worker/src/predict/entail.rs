@@ -10,6 +10,9 @@ use espalier_spec::zero_shot::PLACE;
 use std::collections::BTreeMap;
 use tch::Kind;
 
+/// Pairs that are computed at once: of many classes in many templates there are more than fit into memory.
+const BATCH: usize = 64;
+
 /// What some classes say of a text, for the head of a task to judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hypotheses {
@@ -47,21 +50,19 @@ impl Hypotheses {
         Some(Self::new(task, &classes, &known.templates))
     }
 
-    /// The class whose hypothesis goes with a text best: softmax over the outputs of all pairs, which are one
-    /// batch.
+    /// The class whose hypothesis goes with a text best: softmax over the outputs of all pairs.
     ///
     /// # Errors
     /// If the text does not fit the model.
     pub fn answer(&self, predictor: &Predictor, text: &str) -> Result<Answer, Error> {
         let pair = |hypothesis: &String| predictor.pair_of(text, hypothesis);
-        let pairs = self
-            .texts
-            .iter()
-            .map(pair)
-            .collect::<Result<Vec<Input>, Error>>()?;
-        let features = predictor.features(&pairs)?;
-        let outputs = predictor.outputs(&self.task, &features)?;
-        let outputs = Vec::<f32>::try_from(&outputs.f_contiguous()?.f_flatten(0, -1)?)?;
+        let mut outputs = Vec::with_capacity(self.texts.len());
+        for part in self.texts.chunks(BATCH) {
+            let pairs = part.iter().map(pair).collect::<Result<Vec<Input>, Error>>()?;
+            let found = predictor.outputs(&self.task, &predictor.features(&pairs)?)?;
+            let found = found.f_contiguous()?.f_flatten(0, -1)?;
+            outputs.extend(Vec::<f32>::try_from(&found)?);
+        }
         let outputs = heads::over_templates(&outputs, (self.names.len(), self.templates))?;
         let likely = outputs.f_softmax(-1, Kind::Float)?.f_flatten(0, -1)?;
         let likely = Vec::<f32>::try_from(&likely)?;
