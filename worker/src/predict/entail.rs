@@ -58,8 +58,8 @@ impl Hypotheses {
         let pair = |hypothesis: &String| predictor.pair_of(text, hypothesis);
         let mut outputs = Vec::with_capacity(self.texts.len());
         for part in self.texts.chunks(BATCH) {
-            let pairs = part.iter().map(pair).collect::<Result<Vec<Input>, Error>>()?;
-            let found = predictor.outputs(&self.task, &predictor.features(&pairs)?)?;
+            let pairs: Result<Vec<Input>, Error> = part.iter().map(pair).collect();
+            let found = predictor.outputs(&self.task, &predictor.features(&pairs?)?)?;
             let found = found.f_contiguous()?.f_flatten(0, -1)?;
             outputs.extend(Vec::<f32>::try_from(&found)?);
         }
