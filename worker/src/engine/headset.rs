@@ -43,6 +43,8 @@ pub struct HeadSet {
     /// Which layer, if any, maps a task's features into the space of its classes' vectors: the map, and the
     /// vectors in place of biases.
     spaces: Vec<Option<usize>>,
+    /// Which layer, if any, is a task's calibration by itself.
+    calibrations: Vec<Option<usize>>,
     groups: InputGroups,
     /// How frames are read out of the last block's output.
     pub(super) frames: Option<Frames>,

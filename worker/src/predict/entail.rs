@@ -7,8 +7,8 @@ use crate::heads;
 use crate::model;
 use espalier_spec::job::HeadKind;
 use espalier_spec::zero_shot::PLACE;
-use std::collections::BTreeMap;
-use tch::Kind;
+use std::collections::{BTreeMap, BTreeSet};
+use tch::{Kind, Tensor};
 
 /// Pairs that are computed at once: of many classes in many templates there are more than fit into memory.
 const BATCH: usize = 64;
@@ -18,6 +18,8 @@ const BATCH: usize = 64;
 pub struct Hypotheses {
     task: String,
     names: Vec<String>,
+    /// Whether the task was trained on each class.
+    seen: Vec<bool>,
     /// Class by class, template by template.
     texts: Vec<String>,
     templates: usize,
@@ -31,8 +33,16 @@ impl Hypotheses {
             let all = templates.iter();
             all.map(|template| template.replace(PLACE, text)).collect()
         };
+        let known = task.classes.as_ref();
+        let known = known.map_or(&[][..], |known| known.seen.as_slice());
+        let trained = task.labels.iter().zip(known).filter(|(_, seen)| **seen);
+        let trained: BTreeSet<&str> = trained.map(|(name, _)| name.as_str()).collect();
         Self {
             task: task.name.clone(),
+            seen: classes
+                .iter()
+                .map(|(name, _)| trained.contains(name))
+                .collect(),
             names: classes.iter().map(|(name, _)| (*name).to_owned()).collect(),
             texts: classes.iter().flat_map(in_templates).collect(),
             templates: templates.len(),
@@ -50,7 +60,8 @@ impl Hypotheses {
         Some(Self::new(task, &classes, &known.templates))
     }
 
-    /// The class whose hypothesis goes with a text best: softmax over the outputs of all pairs.
+    /// The class whose hypothesis goes with a text best: softmax over the outputs of all pairs, less the
+    /// calibration where the task was trained on the class.
     ///
     /// # Errors
     /// If the text does not fit the model.
@@ -64,6 +75,11 @@ impl Hypotheses {
             outputs.extend(Vec::<f32>::try_from(&found)?);
         }
         let outputs = heads::over_templates(&outputs, (self.names.len(), self.templates))?;
+        #[expect(clippy::cast_possible_truncation, reason = "it was written as 32 bits")]
+        let calibration = predictor.number(&self.task, "calibration")? as f32;
+        let off = |seen: &bool| if *seen { calibration } else { 0.0 };
+        let off: Vec<f32> = self.seen.iter().map(off).collect();
+        let outputs = outputs.f_sub(&Tensor::f_from_slice(&off)?)?;
         let likely = outputs.f_softmax(-1, Kind::Float)?.f_flatten(0, -1)?;
         let likely = Vec::<f32>::try_from(&likely)?;
         let scores = self.names.iter().zip(likely);

@@ -97,6 +97,16 @@ impl HeadSet {
                 layers.len() - 1
             }));
         }
+        let mut calibrations = Vec::with_capacity(heads.len());
+        for task in &spec.tasks {
+            calibrations.push((task.head == HeadKind::Entailment).then(|| {
+                let given = task.zero_shot.as_ref().and_then(|spec| spec.calibration);
+                #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
+                let value = given.unwrap_or(0.0) as f32;
+                layers.push(vec![heads::calibration(&task.name, value)]);
+                layers.len() - 1
+            }));
+        }
         let params = layers.iter().flatten().map(param).collect();
         let mut block = Block::new("heads", params, true, device)?;
         for parameter in layers.iter().flatten() {
@@ -112,6 +122,7 @@ impl HeadSet {
             adaptations,
             adapters,
             spaces,
+            calibrations,
             groups,
             frames: backbone.frames(),
             map: backbone.feature_map(),
