@@ -110,6 +110,7 @@ mod tests {
         let grad = features.grad();
         assert_eq!(torch::data(&grad).unwrap(), [-18.0, 14.0, 6.0, 48.0]);
     }
+
     // Promise: a task has one gradient of all rows, however many parts its samples come in.
     #[test]
     fn parts_of_a_task_are_one_gradient() {
