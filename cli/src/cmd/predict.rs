@@ -30,6 +30,9 @@ texts; or `question` and `context`, for models that find answers); for a model o
 with a field `image`, the path of a PNG or JPEG or a list of numbers; for one of sounds, a field
 `audio`, the path of a WAV or FLAC.";
 
+/// Name of the file of an export that names its tasks.
+const META: &str = "espalier.json";
+
 /// Rows of a table that are shown at once: a stream has no end to wait for.
 const ROWS: usize = 200;
 
@@ -112,6 +115,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
         )
         .hint("`espalier export JOB` says where a job's model is"));
     }
+    check_tasks(args)?;
     let mut child = start(args)?;
     let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(Error::failure(
@@ -130,7 +134,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
             None => feed(BufReader::new(tokio::io::stdin()), stdin, "standard input").await,
         }
     };
-    let read = read(answers, args, context);
+    let read = read(answers, context);
     let (fed, answered) = tokio::join!(feed, read);
     if fed.is_err() || answered.is_err() {
         // Not needed any more; it may have ended already.
@@ -165,6 +169,7 @@ fn start(args: &Args) -> Result<Child> {
         .arg("--model")
         .arg(&args.model)
         .args(["--format", "jsonl"])
+        .args(repeated("--task", &args.tasks))
         .args(args.labels.iter().flat_map(|labels| ["--labels", labels]))
         .args(vectors(args))
         .args(repeated("--description", &args.descriptions))
@@ -291,11 +296,7 @@ fn question(line: &str) -> Result<Value, String> {
 }
 
 /// Reads and shows all answers; answers their number.
-async fn read(
-    mut lines: Lines<impl AsyncBufRead + Unpin>,
-    args: &Args,
-    context: &Context,
-) -> Result<usize> {
+async fn read(mut lines: Lines<impl AsyncBufRead + Unpin>, context: &Context) -> Result<usize> {
     let mut count = 0;
     let mut rows: Vec<Answer> = Vec::new();
     while let Some(line) = lines
@@ -303,12 +304,11 @@ async fn read(
         .await
         .map_err(|error| Error::failure(format!("can't read from espalier-worker: {error}")))?
     {
-        let mut answer: Answer = serde_json::from_str(&line).map_err(|error| {
+        let answer: Answer = serde_json::from_str(&line).map_err(|error| {
             Error::failure(format!(
                 "espalier-worker answered what is no prediction: {error}: {line}"
             ))
         })?;
-        select(&mut answer, &args.tasks)?;
         count += 1;
         if context.format == Format::Table {
             rows.push(answer);
@@ -328,24 +328,24 @@ async fn read(
     Ok(count)
 }
 
-/// Keeps the tasks that were asked for.
-fn select(answer: &mut Answer, tasks: &[String]) -> Result<()> {
-    if tasks.is_empty() {
+/// Checks the tasks that were asked for against those that the model names. What is no export the worker
+/// refuses.
+fn check_tasks(args: &Args) -> Result<()> {
+    let meta = std::fs::read(args.model.join(META)).unwrap_or_default();
+    let meta: Value = serde_json::from_slice(&meta).unwrap_or_default();
+    let tasks = meta.get("tasks").and_then(Value::as_array);
+    let name = |task: &Value| Some(task.get("name")?.as_str()?.to_owned());
+    let known: Vec<String> = tasks.into_iter().flatten().filter_map(name).collect();
+    let mut tasks = args.tasks.iter().filter(|_| !known.is_empty());
+    let Some(unknown) = tasks.find(|task| !known.contains(task)) else {
         return Ok(());
-    }
-    let known: Vec<String> = answer.predictions.keys().cloned().collect();
-    if let Some(unknown) = tasks.iter().find(|task| !known.contains(task)) {
-        let near = crate::error::nearest(unknown, known.iter().map(String::as_str));
-        let hint = match near {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("its tasks are {}", known.join(", ")),
-        };
-        return Err(
-            Error::new(Code::NotFound, format!("the model has no task {unknown:?}")).hint(hint),
-        );
-    }
-    answer.predictions.retain(|task, _| tasks.contains(task));
-    Ok(())
+    };
+    let near = crate::error::nearest(unknown, known.iter().map(String::as_str));
+    let hint = match near {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("its tasks are {}", known.join(", ")),
+    };
+    Err(Error::new(Code::NotFound, format!("the model has no task {unknown:?}")).hint(hint))
 }
 
 /// `first`: the number of the first row, from 1.

@@ -106,13 +106,39 @@ fn texts_become_a_table_or_json_lines() {
         "{}",
         table.stderr
     );
-    let lines = predict(folder.path(), &["--task", "section", "-o", "json"], input);
-    assert_eq!(
-        lines.stdout,
-        "{\"text\":\"a puzzle\",\"predictions\":{\"section\":{\"label\":\"games\",\"score\":0.934}}}\n\
-         {\"text\":\"chess\",\"predictions\":{\"section\":{\"label\":\"games\",\"score\":0.934}}}\n"
+    let lines = predict(folder.path(), &["-o", "json"], input);
+    let predictions =
+        r#""predictions":{"section":{"label":"games","score":0.934},"value":{"value":3.25}}"#;
+    let line = |text: &str| format!("{{\"text\":\"{text}\",{predictions}}}\n");
+    assert_eq!(lines.stdout, line("a puzzle") + &line("chess"));
+}
+
+#[test]
+fn named_tasks_reach_the_worker() {
+    // The worker computes no other task; one that the model does not name is refused before it starts.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).expect("made");
+    let meta = r#"{"tasks": [{"name": "section"}, {"name": "value"}]}"#;
+    std::fs::write(model.join("espalier.json"), meta).expect("written");
+    let worker = r#"
+shift 5
+[ "$*" = "--task section --task value" ] || { echo "bad arguments: $*" >&2; exit 8; }
+while read -r line; do
+  printf '{"text":"x","predictions":{"section":{"label":"games","score":0.9}}}\n'
+done"#;
+    script(folder.path(), "espalier-worker", worker);
+    let done = predict(
+        folder.path(),
+        &["--task", "section", "--task", "value"],
+        "x\n",
     );
-    let unknown = predict(folder.path(), &["--task", "sektion"], input);
+    assert_eq!(
+        done.stdout, "TEXT   SECTION\nx      games 0.90\n",
+        "{}",
+        done.stderr
+    );
+    let unknown = predict(folder.path(), &["--task", "sektion"], "x\n");
     assert_eq!(unknown.code, 3);
     assert!(
         unknown.stderr.contains("did you mean `section`?"),

@@ -95,7 +95,7 @@ pub struct ExportedTask {
 /// that were trained on. Where they are known by vectors, these are `heads.<task>.vectors` `[C, d]`, and
 /// `heads.<task>.weight` `[d, H]` maps features to them; then there are no templates and texts. Where each is
 /// read together with a text, the head is a linear layer of one output, `heads.<task>.weight` `[1, H]` and
-/// `heads.<task>.bias` `[1]`.
+/// `heads.<task>.bias` `[1]`, and the calibration is taken from its outputs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExportedClasses {
     /// Sentences around a description, which stands at `{}`.

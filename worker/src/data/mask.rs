@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// What a column of masks may hold.
 const EXPECTED: &str = "a mask: the bytes of a PNG of grey or palette values, the path of such a file (from the data file's folder), or a list of numbers";
-/// More bytes than this are no mask.
+/// More pixels than this are no mask.
 const MOST: usize = 1 << 28;
 
 /// Reads the masks of a task: values are numbers of classes.
@@ -161,9 +161,12 @@ fn decode(bytes: &[u8]) -> Result<Picture, Wrong> {
         (ColorType::Grayscale | ColorType::Indexed, _) => {}
         (colors, _) => return Err(Wrong::Kind(format!("a PNG of {colors:?} pixels"))),
     }
-    let room = reader.output_buffer_size().filter(|size| *size <= MOST);
+    // Eight values may share a byte.
+    let pixels = u64::from(reader.info().width) * u64::from(reader.info().height);
+    let room = reader.output_buffer_size();
+    let room = room.filter(|size| *size <= MOST && pixels <= MOST as u64);
     let Some(room) = room else {
-        let message = format!("it says that it has more than {MOST} bytes");
+        let message = format!("it says that it has more than {MOST} pixels");
         return Err(Wrong::Damaged(message));
     };
     let mut packed = vec![0; room];

@@ -214,30 +214,71 @@ fn splits_of<'a>(
     task: &'a TaskData,
     spec: &'a TaskSpec,
 ) -> [(Option<&'a Split>, Option<Identity<'a>>); 3] {
+    let [train, validation, test] = identities(spec);
+    [
+        (Some(&task.train), train),
+        (task.validation.as_ref(), validation),
+        (task.test.as_ref(), test),
+    ]
+}
+
+/// What decides on the inputs of a task's training, validation and test samples.
+fn identities<'a>(spec: &'a TaskSpec) -> [Option<Identity<'a>>; 3] {
     let data = &spec.data;
-    let finds_answers = spec.head == HeadKind::Span;
     // What is left out is another column there.
-    let named = |given: &'a Option<String>, default: &'static str| {
-        given.as_deref().or(finds_answers.then_some(default))
+    let [input, pair] = match spec.head {
+        HeadKind::Span => [Some("question"), Some("context")],
+        HeadKind::Tags => [Some("tokens"), None],
+        _ => [None, None],
     };
     let columns = [
-        named(&data.columns.input, "question"),
-        named(&data.columns.pair, "context"),
+        data.columns.input.as_deref().or(input),
+        data.columns.pair.as_deref().or(pair),
     ];
     // Where labels decide which rows there are, they are a task's own.
     let own = |is_own: bool| is_own.then_some(spec.name.as_str());
-    // A text may be too long for its frames.
-    let fits = task.head != HeadKind::Ctc || data.on_bad_sample == OnBadSample::Fail;
-    let drops = data.on_missing_label == OnMissingLabel::Skip || !fits;
+    // A text may be too long for its frames, a mask may be damaged.
+    let skips = data.on_bad_sample == OnBadSample::Skip;
+    let left_out = matches!(spec.head, HeadKind::Ctc | HeadKind::Segmentation) && skips;
+    let drops = data.on_missing_label == OnMissingLabel::Skip || left_out;
     let thinned = data.samples_per_class.is_some();
-    let wrong = finds_answers && data.on_bad_sample == OnBadSample::Skip;
+    let wrong = spec.head == HeadKind::Span && skips;
     let of = |files, most, own| (files, columns, most, data.on_bad_sample, own);
     let kept = own(wrong || thinned || (drops && spec.input_group.is_none()));
     let train = of(&data.train, data.max_train_samples, kept);
     let rest = |files: Option<&'a Files>| files.map(|files| of(files, None, own(wrong || drops)));
     [
-        (Some(&task.train), Some(train)),
-        (task.validation.as_ref(), rest(data.validation.as_ref())),
-        (task.test.as_ref(), rest(data.test.as_ref())),
+        Some(train),
+        rest(data.validation.as_ref()),
+        rest(data.test.as_ref()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn task(head: &str, on_bad_sample: &str) -> TaskSpec {
+        let files = json!({"train": "a.jsonl", "test": "b.jsonl", "on_bad_sample": on_bad_sample});
+        serde_json::from_value(json!({"name": head, "head": head, "data": files})).unwrap()
+    }
+
+    // Promise: samples share what blocks make of them only where they are the same rows of the same columns:
+    // words have a column of their own, and damaged masks leave out rows that others keep.
+    #[test]
+    fn only_the_same_inputs_are_shared() {
+        let same = |one: &TaskSpec, other: &TaskSpec| {
+            [0, 2].map(|split| identities(one)[split] == identities(other)[split])
+        };
+        let class = task("single_label", "skip");
+        assert_eq!(same(&class, &task("multi_label", "skip")), [true; 2]);
+        assert_eq!(same(&class, &task("tags", "skip")), [false; 2]);
+        assert_eq!(same(&class, &task("segmentation", "skip")), [false; 2]);
+        let class = task("single_label", "fail");
+        assert_eq!(same(&class, &task("segmentation", "fail")), [true; 2]);
+        let mut words = class.clone();
+        words.data.columns.input = Some("tokens".to_owned());
+        assert_eq!(same(&words, &task("tags", "fail")), [true; 2]);
+    }
 }

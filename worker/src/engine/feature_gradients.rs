@@ -64,6 +64,25 @@ impl FeatureGradients {
     }
 }
 
+/// Adds a gradient of all rows to that of its task, whose parts follow each other: of many parts there is one
+/// in memory, and one that is the sum. They are of different rows, so that no bit depends on what is added first.
+///
+/// # Errors
+/// If libtorch refuses.
+pub(super) fn add_rows(
+    row_parts: &mut Vec<(usize, Tensor)>,
+    task: usize,
+    grad: Tensor,
+) -> Result<(), Error> {
+    match row_parts.last_mut() {
+        Some((last, sum)) if *last == task => {
+            let _ = sum.f_add_(&grad)?;
+        }
+        _ => row_parts.push((task, grad)),
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +109,19 @@ mod tests {
         gradients.combine(&[1.0, 10.0]).unwrap();
         let grad = features.grad();
         assert_eq!(torch::data(&grad).unwrap(), [-18.0, 14.0, 6.0, 48.0]);
+    }
+
+    // Promise: a task has one gradient of all rows, however many parts its samples come in.
+    #[test]
+    fn parts_of_a_task_are_one_gradient() {
+        let mut all = Vec::new();
+        for (task, values) in [(0, [1f32, 0.0]), (0, [0.0, 2.0]), (1, [3.0, 0.0])] {
+            add_rows(&mut all, task, Tensor::from_slice(&values)).unwrap();
+        }
+        let found: Vec<_> = all
+            .iter()
+            .map(|(task, grad)| (*task, torch::data(grad).unwrap().to_vec()))
+            .collect();
+        assert_eq!(found, [(0, vec![1.0, 2.0]), (1, vec![3.0, 0.0])]);
     }
 }

@@ -8,7 +8,7 @@ mod start;
 
 use super::Error;
 use super::costs::{Cost, Run, Tally, adaptation, by_task, sample_losses, targets};
-use super::feature_gradients::FeatureGradients;
+use super::feature_gradients::{FeatureGradients, add_rows};
 use super::micro::Micro;
 use super::words::Words;
 use crate::adapt::Adaptation;
@@ -43,6 +43,8 @@ pub struct HeadSet {
     /// Which layer, if any, maps a task's features into the space of its classes' vectors: the map, and the
     /// vectors in place of biases.
     spaces: Vec<Option<usize>>,
+    /// Which layer, if any, is a task's calibration by itself.
+    calibrations: Vec<Option<usize>>,
     groups: InputGroups,
     /// How frames are read out of the last block's output.
     pub(super) frames: Option<Frames>,
@@ -274,7 +276,7 @@ impl HeadSet {
             if let Some(rows) = &leaves.rows {
                 let grad = rows.f_grad()?;
                 if grad.defined() {
-                    row_parts.push((cost.task, grad.f_contiguous()?));
+                    add_rows(&mut row_parts, cost.task, grad.f_contiguous()?)?;
                     torch::set_grad(rows, &Tensor::new())?;
                 }
             }

@@ -115,6 +115,8 @@ impl<'a> Cache<'a> {
         content: &mut blake3::Hasher,
     ) -> Result<(), Error> {
         let mut stream = remote.get(&object.meta).await?.into_stream();
+        let folder = to.parent().unwrap_or(self.dir);
+        std::fs::create_dir_all(folder).map_err(Error::cache(folder))?;
         let mut file = File::create(to).map_err(Error::cache(to))?;
         let (mut found, mut silence) = (0, Duration::ZERO);
         loop {
@@ -145,7 +147,8 @@ impl<'a> Cache<'a> {
                 expected: object.meta.size,
             });
         }
-        file.sync_all().map_err(Error::cache(to))
+        file.sync_all().map_err(Error::cache(to))?;
+        sync(folder)
     }
 }
 

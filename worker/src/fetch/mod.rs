@@ -25,7 +25,7 @@ pub type Stop<'a> = &'a dyn Fn() -> bool;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     File,
-    /// The model: everything right below a prefix.
+    /// The model: everything right below a prefix, and its learned prompt and prefix.
     Directory,
 }
 
@@ -75,10 +75,13 @@ fn places(spec: &mut JobSpec) -> Vec<(&mut String, What)> {
                 }
             }
         }
-        if let Some(zero_shot) = &mut task.zero_shot
-            && let Descriptions::File(path) = &mut zero_shot.descriptions
-        {
-            places.push((path, What::File));
+        if let Some(zero_shot) = &mut task.zero_shot {
+            if let Descriptions::File(path) = &mut zero_shot.descriptions {
+                places.push((path, What::File));
+            }
+            if let Some(path) = &mut zero_shot.vectors {
+                places.push((path, What::File));
+            }
         }
     }
     places

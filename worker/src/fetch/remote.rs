@@ -1,6 +1,7 @@
 //! One URL and the store behind it.
 
 use super::{Error, What};
+use crate::model::{PREFIX_DIR, PROMPT_DIR};
 use espalier_spec::Location;
 use espalier_spec::location::shown;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
@@ -18,6 +19,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const MOST_WORDS: usize = 300;
 /// Endings of files in a model's directory that are the same weights for other programs.
 const OF_OTHERS: [&str; 5] = [".bin", ".h5", ".msgpack", ".onnx", ".gguf"];
+/// Folders of a model's directory without which it is another model.
+const FOLDERS: [&str; 2] = [PROMPT_DIR, PREFIX_DIR];
 
 /// The variables of the environment that say how S3 is reached.
 pub(super) struct Variables(Vec<(String, String)>);
@@ -55,7 +58,7 @@ impl Variables {
 
 /// An object of a store.
 pub(super) struct Object {
-    /// Name of the file that it becomes.
+    /// Name of the file that it becomes, with its folder if it lies in one.
     pub(super) name: String,
     pub(super) meta: ObjectMeta,
 }
@@ -163,15 +166,14 @@ impl Remote {
             return Ok(vec![Object { name, meta }]);
         }
         let listed = self.store.list_with_delimiter(Some(&self.path));
-        let mut objects = Vec::new();
-        for meta in self.within(listed).await?.objects {
-            // The prefix itself is an object of some stores.
-            let is_below = meta.location != self.path;
-            let name = meta.location.filename().filter(|_| is_below);
-            let name = name.map(str::to_owned).unwrap_or_default();
-            let is_other = OF_OTHERS.iter().any(|ending| name.ends_with(ending));
-            if !name.is_empty() && !is_other {
-                objects.push(Object { name, meta });
+        let listed = self.within(listed).await?;
+        let mut objects = below(&self.path, "", listed.objects);
+        for folder in &listed.common_prefixes {
+            let name = folder.filename().unwrap_or_default();
+            if FOLDERS.contains(&name) {
+                let own = self.store.list_with_delimiter(Some(folder));
+                let own = self.within(own).await?.objects;
+                objects.extend(below(folder, &format!("{name}/"), own));
             }
         }
         if !objects.iter().any(|object| object.name == "config.json") {
@@ -283,6 +285,23 @@ impl Remote {
         }
         text.chars().take(MOST_WORDS).collect()
     }
+}
+
+/// What is listed right below `prefix`, by names that begin with `folder`, without weights for other programs.
+fn below(prefix: &Path, folder: &str, listed: Vec<ObjectMeta>) -> Vec<Object> {
+    let mut objects = Vec::new();
+    for meta in listed {
+        // The prefix itself is an object of some stores.
+        let is_below = meta.location != *prefix;
+        let name = meta.location.filename().filter(|_| is_below);
+        let name = name.unwrap_or_default();
+        let is_other = OF_OTHERS.iter().any(|ending| name.ends_with(ending));
+        if !name.is_empty() && !is_other {
+            let name = format!("{folder}{name}");
+            objects.push(Object { name, meta });
+        }
+    }
+    objects
 }
 
 /// How a server is spoken to: a large file may take its time, so only silence is limited.

@@ -2,6 +2,7 @@ use super::cache::Cache;
 use super::remote::{Remote, Variables};
 use super::{Error, What, bring_with};
 use espalier_spec::JobSpec;
+use espalier_spec::job::Descriptions;
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt as _, PutPayload};
@@ -104,8 +105,8 @@ fn a_file_is_kept_until_it_changes() {
     assert_eq!(names(dir.path(), ".part"), 0);
 }
 
-// Promise: a model is all files right below its prefix but weights for other programs; a prefix without
-// a config.json is none.
+// Promise: a model is all files right below its prefix but weights for other programs, and the prompt that
+// it has learned, without which it would be another; a prefix without a config.json is none.
 #[test]
 fn a_prefix_is_a_directory() {
     let dir = tempfile::tempdir().unwrap();
@@ -115,14 +116,37 @@ fn a_prefix_is_a_directory() {
         "m/model.safetensors",
         "m/x.bin",
         "m/deep/b.json",
+        "m/prompt/adapter_config.json",
+        "m/prompt/adapter_model.safetensors",
+        "m/prompt/adapter_model.bin",
     ] {
         put(&store, key, BODY);
     }
     let model = fetch(dir.path(), &store, "m", What::Directory).unwrap();
-    assert_eq!(names(&model, ""), 2);
+    assert_eq!(names(&model, ""), 3);
+    let prompt = model.join("prompt");
+    assert_eq!(names(&prompt, ""), 2);
+    assert_eq!(fs::read(prompt.join("adapter_config.json")).unwrap(), BODY);
     assert_eq!(fs::read(model.join("config.json")).unwrap(), BODY);
     let none = fetch(dir.path(), &store, "m/deep", What::Directory).unwrap_err();
     assert!(none.to_string().contains("config.json"), "{none}");
+}
+
+// Promise: whatever file a job names may be a URL, those of classes too.
+#[test]
+fn files_of_classes_are_brought() {
+    let mut spec = job("file:///train.jsonl");
+    spec.tasks[0].zero_shot = serde_json::from_value(serde_json::json!({
+        "descriptions": "file:///of%20words.csv", "vectors": "file:///of%20numbers.csv"
+    }))
+    .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new(dir.path(), &GO_ON);
+    let local = bring_with(&spec, &cache, &s3("", &[])).unwrap();
+    let zero_shot = local.tasks[0].zero_shot.as_ref().unwrap();
+    let words = Descriptions::File("/of words.csv".to_owned());
+    assert_eq!(zero_shot.descriptions, words);
+    assert_eq!(zero_shot.vectors.as_deref(), Some("/of numbers.csv"));
 }
 
 /// A server that gives the same bytes for every path but `/none` and `/denied`, and counts how often;

@@ -27,13 +27,6 @@ pub struct Parameter {
 #[must_use]
 pub fn parameters(seed: u64, task: &str, head: Shape, hidden: usize) -> [Parameter; 2] {
     let name = format!("heads.{task}");
-    let number = |part: &str, value: f32, trained: bool| Parameter {
-        name: format!("{name}.{part}"),
-        shape: vec![1],
-        values: vec![value],
-        decays: false,
-        trained,
-    };
     match head {
         Shape::Linear { directions, biases } => {
             let [weight, bias] = layer(seed, &name, (directions, hidden), STD);
@@ -49,9 +42,25 @@ pub fn parameters(seed: u64, task: &str, head: Shape, hidden: usize) -> [Paramet
             ]
         }
         Shape::Cosine { scale, calibration } => [
-            number("scale", scale, true),
-            number("calibration", calibration, false),
+            number(format!("{name}.scale"), scale, true),
+            self::calibration(task, calibration),
         ],
+    }
+}
+
+/// What is taken from the outputs of classes that a task was trained on, `[1]`; it is not trained itself.
+#[must_use]
+pub fn calibration(task: &str, value: f32) -> Parameter {
+    number(format!("heads.{task}.calibration"), value, false)
+}
+
+fn number(name: String, value: f32, trained: bool) -> Parameter {
+    Parameter {
+        name,
+        shape: vec![1],
+        values: vec![value],
+        decays: false,
+        trained,
     }
 }
 

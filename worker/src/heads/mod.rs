@@ -39,7 +39,7 @@ pub use causal_lm::CausalLm;
 pub use contrastive::{contrastive, dampened};
 pub use ctc::Ctc;
 pub use entailment::{Entailment, over_templates};
-pub use init::{Parameter, layer, parameters, space};
+pub use init::{Parameter, calibration, layer, parameters, space};
 pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
 pub use multi_label::MultiLabel;
 pub use ordinal::{Ordinal, probabilities as ordinal_probabilities};

@@ -7,14 +7,19 @@ use crate::heads;
 use crate::model;
 use espalier_spec::job::HeadKind;
 use espalier_spec::zero_shot::PLACE;
-use std::collections::BTreeMap;
-use tch::Kind;
+use std::collections::{BTreeMap, BTreeSet};
+use tch::{Kind, Tensor};
+
+/// Pairs that are computed at once: of many classes in many templates there are more than fit into memory.
+const BATCH: usize = 64;
 
 /// What some classes say of a text, for the head of a task to judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hypotheses {
     task: String,
     names: Vec<String>,
+    /// Whether the task was trained on each class.
+    seen: Vec<bool>,
     /// Class by class, template by template.
     texts: Vec<String>,
     templates: usize,
@@ -28,8 +33,16 @@ impl Hypotheses {
             let all = templates.iter();
             all.map(|template| template.replace(PLACE, text)).collect()
         };
+        let known = task.classes.as_ref();
+        let known = known.map_or(&[][..], |known| known.seen.as_slice());
+        let trained = task.labels.iter().zip(known).filter(|(_, seen)| **seen);
+        let trained: BTreeSet<&str> = trained.map(|(name, _)| name.as_str()).collect();
         Self {
             task: task.name.clone(),
+            seen: classes
+                .iter()
+                .map(|(name, _)| trained.contains(name))
+                .collect(),
             names: classes.iter().map(|(name, _)| (*name).to_owned()).collect(),
             texts: classes.iter().flat_map(in_templates).collect(),
             templates: templates.len(),
@@ -47,22 +60,26 @@ impl Hypotheses {
         Some(Self::new(task, &classes, &known.templates))
     }
 
-    /// The class whose hypothesis goes with a text best: softmax over the outputs of all pairs, which are one
-    /// batch.
+    /// The class whose hypothesis goes with a text best: softmax over the outputs of all pairs, less the
+    /// calibration where the task was trained on the class.
     ///
     /// # Errors
     /// If the text does not fit the model.
     pub fn answer(&self, predictor: &Predictor, text: &str) -> Result<Answer, Error> {
         let pair = |hypothesis: &String| predictor.pair_of(text, hypothesis);
-        let pairs = self
-            .texts
-            .iter()
-            .map(pair)
-            .collect::<Result<Vec<Input>, Error>>()?;
-        let features = predictor.features(&pairs)?;
-        let outputs = predictor.outputs(&self.task, &features)?;
-        let outputs = Vec::<f32>::try_from(&outputs.f_contiguous()?.f_flatten(0, -1)?)?;
+        let mut outputs = Vec::with_capacity(self.texts.len());
+        for part in self.texts.chunks(BATCH) {
+            let pairs: Result<Vec<Input>, Error> = part.iter().map(pair).collect();
+            let found = predictor.outputs(&self.task, &predictor.features(&pairs?)?)?;
+            let found = found.f_contiguous()?.f_flatten(0, -1)?;
+            outputs.extend(Vec::<f32>::try_from(&found)?);
+        }
         let outputs = heads::over_templates(&outputs, (self.names.len(), self.templates))?;
+        #[expect(clippy::cast_possible_truncation, reason = "it was written as 32 bits")]
+        let calibration = predictor.number(&self.task, "calibration")? as f32;
+        let off = |seen: &bool| if *seen { calibration } else { 0.0 };
+        let off: Vec<f32> = self.seen.iter().map(off).collect();
+        let outputs = outputs.f_sub(&Tensor::f_from_slice(&off)?)?;
         let likely = outputs.f_softmax(-1, Kind::Float)?.f_flatten(0, -1)?;
         let likely = Vec::<f32>::try_from(&likely)?;
         let scores = self.names.iter().zip(likely);

@@ -143,6 +143,22 @@ fn texts_are_learned_and_predicted() {
     assert!(right.count() > 24, "{answers:?}");
 }
 
+// Promise: a task's own adapter fits its frames, which are wider than a sample's features, and the export has it.
+#[test]
+fn adapters_fit_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = joint(folder.path(), "equal", STEPS);
+    for task in &mut job.tasks {
+        task.adapter = serde_json::from_value(json!({"size": 3})).unwrap();
+    }
+    let done = train(&job, &Layout::new(2, &ALL, how(Sharding::Full, false)), STEPS);
+    let model = Predictor::load(&done.folder.path().join("export")).unwrap();
+    let answers = model
+        .predict(&[Input::Numbers(image("ab").into())], &[])
+        .unwrap();
+    assert!(matches!(answers[0]["text"], Answer::Read { .. }), "{answers:?}");
+}
+
 // Promise: an audio spectrogram transformer from its configuration alone has frames, too, and sharding
 // changes no bit of it.
 #[test]

@@ -122,6 +122,34 @@ fn an_export_judges_its_classes_and_others() {
     assert!(others.nearest(&predictor, &inputs).is_err());
 }
 
+// Promise: what a job takes from the outputs of trained classes is taken in evaluations and by the export, and
+// from no other class.
+#[test]
+fn trained_classes_stand_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = entailed(folder.path(), 1, |job| {
+        job["tasks"][0]["zero_shot"]["calibration"] = json!(50.0);
+    });
+    let layout = Layout::new(2, &ALL, how(Sharding::Optimizer, false));
+    let outcome = train(&job, &layout, 1);
+    let metrics = &outcome.evaluation.as_ref().unwrap().tasks["topic"].metrics;
+    assert_eq!(metrics[&Metric::SeenAccuracy], 0.0);
+    let predictor = Predictor::load(&outcome.folder.path().join("export")).unwrap();
+    let text = "apple plum the pear cherry";
+    let answers = predictor.entailed(text, &["topic".to_owned()]).unwrap();
+    let is = |answer: &Answer, name: &str| {
+        matches!(answer, Answer::Single { label, .. } if label == name)
+    };
+    assert!(is(&answers["topic"], "music"), "{answers:?}");
+    let class = |name: &str| Class {
+        name: name.to_owned(),
+        text: name.to_owned(),
+    };
+    let classes = Classes::new(&predictor, &["fruit", "food"].map(class), &[]).unwrap();
+    let found = classes.of_texts(&predictor, &[text]).unwrap();
+    assert!(is(&found[0], "food"), "{found:?}");
+}
+
 // Promise: a row that would train on an unseen class is refused with its name.
 #[test]
 fn unseen_classes_are_not_trained_on() {

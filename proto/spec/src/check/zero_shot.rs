@@ -79,12 +79,15 @@ fn entailment(task: &TaskSpec, path: &str, found: &mut Findings) {
         }
         Descriptions::Given(given) => words(given, &format!("{field}.descriptions"), found),
     }
-    for (name, given) in [
-        ("vectors", spec.vectors.is_some()),
-        ("calibration", spec.calibration.is_some()),
-    ] {
-        found.require(!given, &format!("{field}.{name}"), || {
-            "is for the head `label_embedding`; remove it".to_owned()
+    found.require(spec.vectors.is_none(), &format!("{field}.vectors"), || {
+        "is for the head `label_embedding`; remove it".to_owned()
+    });
+    if let Some(calibration) = spec.calibration {
+        let is_output = calibration.is_finite() && calibration.abs() <= 100.0;
+        found.require(is_output, &format!("{field}.calibration"), || {
+            format!(
+                "is {calibration}; expected a difference of outputs, -100 to 100, or leave it out"
+            )
         });
     }
     found.require(
@@ -213,8 +216,12 @@ mod tests {
             |task| task["zero_shot"]["negatives"] = json!(0),
             "zero_shot.negatives",
         );
+        assert_eq!(
+            entailed(|task| task["zero_shot"]["calibration"] = json!(2.5)),
+            []
+        );
         one(
-            |task| task["zero_shot"]["calibration"] = json!(0.1),
+            |task| task["zero_shot"]["calibration"] = json!(101.0),
             "zero_shot.calibration",
         );
         one(

@@ -1,11 +1,19 @@
 //! FLAC to samples.
 
-use super::mono;
 use claxon::FlacReader;
 
+/// Most samples of a sound, hours of it: some bytes may stand for 65536 samples of silence, so that a
+/// small file may be more than fits into memory.
+const MOST: u64 = 1 << 28;
+
 /// Samples (-1 to 1, the mean over channels) and sample rate of a FLAC file. Every frame's checksum and
-/// the count of samples are checked. The error says what is wrong.
+/// channels and the count of samples are checked. The error says what is wrong.
 pub(super) fn decode(bytes: &[u8]) -> Result<(Vec<f32>, u32), String> {
+    decode_within(bytes, MOST)
+}
+
+/// The same of a file of at most `most` samples.
+fn decode_within(bytes: &[u8], most: u64) -> Result<(Vec<f32>, u32), String> {
     let damaged = |error: claxon::Error| match error {
         claxon::Error::Unsupported(what) => {
             format!("the FLAC is of a kind that is not read: {what}")
@@ -16,23 +24,48 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Vec<f32>, u32), String> {
     let info = reader.streaminfo();
     let bits = info.bits_per_sample.clamp(1, 32);
     let full = 2.0_f32.powi(bits as i32 - 1);
-    let mut samples = Vec::new();
-    for sample in reader.samples() {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a float has 24 bits for the highest ones"
-        )]
-        samples.push(sample.map_err(damaged)? as f32 / full);
-    }
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a float has 24 bits for the highest ones"
+    )]
+    let scaled = |sample: i32| sample as f32 / full;
     let channels = u16::try_from(info.channels).unwrap_or(1).max(1);
+    let mut samples: Vec<f32> = Vec::new();
+    let mut frames = reader.blocks();
+    let mut buffer = Vec::new();
+    while let Some(frame) = frames.read_next_or_eof(buffer).map_err(damaged)? {
+        if frame.channels() != info.channels {
+            return Err(format!(
+                "the FLAC is damaged: a frame has {} channels, its header says {}",
+                frame.channels(),
+                info.channels
+            ));
+        }
+        let found = samples.len() as u64 + u64::from(frame.duration());
+        if let Some(expected) = info.samples.filter(|&expected| found > expected) {
+            return Err(format!(
+                "the FLAC is damaged: {found} samples or more, its header says {expected}"
+            ));
+        }
+        if found > most {
+            return Err(format!(
+                "the FLAC has {found} samples or more, expected {most} at most: cut it into parts"
+            ));
+        }
+        for place in 0..frame.duration() {
+            let own = (0..info.channels).map(|channel| scaled(frame.sample(channel, place)));
+            samples.push(own.sum::<f32>() / f32::from(channels));
+        }
+        buffer = frame.into_buffer();
+    }
     // A file that was cut between two frames reads like a shorter one.
-    let found = (samples.len() / usize::from(channels)) as u64;
+    let found = samples.len() as u64;
     if let Some(expected) = info.samples.filter(|&expected| expected != found) {
         return Err(format!(
             "the FLAC is damaged: {found} samples, its header says {expected}"
         ));
     }
-    Ok((mono(samples, channels), info.sample_rate))
+    Ok((samples, info.sample_rate))
 }
 
 /// A FLAC file of 16-bit samples, channels side by side, at least 16 of each: frames of at most
@@ -122,5 +155,31 @@ mod tests {
             let found = decode(bytes).unwrap_err();
             assert!(found.starts_with(said), "{found}");
         }
+    }
+
+    /// Promise: a file is given up where it has more than it says, or than a sound may have, before all of
+    /// it is in memory; channels do not change on the way.
+    #[test]
+    fn refuses_more_than_there_may_be() {
+        let said = |bytes: &[u8], most| decode_within(bytes, most).unwrap_err();
+        let whole = encoded(8000, 1, &[7; 9000]);
+        let of_count = |count: u16| {
+            let mut bytes = whole.clone();
+            bytes[24..26].copy_from_slice(&count.to_be_bytes());
+            bytes
+        };
+        assert_eq!(
+            said(&of_count(4000), MOST),
+            "the FLAC is damaged: 4096 samples or more, its header says 4000"
+        );
+        // Of a count of 0 nothing is known.
+        assert_eq!(decode(&of_count(0)).unwrap().0.len(), 9000);
+        assert!(said(&of_count(0), 8191).contains("8192 samples or more, expected 8191 at most"));
+        let mut mixed = encoded(8000, 1, &[7; 40]);
+        mixed.extend(&encoded(8000, 2, &[7; 40])[42..]);
+        assert_eq!(
+            said(&mixed, MOST),
+            "the FLAC is damaged: a frame has 2 channels, its header says 1"
+        );
     }
 }

@@ -87,6 +87,15 @@ fn what_is_no_mask_is_told() {
     let grey = packed(ColorType::Grayscale, BitDepth::Eight, [1, 2], &[0, 3]);
     said(Cell::Bytes(grey.clone()), "found 3 in row 1, column 2");
     said(Cell::Bytes(grey[..45].to_vec()), "damaged");
+    // Of one bit a value: 2^28 bytes would be 2^31 values.
+    let mut claims = Vec::new();
+    let mut encoder = png::Encoder::new(&mut claims, 1 << 15, 1 << 16);
+    encoder.set_color(ColorType::Grayscale);
+    encoder.set_depth(BitDepth::One);
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_chunk(png::chunk::IDAT, &[0]).unwrap();
+    drop(writer);
+    said(Cell::Bytes(claims), "it says that it has more than");
     said(Cell::List(vec![Cell::Int(0)]), "expected 2 numbers");
     said(
         Cell::List(vec![Cell::Int(0), Cell::Float(0.5)]),

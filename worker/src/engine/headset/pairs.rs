@@ -32,7 +32,9 @@ impl HeadSet {
 
     /// Where the calibration of a task is among the parameters, if it has one.
     pub(super) fn calibrated(&self, task: usize) -> Option<usize> {
-        let has_one = self.heads[task].kind() == HeadKind::LabelEmbedding;
-        self.params[task].1.filter(|_| has_one)
+        match (self.heads[task].kind(), self.calibrations[task]) {
+            (HeadKind::LabelEmbedding, _) => self.params[task].1,
+            (_, layer) => layer.map(|layer| self.params[layer].0),
+        }
     }
 }

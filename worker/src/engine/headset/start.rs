@@ -42,10 +42,7 @@ impl HeadSet {
                 _ => {
                     let counts = data.train.labels.counts(data.labels.len());
                     let head = heads::build(task, data.labels.names(), &counts)?;
-                    let width = match (head.level(), backbone.frames()) {
-                        (Level::Frame, Some(frames)) => frames.width(width),
-                        _ => width,
-                    };
+                    let width = read_by(head.as_ref(), backbone);
                     let own = heads::parameters(spec.seed, &task.name, head.shape(), width);
                     (head, own.to_vec())
                 }
@@ -83,9 +80,10 @@ impl HeadSet {
             adaptations.push(Some((adaptation, first..layers.len())));
         }
         let mut adapters = Vec::with_capacity(heads.len());
-        for task in &spec.tasks {
+        for (task, head) in spec.tasks.iter().zip(&heads) {
             adapters.push(task.adapter.map(|own| {
                 let size = own.size as usize;
+                let width = read_by(head.as_ref(), backbone);
                 let own = heads::adapter(spec.seed, &task.name, size, width);
                 let first = layers.len();
                 layers.extend(own.map(|layer| layer.to_vec()));
@@ -96,6 +94,16 @@ impl HeadSet {
         for data in tasks {
             spaces.push(space(spec.seed, data, width).map(|own| {
                 layers.push(own);
+                layers.len() - 1
+            }));
+        }
+        let mut calibrations = Vec::with_capacity(heads.len());
+        for task in &spec.tasks {
+            calibrations.push((task.head == HeadKind::Entailment).then(|| {
+                let given = task.zero_shot.as_ref().and_then(|spec| spec.calibration);
+                #[expect(clippy::cast_possible_truncation, reason = "parameters are 32-bit")]
+                let value = given.unwrap_or(0.0) as f32;
+                layers.push(vec![heads::calibration(&task.name, value)]);
                 layers.len() - 1
             }));
         }
@@ -114,11 +122,20 @@ impl HeadSet {
             adaptations,
             adapters,
             spaces,
+            calibrations,
             groups,
             frames: backbone.frames(),
             map: backbone.feature_map(),
             dropout: spec.backbone.dropout.unwrap_or(0.1),
         })
+    }
+}
+
+/// Numbers of what a head reads at once: those of a frame may be more than those of a sample.
+fn read_by(head: &dyn Head, backbone: &dyn Backbone) -> usize {
+    match (head.level(), backbone.frames()) {
+        (Level::Frame, Some(frames)) => frames.width(backbone.width()),
+        _ => backbone.width(),
     }
 }
 
