@@ -125,7 +125,7 @@ pub(crate) mod tests {
 
     /// A worker that was killed, three steps after a snapshot.
     pub(crate) fn killed() -> v1::Recovery {
-        let time = |millis| Some(espalier_proto::time::timestamp(1_764_000_000_000 + millis));
+        let time = |millis: u64| Some(espalier_proto::time::timestamp(1_764_000_000_000 + millis));
         v1::Recovery {
             generation: 2,
             cause: v1::recovery::Cause::Failure.into(),

@@ -6,9 +6,9 @@ use crate::chain::{Model, advance, beginning, digest};
 use crate::worker::{Goal, Stage, Told, What, failure};
 use crate::world::{Happening, Key, Process, World};
 use espalier_core::Outcome;
+use espalier_spec::Step;
 use espalier_spec::recovery::Milestone;
 use espalier_spec::report::{Checkpoint, Progress};
-use espalier_spec::Step;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Milliseconds that ranks wait for each other to connect.

@@ -151,12 +151,19 @@ fn adapters_fit_frames() {
     for task in &mut job.tasks {
         task.adapter = serde_json::from_value(json!({"size": 3})).unwrap();
     }
-    let done = train(&job, &Layout::new(2, &ALL, how(Sharding::Full, false)), STEPS);
+    let done = train(
+        &job,
+        &Layout::new(2, &ALL, how(Sharding::Full, false)),
+        STEPS,
+    );
     let model = Predictor::load(&done.folder.path().join("export")).unwrap();
     let answers = model
         .predict(&[Input::Numbers(image("ab").into())], &[])
         .unwrap();
-    assert!(matches!(answers[0]["text"], Answer::Read { .. }), "{answers:?}");
+    assert!(
+        matches!(answers[0]["text"], Answer::Read { .. }),
+        "{answers:?}"
+    );
 }
 
 // Promise: an audio spectrogram transformer from its configuration alone has frames, too, and sharding

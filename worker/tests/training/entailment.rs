@@ -137,9 +137,7 @@ fn trained_classes_stand_back() {
     let predictor = Predictor::load(&outcome.folder.path().join("export")).unwrap();
     let text = "apple plum the pear cherry";
     let answers = predictor.entailed(text, &["topic".to_owned()]).unwrap();
-    let is = |answer: &Answer, name: &str| {
-        matches!(answer, Answer::Single { label, .. } if label == name)
-    };
+    let is = |answer: &Answer, name: &str| matches!(answer, Answer::Single { label, .. } if label == name);
     assert!(is(&answers["topic"], "music"), "{answers:?}");
     let class = |name: &str| Class {
         name: name.to_owned(),
