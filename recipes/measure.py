@@ -53,6 +53,7 @@ RECIPES = {
         "contrast": "83.1 ± 2.3 over 10 drawings: SetFit, same model (SetFit's archive)",
         "plain": "76.1 ± 4.4: DistilBERT fine-tuned (the same)"}},
     "zero-shot-topics": {"ours": "run.py", "minutes": (16, 14), "published": {}},
+    "zero-shot-images": {"ours": "run.py", "minutes": (6, 5), "published": {}},
     "reviews-adaptation": {"ours": "run.py", "both": PAIRS, "minutes": (24, 32), "published": {
         f"{pair}, {method}": f"{score}: bag of words (PMC8323662)"
         for pair, scores in {"books-electronics": (74.7, 73.3), "dvd-books": (76.9, 72.3), "electronics-kitchen": (82.8, 85.4),

@@ -7,13 +7,10 @@ Network, steps, batch, rates and schedule are those of job.yaml, losses those of
 images and other first weights.
 """
 
-import struct
 import sys
 import time
-import zlib
 from pathlib import Path
 
-import numpy
 import pyarrow.parquet as parquet
 import torch
 from torch.nn import functional as F
@@ -21,53 +18,22 @@ from torch.nn import functional as F
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import SETS, DemoError, Found, link_data, run
+from cluster import SETS, Found, link_data, run
 from peers import ConvNet, Job, Order, Stepper, arguments, begin, linear_head
 from peers_adapt import Method
+from peers_images import pixels
 
 SOURCE_ONLY = "source only"
 WEIGHTS = {"coral": 100.0, "mdd": 0.1}
-
-
 SIDE = 28
-
-
-def grey(png):
-    """Numbers from 0 to 255 [y, x] of a PNG of 8 grey bits that is not interlaced: what these data sets hold."""
-    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", png[16:29])
-    if png[:4] != b"\x89PNG" or (bits, colour, interlaced) != (8, 0, 0):
-        raise DemoError(f"an image is no plain PNG of 8 grey bits: {bits} bits, colour type {colour}, interlaced {interlaced}")
-    place, packed = 8, b""
-    while place < len(png):
-        length, kind = struct.unpack(">I4s", png[place : place + 8])
-        if kind == b"IDAT":
-            packed += png[place + 8 : place + 8 + length]
-        place += 12 + length
-    lines = numpy.frombuffer(zlib.decompress(packed), numpy.uint8).reshape(height, width + 1).astype(int)
-    above, image = [0] * width, []
-    for how, *line in lines.tolist():
-        left = corner = 0
-        for x, value in enumerate(line if how else ()):
-            up = above[x]
-            if how == 4:
-                by = min((abs(up - corner), 0, left), (abs(left - corner), 1, up), (abs(left + up - 2 * corner), 2, corner))[2]
-            else:
-                by = (0, left, up, (left + up) // 2)[how]
-            left, corner = (value + by) % 256, up
-            line[x] = left
-        image.append(line)
-        above = line
-    return numpy.array(image, dtype=numpy.float32)
 
 
 def load(file, limit):
     """Images [n, 1, 28, 28] from 0 to 1, and digits."""
-    def pixels(cell):
-        image = torch.from_numpy(grey(cell["bytes"]))[None, None]
-        return F.interpolate(image, (SIDE, SIDE), mode="bilinear", align_corners=False)[0].round() / 255
-
     table = parquet.read_table(file).slice(0, limit).to_pydict()
-    return torch.stack([pixels(cell) for cell in table["image"]]), torch.tensor([int(label) for label in table["label"]])
+    images = torch.from_numpy(pixels(table["image"])).float()
+    images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False)
+    return images.round() / 255, torch.tensor([int(label) for label in table["label"]])
 
 
 def train(job, name, source, target, test, seed):

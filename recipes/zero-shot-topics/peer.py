@@ -8,7 +8,6 @@ factor. Model, data, steps, batch, rates, schedule, dropout and clipping are tho
 """
 
 import math
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,8 @@ sys.path.insert(0, str(HERE.parent))
 from cluster import Found, link_data, run
 from peers import Job, Order, arguments, begin, known, rows_of
 from peers_text import Net, Reader
-from run import FIGURES, LEFT_OUT, write_files
+from peers_zero_shot import chosen, figures
+from run import LEFT_OUT, write_files
 
 FIRST_SCALE, LARGEST_SCALE = 20.0, 100.0
 ZERO_SHOT = {"descriptions": None, "templates": ["{}"], "unseen": []}
@@ -74,31 +74,6 @@ def cosines_of(net, inputs, classes, batch):
         rows = order[start : start + batch]
         found[rows] = F.normalize(net([inputs[row] for row in rows])[1], dim=1) @ vectors.T
     return found
-
-
-def figures(cosines, truth, seen, calibration=0.0):
-    """The recipe's figures, each a mean over classes, after `calibration` was taken from cosines of trained classes."""
-    lowered = cosines.clone()
-    lowered[:, :seen] -= calibration
-    among_all = (lowered.argmax(1) == truth).float()
-    among_unseen = (cosines[:, seen:].argmax(1) + seen == truth).float()
-
-    def mean(right, wanted):
-        return statistics.mean(right[truth == one].mean().item() for one in wanted)
-
-    there = sorted(set(truth.tolist()))
-    trained, unseen = [one for one in there if one < seen], [one for one in there if one >= seen]
-    own, other = mean(among_all, trained), mean(among_all, unseen)
-    harmonic = 2 * own * other / (own + other) if own + other else 0.0
-    return dict(zip(FIGURES, (mean(among_unseen, unseen), own, other, harmonic)))
-
-
-def chosen(cosines, truth, seen):
-    """The calibration with the best harmonic mean, of equal ones the nearest to 0."""
-    gaps = torch.unique(cosines[:, :seen].max(1).values - cosines[:, seen:].max(1).values)
-    middles = sorted(((gaps[1:] + gaps[:-1]) / 2).tolist(), key=abs)
-    tried = [0.0, *middles[:: -(-len(middles) // 512) or 1]]
-    return max(tried, key=lambda one: (figures(cosines, truth, seen, one)["harmonic_mean"], -abs(one)))
 
 
 def main():

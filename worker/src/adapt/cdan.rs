@@ -2,8 +2,10 @@
 //!
 //! As DANN, but D reads the products of features and predicted probabilities, f ⊗ softmax(g), so that
 //! domains are matched class by class. With `entropy` a sample weighs 1 + exp(-H(softmax(g))), brought to
-//! the mean 1 over the batch. No gradient goes through the probabilities, nor through the weights (TLLib's
-//! way; the authors' code lets the discriminator's gradient pass the weights' reversal hook).
+//! the mean 1 over both domains together. No gradient goes through the probabilities, nor through the
+//! weights. That is TLLib's way. In the authors' code (thuml/CDAN) each domain's weights have the mean 1, the
+//! discriminator's gradient passes the weights' reversal hook, and on digits D drops half of what its hidden
+//! layers give.
 //! Cost: D's first layer has f·c inputs; TLLib's random projection for large ones is not here.
 
 use super::pairs::entropies;
