@@ -60,6 +60,7 @@ fn seeds() -> Vec<Vec<u8>> {
         rank: 0,
         worker: "w0".to_owned(),
         device: 1,
+        shards: vec![0, 1],
     };
     let profile = v1::Profile {
         blocks: vec![v1::profile::Block {
@@ -114,6 +115,8 @@ fn seeds() -> Vec<Vec<u8>> {
         })),
         order(Order::Welcome(v1::Welcome {
             heartbeat_interval: Some(time::duration(1.0)),
+            term: 7,
+            cluster: "espalier".to_owned(),
         })),
         order(Order::Prepare(v1::Prepare {
             job: job.clone(),
