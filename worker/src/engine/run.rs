@@ -1,5 +1,7 @@
 //! The loop of a rank: steps, evaluations, checkpoints, the end.
 
+mod durable;
+
 use super::account::Account;
 use super::agree::Stop;
 use super::evaluate::Which;
@@ -13,7 +15,7 @@ use crate::agent::control::Control;
 use crate::agent::held::Holding;
 use crate::agent::report::{Address, Content};
 use crate::agent::watched::{self, Phase, Watched};
-use crate::checkpoint::{RunState, Saved, Saving, Store};
+use crate::checkpoint::{RunState, Saving, Store};
 use crate::data::{Loader, LoaderOptions, Placement};
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous};
 use espalier_spec::recovery::{Milestone, Restore};
@@ -435,74 +437,6 @@ impl Run<'_> {
         (self.tell)(Content::Evaluation(evaluation));
         let patience = self.context.spec.evaluation.early_stopping_patience;
         Ok(patience.is_some_and(|patience| self.state.evaluations_without_gain >= patience))
-    }
-
-    /// Writes a checkpoint: one that is needed before this returns, any other while training goes on. If the latter
-    /// cannot be, training goes on with a warning: the older ones are intact.
-    fn checkpoint(&mut self, needed: bool) -> Result<(), Error> {
-        let step = self.state.step;
-        self.watched.enter(Phase::Checkpointing);
-        self.saved();
-        if let Some(before) = self.saving.writing() {
-            tracing::warn!(
-                step = step.0,
-                before = before.0,
-                "waiting for the checkpoint before, which is still being written: set checkpoint.every_steps higher"
-            );
-            self.wait_for_saving();
-        }
-        if needed {
-            let path = self.trainer.save_run(&self.store, &mut self.state)?;
-            self.tell_saved(Saved {
-                step,
-                result: Ok(Some(path)),
-            });
-            return Ok(());
-        }
-        let part = self.trainer.take_part(&mut self.state);
-        let started = part.and_then(|part| {
-            let started = self.saving.start(&self.state, part.shared, part.own);
-            started.map_err(Error::from)
-        });
-        if let Err(error) = started {
-            self.saving.excuse(step, &error.to_string());
-            tracing::error!(step = step.0, %error, "checkpoint failed; training goes on");
-        }
-        Ok(())
-    }
-
-    /// Tells of a checkpoint whose writing has ended.
-    fn saved(&mut self) {
-        if let Some(saved) = self.saving.ended() {
-            self.tell_saved(saved);
-        }
-    }
-
-    /// The same, and waits for it.
-    fn wait_for_saving(&mut self) {
-        if let Some(saved) = self.saving.wait() {
-            self.tell_saved(saved);
-        }
-    }
-
-    fn tell_saved(&self, saved: Saved) {
-        let step = saved.step;
-        match saved.result {
-            Ok(Some(path)) => {
-                let path = path.display().to_string();
-                tracing::info!(step = step.0, path, "checkpoint written");
-                (self.tell)(Content::Checkpoint(Checkpoint {
-                    step,
-                    path,
-                    best: false,
-                }));
-            }
-            // Rank 0 tells of the whole.
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!(step = step.0, %error, "checkpoint failed; training goes on");
-            }
-        }
     }
 
     /// Takes the best model, tests it and exports it.

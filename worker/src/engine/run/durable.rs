@@ -1,0 +1,78 @@
+//! Checkpoints of a run: written beside training where they are not waited for, and told once they are durable.
+
+use super::Run;
+use crate::agent::report::Content;
+use crate::agent::watched::Phase;
+use crate::checkpoint::Saved;
+use crate::engine::Error;
+use espalier_spec::report::Checkpoint;
+
+impl Run<'_> {
+    /// Writes a checkpoint: one that is needed before this returns, any other while training goes on. If the latter
+    /// cannot be, training goes on with a warning: the older ones are intact.
+    pub(super) fn checkpoint(&mut self, needed: bool) -> Result<(), Error> {
+        let step = self.state.step;
+        self.watched.enter(Phase::Checkpointing);
+        self.saved();
+        if let Some(before) = self.saving.writing() {
+            tracing::warn!(
+                step = step.0,
+                before = before.0,
+                "waiting for the checkpoint before, which is still being written: set checkpoint.every_steps higher"
+            );
+            self.wait_for_saving();
+        }
+        if needed {
+            let path = self.trainer.save_run(&self.store, &mut self.state)?;
+            self.tell_saved(Saved {
+                step,
+                result: Ok(Some(path)),
+            });
+            return Ok(());
+        }
+        let part = self.trainer.take_part(&mut self.state);
+        let started = part.and_then(|part| {
+            let started = self.saving.start(&self.state, part.shared, part.own);
+            started.map_err(Error::from)
+        });
+        if let Err(error) = started {
+            self.saving.excuse(step, &error.to_string());
+            tracing::error!(step = step.0, %error, "checkpoint failed; training goes on");
+        }
+        Ok(())
+    }
+
+    /// Tells of a checkpoint whose writing has ended.
+    pub(super) fn saved(&mut self) {
+        if let Some(saved) = self.saving.ended() {
+            self.tell_saved(saved);
+        }
+    }
+
+    /// The same, and waits for it.
+    pub(super) fn wait_for_saving(&mut self) {
+        if let Some(saved) = self.saving.wait() {
+            self.tell_saved(saved);
+        }
+    }
+
+    fn tell_saved(&self, saved: Saved) {
+        let step = saved.step;
+        match saved.result {
+            Ok(Some(path)) => {
+                let path = path.display().to_string();
+                tracing::info!(step = step.0, path, "checkpoint written");
+                (self.tell)(Content::Checkpoint(Checkpoint {
+                    step,
+                    path,
+                    best: false,
+                }));
+            }
+            // Rank 0 tells of the whole.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(step = step.0, %error, "checkpoint failed; training goes on");
+            }
+        }
+    }
+}
