@@ -49,7 +49,7 @@ fn full() -> Value {
                       "recompute": true, "affinity": "on" },
         "evaluation": { "every_steps": 10, "batch_size": 8, "select_best": false,
                         "select_by": "metric", "early_stopping_patience": 3 },
-        "checkpoint": { "every_steps": 50, "keep": 1 },
+        "checkpoint": { "every_steps": 50, "keep": 1, "upload": "s3://bucket/copies" },
         "resources": { "ranks": 2, "shards": 4, "device": "cpu" },
         "output": "out"
     })

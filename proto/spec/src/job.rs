@@ -321,6 +321,10 @@ pub struct CheckpointSpec {
     pub every_steps: u64,
     /// Newest checkpoints that are kept, besides the best one.
     pub keep: u32,
+    /// Where every checkpoint is copied to once it is durable, and taken from where it is gone:
+    /// `s3://BUCKET/PREFIX`, or `file:///DIRECTORY` of the machine of rank 0. Default: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upload: Option<String>,
 }
 
 impl Default for CheckpointSpec {
@@ -328,6 +332,7 @@ impl Default for CheckpointSpec {
         Self {
             every_steps: 500,
             keep: 2,
+            upload: None,
         }
     }
 }

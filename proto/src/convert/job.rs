@@ -337,6 +337,7 @@ impl Wire for CheckpointSpec {
         v1::CheckpointPolicy {
             every_steps: Some(self.every_steps),
             keep: Some(self.keep),
+            upload: self.upload.clone(),
         }
     }
 
@@ -345,6 +346,7 @@ impl Wire for CheckpointSpec {
         CheckpointSpec {
             every_steps: m.every_steps.unwrap_or(default.every_steps),
             keep: m.keep.unwrap_or(default.keep),
+            upload: m.upload,
         }
     }
 }

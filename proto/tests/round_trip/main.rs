@@ -203,8 +203,15 @@ fn job() -> impl Strategy<Value = JobSpec> {
                 early_stopping_patience: patience,
             },
         );
-    let checkpoint = (any::<u64>(), any::<u32>())
-        .prop_map(|(every_steps, keep)| CheckpointSpec { every_steps, keep });
+    let upload = option::of(".{0,9}");
+    let checkpoint =
+        (any::<u64>(), any::<u32>(), upload).prop_map(|(every_steps, keep, upload)| {
+            CheckpointSpec {
+                every_steps,
+                keep,
+                upload,
+            }
+        });
     let device = select(vec![Device::Auto, Device::Cpu, Device::Cuda]);
     let workers =
         option::of((any::<u32>(), any::<u32>()).prop_map(|(min, max)| WorkerRange { min, max }));

@@ -9,14 +9,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// Both servers over a folder; they end when their standard input does.
-struct Stores {
+pub struct Stores {
     child: Child,
-    s3: String,
+    pub s3: String,
     http: String,
 }
 
 impl Stores {
-    fn serve(folder: &Path) -> Self {
+    pub fn serve(folder: &Path) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let packages = root.join(".espalier/pys3");
         assert!(

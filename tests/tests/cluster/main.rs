@@ -8,3 +8,4 @@ mod job;
 mod leader;
 mod refuse;
 mod steer;
+mod upload;

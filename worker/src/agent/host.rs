@@ -7,6 +7,7 @@ use super::limits::Limits;
 use super::log::{self, Author};
 use super::report::{Address, Content, Outcome, Report};
 use super::watchdog::Watchdog;
+use crate::checkpoint::{self, Store};
 use crate::engine::{self, Ending, RankContext, Sources};
 use crate::fetch;
 use espalier_comm::Listener;
@@ -251,6 +252,7 @@ impl Host {
         listeners: Vec<Listener>,
         order: StartOrder,
     ) -> Result<Outcome, Failure> {
+        self.bring_back(&order);
         let order = Arc::new(order);
         let mut ranks = Vec::new();
         for (seat, listener) in self.assignment.seats.iter().zip(listeners) {
@@ -321,6 +323,25 @@ impl Host {
             return Ok(Outcome::Ordered);
         }
         Err(failure)
+    }
+
+    /// Brings the checkpoint to go on from back from where it was copied to, if it isn't here.
+    fn bring_back(&self, order: &StartOrder) {
+        let assignment = &self.assignment;
+        let (Some(resume), None) = (&order.resume, &order.restore) else {
+            return;
+        };
+        let Some(url) = &assignment.spec.checkpoint.upload else {
+            return;
+        };
+        let store = Store::new(assignment.dir.join("checkpoints")).of(assignment.generation);
+        let stop = || self.control.told() != Told::GoOn;
+        let brought = checkpoint::bring_back(url, &assignment.dir, &store, resume.step, &stop);
+        if let Err(error) = brought
+            && !stop()
+        {
+            tracing::warn!(%error, "copies of checkpoints cannot be used: going on from what is here");
+        }
     }
 
     fn device(&self, seat: &Seat) -> String {

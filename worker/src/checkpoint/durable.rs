@@ -10,9 +10,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
-const MANIFEST: &str = "manifest.json";
+pub(super) const MANIFEST: &str = "manifest.json";
 /// The hash of the manifest, hexadecimal and nothing else.
-const SEAL: &str = "manifest.blake3";
+pub(super) const SEAL: &str = "manifest.blake3";
 const FORMAT: u32 = 2;
 /// The oldest layout that is read: without a hash of the manifest.
 const OLDEST: u32 = 1;
@@ -236,16 +236,34 @@ impl Writer {
         })?;
         let manifest = write_bytes(&path, &text)?;
         write_bytes(&self.file(SEAL), manifest.blake3.as_bytes())?;
+        self.publish()?;
+        Ok(self.target)
+    }
+
+    /// Gives a checkpoint its name that was written elsewhere and brought here, manifest and all, if it is whole.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] names the file; [`Error::DiskFull`], [`Error::Io`]. Then nothing is committed.
+    pub(super) fn adopt(&self) -> Result<Checkpoint, Error> {
+        let checkpoint = Checkpoint::open(&self.temporary)?;
+        self.publish()?;
+        Ok(Checkpoint {
+            path: self.target.clone(),
+            ..checkpoint
+        })
+    }
+
+    fn publish(&self) -> Result<(), Error> {
         sync(&self.temporary)?;
         if self.target.exists() {
             fs::remove_dir_all(&self.target).map_err(|e| Error::io("replace", &self.target, e))?;
         }
         fs::rename(&self.temporary, &self.target)
             .map_err(|e| Error::io("rename", &self.target, e))?;
-        if let Some(parent) = self.target.parent() {
-            sync(parent)?;
+        match self.target.parent() {
+            Some(parent) => sync(parent),
+            None => Ok(()),
         }
-        Ok(self.target)
     }
 
     /// Removes what was written; for a checkpoint that failed.

@@ -1,5 +1,6 @@
 //! What can go wrong with checkpoints and exports.
 
+use crate::fetch;
 use std::io;
 use std::path::PathBuf;
 
@@ -48,6 +49,9 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// The place that checkpoints are copied to did not do as it should.
+    #[error(transparent)]
+    Copy(#[from] fetch::Error),
     /// A TorchScript module could not be written with what was trained.
     #[error("cannot write the TorchScript module into {path}: {source}")]
     Script {

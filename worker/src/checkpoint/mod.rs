@@ -6,8 +6,12 @@
 //! written under a temporary name and renamed, so a directory with the final name is whole or damaged by something else,
 //! and the hashes tell. Slices have their places in their names, so that any number of ranks can load them. The layout
 //! before this one, whole tensors of rank 0 and no hash of the manifest, is read too.
+//!
+//! Where the job wants it, rank 0 copies whole checkpoints elsewhere (`uploading`, in a thread of its own; `copies` knows
+//! what a copy is), and what is gone here is brought back from there.
 
 mod adapter;
+mod copies;
 mod durable;
 mod error;
 mod export;
@@ -15,8 +19,10 @@ mod files;
 mod image;
 mod parts;
 mod saving;
+mod uploading;
 
 pub use adapter::{Adapter, LowRank};
+pub use copies::bring_back;
 pub use durable::{Checkpoint, Manifest, RunState, Store, Writer};
 pub use error::Error;
 pub use export::{
@@ -25,3 +31,4 @@ pub use export::{
 pub use files::{FileEntry, read_tensors, write_tensors};
 pub use image::{Image, Values, encode, fill};
 pub use saving::{Saved, Saving};
+pub use uploading::Uploading;

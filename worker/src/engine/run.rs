@@ -15,7 +15,7 @@ use crate::agent::control::Control;
 use crate::agent::held::Holding;
 use crate::agent::report::{Address, Content};
 use crate::agent::watched::{self, Phase, Watched};
-use crate::checkpoint::{RunState, Saving, Store};
+use crate::checkpoint::{RunState, Saving, Store, Uploading};
 use crate::data::{Loader, LoaderOptions, Placement};
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous};
 use espalier_spec::recovery::{Milestone, Restore};
@@ -115,6 +115,8 @@ pub fn run_rank(
         (context.rank.0 as usize, trainer.exchange.comm().size()),
         context.spec.checkpoint.keep as usize,
     );
+    let policy = &context.spec.checkpoint;
+    let uploading = Uploading::of(policy, context.rank, &context.dir, &store);
     let total = context.sources.total_steps(&context.spec);
     let state = RunState::default();
     let names = context.spec.tasks.iter().map(|task| task.name.clone());
@@ -134,6 +136,7 @@ pub fn run_rank(
         trainer,
         store,
         saving,
+        uploading,
         state,
         total,
         tell,
@@ -200,6 +203,8 @@ struct Run<'a> {
     store: Store,
     /// Checkpoints that are written while training goes on.
     saving: Saving,
+    /// On rank 0 their copies, if the job wants them elsewhere too.
+    uploading: Option<Uploading>,
     snapshots: Snapshots,
     /// Some worker was told to leave before this step.
     leaving: bool,
@@ -473,6 +478,7 @@ impl Run<'_> {
         if self.context.rank == Rank(0) {
             tracing::info!(step = step.0, path = %target.display(), "exported");
         }
+        self.wait_for_upload();
         Ok(Ending::Exported(absolute(&target)))
     }
 }

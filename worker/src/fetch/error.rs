@@ -92,6 +92,24 @@ pub enum Error {
         /// What the store said.
         message: String,
     },
+    /// The same of what is written.
+    #[error("{url}: cannot be written to: {message}")]
+    Refused {
+        /// The URL.
+        url: String,
+        /// What the store said.
+        message: String,
+    },
+    /// A file that is copied to or from a store, or one of a store that is a directory.
+    #[error("cannot {action} {}: {cause}", file.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The path.
+        file: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
     /// The place on this machine.
     #[error("{}: fetched files cannot be kept there: {cause}; make room, or give another --data-dir", file.display())]
     Cache {
@@ -109,6 +127,28 @@ impl Error {
     pub(super) fn cache(file: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let file = file.to_owned();
         move |cause| Self::Cache { file, cause }
+    }
+
+    pub(super) fn file(action: &'static str, file: &Path) -> impl Fn(std::io::Error) -> Self {
+        move |cause| Self::File {
+            action,
+            file: file.to_owned(),
+            cause,
+        }
+    }
+
+    /// The same, had somebody tried to write.
+    pub(super) fn of_writing(self) -> Self {
+        match self {
+            Self::Denied { url, at, .. } => Self::Denied {
+                url,
+                at,
+                what: "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, and that the \
+                       keys may write into the bucket, list and delete",
+            },
+            Self::Failed { url, message } => Self::Refused { url, message },
+            other => other,
+        }
     }
 
     /// As the coordinator and people are told.

@@ -2,12 +2,14 @@
 //!
 //! [`bring`] gives back the job with paths in place of URLs, so that nothing else knows there were
 //! any. `remote` talks to the store of a URL, `cache` keeps what was fetched, and `error` says what
-//! went wrong.
+//! went wrong. `depot` is a place that files are put into, too.
 
 mod cache;
+mod depot;
 mod error;
 mod remote;
 
+pub use depot::Depot;
 pub use error::Error;
 
 use cache::Cache;

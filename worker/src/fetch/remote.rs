@@ -155,6 +155,23 @@ impl Remote {
         }
     }
 
+    /// The store, for what lies below the URL.
+    pub(super) fn store(&self) -> &dyn ObjectStore {
+        &*self.store
+    }
+
+    /// The key of what lies below the URL.
+    ///
+    /// # Errors
+    /// If no key may have this name.
+    pub(super) fn key(&self, name: &str) -> Result<Path, Error> {
+        let key = Path::parse(format!("{}/{name}", self.path));
+        key.map_err(|_| Error::Url {
+            url: self.url.clone(),
+            message: format!("can hold nothing of the name {name:?}"),
+        })
+    }
+
     /// What has to be fetched.
     ///
     /// # Errors

@@ -325,6 +325,24 @@ fn every_rule_names_its_field() {
             "at least 1",
         ),
         (
+            "/checkpoint/upload",
+            json!("copies"),
+            "checkpoint.upload",
+            "no URL",
+        ),
+        (
+            "/checkpoint/upload",
+            json!("https://host/copies?signature=1"),
+            "checkpoint.upload",
+            "\"https://host/copies\" is one file",
+        ),
+        (
+            "/checkpoint/upload",
+            json!("s3://bucket"),
+            "checkpoint.upload",
+            "names no key",
+        ),
+        (
             "/resources/ranks",
             json!(0),
             "resources.ranks",

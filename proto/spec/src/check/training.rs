@@ -3,6 +3,7 @@
 use super::Findings;
 use crate::JobSpec;
 use crate::job::{CheckpointSpec, OptimizerSpec, ScheduleSpec, SelectBy, TrainingSpec};
+use crate::location::{Location, shown};
 
 pub(super) fn training(training: &TrainingSpec, found: &mut Findings) {
     found.require(training.steps != Some(0), "training.steps", || {
@@ -130,6 +131,22 @@ pub(super) fn checkpoint(checkpoint: &CheckpointSpec, found: &mut Findings) {
     found.require(checkpoint.keep >= 1, "checkpoint.keep", || {
         "is 0; expected at least 1: recovery needs the newest one".to_owned()
     });
+    let Some(url) = &checkpoint.upload else {
+        return;
+    };
+    let why = match Location::parse(url) {
+        Err(message) => message,
+        Ok(Location::Http(_)) => {
+            "is one file to an HTTP server, and checkpoints are directories; expected \
+             s3://BUCKET/PREFIX or file:///DIRECTORY"
+                .to_owned()
+        }
+        Ok(Location::Path(_)) if !Location::is_url(url) => {
+            "is no URL; expected s3://BUCKET/PREFIX or file:///DIRECTORY".to_owned()
+        }
+        Ok(Location::Path(_) | Location::S3 { .. }) => return,
+    };
+    found.add("checkpoint.upload", format!("{:?} {why}", shown(url)));
 }
 
 fn not_negative(value: f64, field: &str, note: &str, found: &mut Findings) {

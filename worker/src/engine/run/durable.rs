@@ -1,6 +1,7 @@
 //! Checkpoints of a run: written beside training where they are not waited for, and told once they are durable.
 
 use super::Run;
+use crate::agent::control::Told;
 use crate::agent::report::Content;
 use crate::agent::watched::Phase;
 use crate::checkpoint::Saved;
@@ -28,6 +29,7 @@ impl Run<'_> {
                 step,
                 result: Ok(Some(path)),
             });
+            self.wait_for_upload();
             return Ok(());
         }
         let part = self.trainer.take_part(&mut self.state);
@@ -42,8 +44,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Tells of a checkpoint whose writing has ended.
+    /// Tells of a checkpoint whose writing has ended, and of a copy.
     pub(super) fn saved(&mut self) {
+        if let Some(uploading) = &mut self.uploading {
+            uploading.look();
+        }
         if let Some(saved) = self.saving.ended() {
             self.tell_saved(saved);
         }
@@ -56,10 +61,26 @@ impl Run<'_> {
         }
     }
 
-    fn tell_saved(&self, saved: Saved) {
+    /// Waits until the newest checkpoint is durable and, within limits, copied to where the job wants it.
+    pub(super) fn wait_for_upload(&mut self) {
+        self.wait_for_saving();
+        let (watched, control) = (&self.watched, &self.context.control);
+        if let Some(uploading) = &mut self.uploading {
+            uploading.wait(&|| {
+                // A sign of life: this wait has a limit of its own.
+                watched.enter(Phase::Checkpointing);
+                control.told() != Told::Abort
+            });
+        }
+    }
+
+    fn tell_saved(&mut self, saved: Saved) {
         let step = saved.step;
         match saved.result {
             Ok(Some(path)) => {
+                if let Some(uploading) = &mut self.uploading {
+                    uploading.add(step, &path);
+                }
                 let path = path.display().to_string();
                 tracing::info!(step = step.0, path, "checkpoint written");
                 (self.tell)(Content::Checkpoint(Checkpoint {
