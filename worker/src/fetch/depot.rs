@@ -58,7 +58,11 @@ impl<'a> Depot<'a> {
     }
 
     #[cfg(test)]
-    pub(crate) fn of(store: std::sync::Arc<dyn object_store::ObjectStore>, path: &str, stop: Stop<'a>) -> Self {
+    pub(crate) fn of(
+        store: std::sync::Arc<dyn object_store::ObjectStore>,
+        path: &str,
+        stop: Stop<'a>,
+    ) -> Self {
         Self {
             place: Place::Store(Remote::of(store, path)),
             stop,
