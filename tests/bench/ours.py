@@ -37,13 +37,13 @@ class Cluster:
             raise RuntimeError(f"espalier {words[0]} failed: {(done.stderr or done.stdout).strip()[-1500:]}")
         return done.stdout
 
-    def run(self, name, data, steps, pooling):
+    def run(self, name, data, steps, pooling, more=()):
         """(step, samples, seconds of training so far) per step seen, and the wall-clock time at
         which the first step had ended. A job's events carry the coordinator's time; progress does
         not, so that one's time is when it arrives here."""
         begin = time.time()
         self("submit", JOB, "--name", name, "--set", f"training.steps={steps}", "--set", f"backbone.pooling={pooling}",
-             "--set", f"tasks[0].data.train={json.dumps([str(data)])}")
+             "--set", f"tasks[0].data.train={json.dumps([str(data)])}", *more)
         command = [BIN / "espalier", "watch", name, "-o", "json"]
         seen, last = [], ""
         with subprocess.Popen(command, env=self.env, stdout=subprocess.PIPE, text=True) as watch:
@@ -61,12 +61,14 @@ class Cluster:
         return begin, seen
 
 
-def train(folder, data, steps, warmup, ranks=2, pooling="pooler"):
+def train(folder, data, steps, warmup, ranks=2, pooling="pooler", snapshots=False):
     """Trains tests/bench/job.yaml on the file `data`, on a fresh local cluster of `ranks` workers with one thread each,
-    after a job of a single step, which tells how fast a job begins on a cluster that is up."""
+    after a job of a single step, which tells how fast a job begins on a cluster that is up. With `snapshots`
+    ranks hold snapshots for each other, as jobs do that do not say otherwise."""
+    more = ["--set", "recovery={}"] if snapshots else []
     begin = time.time()
     with Cluster(folder, ranks) as cluster:
-        _, progress = cluster.run("bench", data, steps + warmup, pooling)
+        _, progress = cluster.run("bench", data, steps + warmup, pooling, more)
         memory = [peak_rss_mb(pid) for pid in cluster.workers]
         from_nothing = progress[0][0] - begin
         submitted, short = cluster.run("short", data, 1, pooling)

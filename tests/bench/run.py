@@ -43,6 +43,7 @@ def contestants(args, folder):
     ddp = ["--model", MODEL, "--data", args.data, "--steps", args.steps, "--warmup", args.warmup]
     return {
         "espalier": lambda turn: ours.train(folder / f"espalier-{turn}", args.data, args.steps, args.warmup),
+        "espalier, snapshots": lambda turn: ours.train(folder / f"snapshots-{turn}", args.data, args.steps, args.warmup, snapshots=True),
         "DDP": lambda turn: peer("ddp_peer.py", *ddp),
         "DDP, length grouping": lambda turn: peer("ddp_peer.py", *ddp, "--group-by-length"),
         "all-reduce of espalier": lambda turn: ours.all_reduce(BYTES),
