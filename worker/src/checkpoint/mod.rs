@@ -13,6 +13,7 @@ mod error;
 mod export;
 mod files;
 mod image;
+mod images;
 mod parts;
 mod saving;
 
@@ -23,5 +24,6 @@ pub use export::{
     ADAPTER_DIR, Export, ExportedClasses, ExportedTask, HEADS_FILE, META_FILE, write_export,
 };
 pub use files::{FileEntry, read_tensors, write_tensors};
-pub use image::{Image, Values, encode, fill};
+pub use image::{Draft, Image, Values, fill};
+pub use images::Images;
 pub use saving::{Saved, Saving};

@@ -2,7 +2,7 @@
 
 use super::durable::{Checkpoint, Writer, sync};
 use super::files::write_bytes;
-use super::{Error, FileEntry};
+use super::{Error, FileEntry, Images};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::ErrorKind;
@@ -27,14 +27,9 @@ impl Writer {
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::Io`].
-    pub fn write_part(
-        &self,
-        rank: usize,
-        shared: &[u8],
-        own: &[u8],
-    ) -> Result<Vec<FileEntry>, Error> {
+    pub fn write_part(&self, rank: usize, images: &Images) -> Result<Vec<FileEntry>, Error> {
         let mut files = Vec::new();
-        for (kind, bytes) in [(SHARED, shared), (OWN, own)] {
+        for (kind, bytes) in [(SHARED, images.shared()), (OWN, images.own())] {
             let path = self.file(&format!("{kind}{rank:05}.safetensors"));
             match write_bytes(&path, bytes) {
                 Ok(file) => files.push(file),
@@ -173,24 +168,20 @@ impl Checkpoint {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{RunState, Store, encode};
+    use super::super::images::tests::images;
+    use super::super::{RunState, Store};
     use super::*;
-    use crate::checkpoint::Values;
     use espalier_spec::{JobId, Step};
-    use std::borrow::Cow;
     use std::path::Path;
-    use std::sync::Arc;
 
-    fn image(rank: usize) -> Arc<[u8]> {
-        let numbers = [rank as f32; 8];
-        let values = Values::Numbers(Cow::Borrowed(&numbers));
-        encode(&[("w".to_owned(), values)], &[]).unwrap()
+    fn part(rank: usize) -> Images {
+        images(rank as f32, rank as f32 + 10.0)
     }
 
     fn commit(store: &Store, step: u64) -> PathBuf {
         let writer = store.begin("step", Step(step)).unwrap();
         for rank in 0..2 {
-            let files = writer.write_part(rank, &image(rank), &image(rank + 10));
+            let files = writer.write_part(rank, &part(rank));
             writer.leave_receipt(rank, Ok(&files.unwrap())).unwrap();
         }
         let waits = AtomicBool::new(false);
@@ -282,10 +273,10 @@ mod tests {
         let checkpoint = Checkpoint::open(&commit(&Store::new(dir.path()), 2)).unwrap();
         assert!(checkpoint.has_parts());
         for (rank, path) in checkpoint.shared_parts().iter().enumerate() {
-            assert_eq!(fs::read(path).unwrap(), image(rank)[..]);
+            assert_eq!(fs::read(path).unwrap(), part(rank).shared());
         }
         for (rank, path) in checkpoint.own_parts().iter().enumerate() {
-            assert_eq!(fs::read(path).unwrap(), image(rank + 10)[..]);
+            assert_eq!(fs::read(path).unwrap(), part(rank).own());
         }
         let all = files(dir.path());
         assert_eq!(all.len(), 1, "{all:?}");

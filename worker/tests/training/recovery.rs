@@ -12,7 +12,7 @@ use espalier_worker::agent::held::{Held, Holding};
 use espalier_worker::agent::report::{Address, Content};
 use espalier_worker::engine::{Ending, Error, RankContext, Sources, run_rank};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -34,6 +34,12 @@ impl Worker {
             name,
             held: Arc::default(),
         }
+    }
+
+    /// Steps of which it holds any part.
+    fn steps(&self) -> BTreeSet<u64> {
+        let held = Holding::open(&self.held, UID).snapshots();
+        held.iter().map(|h| h.step.0).collect()
     }
 
     fn holds(&self, rank: usize, step: u64) -> bool {
@@ -276,6 +282,9 @@ fn a_lost_worker_changes_no_bit() {
         let from = order.step.0;
         if every.is_some() {
             assert_eq!(from, 6, "the newest snapshot before step {EVENT}");
+            for place in before {
+                assert_eq!(workers[*place].steps(), BTreeSet::from([6]));
+            }
         }
         let went = job.generation(2, &on(after), Some(order), &|_| {});
         let reached = [
@@ -289,7 +298,7 @@ fn a_lost_worker_changes_no_bit() {
 }
 
 // Promise: after a handover nothing is replayed: all ranks stop at the same step though only one worker
-// was told, the other worker holds everything, and goes on from there alone.
+// was told, the other worker holds everything, of that step alone, and goes on from there alone.
 #[test]
 fn a_handover_replays_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -301,6 +310,9 @@ fn a_handover_replays_nothing() {
     assert!(stopped.checkpoints().is_empty());
     let order = newest(&[&stays, &stays]).unwrap();
     assert_eq!(order.step.0, EVENT + 1);
+    for worker in [&goes, &stays] {
+        assert_eq!(worker.steps(), BTreeSet::from([EVENT + 1]));
+    }
     let went = job.generation(2, &[&stays, &stays], Some(order), &|_| {});
     let reached = (Milestone::FirstStep, EVENT + 2);
     assert_eq!(went.milestones().last(), Some(&reached));
