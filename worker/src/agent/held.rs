@@ -38,7 +38,9 @@ struct Job {
 
 impl Job {
     fn whole(&self, step: Step) -> impl Iterator<Item = &Part> {
-        self.parts.values().filter_map(move |steps| steps.get(&step))
+        self.parts
+            .values()
+            .filter_map(move |steps| steps.get(&step))
     }
 }
 

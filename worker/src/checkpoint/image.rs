@@ -95,8 +95,7 @@ impl<'a> Draft<'a> {
         let mut end = 0;
         for (name, values) in &entries {
             let (dtype, bytes) = values.size();
-            let entry =
-                json!({"dtype": dtype, "shape": [values.len()], "data_offsets": [end, end + bytes]});
+            let entry = json!({"dtype": dtype, "shape": [values.len()], "data_offsets": [end, end + bytes]});
             about.insert(name.clone(), entry);
             end += bytes;
         }

@@ -216,9 +216,8 @@ mod tests {
     // holds it does; if nobody does, the error names rank, step and provider and may be tried again.
     #[test]
     fn a_part_comes_from_who_holds_it() {
-        let holder = |ranks: &[usize]| -> Holder {
-            ranks.iter().map(|rank| (*rank, [1, 1])).collect()
-        };
+        let holder =
+            |ranks: &[usize]| -> Holder { ranks.iter().map(|rank| (*rank, [1, 1])).collect() };
         let holders = [holder(&[0, 1]), holder(&[1]), holder(&[])];
         assert_eq!(sources(&order(&[0, 1]), &holders).unwrap(), [0, 1]);
         assert_eq!(sources(&order(&[0, 2]), &holders).unwrap(), [0, 0]);

@@ -246,7 +246,7 @@ fn abort(controls: &[Arc<Control>]) {
 #[test]
 fn a_lost_worker_changes_no_bit() {
     let folder = tempfile::tempdir().unwrap();
-    let (lost, left, new) = (0, 1, 2);
+    let (lost, left, new, third) = (0, 1, 2, 3);
     for (sharding, every, before, after) in [
         (
             Sharding::Optimizer,
@@ -263,13 +263,14 @@ fn a_lost_worker_changes_no_bit() {
         (
             Sharding::Full,
             Some(3),
-            [left, left, lost, lost].as_slice(),
-            [left, left, new, new].as_slice(),
+            // All three then lack parts, of which they keep some and some only pass.
+            [left, left, lost, third].as_slice(),
+            [left, left, new, third].as_slice(),
         ),
     ] {
         let ranks = before.len() as u32;
         let job = Job::new(folder.path(), ranks, sharding, every);
-        let workers = ["lost", "left", "new"].map(Worker::new);
+        let workers = ["lost", "left", "new", "third"].map(Worker::new);
         let on = |places: &[usize]| -> Vec<&Worker> {
             places.iter().map(|place| &workers[*place]).collect()
         };
