@@ -2,7 +2,7 @@
 
 use super::durable::{Checkpoint, Writer, sync};
 use super::files::write_bytes;
-use super::{Error, FileEntry, Images};
+use super::{Error, FileEntry};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::ErrorKind;
@@ -27,9 +27,14 @@ impl Writer {
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::Io`].
-    pub fn write_part(&self, rank: usize, images: &Images) -> Result<Vec<FileEntry>, Error> {
+    pub fn write_part(
+        &self,
+        rank: usize,
+        shared: &[u8],
+        own: &[u8],
+    ) -> Result<Vec<FileEntry>, Error> {
         let mut files = Vec::new();
-        for (kind, bytes) in [(SHARED, images.shared()), (OWN, images.own())] {
+        for (kind, bytes) in [(SHARED, shared), (OWN, own)] {
             let path = self.file(&format!("{kind}{rank:05}.safetensors"));
             match write_bytes(&path, bytes) {
                 Ok(file) => files.push(file),
@@ -169,7 +174,7 @@ impl Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::super::images::tests::images;
-    use super::super::{RunState, Store};
+    use super::super::{Images, RunState, Store};
     use super::*;
     use espalier_spec::{JobId, Step};
     use std::path::Path;
@@ -181,7 +186,8 @@ mod tests {
     fn commit(store: &Store, step: u64) -> PathBuf {
         let writer = store.begin("step", Step(step)).unwrap();
         for rank in 0..2 {
-            let files = writer.write_part(rank, &part(rank));
+            let part = part(rank);
+            let files = writer.write_part(rank, part.shared(), part.own());
             writer.leave_receipt(rank, Ok(&files.unwrap())).unwrap();
         }
         let waits = AtomicBool::new(false);

@@ -149,7 +149,7 @@ impl Task {
         }
         let writer = self.store.join("step", step);
         writer.create()?;
-        let written = writer.write_part(rank, &part);
+        let written = writer.write_part(rank, part.shared(), part.own());
         drop(part);
         let told = written.as_deref().map_err(ToString::to_string);
         let told = writer.leave_receipt(rank, told);
