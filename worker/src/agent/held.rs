@@ -1,8 +1,8 @@
 //! What a worker keeps in memory of its jobs from one generation to the next: parts of snapshots,
 //! its own ranks' and those mirrored here, and what was loaded.
 //!
-//! Bounded: of each rank the newest two steps (a part of one step is complete everywhere, or the one
-//! before it is); of jobs that nobody works on any more, those among the newest two.
+//! Bounded: of each rank one step, and two only from the taking of a new one until it is known that all ranks
+//! hold it ([`Holding::confirmed`]); of jobs that nobody works on any more, those among the newest two.
 
 use crate::engine::{Part, Sources};
 use espalier_spec::plan::Profile;
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Steps whose parts are kept of each rank.
+/// Most steps whose parts are kept of each rank.
 const STEPS: usize = 2;
 /// Newest jobs that are kept though nobody works on them.
 const JOBS: usize = 2;
@@ -34,6 +34,14 @@ struct Job {
     /// Parts that are here only while a generation takes up a snapshot, perhaps without `own`.
     passing: BTreeMap<Rank, Part>,
     loaded: Option<Loaded>,
+}
+
+impl Job {
+    fn whole(&self, step: Step) -> impl Iterator<Item = &Part> {
+        self.parts
+            .values()
+            .filter_map(move |steps| steps.get(&step))
+    }
 }
 
 /// What preparing a job takes its time for; the same for all generations.
@@ -94,7 +102,7 @@ impl Holding {
         jobs.iter_mut().find(|job| job.uid == self.uid).map(act)
     }
 
-    /// Keeps a whole part. Of its rank, only the newest two steps stay.
+    /// Keeps a whole part. Of its rank, only the newest two steps stay, until [`Holding::confirmed`].
     pub fn insert(&self, part: Part) {
         self.with(|job| {
             let steps = job.parts.entry(part.rank).or_default();
@@ -103,6 +111,27 @@ impl Holding {
                 steps.pop_first();
             }
         });
+    }
+
+    /// All ranks of the generation hold this step, so nobody will go on from an older one: those are given up.
+    ///
+    /// Whoever calls this must know that every rank has kept its own part of the step and those that it mirrors: by
+    /// any operation that all ranks must enter before one comes through, and that each enters after that. Whatever
+    /// happens to a rank or a worker from then on, and wherever the generation ends: the parts of this step are where
+    /// those of an older one were, so what can be restored of an older one can be of this. A rank that is lost before
+    /// never entered the operation: then nobody comes through, nobody calls this, and the older step is whole.
+    pub fn confirmed(&self, step: Step) {
+        let older = self.with(|job| {
+            let mut older = Vec::new();
+            job.parts.retain(|_, steps| {
+                let newer = steps.split_off(&step);
+                older.push(std::mem::replace(steps, newer));
+                !steps.is_empty()
+            });
+            older
+        });
+        // To give memory back takes long: not under the lock.
+        drop(older);
     }
 
     /// Keeps a part for [`Holding::at`] until [`Holding::keep_only`]; nobody else is told that it is here.
@@ -115,9 +144,18 @@ impl Holding {
     pub fn at(&self, step: Step) -> BTreeMap<Rank, Part> {
         let find = |job: &mut Job| {
             let passing = job.passing.values().filter(|part| part.step == step);
-            let whole = job.parts.values().filter_map(|steps| steps.get(&step));
-            let all = passing.chain(whole);
-            all.map(|part| (part.rank, share(part))).collect()
+            let all = passing.chain(job.whole(step));
+            all.map(|part| (part.rank, part.clone())).collect()
+        };
+        self.with(find).unwrap_or_default()
+    }
+
+    /// The same, without those that are only passing.
+    #[must_use]
+    pub fn whole(&self, step: Step) -> BTreeMap<Rank, Part> {
+        let find = |job: &mut Job| {
+            let all = job.whole(step);
+            all.map(|part| (part.rank, part.clone())).collect()
         };
         self.with(find).unwrap_or_default()
     }
@@ -190,26 +228,16 @@ impl fmt::Debug for Holding {
     }
 }
 
-/// The same part; its bytes are not copied.
-fn share(part: &Part) -> Part {
-    Part {
-        rank: part.rank,
-        step: part.step,
-        shared: Arc::clone(&part.shared),
-        own: Arc::clone(&part.own),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Images;
 
     fn part(rank: u32, step: u64) -> Part {
         Part {
             rank: Rank(rank),
             step: Step(step),
-            shared: Arc::from([1u8, 2].as_slice()),
-            own: Arc::from([3u8].as_slice()),
+            images: Images::within(&Arc::new(vec![1, 2, 3]), 0, [2, 1]),
         }
     }
 
@@ -218,7 +246,8 @@ mod tests {
         held.iter().map(|h| (h.rank.0, h.step.0)).collect()
     }
 
-    // Promise: of each rank the newest two steps are kept, and they outlive a generation.
+    // Promise: as long as it is not known that all ranks hold the newest, two steps of each rank are kept, and they
+    // outlive a generation.
     #[test]
     fn two_steps_of_each_rank_outlive_a_generation() {
         let held = Arc::new(Held::default());
@@ -234,6 +263,23 @@ mod tests {
         assert_eq!(at, [1, 3]);
     }
 
+    // Promise: once all ranks hold a step no older one is held, of whatever rank, and a newer one stays.
+    #[test]
+    fn one_step_is_held_once_all_hold_it() {
+        let held = Arc::new(Held::default());
+        let holding = Holding::open(&held, "job");
+        for (rank, step) in [(0, 4), (0, 8), (1, 4), (1, 8), (2, 4), (3, 12)] {
+            holding.insert(part(rank, step));
+        }
+        let other = Holding::open(&held, "other");
+        other.insert(part(0, 4));
+        holding.confirmed(Step(8));
+        assert_eq!(listed(&holding), [(0, 8), (1, 8), (3, 12)]);
+        holding.confirmed(Step(8));
+        assert_eq!(listed(&holding), [(0, 8), (1, 8), (3, 12)]);
+        assert_eq!(listed(&other), [(0, 4)]);
+    }
+
     // Promise: a generation that goes on from a step gives up what came after it, other ranks' parts
     // and what was only passing; what was passing is never told of.
     #[test]
@@ -246,9 +292,11 @@ mod tests {
         holding.pass(part(5, 4));
         assert!(holding.at(Step(4)).contains_key(&Rank(5)));
         assert!(!listed(&holding).contains(&(5, 4)));
+        assert!(!holding.whole(Step(4)).contains_key(&Rank(5)));
         holding.keep_only(&BTreeSet::from([Rank(0), Rank(2)]), Step(4));
         assert_eq!(listed(&holding), [(0, 4)]);
         assert_eq!(holding.at(Step(4)).len(), 1);
+        assert_eq!(holding.whole(Step(4)).len(), 1);
     }
 
     // Promise: jobs that somebody works on are never given up; of the others only the newest two

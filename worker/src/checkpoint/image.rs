@@ -1,5 +1,5 @@
 //! Safetensors images in memory: what a rank holds of a run, sends and writes as it is. Values are copied once,
-//! from where they are kept into the image.
+//! from where they are kept into the image. [`super::Images`] keeps two of them.
 
 use super::Error;
 use crate::torch;
@@ -7,7 +7,6 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use tch::{Kind, TchError, Tensor};
 
 /// What an image holds under one name.
@@ -48,20 +47,20 @@ impl Values<'_> {
         }
     }
 
-    fn write(&self, place: &mut [u8]) -> Result<(), TchError> {
+    /// Appends all values.
+    fn write(&self, out: &mut Vec<[u8; 4]>) -> Result<(), TchError> {
         match self {
-            Self::Tensor(tensor) => copy(torch::data(tensor)?, place),
-            Self::Numbers(numbers) => copy(numbers, place),
+            Self::Tensor(tensor) => copy(torch::data(tensor)?, out),
+            Self::Numbers(numbers) => copy(numbers, out),
             Self::Rows { table, rows, width } => {
-                let places = place.chunks_exact_mut((4 * width).max(1));
-                for (row, place) in rows.iter().zip(places) {
-                    copy(&table[row * width..(row + 1) * width], place);
+                for row in rows {
+                    copy(&table[row * width..(row + 1) * width], out);
                 }
             }
             Self::Ids(ids) => {
-                let (words, _) = place.as_chunks_mut::<8>();
-                for (word, id) in words.iter_mut().zip(ids) {
-                    *word = id.to_le_bytes();
+                for id in ids {
+                    let bytes = id.to_le_bytes();
+                    out.extend_from_slice(bytes.as_chunks().0);
                 }
             }
         }
@@ -69,54 +68,70 @@ impl Values<'_> {
     }
 }
 
-fn copy(numbers: &[f32], place: &mut [u8]) {
-    let (words, _) = place.as_chunks_mut::<4>();
-    for (word, number) in words.iter_mut().zip(numbers) {
-        *word = number.to_le_bytes();
-    }
+fn copy(numbers: &[f32], out: &mut Vec<[u8; 4]>) {
+    out.extend(numbers.iter().map(|number| number.to_le_bytes()));
 }
 
-/// Makes an image of `entries`, in their order; `notes` are its metadata.
-///
-/// # Errors
-/// [`Error::Tensor`] names the one whose memory cannot be read.
-pub fn encode(
-    entries: &[(String, Values<'_>)],
-    notes: &[(&str, String)],
-) -> Result<Arc<[u8]>, Error> {
-    let notes = notes.iter();
-    let notes: Map<String, Value> = notes
-        .map(|(name, text)| ((*name).to_owned(), json!(text)))
-        .collect();
-    let mut header = Map::new();
-    header.insert("__metadata__".to_owned(), Value::Object(notes));
-    let mut end = 0;
-    for (name, values) in entries {
-        let (dtype, bytes) = values.size();
-        let about =
-            json!({"dtype": dtype, "shape": [values.len()], "data_offsets": [end, end + bytes]});
-        header.insert(name.clone(), about);
-        end += bytes;
+/// An image that is not written yet: its header, and where its values are.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    /// As in the file, with its length before it; a multiple of eight bytes.
+    header: Vec<u8>,
+    entries: Vec<(String, Values<'a>)>,
+    /// Bytes of all values; a multiple of four.
+    values: usize,
+}
+
+impl<'a> Draft<'a> {
+    /// Of `entries`, in their order; `notes` are its metadata.
+    #[must_use]
+    pub fn new(entries: Vec<(String, Values<'a>)>, notes: &[(&str, String)]) -> Self {
+        let notes = notes.iter();
+        let notes: Map<String, Value> = notes
+            .map(|(name, text)| ((*name).to_owned(), json!(text)))
+            .collect();
+        let mut about = Map::new();
+        about.insert("__metadata__".to_owned(), Value::Object(notes));
+        let mut end = 0;
+        for (name, values) in &entries {
+            let (dtype, bytes) = values.size();
+            let entry = json!({"dtype": dtype, "shape": [values.len()], "data_offsets": [end, end + bytes]});
+            about.insert(name.clone(), entry);
+            end += bytes;
+        }
+        let text = Value::Object(about).to_string();
+        let length = text.len().next_multiple_of(8);
+        let mut header = (length as u64).to_le_bytes().to_vec();
+        header.extend_from_slice(text.as_bytes());
+        header.resize(8 + length, b' ');
+        Self {
+            header,
+            entries,
+            values: end,
+        }
     }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let length = 8 + header.len() + end;
-    let mut image: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
-    // Nobody else has it as yet.
-    if let Some(bytes) = Arc::get_mut(&mut image) {
-        let (head, mut rest) = bytes.split_at_mut(8 + header.len());
-        head[..8].copy_from_slice(&(header.len() as u64).to_le_bytes());
-        head[8..].copy_from_slice(&header);
-        for (name, values) in entries {
-            let (place, behind) = std::mem::take(&mut rest).split_at_mut(values.size().1);
-            values.write(place).map_err(|source| Error::Tensor {
+
+    /// Bytes of the image; a multiple of four.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.header.len() + self.values
+    }
+
+    /// Appends the image, in words of four bytes: so values are written where they stay, once, and no zeros before
+    /// them.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] names the one whose memory cannot be read.
+    pub fn write(&self, out: &mut Vec<[u8; 4]>) -> Result<(), Error> {
+        out.extend_from_slice(self.header.as_chunks().0);
+        for (name, values) in &self.entries {
+            values.write(out).map_err(|source| Error::Tensor {
                 name: name.clone(),
                 source,
             })?;
-            rest = behind;
         }
+        Ok(())
     }
-    Ok(image)
 }
 
 /// An image that is being read.
@@ -249,10 +264,10 @@ pub fn fill(place: &mut [f32], words: &[[u8; 4]]) {
 mod tests {
     use super::*;
 
-    fn image() -> Arc<[u8]> {
+    fn image() -> Vec<u8> {
         let odd = [1.5, -0.0, f32::MIN_POSITIVE, f32::NAN, f32::INFINITY];
         let table = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
-        let entries = [
+        let entries = vec![
             ("t".to_owned(), Values::Tensor(Tensor::from_slice(&odd))),
             ("n".to_owned(), Values::Numbers(Cow::Borrowed(&odd[..3]))),
             ("none".to_owned(), Values::Numbers(Cow::Borrowed(&[]))),
@@ -266,7 +281,12 @@ mod tests {
                 },
             ),
         ];
-        encode(&entries, &[("state", "{\"a\": \"b\"}".to_owned())]).unwrap()
+        let draft = Draft::new(entries, &[("state", "{\"a\": \"b\"}".to_owned())]);
+        let mut words = Vec::new();
+        draft.write(&mut words).unwrap();
+        let bytes = words.into_flattened();
+        assert_eq!(bytes.len(), draft.length());
+        bytes
     }
 
     // Promise: every kind of value comes back bit by bit, and any reader of safetensors reads it.

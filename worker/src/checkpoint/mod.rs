@@ -17,6 +17,7 @@ mod error;
 mod export;
 mod files;
 mod image;
+mod images;
 mod parts;
 mod saving;
 mod uploading;
@@ -29,6 +30,7 @@ pub use export::{
     ADAPTER_DIR, Export, ExportedClasses, ExportedTask, HEADS_FILE, META_FILE, write_export,
 };
 pub use files::{FileEntry, read_tensors, write_tensors};
-pub use image::{Image, Values, encode, fill};
+pub use image::{Draft, Image, Values, fill};
+pub use images::Images;
 pub use saving::{Saved, Saving};
 pub use uploading::Uploading;

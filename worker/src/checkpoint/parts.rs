@@ -173,24 +173,21 @@ impl Checkpoint {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{RunState, Store, encode};
+    use super::super::images::tests::images;
+    use super::super::{Images, RunState, Store};
     use super::*;
-    use crate::checkpoint::Values;
     use espalier_spec::{JobId, Step};
-    use std::borrow::Cow;
     use std::path::Path;
-    use std::sync::Arc;
 
-    fn image(rank: usize) -> Arc<[u8]> {
-        let numbers = [rank as f32; 8];
-        let values = Values::Numbers(Cow::Borrowed(&numbers));
-        encode(&[("w".to_owned(), values)], &[]).unwrap()
+    fn part(rank: usize) -> Images {
+        images(rank as f32, rank as f32 + 10.0)
     }
 
     fn commit(store: &Store, step: u64) -> PathBuf {
         let writer = store.begin("step", Step(step)).unwrap();
         for rank in 0..2 {
-            let files = writer.write_part(rank, &image(rank), &image(rank + 10));
+            let part = part(rank);
+            let files = writer.write_part(rank, part.shared(), part.own());
             writer.leave_receipt(rank, Ok(&files.unwrap())).unwrap();
         }
         let waits = AtomicBool::new(false);
@@ -282,10 +279,10 @@ mod tests {
         let checkpoint = Checkpoint::open(&commit(&Store::new(dir.path()), 2)).unwrap();
         assert!(checkpoint.has_parts());
         for (rank, path) in checkpoint.shared_parts().iter().enumerate() {
-            assert_eq!(fs::read(path).unwrap(), image(rank)[..]);
+            assert_eq!(fs::read(path).unwrap(), part(rank).shared());
         }
         for (rank, path) in checkpoint.own_parts().iter().enumerate() {
-            assert_eq!(fs::read(path).unwrap(), image(rank + 10)[..]);
+            assert_eq!(fs::read(path).unwrap(), part(rank).own());
         }
         let all = files(dir.path());
         assert_eq!(all.len(), 1, "{all:?}");

@@ -1,7 +1,7 @@
 //! Checkpoints that are written while training goes on: a step boundary costs a rank the copy of its part, and a
 //! thread of its own makes that durable. The thread of rank 0 waits for the parts of all ranks and commits them.
 
-use super::{Error, RunState, Store};
+use super::{Error, Images, RunState, Store};
 use espalier_spec::{JobId, Step};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -90,12 +90,7 @@ impl Saving {
     ///
     /// # Errors
     /// [`Error::Io`] if there can be no thread.
-    pub fn start(
-        &mut self,
-        state: &RunState,
-        shared: Arc<[u8]>,
-        own: Arc<[u8]>,
-    ) -> Result<(), Error> {
+    pub fn start(&mut self, state: &RunState, part: Images) -> Result<(), Error> {
         let step = state.step;
         let task = Task {
             store: self.store.clone(),
@@ -107,7 +102,7 @@ impl Saving {
             state: state.clone(),
         };
         let thread = std::thread::Builder::new().name("checkpoint".to_owned());
-        let thread = thread.spawn(move || task.run(shared, own));
+        let thread = thread.spawn(move || task.run(part));
         let path = self.store.path("step", step);
         let thread = thread.map_err(|e| Error::io("start a thread to write", path, e))?;
         self.running = Some(Running { step, thread });
@@ -146,7 +141,7 @@ struct Task {
 }
 
 impl Task {
-    fn run(self, shared: Arc<[u8]>, own: Arc<[u8]>) -> Result<Option<PathBuf>, Error> {
+    fn run(self, part: Images) -> Result<Option<PathBuf>, Error> {
         let (rank, ranks) = self.place;
         let step = self.state.step;
         if rank == 0 {
@@ -154,8 +149,8 @@ impl Task {
         }
         let writer = self.store.join("step", step);
         writer.create()?;
-        let written = writer.write_part(rank, &shared, &own);
-        drop((shared, own));
+        let written = writer.write_part(rank, part.shared(), part.own());
+        drop(part);
         let told = written.as_deref().map_err(ToString::to_string);
         let told = writer.leave_receipt(rank, told);
         if rank != 0 {
@@ -182,16 +177,11 @@ impl Task {
 
 #[cfg(test)]
 mod tests {
+    use super::super::images::tests::images;
     use super::*;
-    use crate::checkpoint::{Checkpoint, Values, encode};
-    use std::borrow::Cow;
+    use crate::checkpoint::Checkpoint;
     use std::fs;
     use std::path::Path;
-
-    fn image(number: f32) -> Arc<[u8]> {
-        let values = Values::Numbers(Cow::Owned(vec![number; 4]));
-        encode(&[("w".to_owned(), values)], &[]).unwrap()
-    }
 
     fn state(step: u64) -> RunState {
         RunState {
@@ -207,8 +197,8 @@ mod tests {
     }
 
     fn start(saving: &mut Saving, step: u64) {
-        let own = image(step as f32);
-        saving.start(&state(step), image(0.5), own).unwrap();
+        let part = images(0.5, step as f32);
+        saving.start(&state(step), part).unwrap();
     }
 
     // Promise: a checkpoint is there once rank 0 says so, whoever wrote last; old ones go.

@@ -6,13 +6,12 @@
 
 use super::Error;
 use super::trainer::Trainer;
-use crate::checkpoint::{self, Image, RunState, Values, encode, fill};
+use crate::checkpoint::{self, Draft, Image, Images, RunState, Values, fill};
 use crate::torch;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::{Rank, Step};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// Names of tensors: `slice|<block>|<start>|<end>` f32 [end - start], `rows|ids` i64 [n] and `rows|values`
@@ -31,16 +30,15 @@ pub struct Part {
     pub rank: Rank,
     /// Steps done.
     pub step: Step,
-    /// What every rank needs: the slices of parameters and heads, rows of the word table, and the run's state in the
-    /// metadata.
-    pub shared: Arc<[u8]>,
-    /// What only the owner of the slices needs: moments of slices and rows, and what balancers keep beside them.
-    pub own: Arc<[u8]>,
+    /// What every rank needs, `shared`: the slices of parameters and heads, rows of the word table, and the run's
+    /// state in the metadata. What only the owner of the slices needs, `own`: moments of slices and rows, and what
+    /// balancers keep beside them.
+    pub images: Images,
 }
 
 impl std::fmt::Debug for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (shared, own) = (self.shared.len(), self.own.len());
+        let [shared, own] = self.images.lengths();
         let (rank, step) = (self.rank, self.step);
         write!(f, "Part({rank} at step {step}, {shared} + {own} bytes)")
     }
@@ -80,11 +78,12 @@ impl Trainer {
         })?;
         let name = format!("espalier part of rank {rank}");
         let notes = [("format", name), (STATE, text)];
+        let shared = Draft::new(self.shared_values()?, &notes);
+        let own = Draft::new(self.own_values()?, &notes[..1]);
         Ok(Part {
             rank: Rank(u32::try_from(rank).unwrap_or(u32::MAX)),
             step: state.step,
-            shared: encode(&self.shared_values()?, &notes)?,
-            own: encode(&self.own_values()?, &notes[..1])?,
+            images: Images::encode(&shared, &own)?,
         })
     }
 
@@ -109,7 +108,7 @@ impl Trainer {
         let mut state: Option<RunState> = None;
         for part in parts {
             let what = format!("the part of {} at step {}", part.rank, part.step);
-            let image = Image::read(&part.shared, what.clone())?;
+            let image = Image::read(part.images.shared(), what.clone())?;
             self.load_shared(&image, &mut found)?;
             let text = image.note(STATE)?;
             let own: RunState = serde_json::from_str(text)
@@ -119,8 +118,9 @@ impl Trainer {
                 let expected = first.step;
                 return Err(image.bad(format!("expected step {expected}")).into());
             }
-            if !part.own.is_empty() {
-                let image = Image::read(&part.own, what)?;
+            let own = part.images.own();
+            if !own.is_empty() {
+                let image = Image::read(own, what)?;
                 let bad = |message: String| image.bad(message);
                 self.load_own(&image.tensors()?, &bad, &mut found.moments)?;
             }

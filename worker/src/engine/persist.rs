@@ -32,7 +32,7 @@ impl Trainer {
         // `all` has returned only if every rank's value is good.
         let writer = begun?;
         let write = |part: Part| {
-            let written = writer.write_part(rank, &part.shared, &part.own);
+            let written = writer.write_part(rank, part.images.shared(), part.images.own());
             written.map_err(Error::from)
         };
         let written = part.and_then(write);

@@ -4,12 +4,13 @@ use super::Error;
 use super::part::Part;
 use super::trainer::Trainer;
 use crate::agent::held::Holding;
-use crate::checkpoint::RunState;
+use crate::checkpoint::{Images, RunState};
 use espalier_comm::{Communicator, CommunicatorExt};
+use espalier_spec::Rank;
 use espalier_spec::plan::Seat;
 use espalier_spec::recovery::RecoverySpec;
-use espalier_spec::{Rank, Step};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,6 @@ const SHARE: f64 = 0.02;
 const MOST: u64 = 1000;
 /// Steps that are timed before the first distance is chosen.
 const PROBE: u32 = 3;
-/// Bytes before a part on its way: rank and lengths of both images.
-const HEAD: usize = 20;
 
 /// Steps from one snapshot to the next, for one that costs `cost` seconds between steps of `step`
 /// seconds each: the least k with cost / (k step) <= 2 %, at least 1, at most 1000.
@@ -55,50 +54,64 @@ pub(super) fn held_by(seats: &[Seat], rank: usize) -> BTreeSet<Rank> {
         .collect()
 }
 
-/// Writes a part for another rank; without `own` if that rank does not need it.
-pub(super) fn pack(part: &Part, with_own: bool, out: &mut Vec<u8>) {
-    let own: &[u8] = if with_own { &part.own } else { &[] };
-    out.reserve(HEAD + part.shared.len() + own.len());
-    out.extend(part.rank.0.to_le_bytes());
-    out.extend((part.shared.len() as u64).to_le_bytes());
-    out.extend((own.len() as u64).to_le_bytes());
-    out.extend_from_slice(&part.shared);
-    out.extend_from_slice(own);
-}
-
-/// Reads what [`pack`] wrote, once or several times.
+/// Sends the first `to[r]` bytes of `send` to each rank r and receives `from[r]` bytes of it: from where
+/// they are kept to where they will be kept. Gives all that came in one piece, in order of rank, and where
+/// the bytes of each begin. All ranks call it together.
 ///
 /// # Errors
-/// [`Error::NoSnapshot`] if it was cut off.
-pub(super) fn unpack(mut bytes: &[u8], step: Step) -> Result<Vec<Part>, Error> {
-    let mut parts = Vec::new();
-    while !bytes.is_empty() {
-        let (part, rest) = unpack_one(bytes, step).ok_or_else(|| Error::NoSnapshot {
-            rank: Rank(0),
-            step: step.0,
-            message: "a peer sent a part that is cut off".to_owned(),
-        })?;
-        parts.push(part);
-        bytes = rest;
+/// What the communicator says, or that there is no memory.
+pub(super) fn swap(
+    comm: &dyn Communicator,
+    send: &[u8],
+    to: &[usize],
+    from: &[usize],
+) -> Result<(Arc<Vec<u8>>, Vec<usize>), Error> {
+    let given: Vec<Range<usize>> = to.iter().map(|length| 0..*length).collect();
+    let mut taken: Vec<Range<usize>> = Vec::with_capacity(from.len());
+    let mut end = 0usize;
+    for length in from {
+        let start = end;
+        end = start.saturating_add(*length);
+        taken.push(start..end);
     }
-    Ok(parts)
+    let mut received = room(end)?;
+    comm.all_to_all(send, &given, &mut received, &taken)?;
+    let starts = taken.into_iter().map(|range| range.start).collect();
+    Ok((Arc::new(received), starts))
 }
 
-fn unpack_one(bytes: &[u8], step: Step) -> Option<(Part, &[u8])> {
-    let (rank, rest) = bytes.split_first_chunk::<4>()?;
-    let (shared, rest) = rest.split_first_chunk::<8>()?;
-    let (own, rest) = rest.split_first_chunk::<8>()?;
-    let shared = usize::try_from(u64::from_le_bytes(*shared)).ok()?;
-    let own = usize::try_from(u64::from_le_bytes(*own)).ok()?;
-    let (shared, rest) = rest.split_at_checked(shared)?;
-    let (own, rest) = rest.split_at_checked(own)?;
-    let part = Part {
-        rank: Rank(u32::from_le_bytes(*rank)),
-        step,
-        shared: Arc::from(shared),
-        own: Arc::from(own),
+/// Memory that the system zeroes when it is first touched; an absurd length is an error, not an abort.
+fn room(length: usize) -> Result<Vec<u8>, Error> {
+    let mut asked = Vec::<u8>::new();
+    let answer = asked.try_reserve_exact(length);
+    answer.map_err(|error| espalier_comm::Error::System {
+        what: format!("take {length} bytes for parts of a snapshot"),
+        reason: error.to_string(),
+    })?;
+    // What is given back unused may be taken to have been there.
+    drop(std::hint::black_box(asked));
+    Ok(vec![0; length])
+}
+
+/// A length that a peer sent.
+pub(super) fn length(bytes: &[u8; 8]) -> usize {
+    usize::try_from(u64::from_le_bytes(*bytes)).unwrap_or(usize::MAX)
+}
+
+/// Bytes of both images of every rank's part.
+fn lengths(comm: &dyn Communicator, part: &Part) -> Result<Vec<[usize; 2]>, Error> {
+    let mine = part.images.lengths();
+    let mine = mine.map(|length| (length as u64).to_le_bytes());
+    let theirs = comm.all_gather_bytes(mine.concat())?;
+    let read = |(rank, bytes): (u32, &Vec<u8>)| match bytes.as_chunks::<8>() {
+        ([shared, own], []) => Ok([length(shared), length(own)]),
+        _ => Err(Error::NoSnapshot {
+            rank: Rank(rank),
+            step: part.step.0,
+            message: "it said no lengths of its part".to_owned(),
+        }),
     };
-    Some((part, rest))
+    (0..).zip(&theirs).map(read).collect()
 }
 
 /// A rank's snapshots. All ranks take theirs at the same steps: what they decide by is the same on all.
@@ -186,8 +199,10 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Takes this rank's part and mirrors it. All ranks call it together. It counts as held only then:
-    /// if a rank is lost meanwhile, all still hold the one before.
+    /// Takes this rank's part and mirrors it. All ranks call it together. Nobody comes through the barrier
+    /// before all have it and those that they mirror, and then the snapshot before is given up: a step's
+    /// activations never meet two. If a rank is lost before, all others still hold the one before; if it
+    /// is lost afterwards, they all hold this one, also those that fail in the barrier and keep both.
     ///
     /// # Errors
     /// What the communicator or libtorch says.
@@ -198,22 +213,41 @@ impl Snapshots {
     ) -> Result<(), Error> {
         let begun = Instant::now();
         let part = trainer.take_part(state)?;
-        self.mirror(trainer.exchange.comm(), part)?;
+        let comm = trainer.exchange.comm();
+        self.mirror(comm, part)?;
         self.last = state.step.0;
         self.cost = begun.elapsed();
+        // Waiting for slower ranks is no cost of the snapshot: the next step would wait for them.
+        comm.barrier()?;
+        let begun = Instant::now();
+        self.holding.confirmed(state.step);
+        self.cost += begun.elapsed();
         Ok(())
     }
 
     fn mirror(&self, comm: &dyn Communicator, part: Part) -> Result<(), Error> {
         if self.buddies.iter().any(Option::is_some) {
-            let mut out = vec![Vec::new(); comm.size()];
-            let buddy = self.buddies.get(comm.rank()).copied().flatten();
-            if let Some(out) = buddy.and_then(|buddy| out.get_mut(buddy)) {
-                pack(&part, true, out);
-            }
-            for bytes in comm.all_to_all_bytes(out)? {
-                for other in unpack(&bytes, part.step)? {
-                    self.holding.insert(other);
+            let rank = comm.rank();
+            let mirrors = |by: usize, of: usize| self.buddies.get(of) == Some(&Some(by));
+            let lengths = lengths(comm, &part)?;
+            let send = part.images.whole();
+            let to = (0..comm.size()).map(|by| if mirrors(by, rank) { send.len() } else { 0 });
+            let from = lengths.iter().enumerate().map(|(of, [shared, own])| {
+                if mirrors(rank, of) {
+                    shared.saturating_add(*own)
+                } else {
+                    0
+                }
+            });
+            let (to, from): (Vec<usize>, Vec<usize>) = (to.collect(), from.collect());
+            let (bytes, starts) = swap(comm, send, &to, &from)?;
+            for (of, (start, lengths)) in starts.into_iter().zip(lengths).enumerate() {
+                if mirrors(rank, of) {
+                    self.holding.insert(Part {
+                        rank: Rank(of as u32),
+                        step: part.step,
+                        images: Images::within(&bytes, start, lengths),
+                    });
                 }
             }
         }
@@ -246,6 +280,7 @@ impl Snapshots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use espalier_comm::{Listener, PeerAddr, Rendezvous, host_id};
 
     fn seats(workers: &[&str]) -> Vec<Seat> {
         let seat = |(rank, worker): (u32, &&str)| Seat {
@@ -286,24 +321,42 @@ mod tests {
         assert_eq!(held(3), [2, 3]);
     }
 
-    // Promise: parts come out as they went in, `own` only where it was sent, and half a part is an
-    // error that names the step.
+    // Promise: bytes arrive as they were sent, each rank's where it is said to begin, and a length that
+    // nobody has memory for is an error that may be tried again.
     #[test]
     fn parts_travel_unchanged() {
-        let part = |rank: u32| Part {
-            rank: Rank(rank),
-            step: Step(7),
-            shared: Arc::from(vec![rank as u8; 5].as_slice()),
-            own: Arc::from(vec![9u8; 3].as_slice()),
+        let any = ([127, 0, 0, 1], 0).into();
+        let listeners: Vec<Listener> = (0..3).map(|_| Listener::bind(any).unwrap()).collect();
+        let peer = |(rank, listener): (usize, &Listener)| PeerAddr {
+            rank,
+            addr: listener.address(),
+            host_id: host_id(),
         };
-        let mut bytes = Vec::new();
-        pack(&part(1), true, &mut bytes);
-        pack(&part(2), false, &mut bytes);
-        let parts = unpack(&bytes, Step(7)).unwrap();
-        let seen: Vec<_> = parts.iter().map(|p| (p.rank.0, p.own.len())).collect();
-        assert_eq!(seen, [(1, 3), (2, 0)]);
-        assert_eq!(&*parts[1].shared, [2; 5]);
-        let error = unpack(&bytes[..bytes.len() - 1], Step(7)).err().unwrap();
-        assert!(error.to_string().contains("step 7"), "{error}");
+        let peers: Vec<PeerAddr> = listeners.iter().enumerate().map(peer).collect();
+        std::thread::scope(|scope| {
+            for (rank, listener) in listeners.iter().enumerate() {
+                let peers = peers.clone();
+                scope.spawn(move || {
+                    let rendezvous = Rendezvous::new("parts", 1, rank, peers);
+                    let comm = espalier_comm::connect(listener, rendezvous).unwrap();
+                    let send = [rank as u8 + 1; 3];
+                    // Rank 0 gets 2 bytes of each other one, rank 2 all of rank 1's.
+                    let (to, from) = match rank {
+                        0 => ([0, 0, 0], [0, 2, 2]),
+                        1 => ([2, 0, 3], [0, 0, 0]),
+                        _ => ([2, 0, 0], [0, 3, 0]),
+                    };
+                    let (bytes, starts) = swap(&comm, &send, &to, &from).unwrap();
+                    let expected = match rank {
+                        0 => (vec![2, 2, 3, 3], vec![0, 0, 2]),
+                        1 => (vec![], vec![0, 0, 0]),
+                        _ => (vec![2, 2, 2], vec![0, 0, 3]),
+                    };
+                    assert_eq!((bytes.to_vec(), starts), expected);
+                });
+            }
+        });
+        let error = room(usize::MAX).unwrap_err();
+        assert!(error.failure().retryable, "{error}");
     }
 }

@@ -12,7 +12,7 @@ use espalier_worker::agent::held::{Held, Holding};
 use espalier_worker::agent::report::{Address, Content};
 use espalier_worker::engine::{Ending, Error, RankContext, Sources, run_rank};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -34,6 +34,12 @@ impl Worker {
             name,
             held: Arc::default(),
         }
+    }
+
+    /// Steps of which it holds any part.
+    fn steps(&self) -> BTreeSet<u64> {
+        let held = Holding::open(&self.held, UID).snapshots();
+        held.iter().map(|h| h.step.0).collect()
     }
 
     fn holds(&self, rank: usize, step: u64) -> bool {
@@ -240,7 +246,7 @@ fn abort(controls: &[Arc<Control>]) {
 #[test]
 fn a_lost_worker_changes_no_bit() {
     let folder = tempfile::tempdir().unwrap();
-    let (lost, left, new) = (0, 1, 2);
+    let (lost, left, new, third) = (0, 1, 2, 3);
     for (sharding, every, before, after) in [
         (
             Sharding::Optimizer,
@@ -257,13 +263,14 @@ fn a_lost_worker_changes_no_bit() {
         (
             Sharding::Full,
             Some(3),
-            [left, left, lost, lost].as_slice(),
-            [left, left, new, new].as_slice(),
+            // All three then lack parts, of which they keep some and some only pass.
+            [left, left, lost, third].as_slice(),
+            [left, left, new, third].as_slice(),
         ),
     ] {
         let ranks = before.len() as u32;
         let job = Job::new(folder.path(), ranks, sharding, every);
-        let workers = ["lost", "left", "new"].map(Worker::new);
+        let workers = ["lost", "left", "new", "third"].map(Worker::new);
         let on = |places: &[usize]| -> Vec<&Worker> {
             places.iter().map(|place| &workers[*place]).collect()
         };
@@ -276,6 +283,9 @@ fn a_lost_worker_changes_no_bit() {
         let from = order.step.0;
         if every.is_some() {
             assert_eq!(from, 6, "the newest snapshot before step {EVENT}");
+            for place in before {
+                assert_eq!(workers[*place].steps(), BTreeSet::from([6]));
+            }
         }
         let went = job.generation(2, &on(after), Some(order), &|_| {});
         let reached = [
@@ -289,7 +299,7 @@ fn a_lost_worker_changes_no_bit() {
 }
 
 // Promise: after a handover nothing is replayed: all ranks stop at the same step though only one worker
-// was told, the other worker holds everything, and goes on from there alone.
+// was told, the other worker holds everything, of that step alone, and goes on from there alone.
 #[test]
 fn a_handover_replays_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -301,6 +311,9 @@ fn a_handover_replays_nothing() {
     assert!(stopped.checkpoints().is_empty());
     let order = newest(&[&stays, &stays]).unwrap();
     assert_eq!(order.step.0, EVENT + 1);
+    for worker in [&goes, &stays] {
+        assert_eq!(worker.steps(), BTreeSet::from([EVENT + 1]));
+    }
     let went = job.generation(2, &[&stays, &stays], Some(order), &|_| {});
     let reached = (Milestone::FirstStep, EVENT + 2);
     assert_eq!(went.milestones().last(), Some(&reached));

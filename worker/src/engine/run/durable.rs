@@ -34,7 +34,7 @@ impl Run<'_> {
         }
         let part = self.trainer.take_part(&mut self.state);
         let started = part.and_then(|part| {
-            let started = self.saving.start(&self.state, part.shared, part.own);
+            let started = self.saving.start(&self.state, part.images);
             started.map_err(Error::from)
         });
         if let Err(error) = started {

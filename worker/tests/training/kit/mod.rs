@@ -5,7 +5,7 @@ use espalier_spec::plan::{BlockPlacement, ExchangePlan, Profile, Seat, TaskPlace
 use espalier_spec::report::{Evaluation, MemoryStats};
 use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard, Step};
 use espalier_tests::{Toy, job};
-use espalier_worker::checkpoint::{RunState, Store};
+use espalier_worker::checkpoint::{Images, RunState, Store};
 use espalier_worker::data::{Loader, LoaderOptions, Placement, RankStep};
 use espalier_worker::engine::{Part, Sources, StepReport, Trainer, Which};
 use serde_json::Value;
@@ -290,6 +290,11 @@ fn run(spec: &JobSpec, layout: &Layout, steps: u64, besides: &Besides) -> Outcom
     }
 }
 
+/// A part without what its owner needs.
+fn alone(shared: &[u8]) -> Images {
+    Images::within(&Arc::new(shared.to_vec()), 0, [shared.len(), 0])
+}
+
 /// What all ranks of a run share.
 struct Ranks<'a> {
     spec: &'a JobSpec,
@@ -382,13 +387,13 @@ impl Ranks<'_> {
         trainer = self.trainer(Arc::clone(comm));
         for part in &mut parts {
             if !trainer.needs_own(part.rank) {
-                part.own = Arc::default();
+                part.images = alone(part.images.shared());
             }
         }
         let error = trainer.load_parts(&parts[1..]).unwrap_err().to_string();
         assert!(error.contains("part"), "{error}");
         let mut cut = parts.clone();
-        cut[0].shared = Arc::from(&cut[0].shared[..100]);
+        cut[0].images = alone(&cut[0].images.shared()[..100]);
         let error = trainer.load_parts(&cut).unwrap_err().to_string();
         assert!(error.contains("the part of rank 0"), "{error}");
         trainer = self.trainer(Arc::clone(comm));
