@@ -223,11 +223,19 @@ impl From<&Status> for ApiError {
                 })
                 .collect()
         });
+        // Servers say UNKNOWN to nobody: with a cause beneath it, it is a connection that broke in the middle
+        // of an answer.
+        let broke = matches!(status.code(), Code::Unknown | Code::Internal)
+            && std::error::Error::source(status).is_some();
+        let kind = match broke {
+            true => ErrorKind::Unavailable,
+            false => ErrorKind::from_code(status.code()),
+        };
         Self {
-            kind: ErrorKind::from_code(status.code()),
+            kind,
             reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
             message: if status.message().is_empty() {
-                ErrorKind::from_code(status.code()).as_str().to_owned()
+                kind.as_str().to_owned()
             } else {
                 status.message().to_owned()
             },

@@ -167,7 +167,13 @@ impl World {
     /// Leads no longer: all that was not durable is forgotten, all streams end.
     pub(crate) fn abdicate(&mut self, leader: Leader) {
         self.note(|| format!("term {} is given up", leader.term));
-        for conn in leader.conns {
+        // Those too whose Hello it has not heard yet.
+        let own = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.term == leader.term);
+        let own: Vec<u64> = own.map(|(conn, _)| *conn).collect();
+        for conn in own {
             let wait = self.dice.between(1, 200);
             self.break_stream(conn, wait, 0);
         }

@@ -247,7 +247,9 @@ impl<'a> Depot<'a> {
                 return Err(Error::Stopped);
             }
             let mut bytes = Vec::new();
-            let read = from.by_ref().take(PART).read_to_end(&mut bytes);
+            let read = std::io::Read::by_ref(from)
+                .take(PART)
+                .read_to_end(&mut bytes);
             read.map_err(Error::file("read", source))?;
             if bytes.is_empty() {
                 return Ok(());

@@ -6,6 +6,7 @@ use espalier_spec::adaptation::METHODS;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -230,7 +231,7 @@ fn norms_follow_the_target() {
     });
     let plain = run(&plain, Sharding::Optimizer);
     assert_eq!(once.heads, plain.heads, "training is the same");
-    let tensors = |outcome: &Outcome| -> Vec<(String, Vec<u8>)> {
+    let tensors = |outcome: &Outcome| -> BTreeMap<String, Vec<u8>> {
         let file = safetensors::SafeTensors::deserialize(&outcome.model).unwrap();
         let tensors = file.iter();
         tensors
