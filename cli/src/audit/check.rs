@@ -190,7 +190,8 @@ fn follow(
     audit: &mut Audit,
 ) {
     for (step, records) in &life.steps {
-        if !counted.contains(step) && !(open && *step >= counted.end) {
+        let is_late = open && *step >= counted.end;
+        if !counted.contains(step) && !is_late {
             let draws = records.iter().flat_map(|record| record.draws);
             audit.repeated_steps += 1;
             audit.repeated_samples += draws.filter(|draw| !draw.target).count() as u64;

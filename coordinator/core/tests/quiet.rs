@@ -1,4 +1,5 @@
 //! What most events of a large cluster skip: a look at every worker and every job.
+#![allow(clippy::unwrap_used)]
 
 mod kit;
 

@@ -119,15 +119,13 @@ impl Judge {
         };
         if let Some(watched) = self.watched.get_mut(job) {
             if events.first() == Some(&watched.last) {
-                let mut next = watched.last.sequence + 1;
-                for event in &events[1..] {
+                for (next, event) in (watched.last.sequence + 1..).zip(&events[1..]) {
                     if event.sequence != next {
                         let found = event.sequence;
                         return self.fail("events have no gaps", || {
                             format!("event {next} of job {job} is missing, {found} comes")
                         });
                     }
-                    next += 1;
                 }
                 if let Some(last) = events.last().filter(|_| events.len() > 1) {
                     watched.last = last.clone();

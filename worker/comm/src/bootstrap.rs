@@ -84,7 +84,7 @@ pub struct Rendezvous {
 
 enum Event {
     /// A link to a peer is complete.
-    Linked(usize, Link),
+    Linked(usize, Box<Link>),
     /// One of the two connections that make a TCP link, from this caller and attempt.
     Half(usize, u32, Purpose, TcpStream),
     /// A lower rank will not have this one.
@@ -248,7 +248,7 @@ fn gather(
     loop {
         for event in inbox.try_iter() {
             match event {
-                Event::Linked(peer, link) => links[peer] = Some(link),
+                Event::Linked(peer, link) => links[peer] = Some(*link),
                 Event::Half(peer, attempt, purpose, stream) => match halves[peer].take() {
                     Some((first, other, half)) if first == attempt && other != purpose => {
                         let (control, data) = match purpose {
@@ -301,7 +301,7 @@ fn call(rendezvous: &Rendezvous, peer: &PeerAddr, gate: Gate<'_>, events: &Sende
             return;
         }
         let outcome = match call_once(rendezvous, peer, gate, attempt) {
-            Ok(Ok(link)) => Event::Linked(peer.rank, link),
+            Ok(Ok(link)) => Event::Linked(peer.rank, Box::new(link)),
             Ok(Err(Reply::Refused(reason))) => Event::Failed(Error::Refused {
                 peer: peer.rank,
                 addr: peer.addr,
@@ -378,7 +378,7 @@ fn answer(rendezvous: &Rendezvous, mut stream: TcpStream, gate: Gate<'_>, events
     let answered = answer_caller(rendezvous, &mut stream, gate).and_then(|(hello, lane)| {
         let peer = hello.from as usize;
         Ok(match lane {
-            Some(lane) => Event::Linked(peer, Link::new(lane, Control::new(stream)?)),
+            Some(lane) => Event::Linked(peer, Box::new(Link::new(lane, Control::new(stream)?))),
             None => Event::Half(peer, hello.attempt, hello.purpose, stream),
         })
     });

@@ -218,7 +218,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn run(mut self) -> Result<Ending, Error> {
-        let ending = self.to_the_end();
+        let ending = self.whole();
         // Where a rank was lost, nobody waits for its part.
         if !matches!(ending, Err(Error::Comm(_))) {
             self.wait_for_saving();
@@ -226,7 +226,7 @@ impl Run<'_> {
         ending
     }
 
-    fn to_the_end(&mut self) -> Result<Ending, Error> {
+    fn whole(&mut self) -> Result<Ending, Error> {
         self.watched.enter(Phase::Restoring);
         self.take_up()?;
         (self.tell)(Content::Reached(Milestone::Restored, self.state.step));
