@@ -53,7 +53,7 @@ test-python: setup ## A stock gRPC client in Python, without generated code, run
 test-data: setup ## Tests on the real data sets in ESPALIER_DATA (default ../shared/data)
 	@test -d "$(ESPALIER_DATA)" || { echo "no data folder at $(ESPALIER_DATA): set ESPALIER_DATA to it" >&2; exit 1; }
 	@$(ENV); export ESPALIER_DATA="$$(realpath "$(ESPALIER_DATA)")"; \
-	cargo test -p espalier-tests --test data -- --ignored
+	cargo test --workspace --test data -- --ignored
 
 check: setup ## Format, lints and docs; changes nothing
 	@$(ENV); cargo fmt --all --check
