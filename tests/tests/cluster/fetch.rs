@@ -16,6 +16,18 @@ pub struct Stores {
 }
 
 impl Stores {
+    /// What workers are told of the S3 server.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let variables = [
+            ("AWS_ENDPOINT_URL", self.s3.as_str()),
+            ("AWS_ALLOW_HTTP", "true"),
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "never-to-be-seen"),
+        ];
+        let own = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        own.to_vec()
+    }
+
     pub fn serve(folder: &Path) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let packages = root.join(".espalier/pys3");
@@ -66,14 +78,7 @@ fn spec(name: &str, cluster: &Cluster) -> Value {
 async fn urls() {
     let mut cluster = Cluster::start().unwrap();
     let stores = Stores::serve(&cluster.toy().dir);
-    cluster.variables = [
-        ("AWS_ENDPOINT_URL", stores.s3.as_str()),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_ACCESS_KEY_ID", "id"),
-        ("AWS_SECRET_ACCESS_KEY", "never-to-be-seen"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .to_vec();
+    cluster.variables = stores.variables();
     cluster.worker("a", 1).await.unwrap();
     cluster.worker("b", 1).await.unwrap();
     cluster.submit(&spec("paths", &cluster)).unwrap();

@@ -28,14 +28,7 @@ async fn finish(cluster: &Cluster, name: &str) -> Vec<Vec<u8>> {
 async fn lost_checkpoints_come_back() {
     let mut cluster = Cluster::start().unwrap();
     let stores = Stores::serve(&cluster.toy().dir);
-    cluster.variables = [
-        ("AWS_ENDPOINT_URL", stores.s3.as_str()),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_ACCESS_KEY_ID", "id"),
-        ("AWS_SECRET_ACCESS_KEY", "never-to-be-seen"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .to_vec();
+    cluster.variables = stores.variables();
     cluster.worker("a", 2).await.unwrap();
     cluster.submit(&spec(&cluster, "calm")).unwrap();
     let calm = finish(&cluster, "calm").await;
