@@ -22,7 +22,7 @@ from tasks import TASKS, facets, label
 
 SPLITS = ("train", "validation", "test")
 # Rows kept per task at most: what two cores can learn from and score in a few minutes.
-CAPS = {"train": 10_000, "validation": 400, "test": 1_000}
+CAPS = {"train": 10_000, "validation": 200, "test": 500}
 # Words of a text, its name aside: about 32 word pieces with it.
 WORDS = 18
 
