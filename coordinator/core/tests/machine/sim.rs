@@ -1,12 +1,10 @@
 //! A simulated cluster under faults: fake workers, a coordinator that dies, clients that ask for
-//! anything. One seed is one story, bit for bit: `SIM_SEED=… cargo test -p espalier-core --test sim`.
+//! anything. One seed is one story, bit for bit: `SIM_SEED=… cargo test -p espalier-core --test machine sim`.
 
-mod kit;
-
+use crate::kit::fake::Sim;
+use crate::kit::{elastic, ranks, spec, worker};
 use espalier_core::{Event, JobState, WorkerState};
 use espalier_spec::recovery::{Cause, Source};
-use kit::fake::Sim;
-use kit::{elastic, ranks, spec, worker};
 
 const NAMES: [&str; 5] = ["p", "q", "r", "s", "t"];
 
@@ -234,7 +232,7 @@ fn every_job_ends_or_waits_for_a_stated_reason() {
     for seed in &seeds {
         let result = std::panic::catch_unwind(|| story(*seed));
         let Ok(story) = result else {
-            panic!("SIM_SEED={seed} cargo test -p espalier-core --test sim")
+            panic!("SIM_SEED={seed} cargo test -p espalier-core --test machine sim")
         };
         ends.extend(story.ends);
         recoveries.extend(story.recoveries);

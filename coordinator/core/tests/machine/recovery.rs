@@ -1,12 +1,9 @@
 //! Stories of losses: what is believed at once, where a job goes on, and what is kept of it.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Bench, failure, lost, orders, ranks, running, worker};
 use espalier_core::{Command, ConnId, Detail, Event, JobState, Outcome, WorkerState};
 use espalier_spec::recovery::{Cause, Milestone, Source};
 use espalier_spec::{Generation, JobSpec, Step};
-use kit::{Bench, failure, lost, orders, ranks, running, worker};
 
 /// A job of two ranks on workers a and b has done 7 steps of generation 1; worker c is free.
 fn two_and_a_spare() -> (Bench, [ConnId; 3]) {

@@ -1,11 +1,9 @@
 //! Stories of a cluster: lists of events and what must follow from them.
 
-mod kit;
-
+use crate::kit::{Bench, failure, orders, ranks, running, spec, worker};
 use espalier_core::{Command, ErrorKind, Event, JobState, Outcome, WorkerState};
 use espalier_spec::report::{Affinity, Progress, TaskPair};
 use espalier_spec::{Generation, Step};
-use kit::{Bench, failure, orders, ranks, running, spec, worker};
 
 /// Two workers of one rank each run a job of two ranks in generation 1.
 fn two_ranks() -> (Bench, espalier_core::ConnId, espalier_core::ConnId) {

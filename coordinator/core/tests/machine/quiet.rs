@@ -1,10 +1,7 @@
 //! What most events of a large cluster skip: a look at every worker and every job.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Bench, ranks, running, worker};
 use espalier_core::{ConnId, Event, WorkerState};
-use kit::{Bench, ranks, running, worker};
 
 fn beat(bench: &mut Bench, conn: ConnId, with: &[espalier_core::RunningJob]) {
     let running = with.to_vec();

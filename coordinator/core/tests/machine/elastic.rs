@@ -1,12 +1,9 @@
 //! Elastic jobs: the same ranks on more or fewer workers, spares, and growth.
-#![allow(clippy::unwrap_used)]
 
-mod kit;
-
+use crate::kit::{Bench, elastic, failure, orders, profile, ranks, running, worker};
 use espalier_core::{ConnId, Event, JobState, Outcome, WorkerState};
 use espalier_spec::recovery::Cause;
 use espalier_spec::{Generation, JobSpec, Rank};
-use kit::{Bench, elastic, failure, orders, profile, ranks, running, worker};
 
 /// Where the ranks of a job sit by its newest plan: "a0 a0 b0".
 fn seats(bench: &Bench, job: &str) -> String {
