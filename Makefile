@@ -10,7 +10,7 @@ ESPALIER_DATA ?= ../shared/data
 MINUTES ?= 10
 FUZZ_SECONDS ?= 30
 
-.PHONY: help setup build demo digits test test-python test-data check fix bench bench-balance bench-tasks measure sim parity chaos bench-control fuzz digits-adaptation spoken-digits draw clean distclean
+.PHONY: help setup build demo digits test test-python test-kubernetes test-observability test-page lighthouse page-pictures test-data check fix bench bench-balance bench-tasks measure sim parity chaos bench-control fuzz digits-adaptation spoken-digits draw docs clean distclean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,9 +46,37 @@ test: setup ## All tests
 	then cargo nextest run --workspace --no-fail-fast; \
 	else cargo test --workspace --bins --lib --tests --no-fail-fast; fi
 
-test-python: setup ## A stock gRPC client in Python, without generated code, runs a job
-	@$(PYTHON) deploy/setup/setup.py grpc
+test-python: setup ## A stock gRPC client without generated code runs a job; the Python package, built, installed and used
+	@$(PYTHON) deploy/setup/setup.py grpc client
 	@$(ENV); cargo build --workspace --bins; PYTHONPATH=.espalier/pygrpc $(PYTHON) tests/python/client.py
+	@$(ENV); PYTHONPATH=.espalier/pyclient $(PYTHON) tests/python/package.py
+	@target/debug/espalier schema | $(PYTHON) deploy/docs/job_file.py --check
+	@for script in api baseline; do PYTHONPATH=.espalier/pybuild $(PYTHON) deploy/docs/$$script.py --check; done
+
+docs: setup ## docs/job-file.md, docs/api.md and proto/baseline.txt, out of the schema and the protos
+	@$(PYTHON) deploy/setup/setup.py protoc
+	@$(ENV); cargo build -p espalier-cli --bins; target/debug/espalier schema | $(PYTHON) deploy/docs/job_file.py
+	@for script in api baseline; do PYTHONPATH=.espalier/pybuild $(PYTHON) deploy/docs/$$script.py; done
+
+test-kubernetes: ## Manifests rendered by kustomize, against the schemas of three versions of Kubernetes and the rules of the house
+	@$(PYTHON) deploy/setup/setup.py kubernetes
+	@PYTHONPATH=.espalier/pykube $(PYTHON) tests/kubernetes/check.py
+
+test-observability: setup ## A cluster watched by Prometheus, TensorBoard and an OTLP collector; alert rules tested
+	@$(PYTHON) deploy/setup/setup.py observe
+	@$(ENV); cargo build --workspace --bins; PYTHONPATH=.espalier/pyobserve $(PYTHON) tests/observability/check.py
+
+test-page: setup ## The live page in headless Chromium, against real coordinators, workers and a job
+	@$(PYTHON) deploy/setup/setup.py chromium
+	@$(ENV); cargo build --workspace --bins; $(PYTHON) tests/page/run.py
+
+page-pictures: setup ## The README's pictures of the page, into docs/pictures/
+	@$(PYTHON) deploy/setup/setup.py chromium
+	@$(ENV); cargo build --workspace --bins; $(PYTHON) tests/page/run.py --screenshots
+
+lighthouse: setup ## Lighthouse's accessibility score of the page's views; needs Node
+	@$(PYTHON) deploy/setup/setup.py chromium lighthouse
+	@$(ENV); cargo build --workspace --bins; $(PYTHON) tests/page/run.py --lighthouse
 
 test-data: setup ## Tests on the real data sets in ESPALIER_DATA (default ../shared/data)
 	@test -d "$(ESPALIER_DATA)" || { echo "no data folder at $(ESPALIER_DATA): set ESPALIER_DATA to it" >&2; exit 1; }

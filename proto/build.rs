@@ -14,8 +14,11 @@ const PROTOS: [&str; 5] = [
 /// The part of etcd's API that the coordinator uses; not ours to serve.
 const ETCD: &str = "etcd/kv.proto";
 
+/// What TensorBoard reads: ours to write, not to serve.
+const TENSORBOARD: &str = "tensorboard/event.proto";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    for proto in PROTOS.into_iter().chain([ETCD]) {
+    for proto in PROTOS.into_iter().chain([ETCD, TENSORBOARD]) {
         println!("cargo:rerun-if-changed={proto}");
     }
     let descriptors = protox::Compiler::new(["."])?
@@ -32,6 +35,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .btree_map(".")
         .build_transport(false)
+        // Holds a secret: `src/shown.rs` shows it without.
+        .skip_debug([".espalier.v1.Start"])
         .compile_fds(descriptors)?;
     let etcd = protox::Compiler::new(["."])?
         .include_imports(true)
@@ -41,5 +46,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(false)
         .build_transport(false)
         .compile_fds(etcd)?;
+    let tensorboard = protox::Compiler::new(["."])?
+        .open_files([TENSORBOARD])?
+        .file_descriptor_set();
+    tonic_prost_build::configure()
+        .build_server(false)
+        .build_client(false)
+        .compile_fds(tensorboard)?;
     Ok(())
 }

@@ -3,6 +3,10 @@
 use crate::cmd::Verb;
 use crate::output::{Context, Format};
 use clap::{Args, Parser};
+use espalier_proto::Credentials;
+use espalier_proto::bearer::Secret;
+use espalier_tls::ClientFlags;
+use std::path::PathBuf;
 
 const ABOUT: &str = "Trains one pretrained backbone on many tasks, across many machines";
 
@@ -15,6 +19,8 @@ Examples:
   espalier describe packages             everything about one job
   espalier audit packages                prove that it used every sample once in each pass
   espalier predict --model DIR           use an exported model
+  espalier certs ca                      make a CA for a cluster's certificates
+  espalier whoami                        whom the coordinator takes you for
 
 Exit codes:
   0    done
@@ -56,18 +62,44 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     server: Option<String>,
+    /// Token that says who asks; seen by everybody on this machine, so rather give a file
+    #[arg(
+        long,
+        global = true,
+        env = "ESPALIER_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<Secret>,
+    /// File that holds the token
+    #[arg(
+        long,
+        global = true,
+        env = "ESPALIER_TOKEN_FILE",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    token_file: Option<PathBuf>,
     /// Format of the answer
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, hide_default_value = true)]
     output: Format,
     /// No colours; NO_COLOR in the environment does the same
     #[arg(long, global = true)]
     no_color: bool,
+    #[command(flatten)]
+    tls: ClientFlags,
 }
 
 impl Global {
     /// What verbs need to know of these flags.
     pub(crate) fn context(&self) -> Context {
-        Context::new(self.server.clone(), self.output, self.no_color)
+        let mut context = Context::new(self.server.clone(), self.output, self.no_color);
+        context.credentials = Credentials {
+            token: self.token.clone(),
+            file: self.token_file.clone(),
+        };
+        context.tls = self.tls.clone();
+        context
     }
 }
 

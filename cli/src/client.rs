@@ -6,10 +6,12 @@ use crate::output::Context;
 use espalier_proto::v1;
 use espalier_proto::v1::cluster_service_client::ClusterServiceClient;
 use espalier_proto::v1::job_service_client::JobServiceClient;
-use espalier_proto::{ApiError, ErrorKind, Route, route};
+use espalier_proto::{ApiError, Bearer, Credentials, ErrorKind, Route, route};
+use espalier_tls::{ClientTls, TlsError, explain};
 use std::net::IpAddr;
 use std::time::Duration;
 use tonic::Status;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 /// Where a coordinator is looked for if nothing says otherwise.
@@ -22,6 +24,9 @@ const ELECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two rounds of calls.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// A connection whose calls say who asks.
+type Line = InterceptedService<Channel, Bearer>;
+
 /// Clients of the coordinator's services.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -29,10 +34,20 @@ pub(crate) struct Client {
     pub(crate) server: String,
     /// All addresses that were named, separated by commas.
     named: String,
+    access: Access,
     /// Jobs.
-    pub(crate) jobs: JobServiceClient<Channel>,
+    pub(crate) jobs: JobServiceClient<Line>,
     /// Workers.
-    pub(crate) cluster: ClusterServiceClient<Channel>,
+    pub(crate) cluster: ClusterServiceClient<Line>,
+}
+
+/// Whom a client trusts to be a coordinator, and how it shows who asks.
+#[derive(Clone, Default)]
+pub(crate) struct Access {
+    /// Certificates.
+    pub(crate) tls: ClientTls,
+    /// A token.
+    pub(crate) credentials: Credentials,
 }
 
 impl Client {
@@ -41,23 +56,31 @@ impl Client {
     /// # Errors
     /// The address is no URL (usage) or nobody answers there (unreachable).
     pub(crate) async fn connect(context: &Context) -> Result<Self> {
-        Self::connect_to(&server(context)).await
+        let access = Access {
+            tls: context.tls.load().map_err(|error| unusable(&error))?,
+            credentials: context.credentials.clone(),
+        };
+        Self::connect_to(&server(context), &access).await
     }
 
     /// Connects to an address; of several coordinators, separated by commas, to the one that leads.
     ///
     /// # Errors
     /// As [`Client::connect`].
-    pub(crate) async fn connect_to(named: &str) -> Result<Self> {
-        let mut route = Route::parse(named).ok_or_else(|| no_address(named))?;
+    pub(crate) async fn connect_to(named: &str, access: &Access) -> Result<Self> {
+        let route = match access.tls.is_given() {
+            true => Route::parse_secure(named),
+            false => Route::parse(named),
+        };
+        let mut route = route.ok_or_else(|| no_address(named))?;
         for address in route.given() {
-            endpoint(address)?;
+            endpoint(address, &access.tls)?;
         }
         let start = tokio::time::Instant::now();
         let mut elects = false;
         loop {
             let address = route.address().to_owned();
-            let (error, status) = match Self::open(&address, named).await {
+            let (error, status) = match Self::open(&address, named, access).await {
                 Err(error) => (error, Status::unavailable("")),
                 Ok(mut client) => match client.leads().await {
                     Ok(()) => return Ok(client),
@@ -83,39 +106,54 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub(crate) async fn again(&mut self) -> Result<()> {
-        *self = Self::connect_to(&self.named).await?;
+        *self = Self::connect_to(&self.named, &self.access).await?;
         Ok(())
     }
 
     /// Whether this one leads. Everything but a no counts as yes: the first call will say what is wrong.
     async fn leads(&mut self) -> Result<(), Status> {
         match self.cluster.get_cluster(v1::GetClusterRequest {}).await {
-            Err(status) if status.code() == tonic::Code::Unavailable => Err(status),
+            Err(status) if status.code() == tonic::Code::Unavailable || broke_off(&status) => {
+                Err(status)
+            }
             _ => Ok(()),
         }
     }
 
-    async fn open(server: &str, named: &str) -> Result<Self> {
-        let channel = endpoint(server)?.connect().await.map_err(|error| {
-            Error::new(
-                Code::Unreachable,
-                format!(
-                    "can't reach the coordinator at {server}: {}",
-                    root_cause(&error)
-                ),
-            )
-            .hint(
-                "start a local cluster with `espalier up`, or name another coordinator with \
+    async fn open(server: &str, named: &str, access: &Access) -> Result<Self> {
+        let bearer = access
+            .credentials
+            .read()
+            .map_err(|error| Error::new(Code::Usage, error.to_string()))?;
+        let channel = endpoint(server, &access.tls)?
+            .connect()
+            .await
+            .map_err(|error| {
+                if let Some(text) = explain(&error) {
+                    return untrusted(server, &text);
+                }
+                Error::new(
+                    Code::Unreachable,
+                    format!(
+                        "can't reach the coordinator at {server}: {}",
+                        root_cause(&error)
+                    ),
+                )
+                .hint(
+                    "start a local cluster with `espalier up`, or name another coordinator with \
                  --server or ESPALIER_SERVER",
-            )
-        })?;
+                )
+            })?;
         // Plans of large worlds and job specs with many classes outgrow the default of 4 MiB.
         const LIMIT: usize = 64 << 20;
         Ok(Self {
             server: server.to_owned(),
             named: named.to_owned(),
-            jobs: JobServiceClient::new(channel.clone()).max_decoding_message_size(LIMIT),
-            cluster: ClusterServiceClient::new(channel).max_decoding_message_size(LIMIT),
+            access: access.clone(),
+            jobs: JobServiceClient::with_interceptor(channel.clone(), bearer.clone())
+                .max_decoding_message_size(LIMIT),
+            cluster: ClusterServiceClient::with_interceptor(channel, bearer)
+                .max_decoding_message_size(LIMIT),
         })
     }
 
@@ -137,11 +175,24 @@ impl Client {
     /// # Errors
     /// Those of the server.
     pub(crate) async fn all_jobs(&mut self, states: &[v1::job::State]) -> Result<Vec<v1::Job>> {
+        self.jobs_of("", states).await
+    }
+
+    /// Likewise, those of one namespace (of all that may be seen if it is empty).
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(crate) async fn jobs_of(
+        &mut self,
+        namespace: &str,
+        states: &[v1::job::State],
+    ) -> Result<Vec<v1::Job>> {
         let mut jobs = Vec::new();
         let mut request = v1::ListJobsRequest {
             page_size: 500,
             page_token: String::new(),
             states: states.iter().map(|state| *state as i32).collect(),
+            namespace: namespace.to_owned(),
         };
         loop {
             let answer = self.jobs.list_jobs(request.clone()).await;
@@ -225,6 +276,13 @@ impl Client {
 
     /// An error of the server for the person at the terminal.
     pub(crate) fn error(&self, status: &Status) -> Error {
+        if let Some(text) = explain(status) {
+            return untrusted(&self.server, &text);
+        }
+        if broke_off(status) && status.code() != tonic::Code::Unavailable {
+            return untrusted(&self.server, &root_cause(status))
+                .hint("its log says whether it refused the connection, and why");
+        }
         let api = ApiError::from(status);
         let server = &self.server;
         match api.kind {
@@ -248,6 +306,13 @@ impl Client {
                 format!("lost the coordinator at {server}: {}", api.message),
             )
             .hint("jobs go on without it; try again when it is back"),
+            ErrorKind::Unauthenticated => Error::failure(format!(
+                "the coordinator at {server} does not know you: {}",
+                api.message
+            ))
+            .hint("give a token with --token-file FILE, ESPALIER_TOKEN_FILE or ESPALIER_TOKEN"),
+            ErrorKind::PermissionDenied => Error::failure(api.message)
+                .hint("`espalier whoami` shows whom the coordinator takes you for"),
             ErrorKind::Unimplemented => Error::failure(format!(
                 "the coordinator at {server} does not know this call: {}",
                 api.message
@@ -258,17 +323,44 @@ impl Client {
     }
 }
 
-fn endpoint(address: &str) -> Result<Endpoint> {
+fn endpoint(address: &str, tls: &ClientTls) -> Result<Endpoint> {
     let endpoint = Endpoint::from_shared(address.to_owned())
         .ok()
         .filter(|endpoint| endpoint.uri().host().is_some())
         .ok_or_else(|| no_address(address))?;
-    Ok(endpoint
+    let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         // Notices a coordinator whose host vanished while a stream is open.
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20))
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true);
+    tls.endpoint(endpoint).map_err(|error| unusable(&error))
+}
+
+/// Whether a call failed on its way, before a coordinator answered. A server that refuses a certificate
+/// ends the connection when the client thinks that it is through, and the reason may get lost.
+fn broke_off(status: &Status) -> bool {
+    let mut next = std::error::Error::source(status);
+    while let Some(error) = next {
+        if error.is::<tonic::transport::Error>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Coordinator and command don't trust each other, or one of them speaks no TLS.
+fn untrusted(server: &str, text: &str) -> Error {
+    Error::new(
+        Code::Unreachable,
+        format!("can't talk to the coordinator at {server}: {text}"),
+    )
+}
+
+/// Certificates that were given can't be used.
+fn unusable(error: &TlsError) -> Error {
+    Error::new(Code::Usage, error.to_string())
 }
 
 fn no_address(text: &str) -> Error {
@@ -276,7 +368,8 @@ fn no_address(text: &str) -> Error {
         Code::Usage,
         format!("{text:?} is not the address of a server"),
     )
-    .hint("give it as http://HOST:PORT, several coordinators of one cluster with commas between")
+    .hint("give it as https://HOST:PORT, or http://HOST:PORT without TLS; several coordinators of one cluster \
+         with commas between")
 }
 
 /// The coordinator's address: flag, environment, local cluster, default; in this order.

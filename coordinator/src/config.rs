@@ -1,6 +1,15 @@
 //! Settings of the coordinator: flags and environment, their defaults, their rules.
 
-use clap::{Parser, ValueEnum};
+mod access;
+mod data_plane;
+mod tls;
+
+pub use access::AccessArgs;
+pub use data_plane::{DataPlane, DataPlaneFlags};
+pub use espalier_telemetry::LogFormat;
+pub use tls::{ClientCertificates, Tls};
+
+use clap::Parser;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -32,7 +41,7 @@ pub struct Config {
     #[arg(long, env = "ESPALIER_DATA_DIR", default_value = defaults::DATA_DIR)]
     pub data_dir: PathBuf,
     /// Where jobs and workers are kept: redb (in the data directory), redb:DIRECTORY, or
-    /// etcd:http://HOST:2379,... for several coordinators of which one leads
+    /// etcd:https://HOST:2379,... for several coordinators of which one leads
     #[arg(
         long,
         env = "ESPALIER_STORE",
@@ -42,7 +51,7 @@ pub struct Config {
     pub store: StoreAt,
     /// Address that clients, workers and other coordinators reach this one at; default: where it
     /// listens
-    #[arg(long, env = "ESPALIER_ADVERTISE", value_name = "http://HOST:PORT")]
+    #[arg(long, env = "ESPALIER_ADVERTISE", value_name = "URL")]
     pub advertise: Option<String>,
     /// Name of the cluster among others in one etcd
     #[arg(long, env = "ESPALIER_CLUSTER", value_name = "NAME", default_value = defaults::CLUSTER)]
@@ -50,15 +59,22 @@ pub struct Config {
     /// How long the leader may be silent before another coordinator takes over
     #[arg(long, default_value_t = Period::of(defaults::LEASE_TTL_MS))]
     pub lease_ttl: Period,
-    /// Serve plain text beyond this host: anyone who reaches the port can run jobs
+    /// Serve beyond this host without encryption or without asking who calls: anyone who reaches the
+    /// port can run jobs
     #[arg(long, env = "ESPALIER_INSECURE")]
     pub insecure: bool,
+    /// Encryption
+    #[command(flatten)]
+    pub tls: Tls,
     /// File that gets the bound address once the coordinator serves
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
     /// Form of the log on standard error
     #[arg(long, env = "ESPALIER_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+    #[command(flatten)]
+    #[allow(missing_docs)] // clap would take them for the command's own
+    pub telemetry: espalier_telemetry::Flags,
     /// How often workers say that they are alive; three missing ones make one unreachable
     #[arg(long, default_value_t = Period::of(machine().heartbeat_interval_ms))]
     pub heartbeat_interval: Period,
@@ -92,6 +108,12 @@ pub struct Config {
     /// Records after which the store is compacted to a snapshot
     #[arg(long, default_value_t = defaults::SNAPSHOT_EVERY, hide = true)]
     pub snapshot_every: u64,
+    /// Who may do what
+    #[command(flatten)]
+    pub access: AccessArgs,
+    /// What ranks send each other
+    #[command(flatten)]
+    pub data_plane: DataPlaneFlags,
 }
 
 /// Where jobs and workers are kept.
@@ -116,47 +138,67 @@ impl FromStr for StoreAt {
                     .split(',')
                     .map(|endpoint| endpoint.trim().trim_end_matches('/').to_owned())
                     .collect();
-                match endpoints.iter().find(|at| !at.starts_with("http://")) {
+                let is_url = |at: &str| at.starts_with("http://") || at.starts_with("https://");
+                match endpoints.iter().find(|at| !is_url(at)) {
                     None => Ok(Self::Etcd(endpoints)),
                     Some(odd) => Err(format!(
                         "`{odd}` is no endpoint of etcd, expected such as \
-                         etcd:http://HOST1:2379,http://HOST2:2379 (plain text: this version can't \
-                         encrypt yet)"
+                         etcd:https://HOST1:2379,https://HOST2:2379, or http:// for plain text"
                     )),
                 }
             }
             other => Err(format!(
-                "`{other}` is no kind of store, expected redb, redb:DIRECTORY or etcd:http://HOST:2379"
+                "`{other}` is no kind of store, expected redb, redb:DIRECTORY or etcd:https://HOST:2379"
             )),
         }
     }
 }
 
-/// Form of the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
 /// Settings that contradict each other or make no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Plain text would be served to the network.
+    /// Anybody on the network could read what is said, or steer the cluster.
     #[error(
-        "--listen {0} can be reached from other hosts, and this version can't encrypt or authenticate yet; \
-         listen on 127.0.0.1 or [::1], or pass --insecure if the network is trusted"
+        "--listen {address} can be reached from other hosts: pass {missing}; or listen on 127.0.0.1 or \
+         [::1], or pass --insecure if everybody on the network may do everything"
     )]
-    Exposed(SocketAddr),
+    Exposed {
+        /// Where it would listen.
+        address: SocketAddr,
+        /// The flags that are missing.
+        missing: &'static str,
+    },
     /// Other coordinators could not say where this one is.
     #[error(
         "--listen {0} is no address that others can reach, and with --store etcd clients and workers are \
-         sent to the leader's: pass --advertise http://HOST:PORT"
+         sent to the leader's: pass --advertise https://HOST:PORT, or http:// without TLS"
     )]
     Advertise(SocketAddr),
+    /// One flag needs another.
+    #[error("--{given} needs --{missing}, too")]
+    Incomplete {
+        /// What was given.
+        given: &'static str,
+        /// What was not.
+        missing: &'static str,
+    },
+    /// Others would speak TLS to plain text, or the other way round.
+    #[error(
+        "--advertise {advertise} is not what is served here: expected {scheme}://HOST:PORT; TLS is on with \
+         --tls-cert and --tls-key"
+    )]
+    Scheme {
+        /// What was given.
+        advertise: String,
+        /// What it should begin with.
+        scheme: &'static str,
+    },
+    /// A key for data that is not encrypted.
+    #[error(
+        "--data-key-file {0}: with --data-plane plain nothing is encrypted with it; pass --data-plane encrypted, or \
+         leave the file out"
+    )]
+    UselessKey(String),
     /// A number is outside its range.
     #[error("--{flag} is {found}, expected {expected}")]
     Range {
@@ -176,14 +218,26 @@ impl Config {
     ///
     /// The first rule that is broken.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.tls.validate(self.advertise.as_deref())?;
         if !self.listen.ip().is_loopback() && !self.insecure {
-            return Err(ConfigError::Exposed(self.listen));
+            const ENCRYPT: &str = "--tls-cert and --tls-key, so that what is said is encrypted";
+            const ASK: &str = "--token-file, --oidc-issuer or --tls-client-ca, so that callers are asked who they are";
+            const BOTH: &str = "--tls-cert and --tls-key, so that what is said is encrypted, and \
+                                --token-file, --oidc-issuer or --tls-client-ca, so that callers are \
+                                asked who they are";
+            let asks = self.access.knows_tokens() || self.asks_for_certificates();
+            let missing = match (self.encrypts(), asks) {
+                (true, true) => None,
+                (false, true) => Some(ENCRYPT),
+                (true, false) => Some(ASK),
+                (false, false) => Some(BOTH),
+            };
+            if let Some(missing) = missing {
+                let address = self.listen;
+                return Err(ConfigError::Exposed { address, missing });
+            }
         }
-        let range = |flag, found: &dyn fmt::Display, expected: String| ConfigError::Range {
-            flag,
-            found: found.to_string(),
-            expected,
-        };
+        self.access.validate()?;
         let beat = self.heartbeat_interval;
         if beat.0 < Duration::from_millis(10) {
             return Err(range("heartbeat-interval", &beat, "at least 10ms".into()));
@@ -226,7 +280,19 @@ impl Config {
         if self.snapshot_every == 0 {
             return Err(range("snapshot-every", &0, "at least 1".into()));
         }
-        Ok(())
+        self.data_plane.validate()
+    }
+
+    /// Whether what is said is encrypted.
+    #[must_use]
+    pub fn encrypts(&self) -> bool {
+        self.tls.is_on()
+    }
+
+    /// Whether clients may prove who they are with certificates.
+    #[must_use]
+    pub fn asks_for_certificates(&self) -> bool {
+        self.tls.is_on() && self.tls.tls_client_ca.is_some()
     }
 
     /// The machine's part of the settings.
@@ -243,6 +309,14 @@ impl Config {
             scale_after_ms: self.scale_after.millis(),
             hot_spares: self.hot_spares,
         }
+    }
+}
+
+fn range(flag: &'static str, found: &dyn fmt::Display, expected: String) -> ConfigError {
+    ConfigError::Range {
+        flag,
+        found: found.to_string(),
+        expected,
     }
 }
 
@@ -312,11 +386,24 @@ mod tests {
         assert_eq!(parse(&[]).validate(), Ok(()));
         assert_eq!(parse(&["--listen", "[::1]:0"]).validate(), Ok(()));
         let open = parse(&["--listen", "0.0.0.0:7443"]);
-        assert!(matches!(open.validate(), Err(ConfigError::Exposed(_))));
+        let error = open.validate().unwrap_err().to_string();
+        assert!(
+            error.contains("--tls-cert") && error.contains("--token-file"),
+            "{error}"
+        );
+        let tokens = ["--listen", "0.0.0.0:7443", "--token-file", "tokens.yaml"];
+        let error = parse(&tokens).validate().unwrap_err().to_string();
+        assert!(
+            error.contains("--tls-cert") && !error.contains("--token-file"),
+            "{error}"
+        );
         assert_eq!(
             parse(&["--listen", "0.0.0.0:7443", "--insecure"]).validate(),
             Ok(())
         );
+        let mut known = vec!["--listen", "0.0.0.0:7443", "--tls-cert", "a"];
+        known.extend(["--tls-key", "b", "--tls-client-ca", "c"]);
+        assert_eq!(parse(&known).validate(), Ok(()));
     }
 
     // Promise: times are read as they are shown, and nonsense is refused.
@@ -356,9 +443,11 @@ mod tests {
         let etcd = parse(&["--store", "etcd:http://a:2379, http://b:2379/"]).store;
         let endpoints = ["http://a:2379", "http://b:2379"].map(str::to_owned);
         assert_eq!(etcd, StoreAt::Etcd(endpoints.to_vec()));
-        for bad in ["etcd", "etcd:", "etcd:a:2379", "etcd:https://a:2379"] {
+        let secure = parse(&["--store", "etcd:https://a:2379"]).store;
+        assert_eq!(secure, StoreAt::Etcd(vec!["https://a:2379".into()]));
+        for bad in ["etcd", "etcd:", "etcd:a:2379", "etcd:ftp://a:2379"] {
             let error = bad.parse::<StoreAt>().unwrap_err();
-            assert!(error.contains("etcd:http://HOST1:2379"), "{bad}: {error}");
+            assert!(error.contains("etcd:https://HOST1:2379"), "{bad}: {error}");
         }
         assert!("sqlite:x".parse::<StoreAt>().unwrap_err().contains("redb"));
     }

@@ -4,18 +4,22 @@
 //! are one write of the store, and only then their commands are run, in order. Reads wait for that
 //! write too, so nobody is shown what could still be lost.
 
+mod clock;
+
+use self::clock::Clock;
+use crate::metrics::{Metrics, Observer};
 use crate::notices::Notices;
 use crate::role::Lease;
 use crate::store::codec;
 use crate::store::{Store, StoreError};
 use espalier_core::{
-    Answer, Command, ConnId, Event, Hello, Machine, Order, Record, ReplayError, ReplyId, Time,
+    Answer, Command, ConnId, Event, Hello, Machine, Order, Record, ReplayError, ReplyId,
 };
 use espalier_proto::{ApiError, ErrorKind};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Messages taken together at most.
@@ -33,6 +37,7 @@ const RETRIES: [Duration; 3] = [
     Duration::from_secs(1),
 ];
 
+type Make = Box<dyn FnOnce(&Machine, ReplyId) -> Result<Event, espalier_core::Error> + Send>;
 type Reply = oneshot::Sender<Result<Answer, espalier_core::Error>>;
 type Read = Box<dyn FnOnce(&Machine) + Send>;
 /// What goes out on a worker's stream; an error ends it.
@@ -59,7 +64,7 @@ pub enum DriverError {
 
 enum Message {
     Request {
-        make: Box<dyn FnOnce(ReplyId) -> Event + Send>,
+        make: Make,
         reply: Reply,
     },
     Connect {
@@ -99,6 +104,14 @@ impl Handle {
     pub(crate) async fn request(
         &self,
         make: impl FnOnce(ReplyId) -> Event + Send + 'static,
+    ) -> Result<Answer, ApiError> {
+        self.request_if(move |_, reply| Ok(make(reply))).await
+    }
+
+    /// Makes an event of a request if the state allows it, in one go, and waits for its answer.
+    pub(crate) async fn request_if(
+        &self,
+        make: impl FnOnce(&Machine, ReplyId) -> Result<Event, espalier_core::Error> + Send + 'static,
     ) -> Result<Answer, ApiError> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Request {
@@ -209,6 +222,7 @@ pub(crate) struct Driver {
     snapshot_at: u64,
     /// Until when it may act; none: for ever.
     lease: Option<Lease>,
+    observer: Observer,
 }
 
 impl Driver {
@@ -247,6 +261,7 @@ impl Driver {
             snapshot_every,
             snapshot_at,
             lease: None,
+            observer: Observer::default(),
         };
         Ok((driver, handle))
     }
@@ -254,6 +269,12 @@ impl Driver {
     /// Lets it act only while the lease holds.
     pub(crate) fn bound_by(mut self, lease: Lease) -> Self {
         self.lease = Some(lease);
+        self
+    }
+
+    /// Tells of what happens.
+    pub(crate) fn observed_by(mut self, observer: Observer) -> Self {
+        self.observer = observer;
         self
     }
 
@@ -324,8 +345,14 @@ impl Driver {
             Message::Request { make, reply } => {
                 let id = ReplyId(self.next_reply);
                 self.next_reply += 1;
-                self.replies.insert(id, reply);
-                self.step(make(id), batch);
+                match make(&self.machine, id) {
+                    Ok(event) => {
+                        self.replies.insert(id, reply);
+                        self.step(event, batch);
+                    }
+                    // The caller may have gone.
+                    Err(error) => drop(reply.send(Err(error))),
+                }
             }
             Message::Connect {
                 conn,
@@ -381,14 +408,20 @@ impl Driver {
                     let _ = stream.orders.try_send(Err(refusal(error)));
                 }
             }
-            Command::Notify { job } => self.notices.job(&job),
+            Command::Notify { job } => {
+                self.observer.job(&self.machine, &job);
+                self.notices.job(&job);
+            }
             Command::NotifyWorker { worker: _ } => self.notices.worker(),
         }
     }
 
     /// Makes records durable, and compacts the store when it is time.
     async fn persist(&mut self, first: u64, records: Vec<Record>) -> Result<(), DriverError> {
+        let (count, begun) = (records.len() as u64, Instant::now());
+        let metrics = Arc::clone(&self.observer.metrics);
         if records.is_empty() {
+            metrics.batch(0, None);
             return Ok(());
         }
         let applied = self.machine.applied();
@@ -399,17 +432,19 @@ impl Driver {
                 "it did not come back from its last call".into(),
             ));
         };
+        let counted = Arc::clone(&metrics);
         let write = move || {
             let entries = codec::encode_all(first, &records)?;
-            retrying(|| store.append(first, &entries))?;
+            retrying(&counted, || store.append(first, &entries))?;
             if let Some(snapshot) = snapshot {
                 let bytes = codec::encode(0, &snapshot)?;
-                retrying(|| store.snapshot(applied, &bytes))?;
+                retrying(&counted, || store.snapshot(applied, &bytes))?;
             }
             Ok::<_, StoreError>(store)
         };
         let written = tokio::task::spawn_blocking(write).await;
         self.store = Some(written.map_err(|panic| DriverError::Panicked(panic.to_string()))??);
+        metrics.batch(count, Some(begun.elapsed()));
         if due {
             self.snapshot_at = applied;
         }
@@ -430,7 +465,11 @@ async fn sleep(wait: Option<Duration>) {
 }
 
 /// Runs on a thread that may block.
-fn retrying(mut attempt: impl FnMut() -> Result<(), StoreError>) -> Result<(), StoreError> {
+fn retrying(
+    metrics: &Metrics,
+    mut attempt: impl FnMut() -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut attempt = || attempt().inspect_err(|_| metrics.store_failed());
     for pause in RETRIES {
         match attempt() {
             Err(error) if error.retryable() => {
@@ -441,34 +480,6 @@ fn retrying(mut attempt: impl FnMut() -> Result<(), StoreError>) -> Result<(), S
         }
     }
     attempt()
-}
-
-/// Wall-clock time that never jumps: the time of day at the start plus what passed since, so that
-/// a corrected clock does not make all workers look dead.
-#[derive(Clone, Copy)]
-struct Clock {
-    wall: Time,
-    start: Instant,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Self {
-            wall: Time(millis(wall)),
-            start: Instant::now(),
-        }
-    }
-
-    fn now(self) -> Time {
-        self.wall.plus(millis(self.start.elapsed()))
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -6,11 +6,14 @@
 
 use crate::api;
 use crate::config::Config;
+use crate::data_key::Secrets;
 use crate::election::{Election, Won};
 use crate::etcd::{Etcd, Keys};
+use crate::metrics::Metrics;
 use crate::role::Role;
 use crate::serve::{Error, open};
 use crate::store::EtcdStore;
+use espalier_telemetry::Traces;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -31,9 +34,13 @@ pub(crate) struct Leadership {
     pub(crate) keys: Keys,
     /// The cluster's UUID.
     pub(crate) cluster: String,
+    /// What ranks know each other by.
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) roles: watch::Sender<Role>,
     pub(crate) health: HealthReporter,
     pub(crate) watches: Arc<Semaphore>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Option<Traces>,
 }
 
 impl Leadership {
@@ -50,6 +57,7 @@ impl Leadership {
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
                 won = campaign => won?,
             };
+            self.metrics.elected(won.term.unsigned_abs());
             tracing::info!(
                 term = won.term,
                 "elected to lead the cluster {}",
@@ -102,6 +110,7 @@ impl Leadership {
                 Some(leader) => tracing::info!("{leader} leads"),
                 None => tracing::info!("no coordinator leads"),
             }
+            self.metrics.leader_changed();
             *role = Role::Following { leader };
             true
         });
@@ -114,8 +123,10 @@ impl Leadership {
         let store = move || EtcdStore::open(runtime, etcd, keys, identity);
         let store = tokio::task::spawn_blocking(store).await??;
         let watches = self.watches.clone();
-        let (driver, shared) =
-            open(&self.config, Box::new(store), (watches, ending.clone())).await?;
+        let told = (self.metrics.clone(), self.traces.clone());
+        let secrets = self.secrets.clone();
+        let ends = (watches, ending.clone());
+        let (driver, shared) = open(&self.config, Box::new(store), secrets, ends, told).await?;
         if *ending.borrow() {
             return Ok(());
         }

@@ -1,11 +1,12 @@
 //! `espalier-coordinator`: settings, log, store, listener, driver, serve, end in order.
 
 use clap::{CommandFactory, Parser};
-use espalier_coordinator::config::{Config, LogFormat, VERSION};
+use espalier_coordinator::config::{Config, VERSION};
 use espalier_coordinator::serve::{Error, bind, start_configured, write_ready_file};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Registry;
+use tracing_subscriber::prelude::*;
 
 fn main() -> ExitCode {
     let config = Config::parse();
@@ -15,7 +16,8 @@ fn main() -> ExitCode {
             .error(clap::error::ErrorKind::ValueValidation, error)
             .exit();
     }
-    start_log(config.log_format);
+    let log = espalier_telemetry::log::layer::<Registry>(config.log_format);
+    tracing_subscriber::registry().with(log).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
@@ -38,15 +40,21 @@ async fn run(config: &Config) -> Result<(), Error> {
     let listener = bind(config.listen).await?;
     let coordinator = start_configured(config, listener).await?;
     let address = coordinator.address();
+    if let Some(status) = coordinator.status_address() {
+        tracing::info!("tells how it is on {status}");
+    }
     if let Some(path) = &config.ready_file {
         write_ready_file(path, address)?;
     }
-    if !address.ip().is_loopback() {
-        tracing::warn!(
-            "serves plain text to the network: anyone who reaches {address} can run jobs"
-        );
+    let asks = config.access.knows_tokens() || config.asks_for_certificates();
+    if !address.ip().is_loopback() && !config.encrypts() {
+        tracing::warn!("serves plain text to the network: anyone on it can read what is said");
     }
-    tracing::info!(version = VERSION, data_dir = %config.data_dir.display(), "listening on {address}");
+    if !address.ip().is_loopback() && !asks {
+        tracing::warn!("asks nobody who they are: anyone who reaches {address} can run jobs");
+    }
+    let tls = config.tls.is_on();
+    tracing::info!(version = VERSION, tls, data_dir = %config.data_dir.display(), "listening on {address}");
     coordinator.serve_until(stopped).await
 }
 
@@ -65,18 +73,4 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("ESPALIER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => {
-            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            log.with_ansi(terminal).with_target(false).init();
-        }
-        LogFormat::Json => log.json().init(),
-    }
 }

@@ -2,15 +2,18 @@
 //! newest state, so a slow one misses steps between but never the end.
 
 use espalier_spec::JobId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// The watchers of all jobs and of the workers.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     jobs: Mutex<BTreeMap<JobId, watch::Sender<()>>>,
     workers: watch::Sender<()>,
+    /// Jobs that changed, for the one who looks at all of them; none: nobody does.
+    changed: Mutex<Option<BTreeSet<JobId>>>,
+    news: Notify,
 }
 
 impl Notices {
@@ -24,8 +27,28 @@ impl Notices {
         self.workers.subscribe()
     }
 
+    /// Notes from now on which jobs change.
+    pub(crate) fn note_jobs(&self) {
+        self.changed().get_or_insert_default();
+    }
+
+    /// Waits for jobs that changed since this was asked last; `note_jobs` comes first.
+    pub(crate) async fn changed_jobs(&self) -> BTreeSet<JobId> {
+        loop {
+            let changed = self.changed().as_mut().map(std::mem::take);
+            match changed {
+                Some(jobs) if !jobs.is_empty() => return jobs,
+                _ => self.news.notified().await,
+            }
+        }
+    }
+
     /// A job changed.
     pub(crate) fn job(&self, job: &JobId) {
+        if let Some(changed) = &mut *self.changed() {
+            changed.insert(job.clone());
+            self.news.notify_one();
+        }
         let mut jobs = self.jobs();
         if let Some(sender) = jobs.get(job) {
             sender.send_replace(());
@@ -38,6 +61,10 @@ impl Notices {
     /// A worker changed.
     pub(crate) fn worker(&self) {
         self.workers.send_replace(());
+    }
+
+    fn changed(&self) -> MutexGuard<'_, Option<BTreeSet<JobId>>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // The map is whole even if a holder panicked: every change of it is one call.

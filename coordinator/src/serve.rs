@@ -1,15 +1,26 @@
 //! Puts the parts together, serves, and ends them in order.
 
+mod error;
+
+pub use error::Error;
+
+use crate::access::{Access, Patient};
 use crate::api::{self, Shared};
 use crate::config::{Config, StoreAt};
-use crate::driver::{Driver, DriverError};
+use crate::data_key::Secrets;
+use crate::driver::Driver;
 use crate::election::Election;
 use crate::etcd::{Etcd, EtcdError, Keys};
 use crate::leadership::Leadership;
 use crate::logs::Logs;
+use crate::metrics::{self, Metrics, Observer, Status, Told};
+use crate::page::{self, Page, Site};
 use crate::role::{Gate, Role};
+use crate::series::{self, Series};
 use crate::store::{RedbStore, Store, StoreError};
 use espalier_core::{Machine, Time};
+use espalier_telemetry::status;
+use espalier_telemetry::trace::Traces;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,8 +30,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -30,80 +42,14 @@ const GRACE: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Calls that one connection may have open.
 const CALLS: u32 = 1024;
+/// Most bytes that a point of a series takes in an answer: a step of ten bytes and three numbers of eight.
+const POINT_BYTES: usize = 40;
 /// How long one call of the store waits for an endpoint of etcd.
 const ETCD_CALL: Duration = Duration::from_secs(1);
 /// How long etcd may take to come up.
 const ETCD_START: Duration = Duration::from_secs(10);
 /// Name of the file in the data directory that says whose it is.
 const CLUSTER_FILE: &str = "cluster";
-
-/// Why the coordinator could not start or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Another process has the port.
-    #[error(
-        "{0} is in use; stop the process that listens there, or choose another address with --listen"
-    )]
-    PortInUse(SocketAddr),
-    /// The address can't be listened on.
-    #[error("can't listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A file or directory can't be used.
-    #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The store can't be opened.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// etcd can't be used.
-    #[error(transparent)]
-    Etcd(#[from] EtcdError),
-    /// What is kept on this host is another cluster's.
-    #[error(
-        "{path} says that the data directory belongs to the cluster {found}, but --store and --cluster name \
-         {expected}; give this coordinator its own --data-dir, or name the other cluster"
-    )]
-    Foreign {
-        /// The file.
-        path: String,
-        /// The cluster that it names.
-        found: String,
-        /// The cluster of the store.
-        expected: String,
-    },
-    /// The driver could not start, or stopped.
-    #[error(transparent)]
-    Driver(#[from] DriverError),
-    /// The server failed.
-    #[error("the gRPC server failed: {0}")]
-    Server(#[from] tonic::transport::Error),
-    /// The protos of this binary are broken.
-    #[error("reflection can't be built: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-    /// A task panicked.
-    #[error("a task of the coordinator failed with a bug: {0}")]
-    Task(#[from] tokio::task::JoinError),
-}
-
-impl Error {
-    /// Whether it ends this coordinator's lead and nothing else.
-    pub(crate) fn ends_lead(&self) -> bool {
-        match self {
-            Self::Store(error) | Self::Driver(DriverError::Store(error)) => error.ends_lead(),
-            Self::Driver(DriverError::Lapsed) => true,
-            _ => false,
-        }
-    }
-}
 
 /// Listens on an address.
 ///
@@ -150,6 +96,10 @@ pub struct Coordinator {
     driver: JoinHandle<Result<(), Error>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     health: HealthReporter,
+    metrics: Arc<Metrics>,
+    /// The status port.
+    status: Option<SocketAddr>,
+    traces: Option<Traces>,
 }
 
 /// Starts a coordinator on a bound listener with the store that the settings name: alone, or among
@@ -180,10 +130,13 @@ pub async fn start(
 ) -> Result<Coordinator, Error> {
     let (stop, stopping) = watch::channel(false);
     let watches = Arc::new(Semaphore::new(config.max_watches));
-    let (driver, shared) = open(config, store, (watches, stopping.clone())).await?;
+    let told: Told = (Arc::default(), metrics::traces(config, &listener)?);
+    let secrets = Arc::new(Secrets::of_host(config)?);
+    let ends = (watches, stopping.clone());
+    let (driver, shared) = open(config, store, secrets, ends, told.clone()).await?;
     // It leads for as long as it lives: the sender need not be kept.
     let (_, role) = watch::channel(Role::Leading(Box::new(shared), None));
-    let served = serve(config, listener, role, stopping.clone()).await?;
+    let served = serve(config, listener, role, stopping.clone(), told).await?;
     api::report_health(&served.health, ServingStatus::Serving).await;
     let driver = async move { driver.run(stopping).await.map_err(Error::from) };
     Ok(served.driven_by(stop, tokio::spawn(driver)))
@@ -195,27 +148,36 @@ async fn start_among(
     listener: TcpListener,
     endpoints: &[String],
 ) -> Result<Coordinator, Error> {
-    let etcd = Etcd::new(endpoints, ETCD_CALL)?;
+    let etcd = Etcd::over(endpoints, ETCD_CALL, &config.tls.etcd()?)?;
     let keys = Keys::new(&config.cluster);
     let address = match &config.advertise {
         Some(address) => address.clone(),
-        None => format!("http://{}", local_address(config, &listener)?),
+        None => {
+            let address = local_address(config, &listener)?;
+            format!("{}://{address}", config.tls.scheme())
+        }
     };
     let election = Election::new(etcd.clone(), keys.clone(), address, config.lease_ttl.0);
     let cluster = first_contact(&election).await?;
     claim(&config.data_dir, &cluster)?;
+    let secrets = Arc::new(Secrets::of_cluster(config, &etcd, &keys).await?);
     let (stop, stopping) = watch::channel(false);
     let (roles, role) = watch::channel(Role::Following { leader: None });
-    let served = serve(config, listener, role, stopping.clone()).await?;
+    let told: Told = (Arc::default(), metrics::traces(config, &listener)?);
+    let served = serve(config, listener, role, stopping.clone(), told.clone()).await?;
+    let (metrics, traces) = told;
     let leadership = Leadership {
         config: config.clone(),
         election,
         etcd,
         keys,
         cluster,
+        secrets,
         roles,
         health: served.health.clone(),
         watches: Arc::new(Semaphore::new(config.max_watches)),
+        metrics,
+        traces,
     };
     Ok(served.driven_by(stop, tokio::spawn(leadership.run(stopping))))
 }
@@ -264,7 +226,9 @@ fn claim(directory: &Path, cluster: &str) -> Result<(), Error> {
 pub(crate) async fn open(
     config: &Config,
     store: Box<dyn Store>,
+    secrets: Arc<Secrets>,
     (watches, stop): (Arc<Semaphore>, watch::Receiver<bool>),
+    (metrics, traces): Told,
 ) -> Result<(Driver, Shared), Error> {
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -274,16 +238,27 @@ pub(crate) async fn open(
     // Stores block.
     let opened = tokio::task::spawn_blocking(move || Driver::open(machine, every, store));
     let (driver, handle) = opened.await??;
-    let logs = open_logs(&config.data_dir.join("logs"), driver.machine())?;
+    let driver = driver.observed_by(Observer::new(metrics, traces, started));
+    let known = known_jobs(driver.machine());
+    let logs = open_logs(&config.data_dir.join("logs"), &known)?;
+    let series = open_series(config, &known)?;
     let shared = Shared {
         driver: handle,
         lead,
+        secrets,
         logs: Arc::new(logs),
+        series: Arc::new(series),
         stop,
         watches,
         max_watches: config.max_watches,
         started,
     };
+    // Their questions wait for the driver, and they end with it.
+    tokio::spawn(api::keep_newest(
+        shared.clone(),
+        config.access.max_ended_jobs,
+    ));
+    tokio::spawn(series::record(shared.clone()));
     Ok((driver, shared))
 }
 
@@ -292,6 +267,9 @@ struct Served {
     address: SocketAddr,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     health: HealthReporter,
+    metrics: Arc<Metrics>,
+    status: Option<SocketAddr>,
+    traces: Option<Traces>,
 }
 
 impl Served {
@@ -306,11 +284,14 @@ impl Served {
             driver,
             server: self.server,
             health: self.health,
+            metrics: self.metrics,
+            status: self.status,
+            traces: self.traces,
         }
     }
 }
 
-fn local_address(config: &Config, listener: &TcpListener) -> Result<SocketAddr, Error> {
+pub(crate) fn local_address(config: &Config, listener: &TcpListener) -> Result<SocketAddr, Error> {
     listener.local_addr().map_err(|source| Error::Listen {
         address: config.listen,
         source,
@@ -322,16 +303,44 @@ async fn serve(
     listener: TcpListener,
     role: watch::Receiver<Role>,
     mut ending: watch::Receiver<bool>,
+    (metrics, traces): Told,
 ) -> Result<Served, Error> {
     let address = local_address(config, &listener)?;
-    let (routes, health) = api::routes(Gate(role), config).await?;
+    let by_certificate = config.asks_for_certificates();
+    let access = Access::new(&config.access, by_certificate, metrics.clone())?;
+    let refused = metrics.clone();
+    let mut limits = config.tls.limits();
+    limits.refused = espalier_tls::Refused::to(move |reason| refused.refused(reason));
+    // First: certificates that don't load end the start before anything else is seen.
+    let incoming = config
+        .tls
+        .incoming(listener, limits, config.access.knows_tokens())?;
+    let timeout = config.access.request_timeout.0;
+    let gate = Gate(role);
+    let (routes, health) = api::routes(gate.clone(), config).await?;
+    let page = Page {
+        site: Site::of(config),
+        max_body: config.max_message_bytes,
+        check: access.asks().then(|| page::check(access.clone())),
+    };
+    let routes = page::beside(routes, page)?;
+    let layer = metrics.layer();
+    let subject = Arc::new(Status {
+        metrics: metrics.clone(),
+        gate,
+    });
+    let status = metrics::serve_status(config, &subject, &health, ending.clone()).await?;
+    let routes = routes.into_axum_router().merge(status::metrics(subject));
     let server = Server::builder()
+        .accept_http1(true)
+        .layer(layer)
+        .layer(access.layer())
         .max_concurrent_streams(CALLS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_routes(routes)
+        .add_routes(Routes::from(routes))
         .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            incoming.map(move |connection| connection.map(|inner| Patient::new(inner, timeout))),
             async move {
                 // An error means that the coordinator was dropped: ends as well.
                 let _ = ending.wait_for(|stop| *stop).await;
@@ -341,6 +350,9 @@ async fn serve(
         address,
         server: tokio::spawn(server),
         health,
+        metrics,
+        status,
+        traces,
     })
 }
 
@@ -349,6 +361,18 @@ impl Coordinator {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// The address of its status port, if it has one.
+    #[must_use]
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.status
     }
 
     /// Serves until `signal`, then ends in order: workers and watchers are told to come back later.
@@ -385,13 +409,31 @@ impl Coordinator {
         if tokio::time::timeout(GRACE, &mut self.server).await.is_err() {
             self.server.abort();
         }
+        if let Some(traces) = self.traces.take() {
+            // It waits for the collector: not on a thread that others need.
+            let _ = tokio::task::spawn_blocking(move || traces.end()).await;
+        }
     }
 }
 
-fn open_logs(directory: &Path, machine: &Machine) -> Result<Logs, Error> {
+/// The uids of all jobs.
+fn known_jobs(machine: &Machine) -> BTreeSet<String> {
     let jobs = machine.jobs(0, usize::MAX, &[]);
-    let known: BTreeSet<String> = jobs.into_iter().map(|(_, job)| job.uid).collect();
-    Logs::open(directory, &known).map_err(|source| Error::File {
+    jobs.into_iter().map(|(_, job)| job.uid).collect()
+}
+
+fn open_logs(directory: &Path, known: &BTreeSet<String>) -> Result<Logs, Error> {
+    Logs::open(directory, known).map_err(|source| Error::File {
+        path: directory.display().to_string(),
+        source,
+    })
+}
+
+fn open_series(config: &Config, known: &BTreeSet<String>) -> Result<Series, Error> {
+    let directory = config.data_dir.join("series");
+    // An answer fits into a message, with its names.
+    let points = config.max_message_bytes / POINT_BYTES;
+    Series::open(&directory, known, points).map_err(|source| Error::File {
         path: directory.display().to_string(),
         source,
     })

@@ -10,7 +10,7 @@ from fetch import HOME, SetupError, say
 STATE = HOME / "apt"
 
 
-def _apt(*words):
+def _apt(*words, cwd=STATE):
     """An apt-get command that leaves the machine's own state alone and asks for descriptions too."""
     options = {
         "Dir::State": STATE,
@@ -26,7 +26,7 @@ def _apt(*words):
     for name, value in options.items():
         command += ["-o", f"{name}={value}"]
     env = {**os.environ, "LC_ALL": "C.UTF-8"}
-    return subprocess.run(command + list(words), capture_output=True, text=True, env=env, cwd=STATE)
+    return subprocess.run(command + list(words), capture_output=True, text=True, env=env, cwd=cwd)
 
 
 def _state():
@@ -114,4 +114,42 @@ def unpacked(package, program, folder):
         say(f"{files[0].name}: unpacked into {folder}")
     else:
         say(f"{Path(program).name}: {folder / program}")
+    return str(folder / program)
+
+
+def with_dependencies(packages, program, folder):
+    """Path of `program` out of `packages` and all that they depend on and this machine lacks, unpacked into `folder`.
+
+    Nothing is installed and no script of a package runs, so it suits programs that find their files beside themselves.
+    """
+    if (folder / program).is_file():
+        say(f"{Path(program).name}: {folder / program}")
+        return str(folder / program)
+    if not shutil.which("dpkg-deb"):
+        raise SetupError(f"no dpkg-deb to unpack Debian's {', '.join(packages)} with: install them yourself")
+    index_targets()
+    status = ["-o", "Dir::State::status=/var/lib/dpkg/status"]
+    planned = _apt(*status, "--simulate", "--no-install-recommends", "install", *packages)
+    names = [line.split()[1] for line in planned.stdout.splitlines() if line.startswith("Inst ")]
+    if planned.returncode != 0 or not names:
+        raise SetupError(f"apt-get can't tell what {', '.join(packages)} need: {planned.stderr.strip() or 'no answer'}")
+    say(f"fetching {len(names)} of Debian's packages for {', '.join(packages)}")
+    debs = STATE / f"{folder.name}-debs"
+    shutil.rmtree(debs, ignore_errors=True)
+    debs.mkdir()
+    done = _apt("download", *names, cwd=debs)
+    files = sorted(debs.glob("*.deb"))
+    if done.returncode != 0 or len(files) != len(names):
+        raise SetupError(f"apt-get download brought {len(files)} of {len(names)} packages: {done.stderr.strip()}")
+    aside = folder.with_suffix(".new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for file in files:
+        subprocess.run(["dpkg-deb", "-x", file, aside], check=True)
+    if not (aside / program).is_file():
+        raise SetupError(f"{', '.join(packages)} hold no {program}")
+    shutil.rmtree(debs)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    say(f"{', '.join(packages)}: unpacked into {folder}")
     return str(folder / program)

@@ -21,7 +21,11 @@ TARGET = HOME / "pysite"
 REQUIREMENTS = REPO / "tests/requirements.txt"
 GOLDEN = REPO / "tests/golden/requirements.txt"
 STORES = REPO / "tests/python/requirements.txt"
+OBSERVE = REPO / "tests/observability/requirements.txt"
 RECIPES = REPO / "recipes/requirements.txt"
+KUBERNETES = REPO / "tests/kubernetes/requirements.txt"
+CLIENT = REPO / "proto/python/requirements.txt"
+CLIENT_BUILD = REPO / "proto/python/build-requirements.txt"
 STAMP = "espalier-setup.txt"
 # What the CUDA half defines as data; everything else that is missing is a function and returns 0 ...
 CUDA_DATA = ["_ZN3c104cuda20CUDACachingAllocator9allocatorE"]
@@ -91,6 +95,34 @@ def setup_s3():
     _few("S3 server for tests", HOME / "pys3", _lines(STORES))
 
 
+def setup_kubernetes():
+    """What tests/kubernetes/check.py renders and validates with, in .espalier/pykube."""
+    target = HOME / "pykube"
+    _few("schemas of Kubernetes", target, _lines(KUBERNETES))
+    library = target / "libpykustomize.so"
+    if not library.is_file():
+        # kustomize itself, a library of Go; the Python around it asks for a newer Python than it needs.
+        libtorch.extract(fetch.wheel("pykustomize"), r"pykustomize/_lib/linux-amd64/libpykustomize\.so", lambda name: library)
+    say(f"kustomize: {library}")
+
+
+def setup_observe():
+    """TensorBoard, which reads event files in tests/observability/check.py, in .espalier/pyobserve."""
+    _few("TensorBoard", HOME / "pyobserve", _lines(OBSERVE))
+
+
+def setup_protoc():
+    """What compiles protos in Python, in .espalier/pybuild."""
+    _few("protoc in Python", HOME / "pybuild", _lines(CLIENT_BUILD))
+
+
+def setup_client():
+    """What the Python client needs to be built and tested, in .espalier/pybuild and .espalier/pyclient."""
+    setup_protoc()
+    need_disk(HOME, 300_000_000, "the Python packages of the client's test")
+    _few("Python packages of the client", HOME / "pyclient", _lines(CLIENT))
+
+
 def setup_golden():
     """What tests/golden/balance.py compares with, in .espalier/pygolden, PyTorch among it."""
     target, aside = HOME / "pygolden", HOME / "pygolden.new"
@@ -109,11 +141,17 @@ def setup_golden():
     say(f"libraries for golden numbers: installed into {target}")
 
 
-def _pip_install(aside, packages):
+def pip():
+    """The command that is pip: the machine's own, else a wheel of it."""
     command = [sys.executable, "-m", "pip"]
     if subprocess.run(command + ["--version"], capture_output=True).returncode != 0:
         # A wheel is a zip file that Python can run from.
         command = [sys.executable, str(fetch.wheel("pip") / "pip")]
+    return command
+
+
+def _pip_install(aside, packages):
+    command = pip()
     command += ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
     command += ["--cache-dir", str(HOME / "downloads/pip"), "--target", str(aside), *packages]
     # Otherwise Debian's pip refuses --target inside of a managed environment.

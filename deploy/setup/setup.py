@@ -73,6 +73,41 @@ def etcd():
     say(f"etcd {found.group(1)}: good")
 
 
+def observe():
+    """Prometheus for `make test-observability`, the machine's own or Debian's, and TensorBoard."""
+    import debian
+    import pysite
+    for program in ["prometheus", "promtool"]:
+        debian.unpacked("prometheus", f"usr/bin/{program}", HOME / "prometheus")
+    pysite.setup_observe()
+
+
+def chromium():
+    """Chromium and chromedriver for `make test-page`: the machine's own, else Debian's packages, unpacked here."""
+    import debian
+    own = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if all(own):
+        say(f"chromium: {own[0]}")
+        return
+    # About 110 MB to fetch and 420 MB unpacked.
+    fetch.need_disk(HOME, 600_000_000, "chromium")
+    debian.with_dependencies(["chromium", "chromium-driver"], "usr/lib/chromium/chromium", HOME / "chromium")
+
+
+def lighthouse():
+    """Lighthouse for `make lighthouse`, through npm; Espalier itself needs no Node."""
+    if (HOME / "lighthouse/node_modules/.bin/lighthouse").exists():
+        say(f"lighthouse: {HOME / 'lighthouse'}")
+        return
+    if not shutil.which("npm"):
+        raise SetupError("no npm here: Lighthouse needs Node 18.20 or newer; all other tests of the page do without")
+    say("fetching Lighthouse with npm")
+    done = subprocess.run(["npm", "install", "--prefix", HOME / "lighthouse", "--no-audit", "--no-fund", "lighthouse@12"],
+                          capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SetupError(f"npm install lighthouse failed: {done.stderr.strip()[-400:]}")
+
+
 def python():
     """Python packages for `make parity` and `make bench`."""
     import pysite
@@ -89,6 +124,24 @@ def s3():
     """An S3 server for `make test`."""
     import pysite
     return pysite.setup_s3()
+
+
+def kubernetes():
+    """kustomize and the schemas of Kubernetes for `make test-kubernetes`."""
+    import pysite
+    return pysite.setup_kubernetes()
+
+
+def protoc():
+    """protoc in Python, for `make docs`."""
+    import pysite
+    return pysite.setup_protoc()
+
+
+def client():
+    """What the Python client needs to be built and tested, for `make test-python`."""
+    import pysite
+    return pysite.setup_client()
 
 
 def golden():
@@ -115,6 +168,8 @@ def write_env(torch):
         lines.append(f'export ESPALIER_CUDA="${{ESPALIER_CUDA:-{torch}/cuda}}"')
     if (HOME / "etcd/usr/bin/etcd").is_file():
         lines.append(f'export PATH="$PATH:{HOME}/etcd/usr/bin"')
+    if (HOME / "prometheus/usr/bin/prometheus").is_file():
+        lines.append(f'export PATH="$PATH:{HOME}/prometheus/usr/bin"')
     path = HOME / "env.sh"
     text = "\n".join(lines) + "\n"
     # Left untouched where nothing changed, so that no build step sees a newer file.
@@ -125,14 +180,15 @@ def write_env(torch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["toolchain", "libtorch", "minilm", "etcd", "grpc", "s3", "python", "golden", "recipes", "all"]
+    names = ["toolchain", "libtorch", "minilm", "etcd", "observe", "grpc", "s3", "python", "golden", "recipes", "protoc", "client",
+             "kubernetes", "chromium", "lighthouse", "all"]
     parser.add_argument("parts", nargs="*", help=f"any of {', '.join(names)}; without: toolchain libtorch minilm")
     parser.add_argument("--cuda", choices=["auto", "yes", "no"], default="auto", help="fetch the CUDA libraries too")
     args = parser.parse_args()
     unknown = sorted(set(args.parts) - set(names))
     if unknown:
         parser.error(f"no part is named {unknown[0]}: choose from {', '.join(names)}")
-    parts = names[:-1] if "all" in args.parts else args.parts or names[:3]
+    parts = names[:-2] if "all" in args.parts else args.parts or names[:3]
     HOME.mkdir(exist_ok=True)
     with open(HOME / "setup.lock", "w") as lock:
         try:
@@ -152,6 +208,8 @@ def run(parts, cuda):
         minilm()
     if "etcd" in parts:
         etcd()
+    if "observe" in parts:
+        observe()
     if "grpc" in parts:
         grpc()
     if "s3" in parts:
@@ -162,6 +220,17 @@ def run(parts, cuda):
         golden()
     if "recipes" in parts:
         recipes()
+    if "protoc" in parts:
+        protoc()
+    if "client" in parts:
+        client()
+    if "kubernetes" in parts:
+        kubernetes()
+    if "chromium" in parts:
+        chromium()
+    # Not a part of all: it needs Node.
+    if "lighthouse" in parts:
+        lighthouse()
     write_env(libtorch.folder())
 
 

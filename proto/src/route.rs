@@ -2,7 +2,8 @@
 //!
 //! One coordinator leads; the others answer `UNAVAILABLE` with the reason [`NOT_LEADER`] and, if they
 //! know it, the leader's address. The rule for clients in any language: call the addresses in turn;
-//! where an answer names a leader, call that one next; pause after a round without success.
+//! where an answer names a leader, call that one next; pause after a round without success. From an
+//! address of `https://` nobody is sent to one of plain text.
 
 use crate::{ApiError, ErrorKind};
 
@@ -15,6 +16,8 @@ pub const LEADER: &str = "leader";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     given: Vec<String>,
+    /// What an address without a scheme means.
+    scheme: &'static str,
     /// Place of the next one among those given.
     at: usize,
     /// Where a coordinator sent us.
@@ -24,18 +27,29 @@ pub struct Route {
 }
 
 impl Route {
-    /// Reads addresses `http://HOST:PORT` that are separated by commas; `http://` may be left out.
-    /// None if there are none.
+    /// Reads addresses `http://HOST:PORT` or `https://HOST:PORT` that are separated by commas; `http://`
+    /// may be left out. None if there are none.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
+        Self::read(text, "http")
+    }
+
+    /// Likewise for a client that was given certificates: here `https://` may be left out.
+    #[must_use]
+    pub fn parse_secure(text: &str) -> Option<Self> {
+        Self::read(text, "https")
+    }
+
+    fn read(text: &str, scheme: &'static str) -> Option<Self> {
         let given: Vec<String> = text
             .split(',')
             .map(str::trim)
             .filter(|address| !address.is_empty())
-            .map(url)
+            .map(|address| url(address, scheme))
             .collect();
         (!given.is_empty()).then_some(Self {
             given,
+            scheme,
             at: 0,
             hint: None,
             failed: 0,
@@ -66,7 +80,9 @@ impl Route {
     /// have been called in vain, so that it is time to pause.
     pub fn failed(&mut self, error: &ApiError) -> bool {
         self.failed += 1;
-        let hint = leader(error).map(url);
+        let hint = leader(error)
+            .map(|address| url(address, self.scheme))
+            .filter(|hint| is_secure(hint) || !is_secure(self.address()));
         let known = self.hint.take();
         match hint {
             // A hint that leads nowhere is not followed twice.
@@ -99,12 +115,16 @@ fn leader(error: &ApiError) -> Option<&str> {
         .filter(|address| !address.is_empty())
 }
 
-fn url(address: &str) -> String {
+fn url(address: &str, scheme: &str) -> String {
     if address.contains("://") {
         address.to_owned()
     } else {
-        format!("http://{address}")
+        format!("{scheme}://{address}")
     }
+}
+
+fn is_secure(address: &str) -> bool {
+    address.starts_with("https://")
 }
 
 #[cfg(test)]
@@ -125,6 +145,18 @@ mod tests {
         let route = Route::parse(" a:1 ,http://b:2,").unwrap();
         assert_eq!(route.given(), ["http://a:1", "http://b:2"]);
         assert_eq!(Route::parse(" , "), None);
+        let route = Route::parse_secure("a:1,http://b:2,https://c:3").unwrap();
+        assert_eq!(route.given(), ["https://a:1", "http://b:2", "https://c:3"]);
+    }
+
+    // Promise: who speaks TLS is not talked into plain text by an answer.
+    #[test]
+    fn hints_do_not_downgrade() {
+        let mut route = Route::parse("https://a:1").unwrap();
+        route.failed(&not_leader("http://b:2"));
+        assert_eq!(route.address(), "https://a:1");
+        route.failed(&not_leader("https://b:2"));
+        assert_eq!(route.address(), "https://b:2");
     }
 
     // Promise: addresses are called in turn, and a pause is due after a round in vain.

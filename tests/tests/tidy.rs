@@ -9,13 +9,21 @@ use std::path::{Path, PathBuf};
 const LINES: usize = 500;
 
 /// Who may use whom; the walls of ARCHITECTURE.md. Whoever is not listed may use nobody.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("proto/spec", &[]),
+    ("proto/tls", &[]),
+    ("proto/telemetry", &[]),
     ("proto", &["espalier-spec"]),
     ("coordinator/core", &["espalier-spec"]),
     (
         "coordinator",
-        &["espalier-spec", "espalier-proto", "espalier-core"],
+        &[
+            "espalier-spec",
+            "espalier-proto",
+            "espalier-core",
+            "espalier-tls",
+            "espalier-telemetry",
+        ],
     ),
     ("worker/comm", &[]),
     ("worker/balance", &["espalier-spec"]),
@@ -26,11 +34,27 @@ const ARROWS: [(&str, &[&str]); 10] = [
             "espalier-proto",
             "espalier-comm",
             "espalier-balance",
+            "espalier-tls",
+            "espalier-telemetry",
         ],
     ),
     (
         "cli",
-        &["espalier-spec", "espalier-proto", "espalier-balance"],
+        &[
+            "espalier-spec",
+            "espalier-proto",
+            "espalier-balance",
+            "espalier-tls",
+        ],
+    ),
+    (
+        "deploy/operator",
+        &[
+            "espalier-spec",
+            "espalier-proto",
+            "espalier-tls",
+            "espalier-telemetry",
+        ],
     ),
     ("tests", &["espalier-proto"]),
     ("tests/sim", &["espalier-spec", "espalier-core"]),

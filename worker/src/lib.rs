@@ -2,6 +2,7 @@
 
 pub mod adapt;
 pub mod agent;
+pub mod allow;
 pub mod checkpoint;
 pub mod data;
 pub mod engine;

@@ -8,6 +8,7 @@ mod go_on;
 mod masks;
 mod span;
 
+use crate::allow::Roots;
 use crate::checkpoint::{
     Export, ExportedClasses, ExportedTask, HEADS_FILE, META_FILE, read_tensors,
 };
@@ -89,7 +90,7 @@ impl Predictor {
         let generates = meta.tasks.iter().any(|t| t.head == HeadKind::CausalLm);
         // Prompts may be as long as the model sees, whatever windows it was trained on.
         let limit = if generates { u32::MAX } else { meta.max_tokens };
-        let inputs = inputs(&source, modality, limit)?;
+        let inputs = inputs(&source, modality, limit, &Roots::default())?;
         let backbone = model::build(&source, &options)?;
         let mut predictor = Self {
             meta,

@@ -14,6 +14,7 @@ Examples:
   espalier get                          all jobs (same as `espalier get jobs`)
   espalier get packages digits          two of them
   espalier get --state running          only jobs in a state
+  espalier get -n vision                only jobs of a namespace
   espalier get workers                  the workers
   espalier get packages -o yaml         everything about one job, for programs";
 
@@ -27,6 +28,9 @@ pub(crate) struct Args {
     /// Only jobs in this state; may be repeated
     #[arg(long = "state", value_name = "STATE", value_parser = parse_state)]
     states: Vec<State>,
+    /// Only jobs of this namespace; default: all that you may see
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
 }
 
 /// Reads a state's name, in upper or lower case.
@@ -53,14 +57,15 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
     }
     let mut jobs = Vec::new();
     if names.is_empty() {
-        for job in client.all_jobs(&args.states).await? {
+        let namespace = args.namespace.as_deref().unwrap_or_default();
+        for job in client.jobs_of(namespace, &args.states).await? {
             jobs.push(Job::read(job)?);
         }
     } else {
-        if !args.states.is_empty() {
+        if !args.states.is_empty() || args.namespace.is_some() {
             return Err(Error::new(
                 Code::Usage,
-                "--state does not go with names of jobs",
+                "--state and --namespace do not go with names of jobs",
             ));
         }
         for name in names {

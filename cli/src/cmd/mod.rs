@@ -4,6 +4,7 @@ mod affinity;
 mod audit;
 mod balance;
 mod cancel;
+mod certs;
 mod completions;
 mod delete;
 mod describe;
@@ -18,11 +19,13 @@ mod resume;
 mod schema;
 mod steer;
 mod submit;
+mod token;
 mod undrain;
 mod up;
 mod validate;
 mod version;
 mod watch;
+mod whoami;
 mod workers;
 
 use crate::Outcome;
@@ -51,8 +54,11 @@ pub(crate) enum Verb {
     Export(export::Args),
     Predict(predict::Args),
     Balance(balance::Args),
+    Whoami(whoami::Args),
+    Token(token::Args),
     Validate(validate::Args),
     Schema(schema::Args),
+    Certs(certs::Args),
     Completions(completions::Args),
     Version(version::Args),
 }
@@ -82,8 +88,11 @@ pub(crate) async fn run(verb: Verb, context: &Context) -> Outcome {
         Verb::Export(args) => export::run(&args, context).await,
         Verb::Predict(args) => predict::run(&args, context).await,
         Verb::Balance(args) => balance::run(&args, context),
+        Verb::Whoami(args) => whoami::run(&args, context).await,
+        Verb::Token(args) => token::run(&args, context),
         Verb::Validate(args) => validate::run(&args, context),
         Verb::Schema(args) => schema::run(&args, context),
+        Verb::Certs(args) => certs::run(&args, context),
         Verb::Completions(args) => completions::run(&args, context),
         Verb::Version(args) => version::run(&args, context).await,
     }

@@ -16,6 +16,7 @@ Examples:
   espalier submit job.yaml
   espalier submit job.yaml --wait                        follow it to its end
   espalier submit job.yaml --name try-2 --set training.steps=100 --set tasks.section.weight=2
+  espalier submit job.yaml -n vision                     into a namespace
   espalier submit job.yaml --dry-run                     let the coordinator check it only
 
 With --wait the exit code is that of `espalier watch`.";
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// Name of the job instead of the one in the file
     #[arg(long)]
     name: Option<String>,
+    /// Namespace of the job instead of the one in the file
+    #[arg(short, long)]
+    namespace: Option<String>,
     /// Set a field first; may be repeated
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     sets: Vec<String>,
@@ -49,6 +53,10 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
     if let Some(name) = &args.name {
         // As a quoted YAML text, so that no name is taken for a number.
         sets.push(format!("name={}", serde_json::Value::from(name.as_str())));
+    }
+    if let Some(namespace) = &args.namespace {
+        let namespace = serde_json::Value::from(namespace.as_str());
+        sets.push(format!("namespace={namespace}"));
     }
     let spec = JobFile::read(&args.file)?.spec(&sets)?;
     let mut client = Client::connect(context).await?;

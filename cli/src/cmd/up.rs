@@ -130,6 +130,7 @@ async fn detach(args: &Args, folder: &Folder, context: &Context) -> Outcome {
                 "cluster is ready at {} (process {pid})",
                 state.server
             ))?;
+            context.note(&format!("page: {}/", state.server));
             context.note(&format!("stop it with `espalier down{}`", flag(args)));
             return Ok(Code::Ok);
         }

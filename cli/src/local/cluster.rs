@@ -2,6 +2,7 @@
 
 use super::folder::{Folder, Process, State};
 use super::program::{Program, Sink, find};
+use super::stops::Stops;
 use super::supervise::{Event, Policy, Wish, supervise};
 use crate::client::Client;
 use crate::error::{Code, Error, Result};
@@ -13,7 +14,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 /// How long coordinator and workers may take to come up.
@@ -71,34 +71,6 @@ enum Ended {
     Asked,
     /// Nothing is left to run.
     Alone,
-}
-
-/// The signals that mean: stop.
-struct Stops {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-}
-
-impl Stops {
-    fn new() -> Result<Self> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Error::failure(format!("can't catch signals: {error}")))
-        };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hang_up: listen(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
-        }
-    }
 }
 
 struct Cluster<'a> {
@@ -262,7 +234,7 @@ impl<'a> Cluster<'a> {
     async fn workers_ready(&mut self, stops: &mut Stops) -> Result<()> {
         let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
         let mut tick = tokio::time::interval(Duration::from_millis(100));
-        let mut client = Client::connect_to(&self.state.server).await?;
+        let mut client = Client::connect_to(&self.state.server, &Default::default()).await?;
         let mut deaths = 0;
         loop {
             tokio::select! {
@@ -299,12 +271,13 @@ impl<'a> Cluster<'a> {
             format!("--server {} ", self.state.server)
         };
         self.context.note(&format!(
-            "\ncluster is ready at {}: {workers} {} with {ranks} {} each, data in {}\n\n  espalier \
-             {flag}submit job.yaml --wait\n",
+            "\ncluster is ready at {}: {workers} {} with {ranks} {} each, data in {}\npage: {}/\n\n  \
+             espalier {flag}submit job.yaml --wait\n",
             self.state.server,
             if workers == 1 { "worker" } else { "workers" },
             if ranks == 1 { "rank" } else { "ranks" },
             self.options.folder.display(),
+            self.state.server,
         ));
         Ok(())
     }

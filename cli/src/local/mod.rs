@@ -7,6 +7,7 @@
 mod cluster;
 mod folder;
 mod program;
+mod stops;
 mod supervise;
 
 pub(crate) use cluster::{Options, run};

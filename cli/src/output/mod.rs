@@ -8,6 +8,8 @@ pub(crate) use table::{Cell, Table};
 
 use crate::error::{Error, Result};
 use clap::ValueEnum;
+use espalier_proto::Credentials;
+use espalier_tls::ClientFlags;
 use owo_colors::{OwoColorize, Style};
 use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -27,6 +29,10 @@ pub(crate) enum Format {
 pub(crate) struct Context {
     /// Address given by flag or environment.
     pub(crate) server: Option<String>,
+    /// Certificates given likewise.
+    pub(crate) tls: ClientFlags,
+    /// What it is proved with who asks.
+    pub(crate) credentials: Credentials,
     /// Format of the answer.
     pub(crate) format: Format,
     /// Standard output: data.
@@ -45,6 +51,8 @@ impl Context {
         let stderr = std::io::stderr().is_terminal();
         Self {
             server,
+            tls: ClientFlags::default(),
+            credentials: Credentials::default(),
             format,
             stdout: Screen {
                 terminal: stdout,

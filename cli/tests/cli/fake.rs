@@ -114,4 +114,11 @@ impl JobService for Jobs {
     ) -> Answer<Self::TailJobLogsStream> {
         not_here()
     }
+
+    async fn get_job_series(
+        &self,
+        _: Request<v1::GetJobSeriesRequest>,
+    ) -> Answer<v1::GetJobSeriesResponse> {
+        not_here()
+    }
 }

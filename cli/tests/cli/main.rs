@@ -9,5 +9,6 @@ mod local;
 mod predict;
 mod run;
 mod schema;
+mod token;
 mod unreachable;
 mod validate;

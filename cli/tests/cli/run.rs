@@ -16,6 +16,8 @@ pub(crate) fn command(folder: &Path) -> Command {
     command
         .current_dir(folder)
         .env_remove("ESPALIER_SERVER")
+        .env_remove("ESPALIER_TOKEN")
+        .env_remove("ESPALIER_TOKEN_FILE")
         .env_remove("ESPALIER_BIN_DIR")
         .env_remove("NO_COLOR")
         .stdin(Stdio::null());

@@ -2,6 +2,7 @@
 
 use crate::run::run;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 fn schema() -> Value {
@@ -123,4 +124,46 @@ fn every_field_is_explained() {
     let mut silent = Vec::new();
     look(&schema(), "", &mut silent);
     assert_eq!(silent, Vec::<String>::new());
+}
+
+#[test]
+fn the_reference_says_what_the_schema_says() {
+    // docs/job-file.md is written out of the schema by `make docs`: no field or value is missing, none is left over.
+    fn look(node: &Value, names: &mut BTreeSet<String>, texts: &mut Vec<String>) {
+        if let Some(Value::Object(properties)) = node.get("properties") {
+            names.extend(properties.keys().cloned());
+            texts.extend(properties.values().filter_map(description));
+        }
+        if let Some(Value::String(word)) = node.get("const") {
+            names.insert(word.clone());
+            texts.extend(description(node));
+        }
+        match node {
+            Value::Object(fields) => fields.values().for_each(|v| look(v, names, texts)),
+            Value::Array(items) => items.iter().for_each(|v| look(v, names, texts)),
+            _ => {}
+        }
+    }
+    fn description(node: &Value) -> Option<String> {
+        let words = node.get("description")?.as_str()?.split_whitespace();
+        Some(words.collect::<Vec<_>>().join(" ").replace('|', "\\|"))
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/job-file.md");
+    let reference = std::fs::read_to_string(path).expect("docs/job-file.md");
+    let (mut names, mut texts) = (BTreeSet::new(), Vec::new());
+    look(&schema(), &mut names, &mut texts);
+    let stands = |word: &str| {
+        reference.contains(&format!("`{word}`")) || reference.contains(&format!("`{word}:"))
+    };
+    let unnamed = names.iter().filter(|name| !stands(name));
+    let mut missing: Vec<String> = unnamed.cloned().collect();
+    missing.extend(texts.into_iter().filter(|text| !reference.contains(text)));
+    assert!(missing.is_empty(), "run 'make docs', it lacks {missing:#?}");
+    for line in reference.lines() {
+        let row = line
+            .strip_prefix("| `")
+            .and_then(|rest| rest.split('`').next());
+        let known = row.is_none_or(|name| names.contains(name));
+        assert!(known, "run 'make docs', there is no such field: {line}");
+    }
 }

@@ -83,6 +83,8 @@ pub enum Order {
     Start {
         /// Name of the job.
         job: JobId,
+        /// The job's uid.
+        uid: String,
         /// The generation.
         generation: Generation,
         /// Who computes and owns what.

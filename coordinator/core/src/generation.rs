@@ -205,6 +205,7 @@ impl Machine {
         };
         let order = Order::Start {
             job: job.name(),
+            uid: job.uid.clone(),
             generation: job.generation,
             plan: Box::new(plan.clone()),
             addresses: addresses.clone(),

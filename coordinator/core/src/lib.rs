@@ -27,6 +27,7 @@
 //! | what did an incident cost; how useful was a job's time? | `account.rs` |
 //! | which reports count? | `report.rs` |
 //! | who computes and owns what, and why? | `place.rs`, `reason.rs` |
+//! | how many, how far, how long? | `figures.rs` |
 //! | what is always true? | `invariants.rs` |
 //!
 //! What workers must hold to, besides the words of `WorkerService`:
@@ -45,6 +46,7 @@ mod detect;
 mod elastic;
 pub mod event;
 pub mod exchange;
+pub mod figures;
 mod generation;
 mod grow;
 pub mod invariants;
@@ -67,6 +69,7 @@ pub mod view;
 pub use command::{Answer, Command, Error, ErrorKind, Order, StopMode};
 pub use config::Config;
 pub use event::{ConnId, Event, Hello, Outcome, PeerAddress, ReplyId, RunningJob, Time};
+pub use figures::{Figures, JobFigures};
 pub use machine::{Machine, Output};
 pub use record::{Record, ReplayError, Snapshot};
 pub use view::{

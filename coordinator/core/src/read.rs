@@ -1,5 +1,6 @@
 //! Reads: what the API shows of the state. They change nothing.
 
+use crate::event::Time;
 use crate::live::{Lease, Link, Worker};
 use crate::machine::Machine;
 use crate::state::{Job, Phase};
@@ -19,6 +20,27 @@ impl Machine {
             .map(|job| self.view_job(*number, job))
     }
 
+    /// The namespace of the job of this name.
+    #[must_use]
+    pub fn namespace(&self, name: &JobId) -> Option<&str> {
+        let job = self.state.jobs.get(self.state.names.get(name)?)?;
+        Some(job.spec.namespace.as_str())
+    }
+
+    /// The ended jobs beyond the `keep` that ended last, the first to end first.
+    #[must_use]
+    pub fn ended_beyond(&self, keep: usize) -> Vec<JobId> {
+        let ended = self.state.jobs.iter();
+        let mut ended: Vec<(Time, u64)> = ended
+            .filter(|(_, job)| job.state().is_final())
+            .map(|(number, job)| (job.end_time.unwrap_or(job.create_time), *number))
+            .collect();
+        ended.sort_unstable();
+        ended.truncate(ended.len().saturating_sub(keep));
+        let name = |(_, number): (Time, u64)| self.state.jobs.get(&number).map(Job::name);
+        ended.into_iter().filter_map(name).collect()
+    }
+
     /// A job's uid, whether it has ended, and the sequence number of its newest event.
     #[must_use]
     pub fn standing(&self, name: &JobId) -> Option<(&str, bool, u64)> {
@@ -32,7 +54,21 @@ impl Machine {
     /// go on from.
     #[must_use]
     pub fn jobs(&self, after: u64, limit: usize, states: &[JobState]) -> Vec<(u64, JobView)> {
-        let wanted = |job: &Job| states.is_empty() || states.contains(&job.state());
+        self.jobs_in(after, limit, states, |_| true)
+    }
+
+    /// As [`Machine::jobs`], only those of namespaces that `shown` says yes to.
+    #[must_use]
+    pub fn jobs_in(
+        &self,
+        after: u64,
+        limit: usize,
+        states: &[JobState],
+        shown: impl Fn(&str) -> bool,
+    ) -> Vec<(u64, JobView)> {
+        let wanted = |job: &Job| {
+            (states.is_empty() || states.contains(&job.state())) && shown(&job.spec.namespace)
+        };
         let from = after.saturating_add(1);
         let jobs = self
             .state
@@ -149,7 +185,7 @@ impl Machine {
     }
 
     /// Share of the time since the job first ran in steps that counted.
-    fn goodput(&self, number: u64, job: &Job) -> Option<f64> {
+    pub(crate) fn goodput(&self, number: u64, job: &Job) -> Option<f64> {
         let all = job.end_time.unwrap_or(self.now).since(job.start_time?);
         let now = job.useful(self.reached_now(number), self.now);
         let useful = job.useful_ms.saturating_add(now);

@@ -2,16 +2,19 @@
 
 use super::follow::{Feed, PATIENCE, hand, news};
 use super::{Answers, Gate, Shared, name, odd_answer, paging, view};
+use crate::access::{Object, Principal};
 use crate::config::VERSION;
 use espalier_core::{Answer, Event, Machine, ReplyId, Time, WorkerView};
 use espalier_proto::v1::cluster_service_server::ClusterService;
 use espalier_proto::{ApiError, ErrorKind, v1};
-use espalier_spec::WorkerId;
+use espalier_spec::{JobId, WorkerId};
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
 const FILTER: &str = "workers";
+/// What stands for the name of a job that the caller may not see; no job can have it.
+const HIDDEN: &str = "(hidden)";
 
 pub(super) struct Clusters(pub(super) Gate);
 
@@ -58,13 +61,15 @@ impl ClusterService for Clusters {
         &self,
         request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let caller = Principal::of(request.extensions())?;
         let v1::ListWorkersRequest {
             page_size,
             page_token,
         } = request.into_inner();
         let size = paging::size(page_size)?;
         let after = paging::position(FILTER, &page_token)?.map(WorkerId);
-        let mut found = self.0.lead()?.driver.read(Machine::workers).await?;
+        let read = move |machine: &Machine| shown(machine, machine.workers(), &caller);
+        let mut found = self.0.lead()?.driver.read(read).await?;
         found.retain(|worker| after.as_ref().is_none_or(|after| worker.name > *after));
         let more = found.len() > size;
         found.truncate(size);
@@ -83,15 +88,16 @@ impl ClusterService for Clusters {
         &self,
         request: Request<v1::GetWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
+        let caller = Principal::of(request.extensions())?;
+        Object::tell(request.extensions(), &request.get_ref().name);
         let name = WorkerId(name(request.into_inner().name)?);
         let wanted = name.clone();
-        let found = self
-            .0
-            .lead()?
-            .driver
-            .read(move |machine| machine.worker(&wanted))
-            .await?;
-        let worker = found.ok_or_else(|| {
+        let read = move |machine: &Machine| {
+            let found = machine.worker(&wanted).into_iter().collect();
+            shown(machine, found, &caller)
+        };
+        let found = self.0.lead()?.driver.read(read).await?;
+        let worker = found.into_iter().next().ok_or_else(|| {
             ApiError::new(
                 ErrorKind::NotFound,
                 "WORKER_NOT_FOUND",
@@ -106,15 +112,16 @@ impl ClusterService for Clusters {
 
     async fn watch_workers(
         &self,
-        _request: Request<v1::WatchWorkersRequest>,
+        request: Request<v1::WatchWorkersRequest>,
     ) -> Result<Response<Self::WatchWorkersStream>, Status> {
+        let caller = Principal::of(request.extensions())?;
         let shared = self.0.lead()?;
         let permit = shared.watch()?;
         let mut notices = shared.driver.notices().of_workers();
         let (feed, answers) = Feed::new();
         tokio::spawn(async move {
             let _permit = permit;
-            if let Err(error) = send_workers(&shared, &feed.client, &mut notices).await {
+            if let Err(error) = send_workers(&shared, &caller, &feed.client, &mut notices).await {
                 feed.fail(error);
             }
         });
@@ -125,6 +132,7 @@ impl ClusterService for Clusters {
         &self,
         request: Request<v1::DrainWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
+        Object::tell(request.extensions(), &request.get_ref().name);
         let worker = request.into_inner().name;
         self.change(worker, |name, reply| Event::DrainWorker { name, reply })
             .await
@@ -134,27 +142,56 @@ impl ClusterService for Clusters {
         &self,
         request: Request<v1::UndrainWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
+        Object::tell(request.extensions(), &request.get_ref().name);
         let worker = request.into_inner().name;
         self.change(worker, |name, reply| Event::UndrainWorker { name, reply })
             .await
     }
+
+    async fn who_am_i(
+        &self,
+        request: Request<v1::WhoAmIRequest>,
+    ) -> Result<Response<v1::WhoAmIResponse>, Status> {
+        let caller = Principal::of(request.extensions())?;
+        Ok(Response::new(v1::WhoAmIResponse {
+            role: caller.role.to_wire().into(),
+            method: caller.method.as_str().to_owned(),
+            name: caller.name,
+            namespaces: caller.namespaces,
+        }))
+    }
+}
+
+/// Workers as a caller may see them: whose jobs it may not see, of those it sees no names.
+fn shown(machine: &Machine, mut workers: Vec<WorkerView>, caller: &Principal) -> Vec<WorkerView> {
+    let used = workers.iter_mut().flat_map(|worker| &mut worker.devices);
+    for (job, _) in used.filter_map(|device| device.used_by.as_mut()) {
+        let namespace = machine.namespace(job);
+        if namespace.is_some_and(|namespace| !caller.sees(namespace)) {
+            *job = JobId(HIDDEN.to_owned());
+        }
+    }
+    workers
 }
 
 async fn send_workers(
     shared: &Shared,
+    caller: &Principal,
     client: &mpsc::Sender<Result<v1::WatchWorkersResponse, Status>>,
     notices: &mut tokio::sync::watch::Receiver<()>,
 ) -> Result<(), ApiError> {
-    let mut shown: BTreeMap<WorkerId, WorkerView> = BTreeMap::new();
+    let mut sent: BTreeMap<WorkerId, WorkerView> = BTreeMap::new();
     loop {
-        let workers = shared.driver.read(Machine::workers).await?;
+        let caller = caller.clone();
+        let read = move |machine: &Machine| shown(machine, machine.workers(), &caller);
+        let workers = shared.driver.read(read).await?;
         for worker in workers {
             // A heartbeat alone is no change.
             let still = WorkerView {
                 heartbeat_time: Time(0),
                 ..worker.clone()
             };
-            if shown.get(&worker.name) == Some(&still) {
+            if sent.get(&worker.name) == Some(&still) {
                 continue;
             }
             let response = v1::WatchWorkersResponse {
@@ -163,7 +200,7 @@ async fn send_workers(
             if !hand(client, response, PATIENCE).await? {
                 return Ok(());
             }
-            shown.insert(worker.name, still);
+            sent.insert(worker.name, still);
         }
         if !news(shared, client, notices).await? {
             return Ok(());

@@ -1,39 +1,97 @@
 //! `JobService`.
 
-use super::{Answers, Gate, Shared, follow, name, odd_answer, paging, view};
-use espalier_core::{Answer, Event, JobState, JobView, ReplyId};
+use super::{Answers, Gate, Shared, follow, name, odd_answer, paging, series, view};
+use crate::access::{Object, Principal};
+use espalier_core::{Answer, Event, JobState, JobView, Machine, ReplyId};
 use espalier_proto::convert::checked_job;
 use espalier_proto::v1::job_service_server::JobService;
 use espalier_proto::{ApiError, ErrorKind, Violations, Wire, v1};
-use espalier_spec::{JobId, Violation};
+use espalier_spec::{JobId, JobSpec, Violation};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-pub(super) struct Jobs(pub(super) Gate);
+pub(super) struct Jobs {
+    pub(super) gate: Gate,
+    /// Largest job, in bytes as it travels.
+    pub(super) max_job_bytes: usize,
+}
 
 impl Jobs {
     /// Asks for a change of one job.
     async fn change(
         &self,
+        caller: Principal,
         job: String,
         make: impl FnOnce(JobId, ReplyId) -> Event + Send + 'static,
     ) -> Result<Response<v1::Job>, Status> {
         let job = JobId(name(job)?);
-        let shared = self.0.lead()?;
-        match shared.driver.request(move |reply| make(job, reply)).await? {
+        let shared = self.gate.lead()?;
+        match change(&shared, caller, job, make).await? {
             Answer::Job(job) => Ok(Response::new(view::job(&job))),
             Answer::Worker(_) | Answer::Deleted => Err(odd_answer().into()),
         }
     }
 }
 
-async fn look_up(shared: &Shared, name: JobId) -> Result<JobView, ApiError> {
+/// Changes a job that the caller may see: looked at and changed in one go, so that it is the same.
+async fn change(
+    shared: &Shared,
+    caller: Principal,
+    job: JobId,
+    make: impl FnOnce(JobId, ReplyId) -> Event + Send + 'static,
+) -> Result<Answer, ApiError> {
+    let make = move |machine: &Machine, reply| match machine.namespace(&job) {
+        Some(namespace) if !caller.sees(namespace) => {
+            let error = not_found(&job);
+            Err(espalier_core::Error {
+                kind: espalier_core::ErrorKind::NotFound,
+                reason: "JOB_NOT_FOUND",
+                message: error.message,
+            })
+        }
+        _ => Ok(make(job, reply)),
+    };
+    shared.driver.request_if(make).await
+}
+
+/// The job of this name, if the caller may see it.
+async fn look_up(shared: &Shared, caller: &Principal, name: JobId) -> Result<JobView, ApiError> {
     let wanted = name.clone();
     let found = shared
         .driver
         .read(move |machine| machine.job(&wanted))
         .await?;
-    found.ok_or_else(|| not_found(&name))
+    found
+        .filter(|job| caller.sees(&job.spec.namespace))
+        .ok_or_else(|| not_found(&name))
+}
+
+/// Who makes a request, told what it is about.
+fn caller_about<T>(request: &Request<T>, job: &str) -> Result<Principal, ApiError> {
+    Object::tell(request.extensions(), job);
+    Principal::of(request.extensions())
+}
+
+/// Forgets an ended job that the caller may see, its log and its series.
+pub(super) async fn forget(
+    shared: &Shared,
+    caller: Principal,
+    name: JobId,
+) -> Result<(), ApiError> {
+    let uid = look_up(shared, &caller, name.clone()).await?.uid;
+    let make = |name, reply| Event::DeleteJob { name, reply };
+    match change(shared, caller, name, make).await? {
+        Answer::Deleted => {}
+        Answer::Job(_) | Answer::Worker(_) => return Err(odd_answer()),
+    }
+    let (logs, series) = (shared.logs.clone(), shared.series.clone());
+    let forget = move || {
+        logs.forget(&uid);
+        series.forget(&uid);
+    };
+    // What is left over if this fails is removed at the next start.
+    let _ = tokio::task::spawn_blocking(forget).await;
+    Ok(())
 }
 
 /// The error of a name that no job has; the same as the machine's.
@@ -52,13 +110,19 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::CreateJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
-        let shared = self.0.lead()?;
+        let shared = self.gate.lead()?;
+        let caller = Principal::of(request.extensions())?;
+        if let Some(spec) = &request.get_ref().spec {
+            Object::tell(request.extensions(), &spec.name);
+            small_enough(spec, self.max_job_bytes)?;
+        }
         let v1::CreateJobRequest {
             spec,
             request_id,
             validate_only,
         } = request.into_inner();
         let (spec, request_id) = read_create(spec, &request_id).map_err(ApiError::from)?;
+        caller.may_submit_to(&spec.namespace)?;
         if validate_only {
             let job = v1::Job {
                 name: spec.name.clone(),
@@ -75,7 +139,11 @@ impl JobService for Jobs {
             reply,
         };
         match shared.driver.request(make).await? {
-            Answer::Job(job) => Ok(Response::new(view::job(&job))),
+            Answer::Job(job) => {
+                // A repeated request answers with what the first one made, be it another's.
+                caller.may_submit_to(&job.spec.namespace)?;
+                Ok(Response::new(view::job(&job)))
+            }
             Answer::Worker(_) | Answer::Deleted => Err(odd_answer().into()),
         }
     }
@@ -84,8 +152,9 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::GetJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
+        let caller = caller_about(&request, &request.get_ref().name)?;
         let name = JobId(name(request.into_inner().name)?);
-        let job = look_up(&self.0.lead()?, name).await?;
+        let job = look_up(&self.gate.lead()?, &caller, name).await?;
         Ok(Response::new(view::job(&job)))
     }
 
@@ -93,21 +162,27 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let caller = Principal::of(request.extensions())?;
         let v1::ListJobsRequest {
             page_size,
             page_token,
             states,
+            namespace,
         } = request.into_inner();
         let size = paging::size(page_size)?;
         let states = read_states(&states).map_err(ApiError::from)?;
-        let filter = format!("jobs {states:?}");
+        let filter = format!("jobs {states:?} {namespace}");
         let after = match paging::position(&filter, &page_token)? {
             None => 0,
             Some(number) => number.parse().map_err(|_| odd_token())?,
         };
         // One more than the page holds shows whether another page follows.
-        let read = move |machine: &espalier_core::Machine| machine.jobs(after, size + 1, &states);
-        let mut found = self.0.lead()?.driver.read(read).await?;
+        let read = move |machine: &Machine| {
+            let asked = |own: &str| namespace.is_empty() || own == namespace;
+            let shown = |own: &str| asked(own) && caller.sees(own);
+            machine.jobs_in(after, size + 1, &states, shown)
+        };
+        let mut found = self.gate.lead()?.driver.read(read).await?;
         let more = found.len() > size;
         found.truncate(size);
         let next_page_token = match found.last() {
@@ -127,15 +202,16 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let caller = caller_about(&request, &request.get_ref().name)?;
         let v1::WatchJobRequest {
             name: job,
             after_sequence,
         } = request.into_inner();
         let name = JobId(name(job)?);
-        let shared = self.0.lead()?;
+        let shared = self.gate.lead()?;
         let permit = shared.watch()?;
         let notices = shared.driver.notices().of_job(&name);
-        let job = look_up(&shared, name).await?;
+        let job = look_up(&shared, &caller, name).await?;
         let last = job.last_sequence;
         if after_sequence > last {
             let message = format!(
@@ -160,8 +236,9 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::CancelJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
+        let caller = caller_about(&request, &request.get_ref().name)?;
         let job = request.into_inner().name;
-        self.change(job, |name, reply| Event::CancelJob { name, reply })
+        self.change(caller, job, |name, reply| Event::CancelJob { name, reply })
             .await
     }
 
@@ -169,8 +246,9 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::PauseJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
+        let caller = caller_about(&request, &request.get_ref().name)?;
         let job = request.into_inner().name;
-        self.change(job, |name, reply| Event::PauseJob { name, reply })
+        self.change(caller, job, |name, reply| Event::PauseJob { name, reply })
             .await
     }
 
@@ -178,8 +256,9 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::ResumeJobRequest>,
     ) -> Result<Response<v1::Job>, Status> {
+        let caller = caller_about(&request, &request.get_ref().name)?;
         let job = request.into_inner().name;
-        self.change(job, |name, reply| Event::ResumeJob { name, reply })
+        self.change(caller, job, |name, reply| Event::ResumeJob { name, reply })
             .await
     }
 
@@ -187,20 +266,9 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        let caller = caller_about(&request, &request.get_ref().name)?;
         let name = JobId(name(request.into_inner().name)?);
-        let shared = self.0.lead()?;
-        let uid = look_up(&shared, name.clone()).await?.uid;
-        match shared
-            .driver
-            .request(move |reply| Event::DeleteJob { name, reply })
-            .await?
-        {
-            Answer::Deleted => {}
-            Answer::Job(_) | Answer::Worker(_) => return Err(odd_answer().into()),
-        }
-        let logs = shared.logs.clone();
-        // What is left over if this fails is removed at the next start.
-        let _ = tokio::task::spawn_blocking(move || logs.forget(&uid)).await;
+        forget(&self.gate.lead()?, caller, name).await?;
         Ok(Response::new(v1::DeleteJobResponse {}))
     }
 
@@ -210,27 +278,54 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::TailJobLogsRequest>,
     ) -> Result<Response<Self::TailJobLogsStream>, Status> {
+        let caller = caller_about(&request, &request.get_ref().name)?;
         let v1::TailJobLogsRequest {
             name: job,
             tail,
             follow,
         } = request.into_inner();
         let name = JobId(name(job)?);
-        let shared = self.0.lead()?;
+        let shared = self.gate.lead()?;
         let permit = shared.watch()?;
         let notices = shared.driver.notices().of_job(&name);
-        let job = look_up(&shared, name).await?;
+        let job = look_up(&shared, &caller, name).await?;
         Ok(Response::new(
             follow::logs(&shared, &job, tail, follow.then_some(notices), permit).await?,
         ))
     }
+
+    async fn get_job_series(
+        &self,
+        request: Request<v1::GetJobSeriesRequest>,
+    ) -> Result<Response<v1::GetJobSeriesResponse>, Status> {
+        let caller = caller_about(&request, &request.get_ref().name)?;
+        let mut request = request.into_inner();
+        let name = JobId(name(std::mem::take(&mut request.name))?);
+        let wanted = series::wanted(request)?;
+        let shared = self.gate.lead()?;
+        let job = look_up(&shared, &caller, name).await?;
+        Ok(Response::new(series::read(&shared, &job, wanted).await?))
+    }
+}
+
+/// Refuses jobs that would make every list, every watch and the store large.
+fn small_enough(spec: &v1::JobSpec, limit: usize) -> Result<(), ApiError> {
+    let size = espalier_proto::encoded_len(spec);
+    if size <= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "the job has {size} bytes, at most {limit} are accepted; name files instead of listing what is \
+         in them, or raise --max-job-bytes of the coordinator"
+    );
+    Err(ApiError::new(ErrorKind::ResourceExhausted, "JOB_TOO_LARGE", message).with("limit", limit))
 }
 
 /// Reads a CreateJob with all its violations.
 fn read_create(
     spec: Option<v1::JobSpec>,
     request_id: &str,
-) -> Result<(espalier_spec::JobSpec, Option<String>), Violations> {
+) -> Result<(JobSpec, Option<String>), Violations> {
     let mut bad = Vec::new();
     let mut add = |field: &str, message: String| {
         bad.push(Violation {

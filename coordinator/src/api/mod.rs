@@ -2,7 +2,7 @@
 //!
 //! | service | file |
 //! | --- | --- |
-//! | `JobService` | `jobs.rs`; its streams `follow.rs` |
+//! | `JobService` | `jobs.rs`; its streams `follow.rs`, its series `series.rs` |
 //! | `ClusterService` | `cluster.rs` |
 //! | `WorkerService` | `workers.rs` |
 //!
@@ -11,14 +11,18 @@
 mod cluster;
 mod follow;
 mod jobs;
+mod keep;
 mod paging;
+mod series;
 mod view;
 mod workers;
 
 use crate::config::Config;
+use crate::data_key::Secrets;
 use crate::driver::Handle;
 use crate::logs::Logs;
 use crate::role::Gate;
+use crate::series::Series;
 use crate::store::Lead;
 use espalier_core::Time;
 use espalier_proto::v1::cluster_service_server::ClusterServiceServer;
@@ -35,12 +39,17 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+pub(crate) use keep::keep_newest;
+
 /// What all services share while this coordinator leads.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) driver: Handle,
     pub(crate) lead: Lead,
+    /// What ranks know each other by.
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) series: Arc<Series>,
     /// Turns true when streams must end.
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) watches: Arc<Semaphore>,
@@ -76,9 +85,12 @@ pub(crate) async fn routes(
     config: &Config,
 ) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
     let limit = config.max_message_bytes;
-    let jobs = JobServiceServer::new(jobs::Jobs(gate.clone()))
-        .max_decoding_message_size(limit)
-        .max_encoding_message_size(limit);
+    let jobs = JobServiceServer::new(jobs::Jobs {
+        gate: gate.clone(),
+        max_job_bytes: config.access.max_job_bytes,
+    })
+    .max_decoding_message_size(limit)
+    .max_encoding_message_size(limit);
     let cluster = ClusterServiceServer::new(cluster::Clusters(gate.clone()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);

@@ -1,6 +1,8 @@
 //! `WorkerService`: one stream per worker, reports in, orders out.
 
 use super::{Answers, Gate, Shared};
+use crate::access::{Object, Principal};
+use crate::data_key::Secrets;
 use crate::driver::Connection;
 use crate::logs::Line;
 use crate::store::Lead;
@@ -35,11 +37,15 @@ impl WorkerService for Workers {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         // Before the worker has said anything: it shall go on to the leader at once.
         self.0.lead()?;
+        let caller = Principal::of(request.extensions())?;
+        let extensions = request.extensions().clone();
         let mut inbound = request.into_inner();
         let hello = first_message(&mut inbound).await?;
         let name = hello.name.clone();
+        Object::tell(&extensions, name.as_str());
+        caller.may_work_as(name.as_str())?;
         let shared = self.0.lead()?;
-        let lead = shared.lead.clone();
+        let (lead, secrets) = (shared.lead.clone(), shared.secrets.clone());
         let (connection, orders) = shared.driver.connect(hello).await?;
         // Errors of the reader end the stream as the driver's do.
         let (fault, faults) = mpsc::channel(1);
@@ -59,7 +65,7 @@ impl WorkerService for Workers {
         let orders = ReceiverStream::new(orders);
         let faults = ReceiverStream::new(faults);
         let outbound = orders.merge(faults).map(move |message| {
-            let message = message.map(|message| order(message, &lead));
+            let message = message.map(|message| order(message, &lead, &secrets));
             message.map_err(Status::from)
         });
         Ok(Response::new(Box::pin(outbound)))
@@ -280,7 +286,7 @@ fn address(address: v1::PeerAddress) -> PeerAddress {
     }
 }
 
-fn order(order: Order, lead: &Lead) -> v1::CoordinatorMessage {
+fn order(order: Order, lead: &Lead, secrets: &Secrets) -> v1::CoordinatorMessage {
     let message = match order {
         Order::Welcome {
             heartbeat_interval_ms,
@@ -306,6 +312,7 @@ fn order(order: Order, lead: &Lead) -> v1::CoordinatorMessage {
         }),
         Order::Start {
             job,
+            uid,
             generation,
             plan,
             addresses,
@@ -314,6 +321,7 @@ fn order(order: Order, lead: &Lead) -> v1::CoordinatorMessage {
         } => Outbound::Start(v1::Start {
             job: job.0,
             generation: generation.0,
+            secret: secrets.of(&uid, generation, &addresses),
             plan: Some(plan_to_wire(&plan)),
             addresses: addresses
                 .into_iter()

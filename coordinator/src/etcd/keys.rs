@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! /espalier/CLUSTER/uid                      which cluster this is, and the format of all of it
+//! /espalier/CLUSTER/data-key                 what secrets of generations are made from
 //! /espalier/CLUSTER/lead/who                 who leads; the revision of its last write is the term
 //! /espalier/CLUSTER/lead/beat                written again and again by who leads
 //! /espalier/CLUSTER/head                     number of the newest record
@@ -37,6 +38,12 @@ impl Keys {
     #[must_use]
     pub fn uid(&self) -> String {
         self.key("uid")
+    }
+
+    /// What secrets of generations are made from.
+    #[must_use]
+    pub fn data_key(&self) -> String {
+        self.key("data-key")
     }
 
     /// Who leads.
@@ -156,7 +163,13 @@ mod tests {
             assert!(from < *key && *key < end, "{key}");
             assert_eq!(keys.first_of(key.as_bytes()), Some(*number));
         }
-        for other in [keys.head(), keys.snapshot(), keys.who(), keys.uid()] {
+        for other in [
+            keys.head(),
+            keys.snapshot(),
+            keys.who(),
+            keys.uid(),
+            keys.data_key(),
+        ] {
             assert!(other < from || other >= end, "{other}");
             assert_eq!(keys.first_of(other.as_bytes()), None);
         }

@@ -13,11 +13,12 @@ use espalier_proto::etcd::{
     CompactionRequest, Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RequestOp,
     TxnRequest, TxnResponse,
 };
+use espalier_tls::{ClientTls, TlsError, explain};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 /// Keys that one answer may hold; values are at most some 1 MiB.
@@ -72,26 +73,37 @@ impl Etcd {
     ///
     /// # Errors
     ///
-    /// An endpoint is no address, or asks for TLS.
+    /// An endpoint is no address.
     pub fn new(endpoints: &[String], timeout: Duration) -> Result<Self, EtcdError> {
-        let client = |address: &String| {
-            let bad = |detail: &str| EtcdError::Address {
+        Self::over(endpoints, timeout, &ClientTls::default())
+    }
+
+    /// Likewise; at addresses of `https://` with these certificates.
+    ///
+    /// # Errors
+    ///
+    /// An endpoint is no address.
+    pub fn over(
+        endpoints: &[String],
+        timeout: Duration,
+        tls: &ClientTls,
+    ) -> Result<Self, EtcdError> {
+        let client = |address: &String| -> Result<KvClient<Channel>, EtcdError> {
+            let channel = tls.lazy(address, |endpoint| {
+                endpoint
+                    .connect_timeout(timeout)
+                    .tcp_nodelay(true)
+                    .http2_keep_alive_interval(KEEPALIVE)
+                    .keep_alive_timeout(KEEPALIVE)
+            });
+            let channel = channel.map_err(|error| EtcdError::Address {
                 address: address.clone(),
-                detail: detail.to_owned(),
-            };
-            if address.starts_with("https://") {
-                return Err(bad("this version speaks plain text with etcd"));
-            }
-            let endpoint = Endpoint::from_shared(address.clone())
-                .map_err(|error| bad(&error.to_string()))?
-                .connect_timeout(timeout)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE);
-            if endpoint.uri().host().is_none() {
-                return Err(bad("it names no host"));
-            }
-            Ok(KvClient::new(endpoint.connect_lazy()).max_decoding_message_size(ANSWER_BYTES))
+                detail: match error {
+                    TlsError::Address { detail, .. } => detail,
+                    other => other.to_string(),
+                },
+            })?;
+            Ok(KvClient::new(channel).max_decoding_message_size(ANSWER_BYTES))
         };
         let clients: Vec<_> = endpoints.iter().map(client).collect::<Result<_, _>>()?;
         if clients.is_empty() {
@@ -256,6 +268,9 @@ fn refused(code: Code) -> bool {
 
 /// A status with its innermost cause: the outer ones only say "transport error".
 fn said(status: &Status) -> String {
+    if let Some(text) = explain(status) {
+        return text;
+    }
     let mut innermost: &(dyn std::error::Error + 'static) = status;
     while let Some(source) = innermost.source() {
         innermost = source;
@@ -319,7 +334,8 @@ mod tests {
     async fn addresses() {
         let new = |address: &str| Etcd::new(&[address.to_owned()], Duration::from_secs(1));
         assert!(new("http://127.0.0.1:2379").is_ok());
-        for bad in ["", "https://etcd:2379", "not an address", "/path"] {
+        assert!(new("https://etcd:2379").is_ok());
+        for bad in ["", "not an address", "/path"] {
             let error = new(bad).unwrap_err().to_string();
             assert!(error.contains("http://HOST:2379"), "{bad}: {error}");
         }

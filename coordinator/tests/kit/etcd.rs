@@ -74,7 +74,7 @@ pub(crate) async fn elect(etcd: &Etcd, keys: &Keys, address: &str) -> i64 {
     done.header.unwrap().revision
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
@@ -102,7 +102,7 @@ fn spawn(directory: &Path, client: u16, peer: u16) -> Child {
         })
 }
 
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     if let Some(named) = std::env::var_os("ESPALIER_ETCD") {
         return named.into();
     }

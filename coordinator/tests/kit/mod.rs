@@ -12,7 +12,9 @@ use espalier_proto::v1::cluster_service_client::ClusterServiceClient;
 use espalier_proto::v1::job_service_client::JobServiceClient;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use espalier_proto::v1::{self, coordinator_message::Message as Order, worker_message::Message};
+use espalier_tls::ClientTls;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -67,7 +69,10 @@ pub(crate) fn config_with(directory: &Path, more: &[&str]) -> Config {
 }
 
 pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
     pub(crate) channel: Channel,
+    /// Its status port.
+    pub(crate) status: Option<SocketAddr>,
     stop: oneshot::Sender<()>,
     pub(crate) task: JoinHandle<Result<(), Error>>,
 }
@@ -90,16 +95,32 @@ impl Node {
         Self::of(start_configured(config, listener).await.unwrap()).await
     }
 
+    /// One that speaks TLS, called by a client with these certificates.
+    pub(crate) async fn secured(config: &Config, tls: &ClientTls) -> Self {
+        let listener = serve::bind(config.listen).await.unwrap();
+        let coordinator = start_configured(config, listener).await.unwrap();
+        let address = format!("https://{}", coordinator.address());
+        let endpoint = Endpoint::from_shared(address).unwrap();
+        Self::at(coordinator, tls.endpoint(endpoint).unwrap()).await
+    }
+
     async fn of(coordinator: Coordinator) -> Self {
         let address = format!("http://{}", coordinator.address());
+        Self::at(coordinator, Endpoint::new(address).unwrap()).await
+    }
+
+    async fn at(coordinator: Coordinator, endpoint: Endpoint) -> Self {
+        let (address, status) = (coordinator.address(), coordinator.status_address());
         let (stop, stopped) = oneshot::channel();
         let signal = async move {
             let _ = stopped.await;
         };
         let task = tokio::spawn(coordinator.serve_until(signal));
-        let channel = Endpoint::new(address).unwrap().connect().await.unwrap();
+        let channel = endpoint.connect().await.unwrap();
         Self {
+            address,
             channel,
+            status,
             stop,
             task,
         }

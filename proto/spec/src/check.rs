@@ -50,7 +50,8 @@ pub struct Violation {
 /// All violations, in the order of the fields in [`JobSpec`]; never an empty list.
 pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     let mut found = Findings::default();
-    job::name(&spec.name, &mut found);
+    job::name("name", &spec.name, &mut found);
+    job::name("namespace", &spec.namespace, &mut found);
     job::backbone(&spec.backbone, &mut found);
     tuning::rules(spec, &mut found);
     job::tasks(&spec.tasks, &mut found);

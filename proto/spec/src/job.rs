@@ -33,6 +33,10 @@ pub struct JobSpec {
     /// Name of the job: lower-case letters, digits and `-`, at most 63 characters, starting with
     /// a letter. Unique in the cluster.
     pub name: String,
+    /// Whose job it is: what somebody may see and steer can be limited to some namespaces. Names of jobs
+    /// are unique across namespaces.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
     /// Seed of everything random: initial heads, order of data, dropout. Same spec and seed give
     /// the same bits.
     #[serde(default)]
@@ -77,6 +81,13 @@ pub struct JobSpec {
     /// on the workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
+}
+
+/// The namespace of jobs that name none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+fn default_namespace() -> String {
+    DEFAULT_NAMESPACE.to_owned()
 }
 
 /// The shared model.

@@ -3,9 +3,9 @@
 use super::{Bad, Violations, Wire, at, item, or_default, text};
 use crate::v1;
 use espalier_spec::job::{
-    AdaptiveBy, AdaptiveSpec, BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec,
-    ExchangeSpec, Init, OptimizerSpec, Pooling, RecoverySpec, Resources, Sampler, ScheduleKind,
-    ScheduleSpec, TrainingSpec, Tuning, WorkerRange,
+    AdaptiveBy, AdaptiveSpec, BackboneSpec, BalancerSpec, CheckpointSpec, DEFAULT_NAMESPACE,
+    Device, EvaluationSpec, ExchangeSpec, Init, OptimizerSpec, Pooling, RecoverySpec, Resources,
+    Sampler, ScheduleKind, ScheduleSpec, TrainingSpec, Tuning, WorkerRange,
 };
 use espalier_spec::{JobSpec, Violation, check};
 
@@ -65,6 +65,7 @@ impl Wire for JobSpec {
             balancer: Some(self.balancer.to_wire()),
             exchange: Some(self.exchange.to_wire()),
             recovery: Some(self.recovery.to_wire()),
+            namespace: self.namespace.clone(),
         }
     }
 
@@ -72,6 +73,7 @@ impl Wire for JobSpec {
         let part = |field| at(path, field);
         JobSpec {
             name: m.name,
+            namespace: text(m.namespace).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
             seed: m.seed,
             priority: m.priority,
             backbone: bad.required(

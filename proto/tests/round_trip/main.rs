@@ -247,6 +247,7 @@ fn job() -> impl Strategy<Value = JobSpec> {
                 (tasks, sampler, balancer, training, exchange),
                 (evaluation, checkpoint, (resources, recovery), output),
             )| JobSpec {
+                namespace: format!("{name}-team"),
                 name,
                 seed,
                 priority,

@@ -7,5 +7,6 @@ mod input;
 mod job;
 mod leader;
 mod refuse;
+mod secure;
 mod steer;
 mod upload;

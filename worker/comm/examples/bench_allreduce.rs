@@ -1,7 +1,8 @@
 //! Times an all-reduce of 88 MB of f32 between two processes of this host, over shared memory and
 //! over TCP: `cargo run -p espalier-comm --example bench_allreduce -- [--json] [--bytes N]
-//! [--rounds N] [--mode MODE] [--plain]`. Both processes start each round together, after a barrier.
-//! Over shared memory the buffers are lent (`SharedMemory`), with `--plain` they are the heap's.
+//! [--rounds N] [--mode MODE] [--plain] [--encrypted]`. Both processes start each round together, after a barrier.
+//! Over shared memory the buffers are lent (`SharedMemory`), with `--plain` they are the heap's. With
+//! `--encrypted` the ranks have a secret: what goes over sockets is sealed.
 //!
 //! Modes: `all_reduce`; `scatter`: a reduce-scatter and an all-gather; `exchange`: an all-to-all, the
 //! owner's sum in rank order, and an all-gather; `lean`: the same, but an owner adds its own part from
@@ -15,8 +16,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use espalier_comm::{
-    Communicator, CommunicatorExt, CpuCommunicator, Listener, PeerAddr, Rendezvous, SharedMemory,
-    connect, host_id,
+    Communicator, CommunicatorExt, CpuCommunicator, Listener, PeerAddr, Rendezvous, Secret,
+    SharedMemory, connect, host_id,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -27,6 +28,7 @@ struct Args {
     rounds: usize,
     mode: String,
     plain: bool,
+    encrypted: bool,
     /// Set in the processes that this one starts: rank, and TCP or not.
     child: Option<(usize, bool)>,
 }
@@ -46,6 +48,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
         rounds: 30,
         mode: "all_reduce".into(),
         plain: false,
+        encrypted: false,
         child: None,
     };
     while let Some(word) = words.next() {
@@ -55,6 +58,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
             "--bytes" => args.bytes = value()?.parse()?,
             "--rounds" => args.rounds = value()?.parse::<usize>()?.max(1),
             "--plain" => args.plain = true,
+            "--encrypted" => args.encrypted = true,
             "--mode" => args.mode = value()?,
             "--rank" => args.child = Some((value()?.parse()?, value()? == "tcp")),
             other => return Err(format!("unknown argument {other}").into()),
@@ -66,8 +70,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
 /// Starts both ranks per transport, tells them each other's address, prints what rank 0 says.
 fn parent(args: &Args) -> Result<()> {
     let mut fields = vec![format!(
-        "\"bytes\":{},\"rounds\":{}",
-        args.bytes, args.rounds
+        "\"bytes\":{},\"rounds\":{},\"encrypted\":{}",
+        args.bytes, args.rounds, args.encrypted
     )];
     for transport in ["shm", "tcp"] {
         let mut ranks: Vec<Child> = Vec::new();
@@ -78,6 +82,7 @@ fn parent(args: &Args) -> Result<()> {
                 .args(["--rounds", &args.rounds.to_string()])
                 .args(["--mode", &args.mode])
                 .args(args.plain.then_some("--plain"))
+                .args(args.encrypted.then_some("--encrypted"))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()?;
@@ -151,6 +156,8 @@ fn rank_main(rank: usize, tcp: bool, args: &Args) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let mut rendezvous = Rendezvous::new("bench", 1, rank, peers);
     rendezvous.shared_memory = !tcp;
+    // Both sides of a measurement on one host may know it.
+    rendezvous.secret = args.encrypted.then(|| Secret::new([7; 32]));
     let comm = connect(&listener, rendezvous)?;
     let (len, lends) = (args.bytes / 4, !tcp && !args.plain);
     let mut data = Memory::new(len, lends)?;

@@ -13,8 +13,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -22,19 +22,18 @@ use rustix::event::{PollFd, PollFlags};
 use crate::abort::AbortHandle;
 use crate::control::Control;
 use crate::cpu::CpuCommunicator;
+use crate::dial::{Event, answer, call};
+use crate::door::{Trust, Wire};
 use crate::error::{Error, Result};
 use crate::flight::Flight;
-use crate::handshake::{Gate, Hello, Purpose, Reply, receive_offer, send_offer};
+use crate::handshake::{Gate, Hello, Purpose};
 use crate::mesh::{Lane, Link, Mesh, wait};
 use crate::pulse::Pulse;
-use crate::segment::Posted;
-use crate::shm;
+use crate::secret::Secret;
 use crate::tcp::TcpLink;
 
-/// Pause between calls to a peer that is not ready.
-const RETRY: Duration = Duration::from_millis(20);
-/// How long one connection attempt may take before the next one starts.
-const ATTEMPT: Duration = Duration::from_millis(500);
+/// Callers that are heard out at once, besides two for every rank; others are hung up on.
+const STRANGERS: usize = 64;
 /// How long the main loop sleeps at most: results of the helper threads arrive on a queue.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -76,21 +75,13 @@ pub struct Rendezvous {
     pub silence: Duration,
     /// False: TCP even between ranks of one host.
     pub shared_memory: bool,
+    /// What peers are known by, and what is said is encrypted with; all ranks must be given the same.
+    /// None: plain text with whoever calls.
+    pub secret: Option<Secret>,
     /// Gives up the rendezvous and later the communicator; None makes a new handle.
     pub abort: Option<AbortHandle>,
     /// Records the communicator's operations; None makes a new recorder.
     pub flight: Option<Flight>,
-}
-
-enum Event {
-    /// A link to a peer is complete.
-    Linked(usize, Box<Link>),
-    /// One of the two connections that make a TCP link, from this caller and attempt.
-    Half(usize, u32, Purpose, TcpStream),
-    /// A lower rank will not have this one.
-    Failed(Error),
-    /// What went wrong last with a peer that is still tried.
-    Trouble(usize, String),
 }
 
 impl Listener {
@@ -115,7 +106,7 @@ impl Listener {
 
 impl Rendezvous {
     /// One minute to join, two minutes without progress per operation, five seconds without a sign of
-    /// life, shared memory where possible.
+    /// life, shared memory where possible, no secret.
     pub fn new(
         job: impl Into<String>,
         generation: u64,
@@ -131,12 +122,13 @@ impl Rendezvous {
             timeout: Duration::from_secs(120),
             silence: Duration::from_secs(5),
             shared_memory: true,
+            secret: None,
             abort: None,
             flight: None,
         }
     }
 
-    fn hello(&self, purpose: Purpose, to: usize, attempt: u32) -> Hello {
+    pub(crate) fn hello(&self, purpose: Purpose, to: usize, attempt: u32) -> Hello {
         // `check` has seen that ranks fit.
         Hello {
             purpose,
@@ -146,6 +138,7 @@ impl Rendezvous {
             to: to as u32,
             size: self.peers.len() as u32,
             attempt,
+            fresh: None,
         }
     }
 
@@ -184,15 +177,23 @@ impl Rendezvous {
 /// # Errors
 ///
 /// [`Error::Unreachable`] names the first missing peer when the time is over, [`Error::Refused`]
-/// a peer that does not want this rank (stale generation, other job, other build),
-/// [`Error::Aborted`] an abort, [`Error::Rendezvous`] a bad description.
+/// a peer that does not want this rank (stale generation, other job, other build; with a secret it is
+/// called again until time is over, since nobody proves who refuses), [`Error::Unauthenticated`] one that
+/// does not know the secret, [`Error::Aborted`] an abort, [`Error::Rendezvous`] a bad description.
 pub fn connect(listener: &Listener, mut rendezvous: Rendezvous) -> Result<CpuCommunicator> {
     rendezvous.check()?;
     let abort = match rendezvous.abort.take() {
         Some(abort) => abort,
         None => AbortHandle::new()?,
     };
+    let flight = rendezvous.flight.take().unwrap_or_default();
+    let secret = rendezvous.secret.take();
+    let trust = Trust {
+        secret: secret.as_ref(),
+        flight: &flight,
+    };
     let over = AtomicBool::new(false);
+    let talking = AtomicUsize::new(0);
     let began = Instant::now();
     let gate = Gate {
         deadline: began + rendezvous.connect_timeout,
@@ -203,11 +204,18 @@ pub fn connect(listener: &Listener, mut rendezvous: Rendezvous) -> Result<CpuCom
         let (events, inbox) = channel();
         for peer in &rendezvous.peers[..rendezvous.rank] {
             let (events, rendezvous) = (events.clone(), &rendezvous);
-            scope.spawn(move || call(rendezvous, peer, gate, &events));
+            scope.spawn(move || call(rendezvous, peer, trust, gate, &events));
         }
         let links = gather(listener, &rendezvous, gate, began, &inbox, |stream| {
-            let (events, rendezvous) = (events.clone(), &rendezvous);
-            scope.spawn(move || answer(rendezvous, stream, gate, &events));
+            let (events, rendezvous, talking) = (events.clone(), &rendezvous, &talking);
+            if talking.fetch_add(1, Ordering::Relaxed) >= STRANGERS + 2 * rendezvous.peers.len() {
+                talking.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+            scope.spawn(move || {
+                answer(rendezvous, stream, trust, gate, &events);
+                talking.fetch_sub(1, Ordering::Relaxed);
+            });
         });
         // Lets helper threads go that talk to strangers.
         over.store(true, Ordering::Relaxed);
@@ -219,7 +227,7 @@ pub fn connect(listener: &Listener, mut rendezvous: Rendezvous) -> Result<CpuCom
         links,
         abort,
         timeout: rendezvous.timeout,
-        flight: rendezvous.flight.take().unwrap_or_default(),
+        flight,
         pulse: Pulse::new(rendezvous.silence),
     })
 }
@@ -235,7 +243,7 @@ fn gather(
 ) -> Result<Vec<Option<Link>>> {
     let size = rendezvous.peers.len();
     let mut links: Vec<Option<Link>> = (0..size).map(|_| None).collect();
-    let mut halves: Vec<Option<(u32, Purpose, TcpStream)>> = (0..size).map(|_| None).collect();
+    let mut halves: Vec<Option<(u32, Purpose, Wire)>> = (0..size).map(|_| None).collect();
     let first = |p: usize| {
         if p < rendezvous.rank {
             "no answer"
@@ -255,8 +263,8 @@ fn gather(
                             Purpose::Control => (stream, half),
                             Purpose::Data => (half, stream),
                         };
-                        let lane = Lane::Tcp(TcpLink::new(data).map_err(broken)?);
-                        let control = Control::new(control).map_err(broken)?;
+                        let lane = Lane::Tcp(TcpLink::new(data.into_parts()).map_err(broken)?);
+                        let control = Control::new(control.into_parts()).map_err(broken)?;
                         links[peer] = Some(Link::new(lane, control));
                     }
                     // Left over from an attempt that the caller has given up.
@@ -292,156 +300,4 @@ fn gather(
             answer(stream);
         }
     }
-}
-
-/// Calls a lower rank until it answers.
-fn call(rendezvous: &Rendezvous, peer: &PeerAddr, gate: Gate<'_>, events: &Sender<Event>) {
-    for attempt in 0.. {
-        if !gate.open() {
-            return;
-        }
-        let outcome = match call_once(rendezvous, peer, gate, attempt) {
-            Ok(Ok(link)) => Event::Linked(peer.rank, Box::new(link)),
-            Ok(Err(Reply::Refused(reason))) => Event::Failed(Error::Refused {
-                peer: peer.rank,
-                addr: peer.addr,
-                reason,
-            }),
-            Ok(Err(Reply::Later(reason))) => Event::Trouble(peer.rank, reason),
-            Ok(Err(Reply::Welcome)) => continue,
-            // Cut off by the end of the rendezvous: what was heard before says more.
-            Err(_) if !gate.open() => return,
-            Err(e) => Event::Trouble(peer.rank, e.to_string()),
-        };
-        let again = matches!(outcome, Event::Trouble(..));
-        // The other end lives as long as the rendezvous; if it is over, nobody cares.
-        let _ = events.send(outcome);
-        if !again {
-            return;
-        }
-        std::thread::sleep(RETRY);
-    }
-}
-
-fn call_once(
-    rendezvous: &Rendezvous,
-    peer: &PeerAddr,
-    gate: Gate<'_>,
-    attempt: u32,
-) -> io::Result<std::result::Result<Link, Reply>> {
-    let dial = |purpose: Purpose| -> io::Result<(TcpStream, Reply)> {
-        let mut stream = TcpStream::connect_timeout(&peer.addr, gate.left(ATTEMPT))?;
-        rendezvous
-            .hello(purpose, peer.rank, attempt)
-            .send(&mut stream)?;
-        let reply = Reply::receive(&mut stream, gate)?;
-        Ok((stream, reply))
-    };
-    let (mut control, reply) = dial(Purpose::Control)?;
-    if reply != Reply::Welcome {
-        return Ok(Err(reply));
-    }
-    let near = rendezvous.peers[rendezvous.rank].host_id == peer.host_id;
-    let made = if near && rendezvous.shared_memory {
-        shm::create()
-            .inspect_err(|reason| no_shared_memory(peer.rank, reason))
-            .map_or((None, None), |(link, posted)| (Some(link), Some(posted)))
-    } else {
-        (None, None)
-    };
-    let (offered, posted) = made;
-    send_offer(&mut control, posted.as_ref().map(Posted::offer).as_ref())?;
-    let reply = Reply::receive(&mut control, gate)?;
-    // The other side has mapped it by now, or never will.
-    drop(posted);
-    let lane = match (offered, reply) {
-        (Some(link), Reply::Welcome) => Lane::Shm(link),
-        (offered, reply) => {
-            if let (Some(_), Reply::Refused(reason)) = (offered, reply) {
-                no_shared_memory(peer.rank, &reason);
-            }
-            let (data, reply) = dial(Purpose::Data)?;
-            if reply != Reply::Welcome {
-                return Ok(Err(reply));
-            }
-            Lane::Tcp(TcpLink::new(data)?)
-        }
-    };
-    Ok(Ok(Link::new(lane, Control::new(control)?)))
-}
-
-/// Hears a caller out. Whoever it is, only its own connection is at stake.
-fn answer(rendezvous: &Rendezvous, mut stream: TcpStream, gate: Gate<'_>, events: &Sender<Event>) {
-    let from = stream
-        .peer_addr()
-        .map_or_else(|_| "somewhere".into(), |a| a.to_string());
-    let answered = answer_caller(rendezvous, &mut stream, gate).and_then(|(hello, lane)| {
-        let peer = hello.from as usize;
-        Ok(match lane {
-            Some(lane) => Event::Linked(peer, Box::new(Link::new(lane, Control::new(stream)?))),
-            None => Event::Half(peer, hello.attempt, hello.purpose, stream),
-        })
-    });
-    match answered {
-        Ok(event) => {
-            let _ = events.send(event);
-        }
-        Err(reason) => tracing::warn!(
-            rank = rendezvous.rank, %from, %reason, "turned a connection away"
-        ),
-    }
-}
-
-fn answer_caller(
-    rendezvous: &Rendezvous,
-    stream: &mut TcpStream,
-    gate: Gate<'_>,
-) -> io::Result<(Hello, Option<Lane>)> {
-    stream.set_nonblocking(false)?;
-    let hello = match Hello::receive(stream, gate) {
-        Ok(hello) => hello,
-        Err(e) => {
-            if e.kind() == io::ErrorKind::InvalidData {
-                Reply::Refused(format!("it received {e}")).send(stream)?;
-            }
-            return Err(e);
-        }
-    };
-    let verdict = hello.judge(&rendezvous.hello(Purpose::Control, rendezvous.rank, 0));
-    verdict.send(stream)?;
-    if let Reply::Later(reason) | Reply::Refused(reason) = verdict {
-        return Err(io::Error::other(format!(
-            "rank {} told: {reason}",
-            hello.from
-        )));
-    }
-    if hello.purpose == Purpose::Data {
-        return Ok((hello, None));
-    }
-    let lane = match receive_offer(stream, gate)? {
-        None => {
-            Reply::Welcome.send(stream)?;
-            None
-        }
-        Some(_) if !rendezvous.shared_memory => {
-            Reply::Refused("the other side is configured for TCP".into()).send(stream)?;
-            None
-        }
-        Some(offer) => match shm::attach(&offer) {
-            Ok(link) => {
-                Reply::Welcome.send(stream)?;
-                Some(Lane::Shm(link))
-            }
-            Err(reason) => {
-                no_shared_memory(hello.from as usize, &reason);
-                Reply::Refused(reason).send(stream)?;
-                None
-            }
-        },
-    };
-    Ok((hello, lane))
-}
-
-fn no_shared_memory(peer: usize, reason: &str) {
-    tracing::warn!(peer, %reason, "no shared memory with this rank of the same host, using TCP");
 }

@@ -4,6 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use crate::seal::{LENGTH, Seals};
+
 /// Why a peer is gone, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Farewell {
@@ -19,6 +21,18 @@ pub(crate) struct Control {
     stream: TcpStream,
     inbox: Vec<u8>,
     gone: Option<Farewell>,
+    /// Where ranks have a secret.
+    sealed: Option<Box<Sealed>>,
+}
+
+/// How a control connection is sealed.
+#[derive(Debug)]
+struct Sealed {
+    seals: Box<Seals>,
+    /// Records, and a part of one, that have come.
+    arrived: Vec<u8>,
+    /// What of a record the kernel had no room for.
+    leaving: Vec<u8>,
 }
 
 const WAKE: u8 = b'w';
@@ -28,8 +42,10 @@ const BYE_BYTES: usize = 7;
 const NOBODY: u32 = u32::MAX;
 
 impl Control {
-    /// Takes over a connected socket.
-    pub(crate) fn new(stream: TcpStream) -> std::io::Result<Control> {
+    /// Takes over a connected socket, and how it is sealed.
+    pub(crate) fn new(
+        (stream, seals): (TcpStream, Option<Box<Seals>>),
+    ) -> std::io::Result<Control> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         // A peer whose whole machine vanished never closes: probe after 5 s, give up 6 s later.
@@ -42,6 +58,13 @@ impl Control {
             stream,
             inbox: Vec::new(),
             gone: None,
+            sealed: seals.map(|seals| {
+                Box::new(Sealed {
+                    seals,
+                    arrived: Vec::new(),
+                    leaving: Vec::new(),
+                })
+            }),
         })
     }
 
@@ -69,7 +92,16 @@ impl Control {
     /// Wakes a peer that sleeps on a ring; to any other it is a sign of life.
     pub(crate) fn wake(&mut self) {
         // A full socket holds unread wake-ups, a broken one shows when it is read.
-        let _ = self.stream.write(&[WAKE]);
+        match &mut self.sealed {
+            None => {
+                let _ = self.stream.write(&[WAKE]);
+            }
+            Some(sealed) => {
+                if sealed.flush(&mut self.stream) {
+                    sealed.send(&mut self.stream, &[WAKE]);
+                }
+            }
+        }
     }
 
     /// Takes what has arrived: wake-ups (nothing to do), last words, the end. Says whether anything has.
@@ -81,8 +113,21 @@ impl Control {
                 Ok(0) => self.gone = Some(self.last_words("its process ended or closed the link")),
                 Ok(n) => {
                     heard = true;
-                    self.inbox.extend_from_slice(&chunk[..n]);
+                    let taken = match &mut self.sealed {
+                        None => {
+                            self.inbox.extend_from_slice(&chunk[..n]);
+                            Ok(())
+                        }
+                        Some(sealed) => sealed.take(&chunk[..n], &mut self.inbox),
+                    };
                     self.skip_wakes();
+                    if let Err(reason) = taken {
+                        // Not its last words: whoever writes here may have made them up.
+                        self.gone = Some(Farewell {
+                            culprit: None,
+                            reason,
+                        });
+                    }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -109,7 +154,12 @@ impl Control {
         message.extend_from_slice(text);
         self.read();
         // Best effort: closing alone already tells the peer that this rank is gone.
-        let _ = self.stream.write_all(&message);
+        match &mut self.sealed {
+            None => {
+                let _ = self.stream.write_all(&message);
+            }
+            Some(sealed) => sealed.send(&mut self.stream, &message),
+        }
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
@@ -134,5 +184,42 @@ impl Control {
             culprit: None,
             reason: otherwise.to_string(),
         })
+    }
+}
+
+impl Sealed {
+    /// Sends what is left of earlier records. False if the kernel has no room for all of it.
+    fn flush(&mut self, stream: &mut TcpStream) -> bool {
+        while !self.leaving.is_empty() {
+            match stream.write(&self.leaving) {
+                Ok(n) if n > 0 => {
+                    self.leaving.drain(..n);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Sends a record after what is left of earlier ones, as far as the kernel takes it.
+    fn send(&mut self, stream: &mut TcpStream, bytes: &[u8]) {
+        self.seals.sealer.seal([bytes, &[]], &mut self.leaving);
+        self.flush(stream);
+    }
+
+    /// Takes what has arrived and puts what was in whole records into `inbox`.
+    fn take(&mut self, bytes: &[u8], inbox: &mut Vec<u8>) -> Result<(), String> {
+        self.arrived.extend_from_slice(bytes);
+        while let Some(length) = self.arrived.first_chunk::<LENGTH>() {
+            let whole = self.seals.opener.length(*length)?;
+            if self.arrived.len() < whole {
+                break;
+            }
+            let opened = self.seals.opener.open(&mut self.arrived[..whole])?;
+            inbox.extend_from_slice(opened);
+            self.arrived.drain(..whole);
+        }
+        Ok(())
     }
 }

@@ -98,6 +98,19 @@ pub enum Error {
         /// Its answer.
         reason: String,
     },
+    /// Who answers at a peer's address does not know the generation's secret.
+    #[error(
+        "rank {peer} at {addr} did not prove that it knows the secret of generation {generation}: it is another process, \
+         or was told another secret (retryable in a new generation)"
+    )]
+    Unauthenticated {
+        /// The peer that should be there.
+        peer: usize,
+        /// Where it listens.
+        addr: SocketAddr,
+        /// The generation.
+        generation: u64,
+    },
     /// A peer did not join in time.
     #[error("rank {peer} at {addr} did not join within {waited:.1?}: {reason} (retryable)")]
     Unreachable {
@@ -206,6 +219,7 @@ impl Error {
             | Error::PeerLost { .. }
             | Error::Deadline { .. }
             | Error::Unreachable { .. }
+            | Error::Unauthenticated { .. }
             | Error::System { .. }
             | Error::Nccl { .. }
             | Error::Stalled { .. }
@@ -236,6 +250,7 @@ impl Error {
             | Error::Protocol { peer, .. }
             | Error::Refused { peer, .. }
             | Error::Unfit { peer, .. }
+            | Error::Unauthenticated { peer, .. }
             | Error::Unreachable { peer, .. } => Some(*peer),
             Error::Nccl { peer, .. } => *peer,
             Error::Aborted { .. }

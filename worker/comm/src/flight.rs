@@ -25,6 +25,7 @@ struct Inner {
     origin: Instant,
     issued: AtomicU64,
     moves: AtomicU64,
+    rejected: AtomicU64,
     ring: Mutex<Ring>,
 }
 
@@ -105,6 +106,7 @@ impl Default for Flight {
                 origin: Instant::now(),
                 issued: AtomicU64::new(0),
                 moves: AtomicU64::new(0),
+                rejected: AtomicU64::new(0),
                 ring,
             }),
         }
@@ -121,6 +123,12 @@ impl Flight {
     /// stays, nothing has moved.
     pub fn moves(&self) -> u64 {
         self.inner.moves.load(Ordering::Relaxed)
+    }
+
+    /// Attempts to get in that were refused: connections on which somebody did not prove that it knows the
+    /// generation's secret, and records that were not what a peer had sealed.
+    pub fn rejected(&self) -> u64 {
+        self.inner.rejected.load(Ordering::Relaxed)
     }
 
     /// What is known now.
@@ -186,6 +194,11 @@ impl Flight {
     /// Nothing has moved since `since`, and this peer is waited for.
     pub(crate) fn waits(&self, op: OpId, peer: usize, since: Instant) {
         self.ring().waits = Some((op, peer, since));
+    }
+
+    /// Somebody tried to get in.
+    pub(crate) fn reject(&self) {
+        self.inner.rejected.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Bytes move again.

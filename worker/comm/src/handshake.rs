@@ -1,4 +1,5 @@
 //! The first bytes on every connection: who calls, for which job and generation, and the answer.
+//! What follows them where ranks have a secret is in `door.rs`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -10,7 +11,7 @@ use crate::segment::Offer;
 
 const MAGIC: [u8; 8] = *b"ESPALIER";
 /// Raised whenever what follows the magic changes in any way.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// Longest string that is believed.
 const MAX_TEXT: usize = 4096;
 /// How often a blocked read looks whether it is still wanted.
@@ -35,6 +36,8 @@ pub(crate) struct Hello {
     /// Counts the caller's attempts: a data connection belongs to the control connection of the
     /// same attempt.
     pub(crate) attempt: u32,
+    /// Where ranks have a secret: random bytes, others on each connection.
+    pub(crate) fresh: Option<[u8; 32]>,
 }
 
 /// The answer.
@@ -111,7 +114,7 @@ impl Gate<'_> {
         Ok(())
     }
 
-    fn array<const N: usize>(&self, stream: &mut impl Source) -> io::Result<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&self, stream: &mut impl Source) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
         self.read_exact(stream, &mut bytes)?;
         Ok(bytes)
@@ -144,7 +147,7 @@ fn push_text(out: &mut Vec<u8>, text: &str) {
 }
 
 impl Hello {
-    pub(crate) fn send(&self, stream: &mut TcpStream) -> io::Result<()> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.push(match self.purpose {
@@ -156,7 +159,11 @@ impl Hello {
             out.extend_from_slice(&number.to_le_bytes());
         }
         push_text(&mut out, &self.job);
-        stream.write_all(&out)
+        out.push(u8::from(self.fresh.is_some()));
+        if let Some(fresh) = &self.fresh {
+            out.extend_from_slice(fresh);
+        }
+        out
     }
 
     /// Reads an introduction; `InvalidData` says what is wrong with it.
@@ -180,6 +187,11 @@ impl Hello {
         let mut number = || gate.array(stream).map(u32::from_le_bytes);
         let (from, to, size, attempt) = (number()?, number()?, number()?, number()?);
         let job = gate.text(stream)?;
+        let fresh = match gate.array(stream)? {
+            [0] => None,
+            [1] => Some(gate.array(stream)?),
+            [other] => return Err(nonsense(format!("encryption of kind {other}"))),
+        };
         Ok(Hello {
             purpose,
             job,
@@ -188,11 +200,12 @@ impl Hello {
             to,
             size,
             attempt,
+            fresh,
         })
     }
 
     /// The answer of a rank that would introduce itself as `me` (only its
-    /// job, generation, size and `from` are looked at).
+    /// job, generation, size, `from` and whether it encrypts are looked at).
     pub(crate) fn judge(&self, me: &Hello) -> Reply {
         if self.job != me.job {
             return Reply::Refused(format!(
@@ -210,6 +223,20 @@ impl Hello {
             return Reply::Later(format!(
                 "it is still at generation {}, the caller is at {}",
                 me.generation, self.generation
+            ));
+        }
+        let speaks = |fresh: bool| {
+            if fresh {
+                "encrypts"
+            } else {
+                "speaks plain text"
+            }
+        };
+        if self.fresh.is_some() != me.fresh.is_some() {
+            return Reply::Refused(format!(
+                "it {}, the caller {}; all ranks of a generation must have its secret, or none",
+                speaks(me.fresh.is_some()),
+                speaks(self.fresh.is_some())
             ));
         }
         if self.size != me.size {
@@ -232,7 +259,7 @@ impl Hello {
 }
 
 impl Reply {
-    pub(crate) fn send(&self, stream: &mut TcpStream) -> io::Result<()> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let (code, text) = match self {
             Reply::Welcome => (0, ""),
             Reply::Later(text) => (1, text.as_str()),
@@ -241,7 +268,11 @@ impl Reply {
         let mut out = MAGIC.to_vec();
         out.push(code);
         push_text(&mut out, text);
-        stream.write_all(&out)
+        out
+    }
+
+    pub(crate) fn send(&self, stream: &mut impl Write) -> io::Result<()> {
+        stream.write_all(&self.encode())
     }
 
     pub(crate) fn receive(stream: &mut impl Source, gate: Gate<'_>) -> io::Result<Reply> {
@@ -263,7 +294,7 @@ impl Reply {
 }
 
 /// Offers a segment (or none) to the called side.
-pub(crate) fn send_offer(stream: &mut TcpStream, offer: Option<&Offer>) -> io::Result<()> {
+pub(crate) fn send_offer(stream: &mut impl Write, offer: Option<&Offer>) -> io::Result<()> {
     let mut out = Vec::new();
     push_text(&mut out, offer.map_or("", |o| &o.name));
     out.extend_from_slice(&offer.map_or([0; 16], |o| o.token));

@@ -69,6 +69,16 @@
 //! no special case. On every link a control connection stays beside the bytes: its end is the end
 //! of the peer, noticed at once even by a rank that sleeps.
 //!
+//! # Who is let in
+//!
+//! With a [`Secret`] in its [`Rendezvous`] a rank joins nobody that does not prove to have the same one:
+//! both sides of every connection do, over fresh random bytes and all that names them (job, generation,
+//! ranks), and every byte between sockets is then sealed (AES-256-GCM, a key per direction and
+//! connection). What was changed, repeated or left out on the way fails the operation and names the peer;
+//! [`Flight::rejected`] counts it. Sums and their bits stay the same. Rings and lent memory stay as they
+//! are: what lies in the memory of one host is for its user alone. Without a secret everything travels
+//! in plain text, and anybody who reaches the port can join. NCCL's own connections are never sealed.
+//!
 //! # Limits
 //!
 //! * The deadline does not know why a peer is slow: [`Rendezvous::timeout`] must be longer than
@@ -119,7 +129,9 @@ mod call;
 mod collective;
 mod control;
 mod cpu;
+mod dial;
 mod direct;
+mod door;
 mod error;
 mod ext;
 #[cfg(feature = "fault")]
@@ -141,11 +153,14 @@ mod pending;
 mod pulse;
 #[doc(hidden)]
 pub mod raw;
+mod seal;
+mod secret;
 mod segment;
 mod shm;
 mod slices;
 mod stream;
 mod tcp;
+mod tcp_sealed;
 mod traffic;
 
 pub use abort::AbortHandle;
@@ -162,6 +177,7 @@ pub use memory::{Buffer, DType, Element, Memory, Number, RawBuffer, Region};
 #[cfg(feature = "nccl")]
 pub use nccl::{DeviceBuffer, NcclCommunicator, NcclOptions, nccl_report};
 pub use pending::{Handle, Outcome, Pending};
+pub use secret::Secret;
 pub use traffic::{Moved, Traffic};
 
 mod sealed {

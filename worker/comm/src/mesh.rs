@@ -145,7 +145,10 @@ impl Link {
             }
             Err(reason) => {
                 control.lost(&reason);
-                *spoiled = matches!(lane, Lane::Shm(_));
+                *spoiled = match lane {
+                    Lane::Shm(_) => true,
+                    Lane::Tcp(tcp) => tcp.forged(),
+                };
             }
         }
         moved

@@ -339,7 +339,7 @@ mod tests {
     fn control() -> Control {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let stream = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-        Control::new(stream).expect("control")
+        Control::new((stream, None)).expect("control")
     }
 
     #[test]

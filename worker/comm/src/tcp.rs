@@ -5,10 +5,12 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::flow::{Intake, Outgoing};
+use crate::seal::Seals;
+use crate::tcp_sealed::SealedLane;
 
 /// Most bytes per call and turn: large enough that system calls don't count, small enough that
 /// both directions and all peers get their turn and arriving bytes are combined while in cache.
-const TURN: usize = 256 * 1024;
+pub(crate) const TURN: usize = 256 * 1024;
 
 /// Kernel buffers asked for per direction.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
@@ -17,17 +19,27 @@ const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct TcpLink {
     stream: TcpStream,
+    /// Where ranks have a secret.
+    sealed: Option<Box<SealedLane>>,
 }
 
 impl TcpLink {
-    /// Takes over a connected socket.
-    pub(crate) fn new(stream: TcpStream) -> std::io::Result<TcpLink> {
+    /// Takes over a connected socket, and how it is sealed.
+    pub(crate) fn new(
+        (stream, seals): (TcpStream, Option<Box<Seals>>),
+    ) -> std::io::Result<TcpLink> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         // The kernel grants what it allows; less only costs speed.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER);
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&stream, SOCKET_BUFFER);
-        Ok(TcpLink { stream })
+        let sealed = seals.map(|seals| Box::new(SealedLane::new(seals)));
+        Ok(TcpLink { stream, sealed })
+    }
+
+    /// Whether something came that the peer has not sent.
+    pub(crate) fn forged(&self) -> bool {
+        self.sealed.as_ref().is_some_and(|sealed| sealed.forged())
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -36,6 +48,9 @@ impl TcpLink {
 
     /// Sends what fits now. `Err` means that the connection is lost.
     pub(crate) fn send(&mut self, out: &mut Outgoing<'_>) -> Result<usize, String> {
+        if let Some(sealed) = &mut self.sealed {
+            return sealed.send(&mut self.stream, out);
+        }
         let [head, payload] = out.rest();
         let payload = &payload[..payload.len().min(TURN)];
         if head.is_empty() && payload.is_empty() {
@@ -56,6 +71,9 @@ impl TcpLink {
 
     /// Receives what is there. `Err` means that the connection is lost.
     pub(crate) fn recv(&mut self, peer: usize, intake: &mut dyn Intake) -> Result<usize, String> {
+        if let Some(sealed) = &mut self.sealed {
+            return sealed.recv(&mut self.stream, peer, intake);
+        }
         let mut total = 0;
         while total < TURN && intake.want(peer) > 0 {
             let space = intake.space(peer);
@@ -77,6 +95,6 @@ impl TcpLink {
     }
 }
 
-fn would_block(e: &std::io::Error) -> bool {
+pub(crate) fn would_block(e: &std::io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -7,7 +7,7 @@ mod peer;
 
 fn seeds() -> Vec<Vec<u8>> {
     let mut hello = b"ESPALIER".to_vec();
-    hello.extend(2_u16.to_le_bytes());
+    hello.extend(3_u16.to_le_bytes());
     hello.push(0);
     hello.extend(1_u64.to_le_bytes());
     for number in [1_u32, 0, 2, 1] {
@@ -15,6 +15,8 @@ fn seeds() -> Vec<Vec<u8>> {
     }
     hello.extend(3_u16.to_le_bytes());
     hello.extend(b"job");
+    hello.push(1);
+    hello.extend([9; 32]);
     let mut reply = b"ESPALIER".to_vec();
     reply.push(2);
     reply.extend(2_u16.to_le_bytes());

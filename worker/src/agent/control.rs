@@ -1,6 +1,7 @@
 //! How orders reach the ranks of a job.
 
 use super::limits::Limits;
+use super::telemetry::Telemetry;
 use super::watched::Watched;
 use espalier_spec::Rank;
 use espalier_spec::report::Failure;
@@ -37,6 +38,7 @@ pub struct Control {
     step: AtomicU64,
     aborts: Mutex<Vec<Abort>>,
     limits: Limits,
+    telemetry: Telemetry,
     /// The ranks, in the order in which they began.
     watched: Mutex<Vec<Arc<Watched>>>,
     /// Why the worker has given the job up.
@@ -51,6 +53,17 @@ impl Control {
             limits,
             ..Self::default()
         }
+    }
+
+    /// The same, and what its ranks are measured with.
+    #[must_use]
+    pub fn measured(self, telemetry: Telemetry) -> Self {
+        Self { telemetry, ..self }
+    }
+
+    /// What its ranks are measured with.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     /// How long ranks may wait for others.

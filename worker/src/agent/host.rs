@@ -6,11 +6,13 @@ use super::held::{Held, Holding, Loaded};
 use super::limits::Limits;
 use super::log::{self, Author};
 use super::report::{Address, Content, Outcome, Report};
+use super::telemetry::Telemetry;
 use super::watchdog::Watchdog;
+use crate::allow::Allowed;
 use crate::checkpoint::{self, Store};
 use crate::engine::{self, Ending, RankContext, Sources};
 use crate::fetch;
-use espalier_comm::Listener;
+use espalier_comm::{Listener, Secret};
 use espalier_spec::plan::Seat;
 use espalier_spec::recovery::Restore;
 use espalier_spec::report::{Checkpoint, Failure};
@@ -49,6 +51,10 @@ pub struct Assignment {
     pub threads: usize,
     /// How long ranks may wait for others.
     pub limits: Limits,
+    /// What they are measured with.
+    pub telemetry: Telemetry,
+    /// What the job may name.
+    pub allowed: Allowed,
 }
 
 /// The order to train.
@@ -62,6 +68,8 @@ pub struct StartOrder {
     pub resume: Option<Checkpoint>,
     /// The snapshot to go on from instead.
     pub restore: Option<Restore>,
+    /// What the ranks know each other by; none: they speak plain text.
+    pub secret: Option<Secret>,
 }
 
 /// A job that this worker hosts.
@@ -93,7 +101,8 @@ impl Hosted {
         before: Option<Hosted>,
         reports: UnboundedSender<Report>,
     ) -> std::io::Result<Self> {
-        let control = Arc::new(Control::with(assignment.limits));
+        let telemetry = assignment.telemetry.of(&assignment.uid);
+        let control = Arc::new(Control::with(assignment.limits).measured(telemetry));
         let (start, started) = mpsc::channel();
         let hosted = Self {
             uid: assignment.uid.clone(),
@@ -111,7 +120,7 @@ impl Hosted {
                 control,
                 reports,
             };
-            host.sign(None);
+            let _signed = log::sign(host.author(None));
             if let Some(before) = before {
                 before.join();
             }
@@ -210,16 +219,19 @@ impl Host {
         if stop() {
             return Ok(None);
         }
+        let assignment = &self.assignment;
+        let allowed = &assignment.allowed;
+        allowed.check(&assignment.spec).map_err(|e| e.failure())?;
         if let Some(loaded) = holding.loaded() {
             return Ok(Some(loaded));
         }
-        let assignment = &self.assignment;
         let spec = match fetch::bring(&assignment.spec, &assignment.cache, &stop) {
             Ok(local) => local,
             Err(fetch::Error::Stopped) => return Ok(None),
             Err(error) => return Err(error.failure()),
         };
-        let sources = Sources::load(&spec).map_err(|e| e.failure())?;
+        let roots = allowed.of_samples(&assignment.cache);
+        let sources = Sources::load_within(&spec, &roots).map_err(|e| e.failure())?;
         let profile = sources.profile(&spec).map_err(|e| e.failure())?;
         let loaded = Loaded {
             spec: Arc::new(spec),
@@ -266,6 +278,7 @@ impl Host {
                 sources: Arc::clone(&loaded.sources),
                 resume: order.resume.clone(),
                 restore: order.restore.clone(),
+                secret: order.secret.clone(),
                 holding: Arc::clone(holding),
                 control: Arc::clone(&self.control),
             };
@@ -273,7 +286,7 @@ impl Host {
             let order = Arc::clone(&order);
             let name = format!("{} {}", self.assignment.spec.name, seat.rank);
             let thread = thread::Builder::new().name(name).spawn(move || {
-                log::sign(author.clone());
+                let _signed = log::sign(author.clone());
                 let report = |content| {
                     let (job, generation) = (author.job.clone(), author.generation);
                     let _ = author.reports.send(Report {
@@ -356,10 +369,6 @@ impl Host {
             rank,
             reports: self.reports.clone(),
         }
-    }
-
-    fn sign(&self, rank: Option<Rank>) {
-        log::sign(self.author(rank));
     }
 
     fn report(&self, content: Content) {

@@ -1,23 +1,55 @@
 //! Which coordinator is called, and whether it may give orders.
 
 use super::stream::Error;
-use espalier_proto::v1;
+use super::wire;
+use espalier_proto::{Route, v1};
+use espalier_tls::{ClientTls, explain};
 use std::time::Duration;
 use tonic::Status;
 use tonic::transport::Endpoint;
 
-/// How the coordinator at an address is called.
-pub(super) fn endpoint(address: &str) -> Result<Endpoint, Error> {
+/// The coordinators to call. With certificates, an address without a scheme means `https://`.
+pub(super) fn route(addresses: &str, tls: &ClientTls) -> Result<Route, Error> {
+    let route = match tls.is_given() {
+        true => Route::parse_secure(addresses),
+        false => Route::parse(addresses),
+    };
+    let route = route.ok_or_else(|| Error::Address {
+        address: addresses.to_owned(),
+        message: "it is empty".to_owned(),
+    })?;
+    for address in route.given() {
+        endpoint(address, tls)?;
+    }
+    Ok(route)
+}
+
+/// What went wrong with a connection or a call: with certificates in words that say what to do.
+pub(super) fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    explain(error).unwrap_or_else(|| wire::chain(error))
+}
+
+/// A call's failure, likewise: it names the transport alone where the coordinator refused a certificate.
+pub(super) fn told_status(status: Status) -> Status {
+    match explain(&status) {
+        Some(text) => Status::unavailable(text),
+        None => status,
+    }
+}
+
+/// How the coordinator at an address is called; its certificates are read anew each time.
+pub(super) fn endpoint(address: &str, tls: &ClientTls) -> Result<Endpoint, Error> {
     let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|e| Error::Address {
         address: address.to_owned(),
         message: e.to_string(),
     })?;
-    Ok(endpoint
+    let endpoint = endpoint
         .connect_timeout(Duration::from_secs(5))
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true);
+    Ok(tls.endpoint(endpoint)?)
 }
 
 /// The coordinator that was obeyed last.

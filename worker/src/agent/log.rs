@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::field::{Field, Visit};
+use tracing::span::EnteredSpan;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
@@ -28,9 +29,21 @@ thread_local! {
     static AUTHOR: RefCell<Option<Author>> = const { RefCell::new(None) };
 }
 
-/// Says that everything this thread logs from now on belongs to a job.
-pub fn sign(author: Author) {
+/// Says that everything this thread logs from now on belongs to a job; in the worker's own log as
+/// long as what this returns is kept.
+#[must_use]
+pub fn sign(author: Author) -> EnteredSpan {
+    let rank = author.rank.map(|rank| rank.0);
+    // At this level, so that no filter takes it from a line that it lets through.
+    let span = tracing::error_span!(
+        parent: None,
+        "job",
+        job = author.job.0,
+        generation = author.generation.0,
+        rank
+    );
     AUTHOR.with(|slot| *slot.borrow_mut() = Some(author));
+    span.entered()
 }
 
 /// The layer that picks up lines of signed threads.

@@ -2,16 +2,19 @@
 
 use super::held::Held;
 use super::host::{Assignment, Hosted};
-use super::leader::{Obeyed, endpoint};
+use super::leader::{Obeyed, endpoint, route, told, told_status};
 use super::limits::Limits;
 use super::report::{Address, Content, Outcome, Report};
+use super::telemetry::Telemetry;
 use super::wire;
+use crate::allow::Allowed;
 use espalier_proto::v1;
 use espalier_proto::v1::coordinator_message::Message as Order;
 use espalier_proto::v1::worker_message::Message;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
-use espalier_proto::{ApiError, Route};
+use espalier_proto::{ApiError, Credentials, Route};
 use espalier_spec::Generation;
+use espalier_tls::{ClientTls, TlsError};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -37,6 +40,10 @@ pub struct Config {
     /// Address of the coordinator, such as `http://127.0.0.1:7443`; of several, which stand in for
     /// each other, separated by commas.
     pub coordinator: String,
+    /// Whom it trusts to be a coordinator, and how it shows who it is.
+    pub tls: ClientTls,
+    /// What it proves with that it may join.
+    pub credentials: Credentials,
     /// Name of the worker.
     pub name: String,
     /// Host name.
@@ -51,6 +58,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How long ranks may wait for others.
     pub limits: Limits,
+    /// What they are measured with.
+    pub telemetry: Telemetry,
+    /// What jobs may name.
+    pub allowed: Allowed,
 }
 
 /// Why a worker ends by itself.
@@ -64,6 +75,9 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// Certificates can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The coordinator does not want this worker.
     #[error("the coordinator refused this worker: {0}")]
     Refused(String),
@@ -74,13 +88,7 @@ pub enum Error {
 /// # Errors
 /// [`Error`] if there is no sense in trying again.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let mut route = Route::parse(&config.coordinator).ok_or_else(|| Error::Address {
-        address: config.coordinator.clone(),
-        message: "it is empty".to_owned(),
-    })?;
-    for address in route.given() {
-        endpoint(address)?;
-    }
+    let mut route = route(&config.coordinator, &config.tls)?;
     let (reports, incoming) = mpsc::unbounded_channel();
     let mut agent = Agent {
         instance: uuid::Uuid::new_v4().to_string(),
@@ -102,6 +110,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             ended = agent.serve(route.address()) => ended,
             () = &mut shutdown => break,
         };
+        agent.config.telemetry.metrics.parted();
         if let Err(status) = &ended
             && matches!(
                 status.code(),
@@ -201,12 +210,17 @@ impl Agent {
         address: &str,
     ) -> Result<(Sender, Streaming<v1::CoordinatorMessage>, Duration), Status> {
         // A leader may have named it.
-        let channel = endpoint(address)
+        let channel = endpoint(address, &self.config.tls)
             .map_err(|e| Status::unavailable(e.to_string()))?
             .connect()
             .await
-            .map_err(|e| Status::unavailable(wire::chain(&e)))?;
-        let mut client = WorkerServiceClient::new(channel);
+            .map_err(|e| Status::unavailable(told(&e)))?;
+        let bearer = self
+            .config
+            .credentials
+            .read()
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut client = WorkerServiceClient::with_interceptor(channel, bearer);
         let (sender, receiver) = mpsc::channel(64);
         let hello = Message::Hello(v1::Hello {
             name: self.config.name.clone(),
@@ -220,11 +234,14 @@ impl Agent {
         let _ = sender.try_send(wire::message(hello));
         let mut orders = client
             .connect(ReceiverStream::new(receiver))
-            .await?
+            .await
+            .map_err(told_status)?
             .into_inner();
-        match orders.message().await?.and_then(|m| m.message) {
+        let first = orders.message().await.map_err(told_status)?;
+        match first.and_then(|m| m.message) {
             Some(Order::Welcome(welcome)) => {
                 self.obeyed.admit(&welcome)?;
+                self.config.telemetry.metrics.welcomed();
                 let interval = welcome
                     .heartbeat_interval
                     .and_then(|d| Duration::try_from(d).ok());
@@ -347,6 +364,8 @@ impl Agent {
             devices: self.config.devices.clone(),
             threads,
             limits: self.config.limits,
+            telemetry: self.config.telemetry.clone(),
+            allowed: self.config.allowed.clone(),
         })
     }
 

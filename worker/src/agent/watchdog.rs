@@ -168,10 +168,11 @@ impl Watch {
     /// Writes down what a rank was doing.
     fn tell(&self, watched: &Watched, still: Duration, number: u32) {
         let rank = watched.rank();
-        log::sign(Author {
+        let _signed = log::sign(Author {
             rank: Some(rank),
             ..self.author.clone()
         });
+        self.control.telemetry().metrics.stalled();
         let sentence = sentence(watched, still);
         let record = record(watched, still, &self.author);
         let name = format!(

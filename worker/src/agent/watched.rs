@@ -5,7 +5,11 @@ use espalier_spec::Rank;
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Stages of a step that are timed, in order.
+pub const STAGES: [&str; 5] = ["fetch", "forward", "backward", "exchange", "update"];
 
 /// What a rank is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,18 @@ impl Phase {
             self,
             Phase::Loading | Phase::Connecting | Phase::Restoring | Phase::Caching | Phase::Ended
         )
+    }
+
+    /// Its place among [`STAGES`], if it is a part of a step.
+    fn stage(self) -> Option<usize> {
+        match self {
+            Phase::Fetching => Some(0),
+            Phase::Forward(_) => Some(1),
+            Phase::Backward(_) => Some(2),
+            Phase::Agreeing => Some(3),
+            Phase::Updating => Some(4),
+            _ => None,
+        }
     }
 
     fn code(self) -> u64 {
@@ -117,6 +133,25 @@ pub struct Watched {
     step: AtomicU64,
     /// Grows with every phase and step.
     changes: AtomicU64,
+    stages: Mutex<Stages>,
+}
+
+/// Times of a step's stages; only the rank itself changes them.
+#[derive(Debug, Default)]
+struct Stages {
+    /// The one that it is in, and since when.
+    now: Option<(usize, Instant)>,
+    spent: [Duration; STAGES.len()],
+}
+
+impl Stages {
+    fn enter(&mut self, stage: Option<usize>) {
+        let now = Instant::now();
+        if let Some((before, since)) = self.now {
+            self.spent[before] += now - since;
+        }
+        self.now = stage.map(|stage| (stage, now));
+    }
 }
 
 impl Watched {
@@ -130,7 +165,15 @@ impl Watched {
             phase: AtomicU64::new(Phase::Loading.code()),
             step: AtomicU64::new(0),
             changes: AtomicU64::new(0),
+            stages: Mutex::default(),
         }
+    }
+
+    /// How long it was in each stage since this was asked last.
+    pub fn take_stages(&self) -> [Duration; STAGES.len()] {
+        let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        stages.enter(None);
+        std::mem::take(&mut stages.spent)
     }
 
     /// Which one.
@@ -178,6 +221,9 @@ impl Watched {
 
     /// It begins to do something.
     pub fn enter(&self, phase: Phase) {
+        let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        stages.enter(phase.stage());
+        drop(stages);
         self.phase.store(phase.code(), Ordering::Relaxed);
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
@@ -210,6 +256,27 @@ pub fn enter(phase: Phase) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Promise: time is counted to the stage that a rank is in, and once.
+    #[test]
+    fn stages_are_timed() {
+        let watched = Watched::new(Rank(0));
+        let begun = Instant::now();
+        watched.enter(Phase::Fetching);
+        watched.enter(Phase::Forward(0));
+        let forward = Instant::now();
+        while forward.elapsed() < Duration::from_millis(1) {
+            std::hint::spin_loop();
+        }
+        watched.enter(Phase::Backward(0));
+        watched.enter(Phase::Evaluating);
+        let stages = watched.take_stages();
+        let all: Duration = stages.iter().sum();
+        assert!(all <= begun.elapsed(), "{stages:?}");
+        assert!(stages[1] >= Duration::from_millis(1), "{stages:?}");
+        assert_eq!(stages[3..], [Duration::ZERO; 2]);
+        assert_eq!(watched.take_stages(), [Duration::ZERO; STAGES.len()]);
+    }
 
     // Promise: every phase is seen from another thread as what it is, and each is a sign of progress.
     #[test]

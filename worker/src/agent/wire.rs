@@ -2,6 +2,7 @@
 
 use super::host::StartOrder;
 use super::report::{Content, Outcome, Report};
+use espalier_comm::Secret;
 use espalier_proto::v1::worker_message::Message;
 use espalier_proto::{Wire, convert, time, v1};
 use espalier_spec::plan::Seat;
@@ -49,12 +50,28 @@ pub(super) fn start(start: v1::Start) -> Result<StartOrder, String> {
         .transpose()
         .map_err(|e| e.to_string())?;
     let addresses = start.addresses.into_iter().map(Into::into).collect();
+    let secret = secret(&start.secret)?;
     Ok(StartOrder {
         plan,
         addresses,
         resume,
         restore,
+        secret,
     })
+}
+
+/// What ranks are to know each other by; none if they are to speak plain text.
+fn secret(bytes: &[u8]) -> Result<Option<Secret>, String> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    match Secret::from_slice(bytes) {
+        Some(secret) => Ok(Some(secret)),
+        None => Err(format!(
+            "the order to start has a secret of {} bytes, expected 32 or none",
+            bytes.len()
+        )),
+    }
 }
 
 /// Writes what a job says.
@@ -174,4 +191,21 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: what is no secret is refused, never taken for the order to speak plain text; an error does not
+    // show it.
+    #[test]
+    fn secrets_are_whole_or_absent() {
+        assert_eq!(secret(&[]), Ok(None));
+        assert_eq!(secret(&[7; 32]), Ok(Some(Secret::new([7; 32]))));
+        for len in [1, 31, 33] {
+            let error = secret(&vec![7; len]).unwrap_err();
+            assert!(error.contains(&format!("{len} bytes")), "{error}");
+        }
+    }
 }

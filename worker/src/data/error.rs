@@ -371,6 +371,9 @@ pub enum Problem {
         /// What the system said, and what the column may hold.
         message: String,
     },
+    /// The column's file lies where this worker lets no job read: the column, and why.
+    #[error("column `{0}`: {1}")]
+    Outside(String, String),
     /// An image or a sound that can't be decoded, or that a label doesn't fit into; an answer that is not
     /// where it should be.
     #[error(
@@ -484,14 +487,10 @@ pub(crate) fn nearest<'a>(
     names: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {
     let wanted_lower = wanted.to_lowercase();
+    let score = |name: &str| strsim::jaro_winkler(&wanted_lower, &name.to_lowercase());
     names
         .into_iter()
-        .map(|name| {
-            (
-                strsim::jaro_winkler(&wanted_lower, &name.to_lowercase()),
-                name,
-            )
-        })
+        .map(|name| (score(name), name))
         .filter(|(score, _)| *score >= 0.8)
         // The first of equals wins, so that the answer is always the same.
         .reduce(|best, next| if next.0 > best.0 { next } else { best })

@@ -9,6 +9,7 @@ use super::cell::shortened;
 use super::image::ImageReader;
 use super::inputs::{flatten, mismatch};
 use super::{Cell, Error, Place, Problem};
+use crate::allow::Roots;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::fs;
@@ -26,6 +27,8 @@ pub struct MediaReader {
     kind: Kind,
     /// Frames that the backbone makes of an input.
     frames: Option<usize>,
+    /// Where files may lie.
+    roots: Roots,
 }
 
 #[derive(Debug)]
@@ -75,6 +78,7 @@ impl MediaReader {
                 shape,
                 kind,
                 frames: None,
+                roots: Roots::default(),
             })
         };
         read().map_err(|message| Error::Preprocessor { file, message })
@@ -88,7 +92,14 @@ impl MediaReader {
             shape,
             kind,
             frames: None,
+            roots: Roots::default(),
         }
+    }
+
+    /// Reads files that lie in `roots` alone.
+    #[must_use]
+    pub fn within(self, roots: Roots) -> Self {
+        Self { roots, ..self }
     }
 
     /// Says how many frames the backbone makes of an input, if any.
@@ -220,6 +231,8 @@ impl MediaReader {
             Cell::Text(text) if text.contains('\0') => Ok(Held::Bytes(text.into_bytes())),
             Cell::Text(path) | Cell::Raw(path) if !path.is_empty() => {
                 let file = folder.join(&path);
+                let file = self.roots.find(&file);
+                let file = file.map_err(|why| Problem::Outside(column.to_owned(), why))?;
                 let bytes = fs::read(&file).map_err(|cause| Problem::MediaFile {
                     column: column.to_owned(),
                     path: if path.len() > 200 {

@@ -46,6 +46,8 @@ pub struct Exchange {
     waited: Duration,
     begun: Option<Instant>,
     span: Duration,
+    /// When the last exchange that has ended began.
+    first: Option<Instant>,
 }
 
 /// Memory for what other ranks send.
@@ -82,6 +84,7 @@ impl Exchange {
             most_present: 0,
             begun: None,
             span: Duration::ZERO,
+            first: None,
             received: Vec::new(),
             comm,
             how,
@@ -256,6 +259,7 @@ impl Exchange {
         self.waited += begun.elapsed();
         if let Some(begun) = self.begun.take() {
             self.span += begun.elapsed();
+            self.first.get_or_insert(begun);
         }
         Ok(())
     }
@@ -383,6 +387,11 @@ impl Exchange {
     /// computing or not.
     pub fn take_span(&mut self) -> Duration {
         std::mem::take(&mut self.span)
+    }
+
+    /// When the first exchange began since this was asked last.
+    pub fn take_first(&mut self) -> Option<Instant> {
+        self.first.take()
     }
 
     /// Time spent waiting for other ranks since this was asked last.

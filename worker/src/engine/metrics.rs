@@ -1,6 +1,9 @@
 //! `metrics.jsonl` in the job's directory: one line per report, for people's own plots. After a
-//! recovery steps may come twice: the later line counts.
+//! recovery steps may come twice: the later line counts. The same as event files for TensorBoard, in
+//! `tensorboard/`: there what a recovery made void is marked so.
 
+use super::board::Board;
+use espalier_spec::Step;
 use espalier_spec::report::{Evaluation, Progress};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
@@ -13,6 +16,7 @@ const FILE: &str = "metrics.jsonl";
 #[derive(Debug)]
 pub(super) struct Metrics {
     file: Option<File>,
+    board: Board,
 }
 
 impl Metrics {
@@ -23,20 +27,31 @@ impl Metrics {
         let file = opened
             .inspect_err(|error| tracing::warn!("no metrics in {}: {error}", path.display()))
             .ok();
-        Self { file }
+        let board = Board::open(dir);
+        Self { file, board }
     }
 
     /// Writes nothing.
     pub(super) fn none() -> Self {
-        Self { file: None }
+        Self {
+            file: None,
+            board: Board::none(),
+        }
+    }
+
+    /// Training goes on after so many steps.
+    pub(super) fn begin(&mut self, steps: Step) {
+        self.board.begin(steps);
     }
 
     pub(super) fn progress(&mut self, progress: &Progress) {
         self.line("progress", progress);
+        self.board.progress(progress);
     }
 
     pub(super) fn evaluation(&mut self, evaluation: &Evaluation) {
         self.line("evaluation", evaluation);
+        self.board.evaluation(evaluation);
     }
 
     fn line<T: Serialize>(&mut self, kind: &str, value: &T) {

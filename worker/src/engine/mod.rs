@@ -5,6 +5,7 @@ mod account;
 mod adamw;
 mod agree;
 mod balancing;
+mod board;
 mod cache;
 mod combine;
 mod costs;

@@ -1,6 +1,8 @@
 //! The loop of a rank: steps, evaluations, checkpoints, the end.
 
 mod durable;
+mod finish;
+mod measure;
 
 use super::account::Account;
 use super::agree::Stop;
@@ -17,11 +19,11 @@ use crate::agent::report::{Address, Content};
 use crate::agent::watched::{self, Phase, Watched};
 use crate::checkpoint::{RunState, Saving, Store, Uploading};
 use crate::data::{Loader, LoaderOptions, Placement};
-use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous};
+use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous, Secret};
 use espalier_spec::recovery::{Milestone, Restore};
 use espalier_spec::report::{Checkpoint, ExchangeStats};
 use espalier_spec::{JobId, JobSpec, Plan, Rank, Step};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -46,6 +48,8 @@ pub struct RankContext {
     pub resume: Option<Checkpoint>,
     /// The snapshot to go on from instead.
     pub restore: Option<Restore>,
+    /// What ranks know each other by; none: they speak plain text.
+    pub secret: Option<Secret>,
     /// What this worker holds of the job in memory.
     pub holding: Arc<Holding>,
     /// How it is told to stop.
@@ -128,6 +132,7 @@ pub fn run_rank(
     let snapshots = Snapshots::new(&context.spec.recovery, &context.plan.seats, holding);
     let ending = Run {
         names: names.collect(),
+        sent: 0,
         metrics,
         snapshots,
         leaving: false,
@@ -180,6 +185,7 @@ fn connect(
     );
     let limits = context.control.limits();
     (rendezvous.timeout, rendezvous.silence) = (limits.peer_timeout, limits.peer_silence);
+    rendezvous.secret = context.secret.clone();
     watched.stops_by(abort.clone());
     rendezvous.abort = Some(abort);
     rendezvous.flight = Some(watched.flight().clone());
@@ -211,6 +217,8 @@ struct Run<'a> {
     state: RunState,
     total: u64,
     names: Vec<String>,
+    /// Bytes that were sent to other ranks when they were last counted.
+    sent: u64,
     metrics: Metrics,
     watched: Arc<Watched>,
     tell: Tell<'a>,
@@ -219,6 +227,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn run(mut self) -> Result<Ending, Error> {
         let ending = self.whole();
+        self.measure_snapshots();
         // Where a rank was lost, nobody waits for its part.
         if !matches!(ending, Err(Error::Comm(_))) {
             self.wait_for_saving();
@@ -231,6 +240,7 @@ impl Run<'_> {
         self.take_up()?;
         (self.tell)(Content::Reached(Milestone::Restored, self.state.step));
         self.watched.set_step(self.state.step.0);
+        self.metrics.begin(self.state.step);
         self.watched.enter(Phase::Caching);
         let draws = self.total * u64::from(self.context.spec.training.batch_size);
         self.trainer.cache_features(draws, &self.context.dir)?;
@@ -282,6 +292,7 @@ impl Run<'_> {
             let told = self.context.control.told();
             let report = self.trainer.step(&batch, told)?;
             let took = begun.elapsed();
+            self.measure(batch.step, took, &report.times);
             // Before anything that a later generation may go on from.
             account.step(&batch);
             if self.state.step == first {
@@ -443,49 +454,4 @@ impl Run<'_> {
         let patience = self.context.spec.evaluation.early_stopping_patience;
         Ok(patience.is_some_and(|patience| self.state.evaluations_without_gain >= patience))
     }
-
-    /// Takes the best model, tests it and exports it.
-    fn finish(&mut self) -> Result<Ending, Error> {
-        self.watched.enter(Phase::Exporting);
-        let mut step = self.state.step;
-        if self.context.spec.evaluation.select_best
-            && let Some((_, best)) = self.state.best
-            && best != step
-        {
-            self.trainer
-                .load_best(&self.store, &self.context.dir, best)?;
-            step = best;
-        }
-        self.trainer.follow_target()?;
-        if let Some(evaluation) = self.trainer.evaluate(Which::Test, step)? {
-            self.metrics.evaluation(&evaluation);
-            (self.tell)(Content::Evaluation(evaluation));
-        }
-        for task in self.trainer.tasks().iter() {
-            let lost = task.splits().map(|split| split.lost()).sum::<u64>();
-            if lost > 0 && self.context.rank == Rank(0) {
-                tracing::warn!(
-                    task = task.name,
-                    lost,
-                    "answers lie beyond backbone.max_tokens and were learned as if there were none"
-                );
-            }
-        }
-        let target = self.context.spec.output.as_ref().map(PathBuf::from);
-        let target = target.unwrap_or_else(|| self.context.dir.join("export"));
-        self.watched.enter(Phase::Exporting);
-        self.trainer.export(&target, step)?;
-        if self.context.rank == Rank(0) {
-            tracing::info!(step = step.0, path = %target.display(), "exported");
-        }
-        self.wait_for_upload();
-        Ok(Ending::Exported(absolute(&target)))
-    }
-}
-
-fn absolute(path: &Path) -> String {
-    std::path::absolute(path)
-        .unwrap_or_else(|_| path.to_owned())
-        .display()
-        .to_string()
 }

@@ -127,6 +127,8 @@ pub(super) struct Snapshots {
     last: u64,
     /// What the newest cost this rank.
     cost: Duration,
+    /// Those that were taken since they were counted: what they cost, and bytes.
+    taken: Vec<(Duration, u64)>,
     /// Steps since the last agreement, and their time.
     steps: u32,
     spent: Duration,
@@ -141,9 +143,15 @@ impl Snapshots {
             agreed: None,
             last: 0,
             cost: Duration::ZERO,
+            taken: Vec::new(),
             steps: 0,
             spent: Duration::ZERO,
         }
+    }
+
+    /// Snapshots that were taken since this was asked last: what each cost this rank, and its bytes.
+    pub(super) fn take_costs(&mut self) -> Vec<(Duration, u64)> {
+        std::mem::take(&mut self.taken)
     }
 
     /// Whether the job has any.
@@ -213,6 +221,7 @@ impl Snapshots {
     ) -> Result<(), Error> {
         let begun = Instant::now();
         let part = trainer.take_part(state)?;
+        let bytes = part.images.whole().len() as u64;
         let comm = trainer.exchange.comm();
         self.mirror(comm, part)?;
         self.last = state.step.0;
@@ -222,6 +231,7 @@ impl Snapshots {
         let begun = Instant::now();
         self.holding.confirmed(state.step);
         self.cost += begun.elapsed();
+        self.taken.push((self.cost, bytes));
         Ok(())
     }
 

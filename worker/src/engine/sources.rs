@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::headset::HeadSet;
+use crate::allow::Roots;
 use crate::data::{self, MediaReader, Order, TaskData, Tokenizer};
 use crate::heads;
 use crate::model::{self, Backbone, Frames, Modality, Options, Source};
@@ -33,9 +34,17 @@ impl Sources {
     /// # Errors
     /// What is wrong with them, with file, row and column.
     pub fn load(spec: &JobSpec) -> Result<Self, Error> {
+        Self::load_within(spec, &Roots::default())
+    }
+
+    /// The same, of samples whose files lie in `roots`.
+    ///
+    /// # Errors
+    /// As [`Sources::load`]; a sample names a file that lies elsewhere.
+    pub fn load_within(spec: &JobSpec, roots: &Roots) -> Result<Self, Error> {
         let model = Source::open(&spec.backbone.path)?.tuned(&spec.tuning);
         let modality = model.modality()?;
-        let inputs = inputs(&model, modality, spec.backbone.max_tokens)?;
+        let inputs = inputs(&model, modality, spec.backbone.max_tokens, roots)?;
         let model = match spec.backbone.extend_vocabulary {
             true => model.with_vocabulary(inputs.tokens())?,
             false => model,
@@ -172,7 +181,7 @@ impl Sources {
     }
 }
 
-/// How the data side must read inputs for a model.
+/// How the data side must read inputs for a model; files of samples lie in `roots`.
 ///
 /// # Errors
 /// If the tokenizer is missing, or it or the preprocessor's configuration is unusable.
@@ -180,6 +189,7 @@ pub fn inputs(
     model: &Source,
     modality: Modality,
     max_tokens: u32,
+    roots: &Roots,
 ) -> Result<data::Modality, Error> {
     Ok(match modality {
         Modality::Text => {
@@ -192,7 +202,7 @@ pub fn inputs(
             let shape = shape.map(|size| size.unsigned_abs() as usize);
             let frames = model.frames()?.map(Frames::count);
             let reader = MediaReader::load(model.dir(), shape)?.with_frames(frames);
-            data::Modality::Media(Arc::new(reader))
+            data::Modality::Media(Arc::new(reader.within(roots.clone())))
         }
     })
 }

@@ -48,6 +48,8 @@ pub struct StepTimes {
     pub exchange: Duration,
     /// Scalar products, weights and the combined gradient.
     pub balancing: Duration,
+    /// When the first gradient was sent.
+    pub exchange_begun: Option<Instant>,
 }
 
 impl PartialEq for StepTimes {
@@ -132,6 +134,7 @@ impl Trainer {
                 waited: self.exchange.take_waited(),
                 exchange: self.exchange.take_span(),
                 balancing: balancing + combining,
+                exchange_begun: self.exchange.take_first(),
             },
         })
     }

@@ -181,6 +181,7 @@ impl Job {
                     sources: Arc::clone(&self.sources),
                     resume: None,
                     restore: restore.clone(),
+                    secret: None,
                     holding: Arc::new(Holding::open(&hosts[rank].held, UID)),
                     control: Arc::clone(&controls[rank]),
                 };

@@ -11,16 +11,17 @@ use std::collections::BTreeMap;
 /// Longest name of a job or a task, in bytes: that of a DNS label.
 pub(super) const MAX_NAME: usize = 63;
 
-pub(super) fn name(name: &str, found: &mut Findings) {
+/// The name of the job, or of its namespace.
+pub(super) fn name(field: &str, name: &str, found: &mut Findings) {
     let rule = "lower-case letters, digits and `-`, starting with a letter and ending with a \
                 letter or digit";
     if name.is_empty() {
-        found.add("name", format!("is empty; expected a name of {rule}"));
+        found.add(field, format!("is empty; expected a name of {rule}"));
         return;
     }
     if name.len() > MAX_NAME {
         found.add(
-            "name",
+            field,
             format!(
                 "has {} characters; at most {MAX_NAME} are allowed: shorten it",
                 name.len()
@@ -40,7 +41,7 @@ pub(super) fn name(name: &str, found: &mut Findings) {
         None => String::new(),
     };
     found.add(
-        "name",
+        field,
         format!("{name:?} is not a valid name; expected {rule}{advice}"),
     );
 }

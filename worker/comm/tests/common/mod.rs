@@ -5,7 +5,9 @@ pub(crate) mod suite;
 
 use std::time::Duration;
 
-use espalier_comm::{CpuCommunicator, Listener, PeerAddr, Rendezvous, Result, connect, host_id};
+use espalier_comm::{
+    CpuCommunicator, Listener, PeerAddr, Rendezvous, Result, Secret, connect, host_id,
+};
 
 /// How the ranks of a test are joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,9 +16,11 @@ pub(crate) enum Via {
     Tcp,
     /// Shared memory between even ranks, TCP to and between odd ones.
     Mixed,
+    /// As `Mixed`, with a secret: what goes over sockets is sealed.
+    Sealed,
 }
 
-pub(crate) const ALL: [Via; 3] = [Via::Shm, Via::Tcp, Via::Mixed];
+pub(crate) const ALL: [Via; 4] = [Via::Shm, Via::Tcp, Via::Mixed, Via::Sealed];
 
 /// Runs `body` on `size` threads, one per rank, and gives the results in rank order.
 pub(crate) fn world<R: Send>(
@@ -40,8 +44,9 @@ pub(crate) fn world<R: Send>(
                     rendezvous.shared_memory = match via {
                         Via::Shm => true,
                         Via::Tcp => false,
-                        Via::Mixed => rank % 2 == 0,
+                        Via::Mixed | Via::Sealed => rank % 2 == 0,
                     };
+                    rendezvous.secret = (via == Via::Sealed).then(|| secret(1));
                     body(connect(listener, rendezvous).expect("join"))
                 })
             })
@@ -67,6 +72,11 @@ pub(crate) fn rendezvous(generation: u64, rank: usize, peers: Vec<PeerAddr>) -> 
     let mut rendezvous = Rendezvous::new("test", generation, rank, peers);
     rendezvous.connect_timeout = Duration::from_secs(20);
     rendezvous
+}
+
+/// One of several secrets.
+pub(crate) fn secret(number: u8) -> Secret {
+    Secret::new([number; 32])
 }
 
 /// Joins a list of results, for tests where nothing may fail.

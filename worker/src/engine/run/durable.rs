@@ -7,11 +7,21 @@ use crate::agent::watched::Phase;
 use crate::checkpoint::Saved;
 use crate::engine::Error;
 use espalier_spec::report::Checkpoint;
+use std::time::Instant;
 
 impl Run<'_> {
     /// Writes a checkpoint: one that is needed before this returns, any other while training goes on. If the latter
     /// cannot be, training goes on with a warning: the older ones are intact.
     pub(super) fn checkpoint(&mut self, needed: bool) -> Result<(), Error> {
+        let begun = Instant::now();
+        let bytes = self.start_checkpoint(needed)?;
+        let telemetry = self.context.control.telemetry();
+        telemetry.metrics.checkpoint(begun.elapsed(), bytes);
+        Ok(())
+    }
+
+    /// The same; answers the bytes of this rank's part that are written beside training.
+    fn start_checkpoint(&mut self, needed: bool) -> Result<u64, Error> {
         let step = self.state.step;
         self.watched.enter(Phase::Checkpointing);
         self.saved();
@@ -30,18 +40,20 @@ impl Run<'_> {
                 result: Ok(Some(path)),
             });
             self.wait_for_upload();
-            return Ok(());
+            return Ok(0);
         }
         let part = self.trainer.take_part(&mut self.state);
         let started = part.and_then(|part| {
+            let bytes = part.images.whole().len() as u64;
             let started = self.saving.start(&self.state, part.images);
-            started.map_err(Error::from)
+            started.map(|()| bytes).map_err(Error::from)
         });
-        if let Err(error) = started {
+        started.or_else(|error| {
             self.saving.excuse(step, &error.to_string());
+            self.context.control.telemetry().metrics.saved(false);
             tracing::error!(step = step.0, %error, "checkpoint failed; training goes on");
-        }
-        Ok(())
+            Ok(0)
+        })
     }
 
     /// Tells of a checkpoint whose writing has ended, and of a copy.
@@ -76,6 +88,8 @@ impl Run<'_> {
 
     fn tell_saved(&mut self, saved: Saved) {
         let step = saved.step;
+        let good = saved.result.is_ok();
+        self.context.control.telemetry().metrics.saved(good);
         match saved.result {
             Ok(Some(path)) => {
                 if let Some(uploading) = &mut self.uploading {

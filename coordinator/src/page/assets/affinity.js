@@ -1,0 +1,82 @@
+// The affinity map: a table of cosines whose cells have colours, so that what is seen is what is read.
+
+import { attribute, fill, h, text } from "./dom.js";
+import { count, figure, number, withSign } from "./format.js";
+import { evidence, findings, relation } from "./evidence.js";
+
+/** Tasks beyond which cells show colour alone; their numbers stay for readers and on hover. */
+const NUMBERS = 16;
+
+export function affinityTab() {
+  const empty = h("p", { class: "empty" }, "No cosines yet: they are known where the gradients of at least two tasks reach the owners apart (see ",
+    h("code", {}, "exchange: {affinity: on}"), ").");
+  const grid = h("div", { class: "scroll" });
+  const said = h("p", { class: "note said", role: "status" });
+  const sentences = h("ul", { class: "findings" });
+  const tasks = h("tbody", {});
+  const table = h("table", { class: "list", "aria-label": "Gradients of the tasks" },
+    h("thead", {}, h("tr", {}, ["Task", "Gradient norm", "Weight", "Steps"].map((name) => h("th", { scope: "col" }, name)))), tasks);
+  const full = h("div", { class: "columns" },
+    h("section", { "aria-labelledby": "map-title" }, h("h2", { id: "map-title" }, "Affinity"),
+      h("p", { class: "soft" }, "Cosine between the tasks' gradients on the shared backbone: where they point the same way, tasks help each other."),
+      grid, legend(), said),
+    h("section", { "aria-labelledby": "findings-title" }, h("h2", { id: "findings-title" }, "Findings"), sentences, h("div", { class: "scroll" }, table)));
+  const element = h("div", {}, empty, full);
+  let shape = "";
+  const cells = new Map();
+
+  function build(names) {
+    cells.clear();
+    const head = h("tr", {}, h("td", {}), names.map((name) => h("th", { scope: "col", title: name }, h("span", {}, name))));
+    const rows = names.map((a) => h("tr", {}, h("th", { scope: "row", title: a }, a), names.map((b) => {
+      const cell = h("td", a === b ? { class: "same" } : { tabindex: "0" }, a === b ? "·" : "");
+      if (a !== b) {
+        cells.set(`${a}/${b}`, cell);
+        for (const name of ["pointerenter", "focus"]) cell.addEventListener(name, () => text(said, cell.dataset.said ?? ""));
+      }
+      return cell;
+    })));
+    fill(grid, h("table", { class: names.length > NUMBERS ? "heat dense" : "heat", "aria-label": "Cosines between the gradients of tasks" }, h("thead", {}, head), h("tbody", {}, rows)));
+  }
+
+  return {
+    element,
+    update({ job }) {
+      const affinity = job?.progress?.affinity;
+      const pairs = affinity?.pairs ?? [];
+      empty.hidden = pairs.length > 0;
+      full.hidden = pairs.length === 0;
+      if (!pairs.length) return;
+      const names = affinity.tasks.map((task) => task.task);
+      if (shape !== names.join("/")) {
+        shape = names.join("/");
+        build(names);
+      }
+      // Colours span what there is, but never less than a tenth: noise should look like noise.
+      const most = Math.max(0.1, ...pairs.map((pair) => Math.abs(number(pair.cosine))));
+      for (const pair of pairs) {
+        for (const key of [`${pair.a}/${pair.b}`, `${pair.b}/${pair.a}`]) {
+          const cell = cells.get(key);
+          if (!cell) continue;
+          const cosine = number(pair.cosine);
+          text(cell, withSign(cosine));
+          attribute(cell, "data-relation", relation(pair));
+          attribute(cell, "data-sign", cosine < 0 ? "less" : "more");
+          cell.dataset.said = `${pair.a} and ${pair.b}: ${evidence(pair)}`;
+          cell.title = cell.dataset.said;
+          cell.style.setProperty("--strength", `${Math.round((Math.abs(cosine) / most) * 55)}%`);
+        }
+      }
+      const words = findings(affinity);
+      if (sentences.textContent !== words.join("")) fill(sentences, words.map((sentence) => h("li", {}, sentence)));
+      fill(tasks, affinity.tasks.map((task) => h("tr", {}, h("th", { scope: "row" }, task.task), h("td", { "data-label": "Gradient norm" }, figure(number(task.norm))),
+        h("td", { "data-label": "Weight" }, figure(number(task.weight))), h("td", { "data-label": "Steps" }, count(task.steps)))));
+    },
+  };
+}
+
+function legend() {
+  return h("div", { class: "heat-legend", "aria-hidden": "true" }, h("span", {}, "hurt"), h("i", {}), h("span", {}, "help"),
+    h("span", { class: "note" }, "bold: beyond two standard errors"));
+}
+

@@ -1,0 +1,278 @@
+//! One resource at a time: observe, decide, write, act, settle, write.
+
+use crate::coordinator::Coordinator;
+use crate::decide::{Act, Outcome, Seen, World, decide, may_have_job, notes, settle};
+use crate::health::Health;
+use crate::names::job_name;
+use crate::resource::{FINALIZER, State, TrainingJob, TrainingJobStatus};
+use crate::watches::Watches;
+use espalier_proto::{ApiError, v1};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Api, Client, Resource};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How soon a resource that somebody else has written to is looked at again.
+const CONFLICT: Duration = Duration::from_millis(200);
+/// How soon it is tried again where the API server fails.
+const TROUBLE: Duration = Duration::from_secs(5);
+
+/// The API server did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct Error {
+    what: &'static str,
+    #[source]
+    source: kube::Error,
+}
+
+impl Error {
+    fn of(what: &'static str) -> impl FnOnce(kube::Error) -> Self {
+        move |source| Self { what, source }
+    }
+
+    /// Whether somebody else was faster, or the resource has gone.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(&self.source, kube::Error::Api(status) if status.is_conflict() || status.is_not_found())
+    }
+}
+
+/// What a resource is worked on with.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The coordinator.
+    pub coordinator: Coordinator,
+    /// Where events go.
+    pub recorder: Recorder,
+    /// Streams of jobs.
+    pub watches: Watches,
+    /// How the operator is.
+    pub health: Arc<Health>,
+    /// Devices of one worker.
+    pub devices_per_worker: u32,
+}
+
+/// Looks at a resource and does one thing about it. Answers when to look again.
+///
+/// # Errors
+/// The API server's. Those of the coordinator are in the resource's status.
+pub async fn reconcile(resource: Arc<TrainingJob>, context: Arc<Context>) -> Result<Action, Error> {
+    let done = context.pass(&resource.key()).await;
+    let well = done.as_ref().map_or_else(Error::passes, |_| true);
+    context.health.passed(well);
+    done
+}
+
+/// What follows an error.
+#[must_use]
+pub fn again(_: Arc<TrainingJob>, error: &Error, _: Arc<Context>) -> Action {
+    Action::requeue(if error.passes() { CONFLICT } else { TROUBLE })
+}
+
+impl Context {
+    /// One pass over the resource of a key.
+    ///
+    /// # Errors
+    /// As [`reconcile`].
+    pub async fn pass(&self, key: &(String, String)) -> Result<Action, Error> {
+        let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), &key.0);
+        // As it is, not as it was when its change was told: what is decided must be about what is.
+        let found = api.get_opt(&key.1).await.map_err(Error::of("get"))?;
+        let Some(resource) = found else {
+            self.watches.forget(key);
+            return Ok(Action::await_change());
+        };
+        let job = self.look(&resource).await;
+        let mut world = World {
+            now: Timestamp::now(),
+            resource,
+            job,
+            devices_per_worker: self.devices_per_worker,
+        };
+        let decision = decide(&world);
+        world.resource = self.write(&api, world.resource, decision.status).await?;
+        self.follow(key, &world);
+        let Some((act, why)) = decision.act else {
+            return Ok(match decision.again {
+                Some(after) => Action::requeue(after),
+                None => Action::await_change(),
+            });
+        };
+        let (namespace, name) = key;
+        tracing::info!(%namespace, %name, act = act.name(), "{why}");
+        match &act {
+            Act::Hold => self.hold(&api, &world.resource).await,
+            Act::Release => self.release(&api, &world.resource).await,
+            Act::Expire => self.expire(&api, &world.resource).await,
+            _ => {
+                let outcome = self.perform(&act).await;
+                let settled = settle(&world, &act, &outcome);
+                if let Outcome::Failed(error) = &outcome {
+                    tracing::warn!(%namespace, %name, act = act.name(), "{error}");
+                }
+                self.write(&api, world.resource, settled.status).await?;
+                Ok(Action::requeue(settled.again.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// The job of a resource's name, if it may have one.
+    async fn look(&self, resource: &TrainingJob) -> Seen {
+        if !may_have_job(resource) {
+            return Seen::Absent;
+        }
+        let (namespace, name) = resource.key();
+        match self.coordinator.job(&job_name(&namespace, &name)).await {
+            Ok(Some(job)) => Seen::Present(Box::new(job)),
+            Ok(None) => Seen::Absent,
+            Err(error) => Seen::Away(error.message),
+        }
+    }
+
+    /// Follows the job where something will happen to it.
+    fn follow(&self, key: &(String, String), world: &World) {
+        let status = world.resource.status.clone().unwrap_or_default();
+        match &world.job {
+            Seen::Present(job)
+                if status.job_uid.as_deref() == Some(job.uid.as_str())
+                    && !status.state.is_some_and(State::is_final) =>
+            {
+                self.watches.follow(key, job);
+            }
+            _ => self.watches.forget(key),
+        }
+    }
+
+    /// Writes the status if it is another one, and says what the change means.
+    async fn write(
+        &self,
+        api: &Api<TrainingJob>,
+        mut resource: TrainingJob,
+        status: TrainingJobStatus,
+    ) -> Result<TrainingJob, Error> {
+        let before = resource.status.take().unwrap_or_default();
+        if before == status {
+            resource.status = Some(status);
+            return Ok(resource);
+        }
+        let notes = notes(&before, &status);
+        resource.status = Some(status);
+        let name = resource.key().1;
+        // With the version that it is based on: a change that was not seen makes it a conflict.
+        let written = api
+            .replace_subresource("status", &name, &PostParams::default(), &resource)
+            .await
+            .map_err(Error::of("write the status"))?;
+        for note in notes {
+            let event = Event {
+                type_: match note.warning {
+                    true => EventType::Warning,
+                    false => EventType::Normal,
+                },
+                reason: note.reason,
+                // Events hold 1 kB.
+                note: Some(note.message.chars().take(250).collect()),
+                action: "Reconcile".to_owned(),
+                secondary: None,
+            };
+            // An event that is lost is lost: the status says the same.
+            let published = self
+                .recorder
+                .publish(&event, &written.object_ref(&()))
+                .await;
+            if let Err(error) = published {
+                tracing::debug!("an event was not taken: {error}");
+            }
+        }
+        Ok(written)
+    }
+
+    async fn perform(&self, act: &Act) -> Outcome {
+        let job = |answer: Result<v1::Job, ApiError>| match answer {
+            Ok(job) => Outcome::Done(Some(Box::new(job))),
+            Err(error) => Outcome::Failed(error),
+        };
+        match act {
+            Act::Create { spec, request_id } => {
+                let spec = v1::JobSpec::clone(spec);
+                job(self.coordinator.create(spec, request_id.clone()).await)
+            }
+            Act::Pause(name) => job(self.coordinator.pause(name).await),
+            Act::Resume(name) => job(self.coordinator.resume(name).await),
+            Act::Cancel(name) => job(self.coordinator.cancel(name).await),
+            Act::Forget(name) => match self.coordinator.forget(name).await {
+                Ok(()) => Outcome::Done(None),
+                Err(error) => Outcome::Failed(error),
+            },
+            // These are the API server's.
+            Act::Hold | Act::Release | Act::Expire => Outcome::Done(None),
+        }
+    }
+
+    async fn hold(&self, api: &Api<TrainingJob>, resource: &TrainingJob) -> Result<Action, Error> {
+        let mut finalizers = resource.metadata.finalizers.clone().unwrap_or_default();
+        finalizers.push(FINALIZER.to_owned());
+        self.finalizers(api, resource, finalizers).await?;
+        Ok(Action::requeue(Duration::ZERO))
+    }
+
+    async fn release(
+        &self,
+        api: &Api<TrainingJob>,
+        resource: &TrainingJob,
+    ) -> Result<Action, Error> {
+        let mut finalizers = resource.metadata.finalizers.clone().unwrap_or_default();
+        finalizers.retain(|finalizer| finalizer != FINALIZER);
+        self.watches.forget(&resource.key());
+        match self.finalizers(api, resource, finalizers).await {
+            Err(error) if error.passes() => Ok(Action::requeue(CONFLICT)),
+            Err(error) => Err(error),
+            Ok(()) => Ok(Action::await_change()),
+        }
+    }
+
+    async fn finalizers(
+        &self,
+        api: &Api<TrainingJob>,
+        resource: &TrainingJob,
+        finalizers: Vec<String>,
+    ) -> Result<(), Error> {
+        let patch = json!({
+            "metadata": {
+                "resourceVersion": resource.metadata.resource_version,
+                "finalizers": finalizers,
+            },
+        });
+        let name = resource.key().1;
+        let patched = api
+            .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await;
+        patched
+            .map(|_| ())
+            .map_err(Error::of("change the finalizers"))
+    }
+
+    async fn expire(
+        &self,
+        api: &Api<TrainingJob>,
+        resource: &TrainingJob,
+    ) -> Result<Action, Error> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                resource_version: resource.metadata.resource_version.clone(),
+                uid: resource.metadata.uid.clone(),
+            }),
+            ..DeleteParams::default()
+        };
+        let name = resource.key().1;
+        let deleted = api.delete(&name, &params).await;
+        deleted.map_err(Error::of("delete after its end"))?;
+        Ok(Action::await_change())
+    }
+}

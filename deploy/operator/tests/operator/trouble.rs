@@ -1,0 +1,106 @@
+//! Conflicts, lost answers, and a coordinator that is away.
+
+use crate::apiserver::Fault;
+use crate::kit::Node;
+use crate::stage::{JOBS, Stage};
+use espalier_operator::resource::State;
+
+// Promise: who writes at the same time gets a conflict in one of the two, and loses nothing.
+#[tokio::test]
+async fn conflicts() {
+    let stage = Stage::start().await;
+    let operator = stage.operator();
+    stage.create("a");
+    for method in ["PATCH", "PUT"] {
+        // Somebody else is faster, just before the finalizer or the status is written.
+        stage.api.fail(method, "trainingjobs/a", Fault::Meddle);
+        let mut conflicts = 0;
+        while !stage.api.all_failed() {
+            if let Err(error) = operator.pass("a").await {
+                assert!(error.passes(), "{error}");
+                conflicts += 1;
+            }
+        }
+        assert_eq!(conflicts, 1, "{method}");
+        let key = crate::apiserver::key(&format!("{JOBS}/a"));
+        let object = stage.api.get(&format!("{JOBS}/a")).unwrap();
+        assert_eq!(
+            object["metadata"]["annotations"]["somebody"], "else",
+            "{method}"
+        );
+        let clean = serde_json::json!({ "metadata": { "annotations": null } });
+        stage
+            .api
+            .with(|store| store.patch(&key, None, &clean).unwrap());
+    }
+    stage.settle(&operator, "a").await;
+    assert_eq!(stage.status("a").state, Some(State::Queued));
+    stage.node.stop().await;
+}
+
+// Promise: a write that came through although its answer was lost is found, at every write of a life.
+#[tokio::test]
+async fn lost_answers() {
+    let stage = Stage::start().await;
+    for (number, fault) in [Fault::Lose, Fault::Refuse(500), Fault::Refuse(409)]
+        .into_iter()
+        .enumerate()
+    {
+        let name = format!("lost{number}");
+        stage.create(&name);
+        for deleted in [false, true] {
+            if deleted {
+                stage.delete(&name);
+            }
+            for _ in 0..8 {
+                for method in ["PATCH", "PUT"] {
+                    stage.api.fail(method, &name, fault);
+                    // Another operator each time.
+                    let _ = stage.operator().pass(&name).await;
+                }
+            }
+            stage.api.spare();
+            stage.settle(&stage.operator(), &name).await;
+            let state = stage.status(&name).state;
+            match deleted {
+                false => assert_eq!(state, Some(State::Queued), "{fault:?}"),
+                true => assert!(stage.resource(&name).is_none(), "{fault:?}"),
+            }
+            assert_eq!(stage.job(&name).await.is_none(), deleted, "{fault:?}");
+        }
+    }
+    stage.node.stop().await;
+}
+
+// Promise: while the coordinator is away nothing is forgotten, and another one goes on with the same job.
+#[tokio::test]
+async fn a_coordinator_that_is_away() {
+    let stage = Stage::start().await;
+    stage.create("a");
+    stage.settle(&stage.operator(), "a").await;
+    let uid = stage.job("a").await.unwrap().uid;
+    let Stage {
+        api,
+        node,
+        directory,
+    } = stage;
+    let gone = node.address;
+    node.stop().await;
+    // A new one on the same store, at another address.
+    let node = Node::start(directory.path()).await;
+    let stage = Stage {
+        api,
+        node,
+        directory,
+    };
+    if gone != stage.node.address {
+        let lost = stage.operator_at(&format!("http://{gone}"));
+        lost.pass("a").await.unwrap();
+        assert_eq!(stage.condition("a", "CoordinatorReachable").0, "False");
+        assert_eq!(stage.status("a").state, Some(State::Queued));
+    }
+    stage.settle(&stage.operator(), "a").await;
+    assert_eq!(stage.condition("a", "CoordinatorReachable").0, "True");
+    assert_eq!(stage.status("a").job_uid, Some(uid));
+    stage.node.stop().await;
+}

@@ -1,0 +1,123 @@
+//! `espalier-worker run`: works for a coordinator.
+
+use anyhow::Context as _;
+use espalier_proto::Credentials;
+use espalier_proto::bearer::Secret;
+use espalier_tls::ClientFlags;
+use espalier_worker::agent::{self, Config, Limits, TelemetryFlags, log::JobLog};
+use espalier_worker::allow::Allowed;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tracing_subscriber::Registry;
+use tracing_subscriber::layer::Layered;
+use tracing_subscriber::prelude::*;
+
+#[derive(clap::Args)]
+pub(crate) struct Run {
+    /// Address of the coordinator; of several that stand in for each other, separated by commas or
+    /// each with a flag of its own.
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:7443",
+        env = "ESPALIER_SERVER",
+        value_delimiter = ','
+    )]
+    coordinator: Vec<String>,
+    /// Token that lets this worker join; seen by everybody on this host, so rather give a file.
+    #[arg(
+        long,
+        env = "ESPALIER_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    token: Option<Secret>,
+    /// File that holds the token; read again at every connection.
+    #[arg(long, env = "ESPALIER_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Name of this worker; default: host name and process id.
+    #[arg(long)]
+    name: Option<String>,
+    /// Ranks that it hosts.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    ranks: u32,
+    /// Compute threads of each rank; default: all cores divided by ranks. Ranks of a job with
+    /// `resources.workers` have one each.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Where jobs keep checkpoints and exports; all workers of a job must see the same directory.
+    #[arg(long, default_value = "espalier-data")]
+    data_dir: PathBuf,
+    /// Address that ranks listen on for their peers; port 0 takes free ones.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Leave, as on SIGTERM, once this file exists; a machine's notice that it will be taken away.
+    #[arg(long, value_name = "PATH")]
+    notice_file: Option<PathBuf>,
+    #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
+    tls: ClientFlags,
+    #[command(flatten)]
+    telemetry: TelemetryFlags,
+    #[command(flatten)]
+    allowed: Allowed,
+}
+
+/// Works until it is told to stop.
+pub(crate) fn work(run: Run) -> anyhow::Result<()> {
+    let log = espalier_telemetry::log::layer::<Layered<JobLog, Registry>>(run.telemetry.log_format);
+    tracing_subscriber::registry().with(JobLog).with(log).init();
+    let data_dir = std::path::absolute(&run.data_dir)?;
+    std::fs::create_dir_all(&data_dir)
+        .with_context(|| format!("--data-dir {}: cannot create it", data_dir.display()))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let host = host_name();
+    let name = run
+        .name
+        .unwrap_or_else(|| format!("{host}-{}", std::process::id()));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let telemetry = runtime.block_on(run.telemetry.start(&name))?;
+    let config = Config {
+        coordinator: run.coordinator.join(","),
+        tls: run.tls.load()?,
+        credentials: Credentials {
+            token: run.token,
+            file: run.token_file,
+        },
+        name,
+        host,
+        devices: vec!["cpu".to_owned(); run.ranks as usize],
+        threads: run.threads.unwrap_or(cores / run.ranks as usize).max(1),
+        data_dir,
+        listen: run.listen,
+        limits: run.limits,
+        telemetry: telemetry.clone(),
+        allowed: run.allowed,
+    };
+    tracing::info!(
+        name = config.name,
+        ranks = config.devices.len(),
+        threads_per_rank = config.threads,
+        device = "cpu",
+        "worker starts"
+    );
+    let leave = agent::told_to_leave(run.notice_file);
+    let ended = runtime.block_on(agent::run(config, leave));
+    telemetry.end();
+    ended?;
+    tracing::info!("worker ends");
+    Ok(())
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() {
+        "worker".to_owned()
+    } else {
+        name.to_owned()
+    }
+}
