@@ -15,8 +15,10 @@ const SHARED: &str = "-*";
 pub enum Kind {
     /// Hosts ranks.
     Worker,
-    /// A person, or a program that acts for one.
+    /// A person, or a program that acts for one; what it may do is said elsewhere.
     User,
+    /// A person who may do everything that people may.
+    Admin,
     /// Keeps jobs and workers.
     Coordinator,
     /// Turns Kubernetes' resources into jobs.
@@ -30,6 +32,7 @@ impl Kind {
         match self {
             Self::Worker => "worker",
             Self::User => "user",
+            Self::Admin => "admin",
             Self::Coordinator => "coordinator",
             Self::Operator => "operator",
         }
@@ -105,6 +108,7 @@ impl Identity {
             "workers" => return Self::shared(name),
             "worker" => Kind::Worker,
             "user" => Kind::User,
+            "admin" => Kind::Admin,
             "coordinator" => Kind::Coordinator,
             "operator" => Kind::Operator,
             _ => return None,
@@ -155,6 +159,7 @@ mod tests {
         let all = [
             Identity::new(Kind::Worker, "w-1.rack"),
             Identity::new(Kind::User, "ada"),
+            Identity::new(Kind::Admin, "root"),
             Identity::new(Kind::Coordinator, "a"),
             Identity::new(Kind::Operator, "espalier"),
             Identity::shared("espalier-worker"),
@@ -175,7 +180,7 @@ mod tests {
             "spiffe://espalier/worker/a*",
             "spiffe://espalier/workers/a-*",
             "spiffe://espalier/Worker/a",
-            "spiffe://espalier/admin/a",
+            "spiffe://espalier/admins/a",
             "spiffe://espalier.evil/worker/a",
             "spiffe://espalier@evil/worker/a",
             "spiffe://espalier//worker/a",

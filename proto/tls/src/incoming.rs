@@ -3,6 +3,7 @@
 use crate::connection::{Connection, Wire};
 use crate::keys::Keys;
 use crate::limits::reason;
+use crate::standing::{Standing, Watched};
 use crate::turned_away::{HANDSHAKE, linger, wants_tls};
 use crate::{Caller, Identity, Limits};
 use std::collections::VecDeque;
@@ -150,6 +151,14 @@ struct Door {
     unsaid: AtomicU64,
 }
 
+/// Who has got through its handshake.
+struct Peer {
+    wire: Wire,
+    identity: Option<Identity>,
+    /// Its certificate, if it has shown one.
+    certificate: Option<Watched>,
+}
+
 /// Why a connection is not let through.
 struct Refusal {
     reason: &'static str,
@@ -165,13 +174,16 @@ impl Door {
     ) -> Option<Connection> {
         let limit = self.limits.handshake_time;
         match tokio::time::timeout(limit, self.shake(stream)).await {
-            Ok(Ok(Some((wire, identity)))) => {
+            Ok(Ok(Some(peer))) => {
+                let standing = peer.certificate.as_ref().map(|it| it.standing.clone());
                 let caller = Caller {
                     address,
-                    identity,
-                    encrypted: matches!(wire, Wire::Tls(_)),
+                    identity: peer.identity,
+                    encrypted: matches!(peer.wire, Wire::Tls(_)),
+                    standing: standing.unwrap_or_else(Standing::lasting),
                 };
-                return Some(Connection::new(wire, caller, place));
+                let connection = Connection::new(peer.wire, caller, peer.certificate, place);
+                return Some(connection);
             }
             // It went away; probes do that.
             Ok(Ok(None)) => {}
@@ -185,7 +197,7 @@ impl Door {
     }
 
     /// The connection and whom its certificate names; none if nothing came over it.
-    async fn shake(&self, stream: TcpStream) -> Result<Option<(Wire, Option<Identity>)>, Refusal> {
+    async fn shake(&self, stream: TcpStream) -> Result<Option<Peer>, Refusal> {
         // Without it small messages wait for others; a connection that can't have it is broken anyway.
         let _ = stream.set_nodelay(true);
         let mut first = [0];
@@ -193,7 +205,11 @@ impl Door {
             return Ok(None);
         }
         let Some(keys) = &self.keys else {
-            return Ok(Some((Wire::Plain(stream), None)));
+            return Ok(Some(Peer {
+                wire: Wire::Plain(stream),
+                identity: None,
+                certificate: None,
+            }));
         };
         if first != [HANDSHAKE] {
             // If it does not hear the answer, nobody else needs it.
@@ -209,7 +225,14 @@ impl Door {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let leaf = certificates.and_then(|chain| chain.first());
                 let identity = leaf.and_then(|leaf| Identity::of_certificate(leaf, &keys.domain));
-                Ok(Some((Wire::Tls(Box::new(stream)), identity)))
+                let shown = certificates.map(<[_]>::to_vec);
+                let certificate = shown
+                    .map(|chain| Watched::begin(Arc::clone(keys), chain, self.limits.reload));
+                Ok(Some(Peer {
+                    wire: Wire::Tls(Box::new(stream)),
+                    identity,
+                    certificate,
+                }))
             }
             Err((error, stream)) => {
                 // The alert says why; it must arrive.

@@ -2,8 +2,10 @@
 
 use crate::pem;
 use crate::server::ServerFiles;
+use crate::standing::Shown;
 use crate::{TRUST_DOMAIN, TlsError};
 use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,9 +29,18 @@ impl Contents {
     }
 }
 
+/// What was made of them.
+struct Made {
+    config: Arc<ServerConfig>,
+    /// Whom the CAs have signed; none: clients are asked for no certificate.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
 struct Current {
     contents: Contents,
-    config: Arc<ServerConfig>,
+    made: Made,
+    /// Another one for other files.
+    version: u64,
     looked: Instant,
     /// What was wrong with the files when they were looked at last.
     complaint: String,
@@ -48,14 +59,15 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) fn load(files: &ServerFiles) -> Result<Self, TlsError> {
         let contents = Contents::read(files)?;
-        let config = build(files, &contents, false)?;
+        let made = build(files, &contents, false)?;
         Ok(Self {
             files: files.clone(),
             optional: false,
             domain: TRUST_DOMAIN.to_owned(),
             current: Mutex::new(Current {
                 contents,
-                config,
+                made,
+                version: 0,
                 looked: Instant::now(),
                 complaint: String::new(),
             }),
@@ -66,13 +78,28 @@ impl Keys {
     pub(crate) fn without_certificates(&mut self) -> Result<(), TlsError> {
         self.optional = true;
         let mut current = self.lock();
-        let config = build(&self.files, &current.contents, true)?;
-        current.config = config;
+        let made = build(&self.files, &current.contents, true)?;
+        current.made = made;
         Ok(())
     }
 
     /// What the next connection is served with. Looks at the files if that was last done this long ago.
     pub(crate) async fn config(self: &Arc<Self>, every: Duration) -> Arc<ServerConfig> {
+        self.look_if_due(every).await;
+        Arc::clone(&self.lock().made.config)
+    }
+
+    /// Whether a client with these certificates would be let in now. Looks at the files likewise.
+    pub(crate) async fn trusts(self: &Arc<Self>, shown: &mut Shown, every: Duration) -> bool {
+        self.look_if_due(every).await;
+        let (version, clients) = {
+            let current = self.lock();
+            (current.version, current.made.clients.clone())
+        };
+        shown.holds(version, clients.as_deref())
+    }
+
+    async fn look_if_due(self: &Arc<Self>, every: Duration) {
         let due = {
             let mut current = self.lock();
             let due = current.looked.elapsed() >= every;
@@ -86,7 +113,6 @@ impl Keys {
             // Files may lie on a disk that is slow. A panic leaves the old ones in force.
             let _ = tokio::task::spawn_blocking(move || keys.look()).await;
         }
-        Arc::clone(&self.lock().config)
     }
 
     /// Takes up new files; those that don't load leave the old ones in force.
@@ -95,15 +121,16 @@ impl Keys {
             if contents == self.lock().contents {
                 return Ok(None);
             }
-            let config = build(&self.files, &contents, self.optional)?;
-            Ok(Some((contents, config)))
+            let made = build(&self.files, &contents, self.optional)?;
+            Ok(Some((contents, made)))
         });
         let mut current = self.lock();
         match found {
             Ok(None) => current.complaint.clear(),
-            Ok(Some((contents, config))) => {
+            Ok(Some((contents, made))) => {
                 current.contents = contents;
-                current.config = config;
+                current.made = made;
+                current.version += 1;
                 current.complaint.clear();
                 let cert = self.files.cert.display();
                 tracing::info!("took up new certificates from {cert}");
@@ -126,11 +153,7 @@ impl Keys {
     }
 }
 
-fn build(
-    files: &ServerFiles,
-    contents: &Contents,
-    optional: bool,
-) -> Result<Arc<ServerConfig>, TlsError> {
+fn build(files: &ServerFiles, contents: &Contents, optional: bool) -> Result<Made, TlsError> {
     let setup = |error: &dyn std::fmt::Display| TlsError::Setup(error.to_string());
     let chain = pem::certificates(&files.cert, &contents.cert)?;
     if let Some(leaf) = chain.first() {
@@ -140,7 +163,7 @@ fn build(
     let builder = ServerConfig::builder_with_provider(pem::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| setup(&error))?;
-    let builder = match (&files.client_ca, &contents.client_ca) {
+    let clients = match (&files.client_ca, &contents.client_ca) {
         (Some(path), Some(content)) => {
             let roots = Arc::new(pem::roots(path, content)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, pem::provider());
@@ -148,10 +171,13 @@ fn build(
                 true => verifier.allow_unauthenticated(),
                 false => verifier,
             };
-            let verifier = verifier.build().map_err(|error| setup(&error))?;
-            builder.with_client_cert_verifier(verifier)
+            Some(verifier.build().map_err(|error| setup(&error))?)
         }
-        _ => builder.with_no_client_auth(),
+        _ => None,
+    };
+    let builder = match &clients {
+        Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients)),
+        None => builder.with_no_client_auth(),
     };
     let mut config = builder
         .with_single_cert(chain, key)
@@ -164,5 +190,8 @@ fn build(
     // A session that is resumed skips the check of the client's certificate, which may have ended since.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok(Made {
+        config: Arc::new(config),
+        clients,
+    })
 }

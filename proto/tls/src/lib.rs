@@ -9,7 +9,8 @@
 //! Every certificate names its holder in a URI ([`Identity`]). A server ([`ServerTls`], or [`plain`] without
 //! encryption) accepts connections, does their handshakes beside each other within [`Limits`], and says of
 //! each who calls ([`Caller`]). A client ([`ClientTls`]) reads its files anew for every connection, a server
-//! looks at them again every few seconds: new certificates need no restart. [`Ca`] makes certificates for
+//! looks at them again every few seconds: new certificates need no restart, and connections of those that hold
+//! no longer end ([`Standing`]). [`Ca`] makes certificates for
 //! those who have nothing else that does; [`inspect`] says what one holds.
 
 mod authority;
@@ -26,6 +27,7 @@ mod limits;
 mod pem;
 mod server;
 mod show;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod turned_away;
@@ -42,3 +44,4 @@ pub use incoming::{Incoming, plain};
 pub use limits::{Limits, Refused, reason};
 pub use server::{ServerFiles, ServerTls};
 pub use show::{Details, inspect};
+pub use standing::Standing;

@@ -1,9 +1,12 @@
 //! Whom a server lets through.
 
-use super::{HOSTS, Place, Server, client, echo};
+use super::{HOSTS, Place, Server, client, echo, soon};
 use crate::limits::reason;
-use crate::{Ca, Identity, Kind, Limits, ServerTls, TlsError, Validity};
+use crate::{
+    Ca, ClientFiles, ClientTls, Identity, Kind, Limits, ServerTls, TlsError, Validity,
+};
 use std::time::{Duration, SystemTime};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -32,6 +35,7 @@ async fn who_calls() {
         (ca.issue(Kind::Worker, "gpu-1", &[], 1), "worker/gpu-1"),
         (ca.issue_shared("gpu", 1), "worker/gpu-*"),
         (ca.issue(Kind::User, "ada", &[], 1), "user/ada"),
+        (ca.issue(Kind::Admin, "root", &[], 1), "admin/root"),
         (ca.issue(Kind::Operator, "op", &[], 1), "operator/op"),
         (ca.issue(Kind::Coordinator, "a", &HOSTS, 1), "coordinator/a"),
     ];
@@ -98,8 +102,15 @@ async fn optional_certificates() {
     assert!(refused.is_err());
 }
 
-// Promise: new certificates are taken up by new connections, open ones go on, what the old CA signed is
-// refused, and files that don't load leave the last good ones in force.
+/// Waits until a connection is at its end.
+async fn ends(stream: &mut (impl AsyncRead + Unpin)) {
+    let mut rest = Vec::new();
+    // A reset is an end, too.
+    let _ = soon("the end", stream.read_to_end(&mut rest)).await;
+}
+
+// Promise: new certificates are taken up by new connections, what the old CA signed is refused and its
+// connection ends, that of another one goes on, and files that don't load leave the last good ones in force.
 #[tokio::test]
 async fn rotation() {
     let (place, old) = (Place::new(), Ca::create("espalier", 1).unwrap());
@@ -108,18 +119,22 @@ async fn rotation() {
         reload: Duration::ZERO,
         ..Limits::default()
     };
-    let server = Server::tls(&files, limits).await;
+    let mut server = Server::tls(&files, limits).await;
     let before = place.put("before", &old.issue(Kind::User, "ada", &[], 1).unwrap());
     let before = client(&before);
     let mut open = server.call(&before).await.unwrap();
+    let mut standing = server.caller().await.standing;
+    assert!(!standing.is_void());
 
     let new = Ca::create("espalier", 1).unwrap();
     place.server(&new);
     let after = place.put("after", &new.issue(Kind::User, "ada", &[], 1).unwrap());
-    server.call(&client(&after)).await.unwrap();
+    let mut newer = server.call(&client(&after)).await.unwrap();
+    let mut lasting = server.caller().await.standing;
     let error = server.call(&before).await.unwrap_err();
     assert!(error.contains("not trusted here"), "{error}");
-    echo(&mut open).await.unwrap();
+    soon("the end of trust", standing.voided()).await;
+    ends(&mut open).await;
 
     for bad in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n"] {
         std::fs::write(&files.cert, bad).unwrap();
@@ -127,7 +142,50 @@ async fn rotation() {
     }
     place.server(&new);
     server.call(&client(&after)).await.unwrap();
-    echo(&mut open).await.unwrap();
+    echo(&mut newer).await.unwrap();
+    assert!(!lasting.is_void());
+    // A third CA: now it is the newer one's turn.
+    place.server(&Ca::create("espalier", 1).unwrap());
+    soon("the end of trust", lasting.voided()).await;
+    ends(&mut newer).await;
+}
+
+// Promise: a connection ends soon after its certificate does, and one without a certificate does not.
+#[tokio::test]
+async fn the_end_of_a_certificate() {
+    let (place, ca) = (Place::new(), Ca::create("espalier", 1).unwrap());
+    let files = place.server(&ca);
+    let trusted = place.put("trusted", &ca.issue_server(&HOSTS, 1).unwrap());
+    let limits = Limits {
+        reload: Duration::ZERO,
+        ..Limits::default()
+    };
+    let mut server = Server::start(limits, |listener, limits| {
+        let server = ServerTls::load(&files).unwrap().optional_clients().unwrap();
+        server.incoming(listener, limits)
+    })
+    .await;
+    let nobody = ClientFiles {
+        ca: Some(trusted.join("ca.crt")),
+        ..ClientFiles::default()
+    };
+    let nobody = ClientTls::load(&nobody).unwrap();
+    let mut without = server.call(&nobody).await.unwrap();
+    let lasting = server.caller().await.standing;
+    let now = SystemTime::now();
+    let short = Validity {
+        from: now - DAY,
+        until: now + Duration::from_secs(5),
+    };
+    let ada = Identity::new(Kind::User, "ada");
+    let shown = place.put("short", &ca.sign(ada.as_ref(), &[], short).unwrap());
+    let mut open = server.call(&client(&shown)).await.unwrap();
+    let mut standing = server.caller().await.standing;
+    soon("the end of the certificate", standing.voided()).await;
+    assert!(SystemTime::now() > now + Duration::from_secs(4), "too soon");
+    ends(&mut open).await;
+    echo(&mut without).await.unwrap();
+    assert!(!lasting.is_void());
 }
 
 // Promise: files that can't be served with are refused at the start, by name.
