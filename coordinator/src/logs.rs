@@ -15,6 +15,8 @@ const LINES: usize = 5_000;
 const FILE_BYTES: u64 = 4 << 20;
 /// Bytes of a line's text; the rest is cut.
 const TEXT_BYTES: usize = 4 << 10;
+/// Bytes of a line's level, likewise.
+const LEVEL_BYTES: usize = 16;
 /// Jobs whose lines stay in memory while nobody reads them.
 const JOBS: usize = 64;
 
@@ -132,6 +134,7 @@ impl JobLog {
         let mut bytes = Vec::new();
         for mut line in added {
             truncate(&mut line.text, TEXT_BYTES);
+            truncate(&mut line.level, LEVEL_BYTES);
             // A line is plain texts and numbers: it always has a JSON form.
             if serde_json::to_writer(&mut bytes, &line).is_ok() {
                 bytes.push(b'\n');
@@ -290,5 +293,11 @@ mod tests {
             .map(|entry| entry.unwrap().metadata().unwrap().len())
             .sum();
         assert!(size < 3 * FILE_BYTES, "{size}");
+        let other = logs.job("b");
+        other.append(vec![Line {
+            level: long,
+            ..line("x")
+        }]);
+        assert!(other.read(0, 1).0[0].level.len() <= LEVEL_BYTES);
     }
 }

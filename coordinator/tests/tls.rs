@@ -8,6 +8,7 @@ use espalier_coordinator::{Config, Error, serve, start_configured};
 use espalier_proto::v1::coordinator_message::Message as Order;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use espalier_proto::v1::{self, worker_message::Message};
+use espalier_proto::{ApiError, ErrorKind};
 use espalier_tls::{Ca, ClientFiles, ClientTls, Issued, Kind, explain};
 use kit::{Node, config_with, hello, soon, until};
 use std::path::{Path, PathBuf};
@@ -136,8 +137,9 @@ async fn who_comes_in() {
     node.stop().await;
 }
 
-// Promise: a new CA and a new certificate are taken up while a worker's stream is open; the stream goes
-// on, who comes with the old CA's certificate stays outside.
+// Promise: a new CA and a new certificate are taken up while a worker's stream is open; who comes with the
+// old CA's certificate stays outside, and what was opened with it ends: the stream with the reason, then the
+// connection.
 #[tokio::test]
 async fn rotation_during_a_stream() {
     let place = Place::new();
@@ -166,16 +168,12 @@ async fn rotation_during_a_stream() {
     let error = call(&node, &worker).await.unwrap_err();
     assert!(error.contains("not trusted here"), "{error}");
 
-    healthy(&node.channel).await.unwrap();
-    let goodbye = v1::Goodbye {
-        reason: "done".into(),
-    };
-    reports.send(say(Message::Goodbye(goodbye))).await.unwrap();
+    let end = soon("the stream's end", orders.message()).await;
+    let end = ApiError::from(&end.unwrap_err());
+    assert_eq!(end.kind, ErrorKind::Unauthenticated);
+    assert_eq!(end.reason, "CERTIFICATE_VOID");
+    until("the connection's end", async || healthy(&node.channel).await.err()).await;
     drop(reports);
-    let end = soon("the stream's end", orders.message())
-        .await
-        .unwrap_err();
-    assert!(end.message().contains("good-bye: done"), "{end}");
     node.stop().await;
 }
 

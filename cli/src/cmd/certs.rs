@@ -14,7 +14,8 @@ Examples:
   espalier certs coordinator a --host a.lan,10.0.0.1    certs/coordinator-a
   espalier certs worker gpu-1                           for the worker of this name alone
   espalier certs worker gpu --shared                    for all workers named gpu-...
-  espalier certs user ada                               for a person or a program
+  espalier certs admin ada                              for a person who may do everything
+  espalier certs user bob                               for others: --certificate-roles says what they may do
   espalier certs server --host etcd-1,10.0.0.2          for an etcd
   espalier certs show certs/worker-gpu-1/tls.crt        what a certificate holds
 
@@ -72,7 +73,15 @@ enum What {
         #[command(flatten)]
         how: How,
     },
-    /// Make a certificate for a person or a program
+    /// Make a certificate for a person or a program that may do everything but to work
+    Admin {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Make a certificate for a person or a program; the coordinator's --certificate-roles says what it
+    /// may do
     User {
         /// Its name
         name: String,
@@ -162,6 +171,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> Outcome {
             issue(("worker", name), how, context, |ca| match shared {
                 true => ca.issue_shared(name, how.days),
                 false => ca.issue(Kind::Worker, name, &[], how.days),
+            })?;
+        }
+        What::Admin { name, how } => {
+            issue(("admin", name), how, context, |ca| {
+                ca.issue(Kind::Admin, name, &[], how.days)
             })?;
         }
         What::User { name, how } => {
@@ -336,6 +350,10 @@ mod tests {
         let cert = folder.path().join("worker/tls.crt");
         let found = inspect(&cert).expect("a certificate");
         assert_eq!(found[0].uris, ["spiffe://espalier/worker/w"]);
+        let admin = at("admin");
+        run_line(&["admin", "root", "--ca", &ca, "--dir", &admin]).expect("made");
+        let found = inspect(&folder.path().join("admin/tls.crt")).expect("a certificate");
+        assert_eq!(found[0].uris, ["spiffe://espalier/admin/root"]);
         let error = run_line(&["user", "a/b", "--ca", &ca]).expect_err("no name");
         assert_eq!(error.code(), Code::Usage);
     }

@@ -55,8 +55,8 @@ pub(crate) enum Wait {
         has: usize,
         free: usize,
     },
-    /// Another job is first.
-    Behind { job: JobId },
+    /// Another job is first; none: one of another namespace, whose name is told to nobody here.
+    Behind { job: Option<JobId> },
 }
 
 impl fmt::Display for Wait {
@@ -117,7 +117,8 @@ impl fmt::Display for Wait {
                 let need = elastic::noun(*need, of(*kind));
                 write!(f, "needs {need}; the cluster has {has} ({free} free)")
             }
-            Wait::Behind { job } => write!(f, "waits behind job {job}"),
+            Wait::Behind { job: Some(job) } => write!(f, "waits behind job {job}"),
+            Wait::Behind { job: None } => f.write_str("waits behind a job of another namespace"),
         }
     }
 }
@@ -207,7 +208,9 @@ impl Machine {
         };
         let range = elastic::range(job);
         if let Some(other) = first.get(&(kind == Device::Cuda)) {
-            return Some(Wait::Behind { job: other.clone() });
+            let near = self.namespace(other) == Some(job.spec.namespace.as_str());
+            let job = near.then(|| other.clone());
+            return Some(Wait::Behind { job });
         }
         let holders = self.holders(number);
         if !holders.is_empty() {

@@ -19,6 +19,9 @@ pub(super) struct Audit {
     pub(super) reads: bool,
 }
 
+/// Bytes of a name that are written: callers choose them, and they must not fill the disk.
+const NAME: usize = 256;
+
 /// One call.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
@@ -70,12 +73,12 @@ impl Audit {
     pub(super) fn write(&self, entry: &Entry<'_>) {
         let line = Line {
             time: time::timestamp(now()).to_string(),
-            principal: entry.principal.map_or("", |known| known.name.as_str()),
+            principal: entry.principal.map_or("", |known| short(&known.name)),
             method: entry.principal.map_or("", |known| known.method.as_str()),
             role: entry.principal.map_or("", |known| known.role.as_str()),
             address: entry.address,
-            call: entry.call,
-            object: entry.object,
+            call: short(entry.call),
+            object: short(entry.object),
             code: entry.code,
             reason: entry.reason,
         };
@@ -93,11 +96,34 @@ impl Audit {
     }
 }
 
+/// The beginning of a name.
+fn short(name: &str) -> &str {
+    &name[..name.floor_char_boundary(NAME)]
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    // Promise: no name that a caller has chosen makes a line long.
+    #[test]
+    fn long_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let long = "é".repeat(1 << 20);
+        let entry = Entry {
+            principal: None,
+            address: "[::1]:1",
+            call: &long,
+            object: &long,
+            code: "NOT_FOUND",
+            reason: "",
+        };
+        Audit::open(&path, false).unwrap().write(&entry);
+        assert!(std::fs::metadata(&path).unwrap().len() < 1000);
+    }
 
     // Promise: each call is one line of JSON, whatever its names hold; a file is added to.
     #[test]

@@ -1,5 +1,6 @@
-//! What callers with a certificate may do: workers and operators by its kind, users by a file. Without
-//! one, users may do everything: whoever keeps the CA's key has decided who is one.
+//! What callers with a certificate may do: workers, operators and admins by its kind, users by a file. A
+//! user whom it does not name, or any where there is none, may do nothing: that somebody is known does not
+//! say what they may do.
 //!
 //! ```yaml
 //! - name: alice
@@ -42,13 +43,13 @@ impl Certificates {
     }
 }
 
-/// The caller that a certificate names. Where there is a file, users that it does not name may do
-/// nothing.
+/// The caller that a certificate names. Users that the file does not name may do nothing.
 pub(super) fn principal(identity: &Identity, users: Option<&Certificates>) -> Principal {
     let (role, namespaces) = match identity.kind {
         Kind::Worker => (Role::Worker, Vec::new()),
-        // It submits for everybody who may create a TrainingJob, and drains workers.
-        Kind::Operator => (Role::Admin, Vec::new()),
+        // An operator submits for everybody who may create a TrainingJob, and drains workers. Of an admin
+        // whoever keeps the CA's key has said so.
+        Kind::Operator | Kind::Admin => (Role::Admin, Vec::new()),
         // Coordinators speak to each other through the store alone.
         Kind::Coordinator => (Role::None, Vec::new()),
         Kind::User => match users {
@@ -58,7 +59,7 @@ pub(super) fn principal(identity: &Identity, users: Option<&Certificates>) -> Pr
                 .get(&identity.name)
                 .cloned()
                 .unwrap_or_default(),
-            None => (Role::Admin, Vec::new()),
+            None => (Role::None, Vec::new()),
         },
     };
     Principal {
@@ -120,8 +121,10 @@ mod tests {
         assert_eq!(role(Kind::Worker, "bob"), Role::Worker);
         assert_eq!(role(Kind::Coordinator, "bob"), Role::None);
         assert_eq!(role(Kind::Operator, "bob"), Role::Admin);
-        let alone = principal(&identity(Kind::User, "bob"), None);
-        assert_eq!(alone.role, Role::Admin, "without a file all users are");
+        assert_eq!(role(Kind::Admin, "eve"), Role::Admin);
+        let alone = |kind| principal(&identity(kind, "bob"), None).role;
+        assert_eq!(alone(Kind::User), Role::None, "nobody gave bob a role");
+        assert_eq!(alone(Kind::Admin), Role::Admin);
         for bad in ["- {name: a, role: worker}", "- {name: a, role: root}", "a"] {
             assert!(read(bad).is_err(), "{bad}");
         }

@@ -1,6 +1,7 @@
 //! The layer before everything that is served: asks who calls, lets in or refuses, counts, writes down.
 
 use super::audit::Entry;
+use super::guard::{self, Guard};
 use super::limits::{Permit, Span};
 use super::table::{Call, Need};
 use super::{Access, Object, Principal, Role, certificates, denied, refusal, unauthenticated};
@@ -71,7 +72,7 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let access = self.access.clone();
-        let visit = Visit::of(&mut request);
+        let visit = Arc::new(Visit::of(&mut request));
         Box::pin(async move {
             let (caller, permit) = match access.admit(&visit).await {
                 Ok(admitted) => admitted,
@@ -82,22 +83,25 @@ where
             if let Some(caller) = &caller {
                 extensions.insert(caller.clone());
             }
+            let lasting = caller.as_ref().filter(|_| visit.call.span == Span::Watch);
+            let guard = lasting
+                .filter(|_| access.enabled)
+                .map(|caller| Guard::begin(access.clone(), visit.clone(), caller.clone()));
+            if let Some(guard) = &guard {
+                extensions.insert(guard.cut.clone());
+            }
             let response = inner.call(request).await?;
             access.answered(&visit, caller.as_ref(), &response);
-            Ok(response.map(|body| {
-                Body::new(Held {
-                    body: Body::new(body),
-                    _permit: permit,
-                })
-            }))
+            let is_grpc = visit.is_grpc;
+            Ok(response.map(|body| Body::new(Held::new(Body::new(body), permit, guard, is_grpc))))
         })
     }
 }
 
 /// What is known of a request before it is known who makes it.
-struct Visit {
-    call: Call,
-    path: String,
+pub(super) struct Visit {
+    pub(super) call: Call,
+    pub(super) path: String,
     is_grpc: bool,
     caller: Option<Caller>,
     token: Option<String>,
@@ -154,15 +158,21 @@ impl Refused {
     }
 }
 
+/// The token in a request's header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let given = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = given.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Whether a request comes with a token in its header, so that none of a cookie counts.
+pub(crate) fn has_bearer(headers: &HeaderMap) -> bool {
+    bearer(headers).is_some()
+}
+
 /// The token of a request: of its header, or, for the page's gateway alone, of its cookie.
 fn token(headers: &HeaderMap, with_cookie: bool) -> Option<String> {
-    let given = headers
-        .get(AUTHORIZATION)
-        .and_then(|text| text.to_str().ok());
-    let bearer = given.and_then(|text| {
-        let (scheme, token) = text.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    });
+    let bearer = bearer(headers);
     if bearer.is_some() || !with_cookie {
         return bearer.map(str::to_owned);
     }
@@ -181,7 +191,9 @@ impl Access {
         let now = Instant::now();
         let place = |who: &str| self.limits.admit(who, visit.call.span, now);
         if visit.call.need == Need::Free {
-            if !self.enabled || visit.call.span == Span::Short {
+            // The page's files and health checks take up nothing; who logs in may only guess.
+            let small = visit.call.span == Span::Short && !visit.call.changes;
+            if !self.enabled || small {
                 return Ok((None, None));
             }
             let permit = place(&visit.host()).map_err(|error| Refused::new(None, error))?;
@@ -196,12 +208,7 @@ impl Access {
             }
         };
         if !visit.call.allows(&caller) {
-            let message = format!(
-                "{caller} may not call {}; {} may",
-                visit.path,
-                visit.call.who_may()
-            );
-            let error = denied("ROLE_DENIED", message).with("role", caller.role);
+            let error = denied_role(visit, &caller);
             return Err(Refused::new(Some(caller), error));
         }
         // Workers must not be kept from their jobs: all of a pool come back at once after an election.
@@ -216,9 +223,13 @@ impl Access {
     }
 
     /// Who calls: by certificate, else by token.
-    async fn identify(&self, visit: &Visit) -> Result<Principal, ApiError> {
+    pub(super) async fn identify(&self, visit: &Visit) -> Result<Principal, ApiError> {
         if !self.enabled {
             return Ok(Principal::anonymous());
+        }
+        let connection = visit.caller.as_ref();
+        if connection.is_some_and(|connection| connection.standing.is_void()) {
+            return Err(guard::void());
         }
         let identity = visit
             .caller
@@ -270,8 +281,11 @@ impl Access {
             self.metrics.refused(counted);
         }
         let reads = self.audit.as_ref().is_some_and(|audit| audit.reads);
-        let told = visit.call.need != Need::Free && (visit.call.changes || reads);
-        if told || refused.is_some() {
+        let free = visit.call.need == Need::Free;
+        let told = !free && (visit.call.changes || reads);
+        // What everybody may ask for as often as they like is not written down: it could fill the disk.
+        let limited = !free || visit.call.changes;
+        if told || (limited && refused.is_some()) {
             let http = response.status();
             let code = match &error {
                 Some(error) => error.kind.as_str(),
@@ -282,7 +296,7 @@ impl Access {
         }
     }
 
-    fn note(
+    pub(super) fn note(
         &self,
         visit: &Visit,
         caller: Option<&Principal>,
@@ -302,10 +316,42 @@ impl Access {
     }
 }
 
-/// An answer that holds its caller's place until it has been sent.
+/// The error of a caller whose role is too small.
+pub(super) fn denied_role(visit: &Visit, caller: &Principal) -> ApiError {
+    let message = format!(
+        "{caller} may not call {}; {} may",
+        visit.path,
+        visit.call.who_may()
+    );
+    denied("ROLE_DENIED", message).with("role", caller.role)
+}
+
+/// An answer that holds its caller's place until it has been sent, and ends when the caller may call no
+/// more.
 struct Held {
     body: Body,
+    end: Option<Pin<Box<dyn Future<Output = ApiError> + Send>>>,
+    is_grpc: bool,
     _permit: Option<Permit>,
+    _guard: Option<Guard>,
+}
+
+impl Held {
+    fn new(body: Body, permit: Option<Permit>, guard: Option<Guard>, is_grpc: bool) -> Self {
+        let end = guard.as_ref().map(|guard| {
+            let mut cut = guard.cut.clone();
+            let end: Pin<Box<dyn Future<Output = ApiError> + Send>> =
+                Box::pin(async move { cut.comes().await });
+            end
+        });
+        Self {
+            body,
+            end,
+            is_grpc,
+            _permit: permit,
+            _guard: guard,
+        }
+    }
 }
 
 impl HttpBody for Held {
@@ -316,7 +362,16 @@ impl HttpBody for Held {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        // First: what waits to be sent is not the caller's any more.
+        if let Some(end) = &mut this.end
+            && let Poll::Ready(error) = end.as_mut().poll(cx)
+        {
+            this.end = None;
+            this.body = Body::empty();
+            return Poll::Ready(Some(Ok(guard::last(error, this.is_grpc))));
+        }
+        Pin::new(&mut this.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -347,6 +402,8 @@ mod tests {
         assert_eq!(given("bearer  abc ").as_deref(), Some("abc"));
         assert_eq!(given("Basic abc"), None);
         assert_eq!(given("abc"), None);
+        assert!(has_bearer(&headers(AUTHORIZATION, "Bearer abc")));
+        assert!(!has_bearer(&headers(AUTHORIZATION, "Basic abc")));
         let cookie = headers(COOKIE, "a=b; espalier_session=abc; c");
         assert_eq!(token(&cookie, true).as_deref(), Some("abc"));
         assert_eq!(token(&cookie, false), None);

@@ -4,6 +4,7 @@
 //!  request ─> layer: who is it? (certificate, token)  ─> may it? (table) ─> not too much? (limits)
 //!                    └─ refused: code, reason, counted                       │
 //!  handler: sees the namespace? is it this worker? <── Principal ────────────┘ ─> audit
+//!  guard: asks the same again and again while the call is open ─> the answer ends
 //! ```
 //!
 //! One tower layer stands before everything that is served: gRPC, the page, its gateway, metrics.
@@ -12,6 +13,7 @@
 
 mod audit;
 mod certificates;
+mod guard;
 mod jwks;
 mod jwt;
 mod layer;
@@ -24,7 +26,9 @@ mod reload;
 mod table;
 mod tokens;
 
+pub use guard::Cut;
 pub use layer::AccessLayer;
+pub(crate) use layer::has_bearer;
 pub use patience::Patient;
 pub use principal::{Method, Principal, Role};
 

@@ -5,12 +5,12 @@ use http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 use tonic::Status;
 use tonic::body::Body;
 
 /// Reasons of refusals, and what each is counted as.
-const REASONS: [(&str, &str); 17] = [
+const REASONS: [(&str, &str); 23] = [
     ("NO_CREDENTIALS", "no_credentials"),
     ("TOKEN_UNKNOWN", "token_unknown"),
     ("TOKEN_INVALID", "token_invalid"),
@@ -19,7 +19,13 @@ const REASONS: [(&str, &str); 17] = [
     ("TOKEN_FOREIGN", "token_foreign"),
     ("KEYS_AWAY", "keys_away"),
     ("ROLE_DENIED", "role_denied"),
+    ("CERTIFICATE_VOID", "certificate_void"),
+    ("ACCESS_CHANGED", "access_changed"),
     ("NAMESPACE_DENIED", "namespace_denied"),
+    ("NAME_UNAVAILABLE", "name_unavailable"),
+    ("CROSS_SITE", "cross_site"),
+    ("FOREIGN_NAME", "foreign_name"),
+    ("NO_ORIGIN", "no_origin"),
     ("WRONG_WORKER", "wrong_worker"),
     ("CALLER_UNKNOWN", "caller_unknown"),
     ("TOO_FAST", "too_fast"),
@@ -52,16 +58,7 @@ pub(super) fn answer(error: ApiError, is_grpc: bool) -> Response<Body> {
         ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let metadata: Value = error.metadata.into_iter().collect();
-    let text = json!({"error": {
-        "code": error.kind.as_str(),
-        "message": error.message,
-        "reason": error.reason,
-        "metadata": metadata,
-        "violations": [],
-    }})
-    .to_string();
-    let mut response = Response::new(Body::new(Full::<Bytes>::from(text)));
+    let mut response = Response::new(Body::new(Full::<Bytes>::from(json(&error))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -69,6 +66,18 @@ pub(super) fn answer(error: ApiError, is_grpc: bool) -> Response<Body> {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
+}
+
+/// An error for those who speak JSON.
+pub(super) fn json(error: &ApiError) -> String {
+    json!({"error": {
+        "code": error.kind.as_str(),
+        "message": error.message,
+        "reason": error.reason,
+        "metadata": error.metadata,
+        "violations": [],
+    }})
+    .to_string()
 }
 
 #[cfg(test)]

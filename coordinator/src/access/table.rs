@@ -52,8 +52,8 @@ const TABLE: [(&str, &str, Need, Span, bool); 19] = [
     ("ClusterService", "UndrainWorker", ADMIN, Span::Short, true),
     ("ClusterService", "WhoAmI", Need::Known, Span::Short, false),
     ("WorkerService", "Connect", Need::Worker, Span::Watch, true),
-    // Written down apart from the rest: who logs in has no name yet.
-    ("session", "", Need::Free, Span::Short, false),
+    // Free, but counted by its address, and written down where it is refused: it may be guessed at.
+    ("session", "", Need::Free, Span::Short, true),
 ];
 
 impl Call {

@@ -19,21 +19,26 @@ const HIDDEN: &str = "(hidden)";
 pub(super) struct Clusters(pub(super) Gate);
 
 impl Clusters {
-    /// Asks for a change of one worker.
+    /// Asks for a change of one worker, and shows it as the caller may see it.
     async fn change(
         &self,
+        caller: Principal,
         worker: String,
         make: impl FnOnce(WorkerId, ReplyId) -> Event + Send + 'static,
     ) -> Result<Response<v1::Worker>, Status> {
         let worker = WorkerId(name(worker)?);
-        match self
-            .0
-            .lead()?
+        let shared = self.0.lead()?;
+        match shared
             .driver
             .request(move |reply| make(worker, reply))
             .await?
         {
-            Answer::Worker(worker) => Ok(Response::new(view::worker(&worker))),
+            Answer::Worker(worker) => {
+                let read = move |machine: &Machine| shown(machine, vec![*worker], &caller);
+                let found = shared.driver.read(read).await?;
+                let worker = found.first().ok_or_else(odd_answer)?;
+                Ok(Response::new(view::worker(worker)))
+            }
             Answer::Job(_) | Answer::Deleted => Err(odd_answer().into()),
         }
     }
@@ -133,9 +138,10 @@ impl ClusterService for Clusters {
         request: Request<v1::DrainWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
         Object::tell(request.extensions(), &request.get_ref().name);
+        let caller = Principal::of(request.extensions())?;
         let worker = request.into_inner().name;
-        self.change(worker, |name, reply| Event::DrainWorker { name, reply })
-            .await
+        let make = |name, reply| Event::DrainWorker { name, reply };
+        self.change(caller, worker, make).await
     }
 
     async fn undrain_worker(
@@ -143,9 +149,10 @@ impl ClusterService for Clusters {
         request: Request<v1::UndrainWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
         Object::tell(request.extensions(), &request.get_ref().name);
+        let caller = Principal::of(request.extensions())?;
         let worker = request.into_inner().name;
-        self.change(worker, |name, reply| Event::UndrainWorker { name, reply })
-            .await
+        let make = |name, reply| Event::UndrainWorker { name, reply };
+        self.change(caller, worker, make).await
     }
 
     async fn who_am_i(

@@ -94,6 +94,50 @@ pub(super) async fn forget(
     Ok(())
 }
 
+/// Reason of the machine's refusal of a name that is that of a job which the caller may not see. Callers
+/// never hear it.
+const HIDDEN: &str = "HIDDEN";
+
+/// Creates a job, or finds the one that the same request has created. Of a name that is taken where the
+/// caller sees nothing, it is told no more than that it can't have it.
+async fn create(
+    shared: &Shared,
+    caller: Principal,
+    spec: JobSpec,
+    request_id: Option<String>,
+) -> Result<JobView, ApiError> {
+    let name = JobId(spec.name.clone());
+    let (spec, uid) = (Box::new(spec), Uuid::new_v4().to_string());
+    let (wanted, asks) = (name.clone(), caller.clone());
+    let make = move |machine: &Machine, reply| match machine.namespace(&wanted) {
+        Some(namespace) if !asks.sees(namespace) => Err(espalier_core::Error {
+            kind: espalier_core::ErrorKind::AlreadyExists,
+            reason: HIDDEN,
+            message: String::new(),
+        }),
+        _ => Ok(Event::CreateJob {
+            spec,
+            uid,
+            request_id,
+            reply,
+        }),
+    };
+    match shared.driver.request_if(make).await {
+        Ok(Answer::Job(job)) => {
+            // A repeated request answers with what the first one made, be it another's.
+            caller.may_submit_to(&job.spec.namespace)?;
+            Ok(*job)
+        }
+        Ok(Answer::Worker(_) | Answer::Deleted) => Err(odd_answer()),
+        Err(error) if error.reason == HIDDEN => {
+            let message = format!("the name {name} can't be used here; choose another one");
+            let error = ApiError::new(ErrorKind::PermissionDenied, "NAME_UNAVAILABLE", message);
+            Err(error.with("job", &name))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The error of a name that no job has; the same as the machine's.
 pub(super) fn not_found(name: &JobId) -> ApiError {
     ApiError::new(
@@ -131,21 +175,8 @@ impl JobService for Jobs {
             };
             return Ok(Response::new(job));
         }
-        let (spec, uid) = (Box::new(spec), Uuid::new_v4().to_string());
-        let make = move |reply| Event::CreateJob {
-            spec,
-            uid,
-            request_id,
-            reply,
-        };
-        match shared.driver.request(make).await? {
-            Answer::Job(job) => {
-                // A repeated request answers with what the first one made, be it another's.
-                caller.may_submit_to(&job.spec.namespace)?;
-                Ok(Response::new(view::job(&job)))
-            }
-            Answer::Worker(_) | Answer::Deleted => Err(odd_answer().into()),
-        }
+        let job = create(&shared, caller, spec, request_id).await?;
+        Ok(Response::new(view::job(&job)))
     }
 
     async fn get_job(

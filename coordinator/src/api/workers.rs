@@ -1,7 +1,7 @@
 //! `WorkerService`: one stream per worker, reports in, orders out.
 
 use super::{Answers, Gate, Shared};
-use crate::access::{Object, Principal};
+use crate::access::{Cut, Object, Principal};
 use crate::data_key::Secrets;
 use crate::driver::Connection;
 use crate::logs::Line;
@@ -24,6 +24,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// How long a new stream may take to say Hello.
 const HELLO: Duration = Duration::from_secs(10);
+
+/// Bytes of a worker's name: as many as a host's may have.
+const LONGEST_NAME: usize = 253;
 
 pub(super) struct Workers(pub(super) Gate);
 
@@ -51,7 +54,8 @@ impl WorkerService for Workers {
         let (fault, faults) = mpsc::channel(1);
         tokio::spawn(async move {
             let conn = connection.conn;
-            if let Err(error) = read(&shared, &name, connection, inbound).await {
+            let cut = Cut::of(&extensions);
+            if let Err(error) = read(&shared, &name, connection, inbound, cut).await {
                 tracing::warn!(worker = %name, %conn, "ends a worker's stream: {error}");
                 // The worker may have gone already.
                 let _ = fault.try_send(Err(error));
@@ -92,17 +96,19 @@ async fn first_message(inbound: &mut Streaming<v1::WorkerMessage>) -> Result<Hel
     }
 }
 
-/// Reports what the worker says until its stream or the driver's end of it closes.
+/// Reports what the worker says until its stream or the driver's end of it closes, or it may say no more.
 async fn read(
     shared: &Shared,
     worker: &WorkerId,
     mut connection: Connection,
     mut inbound: Streaming<v1::WorkerMessage>,
+    mut cut: Cut,
 ) -> Result<(), ApiError> {
     loop {
         let message = tokio::select! {
             biased;
             _ = &mut connection.ended => return Ok(()),
+            error = cut.comes() => return Err(error),
             message = inbound.message() => message,
         };
         let message = match message {
@@ -156,6 +162,11 @@ async fn keep(shared: &Shared, worker: &WorkerId, message: v1::LogLines) -> Resu
 fn hello(message: v1::Hello) -> Result<Hello, ApiError> {
     if message.name.is_empty() {
         return Err(ApiError::field("hello.name", "is required"));
+    }
+    let odd = |c: char| c.is_control() || c.is_whitespace();
+    if message.name.len() > LONGEST_NAME || message.name.contains(odd) {
+        let rule = format!("must be at most {LONGEST_NAME} bytes, without blanks");
+        return Err(ApiError::field("hello.name", rule));
     }
     Ok(Hello {
         name: WorkerId(message.name),

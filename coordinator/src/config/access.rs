@@ -22,8 +22,8 @@ pub struct AccessArgs {
     /// changes are taken up at once
     #[arg(long, env = "ESPALIER_TOKENS", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// File that says what users with a certificate may do; changes are taken up at once. Default: they
-    /// may do everything
+    /// File that says what users with a certificate may do; changes are taken up at once. Whom it does not
+    /// name may do nothing; admins have certificates of their own kind, see `espalier certs admin`
     #[arg(long, env = "ESPALIER_CERTIFICATE_ROLES", value_name = "FILE")]
     pub certificate_roles: Option<PathBuf>,
     /// Let in bearers of JSON Web Tokens of this OpenID Connect issuer

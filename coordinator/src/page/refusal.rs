@@ -38,7 +38,10 @@ impl From<Status> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        answer(self.status, body(&self.error))
+        let mut response = answer(self.status, body(&self.error));
+        // For what stands before everything: it counts refusals and writes them down.
+        response.extensions_mut().insert(Status::from(self.error));
+        response
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::refusal::Refusal;
 use super::session;
+use crate::access::has_bearer;
 use crate::config::Config;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
@@ -86,7 +87,7 @@ pub(super) async fn guard(State(site): State<Site>, request: Request, next: Next
 
 /// Refuses what a cookie alone stands for unless it says which page it comes from.
 pub(super) fn require_origin(headers: &HeaderMap) -> Result<(), Refusal> {
-    let by_cookie = session::has_cookie(headers) && !headers.contains_key(header::AUTHORIZATION);
+    let by_cookie = session::has_cookie(headers) && !has_bearer(headers);
     if by_cookie && !headers.contains_key(header::ORIGIN) {
         return Err(denied(
             "NO_ORIGIN",
@@ -146,6 +147,24 @@ mod tests {
             let found = check(&[], Some(origin), here);
             assert_eq!(found, refused("CROSS_SITE"), "{origin}");
         }
+    }
+
+    // Promise: a cookie counts only with word of the page that it comes from, whatever else is sent beside it;
+    // a token in the header counts alone.
+    #[test]
+    fn cookies() {
+        let check = |more: &[(header::HeaderName, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::COOKIE, "espalier_session=a".parse().unwrap());
+            for (name, value) in more {
+                headers.insert(name, value.parse().unwrap());
+            }
+            require_origin(&headers).is_ok()
+        };
+        assert!(!check(&[]));
+        assert!(!check(&[(header::AUTHORIZATION, "Basic YTph")]));
+        assert!(check(&[(header::AUTHORIZATION, "Bearer b")]));
+        assert!(check(&[(header::ORIGIN, "http://here")]));
     }
 
     // Promise: a name that somebody made point to this host opens nothing on it; where other hosts are

@@ -54,6 +54,8 @@ pub(crate) struct Keys {
     /// Trust domain of identities.
     pub(crate) domain: String,
     current: Mutex<Current>,
+    /// One look at a time: what was read later is in force later.
+    turn: Mutex<()>,
 }
 
 impl Keys {
@@ -71,6 +73,7 @@ impl Keys {
                 looked: Instant::now(),
                 complaint: String::new(),
             }),
+            turn: Mutex::default(),
         })
     }
 
@@ -117,6 +120,7 @@ impl Keys {
 
     /// Takes up new files; those that don't load leave the old ones in force.
     fn look(&self) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let found = Contents::read(&self.files).and_then(|contents| {
             if contents == self.lock().contents {
                 return Ok(None);

@@ -50,9 +50,9 @@ fn certs(dir: &Path, args: &[&str]) {
     assert_eq!(run.code, 0, "{}", run.said());
 }
 
-/// Runs the command with the certificate of a user; none: with the CA's alone.
-fn ask(dir: &Path, server: &str, user: Option<&str>, args: &[&str]) -> Run {
-    let folder = user.map(|user| format!("certs/user-{user}"));
+/// Runs the command with a certificate of this folder; none: with the CA's alone.
+fn ask(dir: &Path, server: &str, own: Option<&str>, args: &[&str]) -> Run {
+    let folder = own.map(|own| format!("certs/{own}"));
     let own = folder.map(|folder| (format!("{folder}/tls.crt"), format!("{folder}/tls.key")));
     let mut line = vec!["--server", server, "--tls-ca", "certs/ca/ca.crt"];
     if let Some((cert, key)) = &own {
@@ -63,7 +63,7 @@ fn ask(dir: &Path, server: &str, user: Option<&str>, args: &[&str]) -> Run {
 }
 
 fn workers(dir: &Path, server: &str) -> usize {
-    let run = ask(dir, server, Some("ada"), &["workers", "-o", "json"]);
+    let run = ask(dir, server, Some("admin-ada"), &["workers", "-o", "json"]);
     let found: Value = serde_json::from_str(&run.stdout).unwrap_or_default();
     let is_ready = |state: &str| state.ends_with("READY");
     let ready = |worker: &&Value| worker["state"].as_str().is_some_and(is_ready);
@@ -72,8 +72,9 @@ fn workers(dir: &Path, server: &str) -> usize {
         .map_or(0, |all| all.iter().filter(ready).count())
 }
 
-// Promise: two workers with certificates of their own train a job that a user with a certificate submits;
-// who has none, or speaks plain text, gets nothing and is told what is missing.
+// Promise: two workers with certificates of their own train a job that an admin with a certificate submits;
+// who has none, or speaks plain text, gets nothing and is told what is missing; who has one but no role does
+// nothing either.
 #[test]
 fn a_job_over_tls() {
     let dir = tempfile::tempdir().unwrap();
@@ -83,7 +84,8 @@ fn a_job_over_tls() {
     certs(dir, &["coordinator", "a", "--host", "127.0.0.1,localhost"]);
     certs(dir, &["worker", "w-0"]);
     certs(dir, &["worker", "w-1"]);
-    certs(dir, &["user", "ada"]);
+    certs(dir, &["admin", "ada"]);
+    certs(dir, &["user", "bob"]);
     let mut args = vec!["--listen", "127.0.0.1:0", "--data-dir", "coordinator"];
     args.extend(["--ready-file", "ready"]);
     args.extend(["--tls-cert", "certs/coordinator-a/tls.crt"]);
@@ -113,12 +115,12 @@ fn a_job_over_tls() {
     spec["resources"] = json!({"ranks": 2});
     fs::write(dir.join("secure.yaml"), spec.to_string()).unwrap();
     let args = ["submit", "secure.yaml", "--wait"];
-    let run = ask(dir, &server, Some("ada"), &args);
+    let run = ask(dir, &server, Some("admin-ada"), &args);
     assert_eq!(run.code, 0, "{}", run.said());
     let run = ask(
         dir,
         &server,
-        Some("ada"),
+        Some("admin-ada"),
         &["export", "secure", "-o", "json"],
     );
     let export: Value = serde_json::from_str(&run.stdout).unwrap();
@@ -127,7 +129,10 @@ fn a_job_over_tls() {
 
     let run = ask(dir, &server, None, &["get"]);
     assert_eq!(run.code, 4, "{}", run.said());
+    let run = ask(dir, &server, Some("user-bob"), &["get"]);
+    assert_eq!(run.code, 1, "{}", run.said());
+    assert!(run.stderr.contains("may not call"), "{}", run.said());
     let plain = format!("http://{address}");
-    let run = ask(dir, &plain, Some("ada"), &["get"]);
+    let run = ask(dir, &plain, Some("admin-ada"), &["get"]);
     assert_eq!(run.code, 4, "{}", run.said());
 }

@@ -345,12 +345,8 @@ impl Agent {
             Some(_) => 1,
             None => self.config.threads,
         };
-        let short: String = prepare.job_uid.chars().take(8).collect();
-        let dir = self
-            .config
-            .data_dir
-            .join("jobs")
-            .join(format!("{}-{short}", prepare.job));
+        let folder = wire::folder(&prepare.job, &prepare.job_uid)?;
+        let dir = self.config.data_dir.join("jobs").join(folder);
         Ok(Assignment {
             spec,
             uid: prepare.job_uid,

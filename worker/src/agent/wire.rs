@@ -23,6 +23,19 @@ pub(super) fn spec(spec: Option<v1::JobSpec>) -> Result<JobSpec, String> {
     JobSpec::from_wire(spec).map_err(|e| format!("the order to prepare has a bad job: {e}"))
 }
 
+/// Name of the directory of a job. Whatever a coordinator says, it leads nowhere else.
+pub(super) fn folder(job: &str, uid: &str) -> Result<String, String> {
+    let short: String = uid.chars().take(8).collect();
+    let folder = format!("{job}-{short}");
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match folder.chars().all(plain) {
+        true => Ok(folder),
+        false => Err(format!(
+            "the order to prepare names the job {job:?} ({uid:?}), expected letters, digits, `-`, `_` and `.`"
+        )),
+    }
+}
+
 pub(super) fn seat(seat: v1::Seat) -> Seat {
     let worker = WorkerId(seat.worker);
     Seat {
@@ -196,6 +209,24 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Promise: no order makes a worker write beside its own directory of jobs.
+    #[test]
+    fn folders_lead_nowhere_else() {
+        let uid = "0b5b0f6e-7d0c-4a3e-9d55-0c9d7f1f6a11";
+        assert_eq!(folder("news", uid).unwrap(), "news-0b5b0f6e");
+        for (job, uid) in [
+            ("../news", uid),
+            ("a/b", uid),
+            ("/etc", uid),
+            ("news", "/../../x"),
+            ("new\0s", uid),
+            ("", "/"),
+        ] {
+            let error = folder(job, uid).unwrap_err();
+            assert!(error.contains("expected"), "{error}");
+        }
+    }
 
     // Promise: what is no secret is refused, never taken for the order to speak plain text; an error does not
     // show it.

@@ -98,6 +98,23 @@ fn the_last_report_outlives_the_coordinator() {
 }
 
 #[test]
+fn the_queue_names_no_job_of_another_namespace() {
+    // Promise: a job that waits behind another one names it only where both are of one namespace.
+    let mut bench = Bench::new();
+    bench.join("a", 1);
+    bench.create(&ranks("one", 1));
+    bench.create(&ranks("two", 1));
+    bench.create(&espalier_spec::JobSpec {
+        namespace: "other".to_owned(),
+        ..ranks("foreign", 1)
+    });
+    bench.create(&ranks("three", 1));
+    let why = |name: &str| bench.job(name).state_reason;
+    assert_eq!(why("foreign"), "waits behind a job of another namespace");
+    assert_eq!(why("three"), "waits behind job two");
+}
+
+#[test]
 fn the_queue_keeps_order_and_says_why() {
     // Promise: priority, then age; nothing overtakes a job that fits the cluster; one that does not
     // fit blocks nobody, and says so.

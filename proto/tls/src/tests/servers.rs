@@ -2,9 +2,7 @@
 
 use super::{HOSTS, Place, Server, client, echo, soon};
 use crate::limits::reason;
-use crate::{
-    Ca, ClientFiles, ClientTls, Identity, Kind, Limits, ServerTls, TlsError, Validity,
-};
+use crate::{Ca, ClientFiles, ClientTls, Identity, Kind, Limits, ServerTls, TlsError, Validity};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
