@@ -322,6 +322,14 @@ async fn beyond_a_role(open: &Channel, table: &mut Table<'_>) {
         "namespace_denied",
     );
 
+    let got = create(&sam, job("foreign", "vision")).await;
+    table.refused(
+        "a name that another namespace's job has",
+        got,
+        DENIED,
+        "name_unavailable",
+    );
+
     let got = sam.jobs().get_job(v1::GetJobRequest { name: name() }).await;
     table.refused("a look at another namespace's job", got, NOT_FOUND, "");
     let request = v1::CancelJobRequest { name: name() };
