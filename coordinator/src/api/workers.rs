@@ -366,3 +366,25 @@ fn order(order: Order, lead: &Lead, secrets: &Secrets) -> v1::CoordinatorMessage
         message: Some(message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    // Promise: a worker's name is short and can be printed, whoever has chosen it.
+    #[test]
+    fn odd_names_are_refused() {
+        let named = |name: &str| v1::Hello {
+            name: name.to_owned(),
+            ..v1::Hello::default()
+        };
+        assert_eq!(hello(named("gpu-1.rack")).unwrap().name.0, "gpu-1.rack");
+        let long = "a".repeat(LONGEST_NAME + 1);
+        for odd in ["", "a b", "a\nb", &long] {
+            let error = hello(named(odd)).unwrap_err();
+            assert_eq!(error.violations[0].field, "hello.name", "{odd:?}");
+        }
+    }
+}

@@ -136,9 +136,11 @@ impl AccessArgs {
             ("oidc-issuer", self.oidc_issuer.as_deref()),
             ("oidc-jwks", self.oidc_jwks.as_deref()),
         ] {
-            // Whoever can change keys on their way can let in anybody. A file is no URL.
-            if let Some(url) = url.filter(|url| url.starts_with("http://"))
-                && !is_loopback(url)
+            // Whoever can change keys on their way can let in anybody. A file is no URL; other spellings of a
+            // scheme are the client's to read, not ours.
+            if let Some(url) = url.filter(|url| url.contains("://"))
+                && !url.starts_with("https://")
+                && !(url.starts_with("http://") && is_loopback(url))
             {
                 let expected = "https:// (or http:// on this host)".into();
                 return Err(range(flag, &url, expected));
@@ -212,6 +214,7 @@ mod tests {
         for (flags, word) in [
             ("--oidc-jwks http://id.example/keys", "oidc-jwks"),
             ("--oidc-jwks http://localhost@evil/keys", "oidc-jwks"),
+            ("--oidc-jwks HTTP://id.example/keys", "oidc-jwks"),
             ("--oidc-role team=worker", "oidc-role"),
             ("--max-calls 0", "max-calls"),
             ("--max-job-bytes 1", "max-job-bytes"),
