@@ -21,6 +21,10 @@ use tonic::body::Body;
 /// How often a call is looked at again.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// Reason of the error of a connection whose certificate holds no longer. It is closed soon: nobody waits for
+/// a second look.
+const VOID: &str = "CERTIFICATE_VOID";
+
 /// Tells the handler of a long call when its caller may make it no more.
 #[derive(Clone, Debug)]
 pub struct Cut(watch::Receiver<Option<ApiError>>);
@@ -59,10 +63,14 @@ impl Guard {
     pub(super) fn begin(access: Arc<Access>, visit: Arc<Visit>, caller: Principal) -> Self {
         let (tell, cut) = watch::channel(None);
         let checks = tokio::spawn(async move {
+            let mut doubtful = false;
             let error = loop {
                 tokio::time::sleep(EVERY).await;
-                if let Err(error) = access.still(&visit, &caller).await {
-                    break error;
+                match access.still(&visit, &caller).await {
+                    Ok(()) => doubtful = false,
+                    Err(error) if doubtful || error.reason == VOID => break error,
+                    // A file that is written in place is half there for a moment.
+                    Err(_) => doubtful = true,
                 }
             };
             access.ended(&visit, &caller, &error);
@@ -117,7 +125,7 @@ impl Access {
 /// The error of a connection whose certificate holds no longer.
 pub(super) fn void() -> ApiError {
     unauthenticated(
-        "CERTIFICATE_VOID",
+        VOID,
         "the certificate of this connection has ended, or its CA is no longer trusted here; connect again \
          with a new one",
     )
