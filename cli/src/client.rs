@@ -2,7 +2,7 @@
 
 use crate::error::{Code, Error, Result, nearest};
 use crate::local::Folder;
-use crate::output::Context;
+use crate::output::{Context, text};
 use espalier_proto::v1;
 use espalier_proto::v1::cluster_service_client::ClusterServiceClient;
 use espalier_proto::v1::job_service_client::JobServiceClient;
@@ -283,14 +283,16 @@ impl Client {
             return untrusted(&self.server, &root_cause(status))
                 .hint("its log says whether it refused the connection, and why");
         }
-        let api = ApiError::from(status);
+        let mut api = ApiError::from(status);
+        // Names and paths of others may be in it.
+        api.message = text::plain(&api.message);
         let server = &self.server;
         match api.kind {
             ErrorKind::InvalidArgument if !api.violations.is_empty() => {
                 let lines: Vec<String> = api
                     .violations
                     .iter()
-                    .map(|violation| format!("  {violation}"))
+                    .map(|violation| text::plain(&format!("  {violation}")))
                     .collect();
                 Error::failure(format!(
                     "the coordinator refused the request:\n{}",

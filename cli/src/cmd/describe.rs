@@ -91,7 +91,8 @@ fn describe(description: &Description, screen: &Screen) -> String {
         } else {
             "it will fail again unless something changes"
         };
-        let _ = writeln!(out, "  {} ({}; {again})", failure.message, failure.code);
+        let said = text::plain(&format!("{} ({}; {again})", failure.message, failure.code));
+        let _ = writeln!(out, "  {said}");
     }
     progress(job, screen, &mut out);
     for evaluation in &job.evaluations {

@@ -134,8 +134,10 @@ fn show(line: &LogLine, context: &Context) -> crate::error::Result<()> {
         "WARN" => Style::new().yellow(),
         _ => Style::new().dimmed(),
     };
-    let level = context.stdout.paint(&format!("{:<5}", line.level), style);
-    context.print(&format!("{time} {level} {source}: {}", line.text))
+    let level = text::plain(&format!("{:<5}", line.level));
+    let level = context.stdout.paint(&level, style);
+    let said = text::plain(&format!("{source}: {}", line.text));
+    context.print(&format!("{time} {level} {said}"))
 }
 
 #[cfg(test)]

@@ -303,7 +303,7 @@ impl<'a> View<'a> {
             &format!("{:<10}", state_name(event.state)),
             state_style(event.state),
         );
-        self.say(&format!("{time} {state} {}", event.message));
+        self.say(&format!("{time} {state} {}", text::plain(&event.message)));
         if let Some(evaluation) = &event.evaluation {
             for line in figures(evaluation) {
                 self.say(&format!("  {line}"));

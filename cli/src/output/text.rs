@@ -1,4 +1,15 @@
-//! Numbers and times for people.
+//! Numbers, times and texts of others for people.
+
+/// A text that somebody else has written: control characters, with which it could move the cursor, change
+/// what was shown or ask the terminal for something, become spaces. Lines stay lines.
+pub(crate) fn plain(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\t' => c,
+        c if c.is_control() => ' ',
+        c => c,
+    };
+    text.chars().map(shown).collect()
+}
 
 /// A count with separators: `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
@@ -137,6 +148,13 @@ pub(crate) fn now_millis() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_others_steer_no_terminal() {
+        // Escapes, also those of one character, are gone; lines and letters of all scripts stay.
+        let text = plain("a\tb\nc\u{1b}]0;title\u{7}\r\u{9b}2J\u{7f}é漢");
+        assert_eq!(text, "a\tb\nc ]0;title   2J é漢");
+    }
 
     #[test]
     fn numbers_are_readable() {
