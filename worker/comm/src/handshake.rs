@@ -208,9 +208,10 @@ impl Hello {
     /// job, generation, size, `from` and whether it encrypts are looked at).
     pub(crate) fn judge(&self, me: &Hello) -> Reply {
         if self.job != me.job {
+            // Its name is not for strangers.
             return Reply::Refused(format!(
-                "it works on job {:?}, the caller on {:?}",
-                me.job, self.job
+                "it works on another job than {:?}, the caller's",
+                self.job
             ));
         }
         if self.generation < me.generation {

@@ -194,8 +194,8 @@ fn bad_arguments_touch_nobody() {
 
 #[test]
 fn strangers_and_stale_generations_do_not_disturb() {
-    // Promise: a rank of an older generation or another job is told why it is refused, noise is
-    // turned away, and the right ranks still join.
+    // Promise: a rank of an older generation or another job is told why it is refused, but not which job
+    // it has called; noise is turned away, and the right ranks still join.
     let listeners = [listener(), listener()];
     let all = peers(&listeners);
     std::thread::scope(|scope| {
@@ -210,6 +210,7 @@ fn strangers_and_stale_generations_do_not_disturb() {
         other.job = "another".into();
         let other = connect(&listener(), other).expect_err("other job");
         assert!(other.to_string().contains("\"another\""), "{other}");
+        assert!(!other.to_string().contains("\"test\""), "{other}");
 
         // Silent, then noisy; the silent one stays open to the end.
         let _silent = TcpStream::connect(all[0].addr).expect("connect");
