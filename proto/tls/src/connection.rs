@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 /// How long a connection stays open once its certificate holds no longer: those who serve it say so first.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Who calls; in the extensions of every request.
 #[derive(Clone, Debug)]
