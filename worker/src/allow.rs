@@ -40,6 +40,10 @@ pub struct Allowed {
         value_parser = prefix
     )]
     urls: Vec<String>,
+    /// Let jobs bring TorchScript modules: programs that can read and write whatever this worker can, where
+    /// else they could name only some paths or URLs.
+    #[arg(long = "allow-modules", env = "ESPALIER_ALLOW_MODULES")]
+    modules: bool,
 }
 
 /// Directories that files may lie in; none: anywhere.
@@ -87,6 +91,13 @@ impl Allowed {
             checked.map_err(|message| Forbidden { field, message })?;
         }
         Ok(())
+    }
+
+    /// Whether jobs may bring TorchScript modules. They are programs, which no path holds back: by default only
+    /// where jobs may name everything.
+    #[must_use]
+    pub fn modules(&self) -> bool {
+        self.modules || (self.paths.is_empty() && self.urls.is_empty())
     }
 
     /// Where samples may name files: what is fetched lies in `cache`.

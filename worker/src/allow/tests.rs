@@ -180,6 +180,17 @@ fn files_of_samples_stay_inside() {
     assert!(matches!(problem, Problem::Undecodable { .. }), "{problem}");
 }
 
+// Promise: where jobs may name only some files they bring no programs, unless that is asked for.
+#[test]
+fn modules_are_programs() {
+    let (dir, allowed) = place();
+    assert!(!allowed.modules() && Allowed::default().modules());
+    assert!(!flags(&["--allow-url", "s3://bucket"]).unwrap().modules());
+    let inside = dir.path().join("in").display().to_string();
+    let both = flags(&["--allow-path", &inside, "--allow-modules"]);
+    assert!(both.unwrap().modules());
+}
+
 // Promise: a URL is allowed below a prefix alone, whatever it looks like; what is secret in it isn't shown.
 #[test]
 fn urls_stay_below_their_prefix() {

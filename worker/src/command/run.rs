@@ -6,6 +6,7 @@ use espalier_proto::bearer::Secret;
 use espalier_tls::ClientFlags;
 use espalier_worker::agent::{self, Config, Limits, TelemetryFlags, log::JobLog};
 use espalier_worker::allow::Allowed;
+use espalier_worker::model::forbid_scripts;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tracing_subscriber::Registry;
@@ -80,6 +81,9 @@ pub(crate) fn work(run: Run) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let telemetry = runtime.block_on(run.telemetry.start(&name))?;
+    if !run.allowed.modules() {
+        forbid_scripts();
+    }
     let config = Config {
         coordinator: run.coordinator.join(","),
         tls: run.tls.load()?,

@@ -108,6 +108,7 @@ impl Error {
         let (code, retryable) = match self {
             Error::Data(_) => ("bad_data", false),
             Error::Model(model::Error::Torch(_)) | Error::Torch(_) => ("torch", false),
+            Error::Model(model::Error::Forbidden { .. }) => ("not_allowed", false),
             Error::Model(_) => ("bad_model", false),
             Error::Head(_) | Error::Adapt(_) => ("bad_spec", false),
             Error::Metric(_) => ("bad_data", false),

@@ -38,6 +38,14 @@ pub enum Error {
         /// What could be used instead.
         supported: &'static str,
     },
+    /// It is a program, and this worker runs none of jobs.
+    #[error("model directory {dir}: {why}")]
+    Forbidden {
+        /// The directory.
+        dir: PathBuf,
+        /// What it is, and what would let it in.
+        why: &'static str,
+    },
     /// A low-rank update is wanted where there is nothing to add it to.
     #[error(
         "tuning.lora.targets: `{target}` matches no linear layer of model directory {dir}: {layers}"

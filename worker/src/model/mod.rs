@@ -50,7 +50,7 @@ pub use hf::{Modality, Source};
 pub use layout::{Group, Layout};
 pub use map::FeatureMap;
 pub use pass::{Leaves, Moment, Pass, lowest};
-pub use script::{TORCHSCRIPT, write as write_script};
+pub use script::{TORCHSCRIPT, forbid as forbid_scripts, write as write_script};
 pub use table::Table;
 pub use virtual_tokens::{
     EMBEDDINGS, PEFT_FILE, PEFT_META, PREFIX_DIR, PROMPT_DIR, Prefix, VirtualTokens, prefix, prompt,

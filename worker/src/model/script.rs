@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tch::{CModule, Device, Kind, TchError, Tensor};
 
 /// What `config.json` calls such a directory.
@@ -25,6 +26,21 @@ pub const TORCHSCRIPT: &str = "espalier-torchscript";
 const CONFIG: &str = "config.json";
 /// Samples and tokens of the inputs that a module is tried with.
 const TRIED: [i64; 2] = [2, 3];
+
+/// Whether this process loads no modules.
+static FORBIDDEN: AtomicBool = AtomicBool::new(false);
+/// What whoever brings one is told then.
+const WHY: &str = "a TorchScript module is a program that can read and write whatever this worker can: \
+                   it is not let in unless the worker is started with --allow-modules";
+
+/// Lets this process load no module from now on: the language of TorchScript opens and writes files.
+pub fn forbid() {
+    FORBIDDEN.store(true, Ordering::Relaxed);
+}
+
+fn is_forbidden() -> bool {
+    FORBIDDEN.load(Ordering::Relaxed)
+}
 
 /// The fields of `config.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -147,6 +163,11 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn load(source: &Source, options: &Options) -> Result<Self, Error> {
+        // Before it is opened: already that runs parts of it.
+        if is_forbidden() {
+            let dir = source.dir().to_owned();
+            return Err(Error::Forbidden { dir, why: WHY });
+        }
         let config = Config::read(source)?;
         if options.init == Init::Random {
             let message = "a TorchScript module starts with the parameters in its file; remove \
@@ -405,6 +426,14 @@ pub fn write(
 ) -> Result<(), TchError> {
     let file = config.get("file").and_then(Value::as_str);
     let file = file.map_or_else(model, str::to_owned);
+    // The configuration is read anew for an export: it may be another one by now.
+    if is_forbidden() {
+        return Err(TchError::FileFormat(WHY.to_owned()));
+    }
+    if file.contains(['/', '\\']) {
+        let message = format!("file is {file:?} in {CONFIG}, expected a name in this directory");
+        return Err(TchError::FileFormat(message));
+    }
     let module = CModule::load(source.join(&file))?;
     for (name, mut parameter) in module.named_parameters()? {
         // One that is not there goes by its first name.
