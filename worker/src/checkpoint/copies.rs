@@ -2,7 +2,7 @@
 //! model that goes with it, where JOB is the name of the job's directory. The manifest is written last and removed
 //! first, so what has one is whole.
 
-use super::durable::{MANIFEST, SEAL};
+use super::durable::{MANIFEST, SEAL, outside};
 use super::{Checkpoint, Error, Manifest, Store};
 use crate::fetch::{self, Depot, Stop};
 use espalier_spec::Step;
@@ -36,10 +36,16 @@ impl Opened {
     pub(super) fn new(path: &Path) -> Result<Self, Error> {
         let manifest_path = path.join(MANIFEST);
         let text = fs::read(&manifest_path).map_err(|e| Error::io("read", &manifest_path, e))?;
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| Error::Damaged {
-            path: manifest_path,
-            message: format!("not a manifest: {e}"),
-        })?;
+        let damaged = |message: String| Error::Damaged {
+            path: manifest_path.clone(),
+            message,
+        };
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|e| damaged(format!("not a manifest: {e}")))?;
+        if let Some(odd) = outside(&manifest) {
+            let message = format!("names the file {odd:?}, expected one of its own directory");
+            return Err(damaged(message));
+        }
         let mut files = Vec::new();
         let names = manifest.files.iter().map(|file| file.name.as_str());
         for name in names.chain([SEAL, MANIFEST]) {

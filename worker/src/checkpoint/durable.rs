@@ -302,6 +302,10 @@ impl Checkpoint {
         if seal.is_none() && manifest.format > OLDEST {
             return Err(damaged(seal_path, "the file is missing".to_owned()));
         }
+        if let Some(odd) = outside(&manifest) {
+            let message = format!("names the file {odd:?}, expected one of its own directory");
+            return Err(damaged(manifest_path, message));
+        }
         for wanted in &manifest.files {
             let file = path.join(&wanted.name);
             let found = entry(&file)?;
@@ -338,6 +342,14 @@ impl Checkpoint {
         }
         Ok(all)
     }
+}
+
+/// A file that a manifest names and that is not of its own directory: what came back from elsewhere may say
+/// anything.
+pub(super) fn outside(manifest: &Manifest) -> Option<&str> {
+    let mut names = manifest.files.iter().map(|file| file.name.as_str());
+    let is_odd = |name: &str| matches!(name, "" | "." | "..") || name.contains(['/', '\\']);
+    names.find(|name| is_odd(name))
 }
 
 /// Generation and step of a checkpoint that was begun, by the name of its temporary directory; the oldest layout's
@@ -393,6 +405,23 @@ mod tests {
         ));
         let used = store.newest("step", Step(u64::MAX)).unwrap();
         assert_eq!(used.manifest.state.step, Step(100));
+    }
+
+    // Promise: a manifest that came from elsewhere leads to no file outside of its directory, though everything
+    // else is right.
+    #[test]
+    fn a_manifest_names_files_of_its_own_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let newest = commit(&Store::new(dir.path()), 100);
+        fs::copy(newest.join("model.safetensors"), dir.path().join("secret")).unwrap();
+        let text = fs::read_to_string(newest.join(MANIFEST)).unwrap();
+        let forged = text.replace("\"model.safetensors\"", "\"../secret\"");
+        assert_ne!(forged, text);
+        let seal = blake3::hash(forged.as_bytes()).to_hex();
+        fs::write(newest.join(MANIFEST), forged).unwrap();
+        fs::write(newest.join(SEAL), seal.as_bytes()).unwrap();
+        let error = Checkpoint::open(&newest).unwrap_err().to_string();
+        assert!(error.contains("../secret"), "{error}");
     }
 
     // Promise: what was not committed is no checkpoint.
