@@ -348,8 +348,7 @@ impl Checkpoint {
 /// anything.
 pub(super) fn outside(manifest: &Manifest) -> Option<&str> {
     let mut names = manifest.files.iter().map(|file| file.name.as_str());
-    let is_odd = |name: &str| matches!(name, "" | "." | "..") || name.contains(['/', '\\']);
-    names.find(|name| is_odd(name))
+    names.find(|name| matches!(*name, "" | "." | "..") || name.contains(['/', '\\']))
 }
 
 /// Generation and step of a checkpoint that was begun, by the name of its temporary directory; the oldest layout's
