@@ -3,6 +3,7 @@
 
 mod kit;
 
+use espalier_coordinator::config::VERSION;
 use espalier_coordinator::store::{Log, Store, StoreError};
 use espalier_proto::{ApiError, ErrorKind, v1};
 use kit::{Node, Worker, hello, soon, spec};
@@ -199,8 +200,9 @@ async fn pages() {
     node.stop().await;
 }
 
-// Promise: a worker of another version, or that does not begin with Hello, or that takes a live
-// worker's name, is refused with the reason.
+// Promise: a worker of another line of versions, or that does not begin with Hello, or that takes a live
+// worker's name, is refused with the reason; one of another patch is taken in, so that processes can be
+// replaced one by one.
 #[tokio::test]
 async fn odd_workers_are_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -216,6 +218,12 @@ async fn odd_workers_are_refused() {
         (ErrorKind::FailedPrecondition, "VERSION_MISMATCH")
     );
     assert!(error.message.contains("0.0.1"), "{error}");
+    let line = VERSION.rsplit_once('.').unwrap().0;
+    let patch = v1::Hello {
+        version: format!("{line}.999"),
+        ..hello("patch")
+    };
+    Worker::join(&node, patch).await;
 
     let rude = Worker::open(&node, Message::Goodbye(v1::Goodbye::default())).await;
     let (kind, word) = reason(rude.err().unwrap());

@@ -17,6 +17,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Gone workers that are still shown.
 const GONE_SHOWN: usize = 100;
 
+/// The first two numbers of a version: what differs in nothing else works together, so that a cluster can be
+/// replaced process by process while jobs run.
+fn line(version: &str) -> &str {
+    let mut dots = version.match_indices('.');
+    dots.nth(1).map_or(version, |(end, _)| &version[..end])
+}
+
 impl Machine {
     /// Takes a worker in, or refuses it.
     pub(crate) fn connected(&mut self, conn: ConnId, hello: Hello) {
@@ -70,9 +77,10 @@ impl Machine {
             );
             return Err(Error::new(ErrorKind::InvalidArgument, "BAD_HELLO", message));
         }
-        if hello.version != self.config.version {
+        if line(&hello.version) != line(&self.config.version) {
             let message = format!(
-                "worker {} has version {}, this coordinator {}; run the same version on both",
+                "worker {} has version {}, this coordinator {}; run versions that differ in their last number \
+                 at most",
                 hello.name, hello.version, self.config.version
             );
             return Err(Error::new(
@@ -388,4 +396,20 @@ impl Machine {
 /// Milliseconds as seconds with one decimal.
 pub(crate) fn seconds(milliseconds: u64) -> String {
     format!("{}.{}", milliseconds / 1_000, milliseconds % 1_000 / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line;
+
+    // Promise: versions of one line differ in their third number, and in what follows it, alone.
+    #[test]
+    fn lines() {
+        assert_eq!(line("0.1.0"), "0.1");
+        assert_eq!(line("0.1.12-rc.1"), line("0.1.0"));
+        assert_ne!(line("0.2.0"), line("0.1.0"));
+        assert_ne!(line("1.1.0"), line("0.1.0"));
+        assert_ne!(line("0.10.0"), line("0.1.0"));
+        assert_eq!(line("7"), "7");
+    }
 }
