@@ -32,7 +32,7 @@ def arguments():
     mode.add_argument("--elastic", action="store_true", help="1, 2, 3, 4 workers and a changing number")
     mode.add_argument("--coordinator", type=int, metavar="N", help="kill coordinators so many times during a run")
     mode.add_argument("--recovery-times", type=int, metavar="N", help="seconds from so many kills of a worker to the next step")
-    mode.add_argument("--rolling", action="store_true", help="replace workers and coordinators one by one by SIGTERM")
+    mode.add_argument("--rolling", action="store_true", help="replace coordinators and workers one by one by SIGTERM")
     how = parser.add_argument_group("how")
     how.add_argument("--runs", type=int, default=2)
     how.add_argument("--every", type=float, default=10, metavar="E", help="seconds between faults of a soak")

@@ -11,7 +11,7 @@ import time
 
 import faults
 from follow import durations, next_after
-from runs import HEAD, Run, again, compared, disturbed, percent, row, timeline, undisturbed, verdict
+from runs import HEAD, Run, compared, disturbed, percent, replayed, row, timeline, undisturbed, verdict
 from stage import REPO, ChaosError
 
 
@@ -174,12 +174,12 @@ def peer(args):
 
 
 def rolling(net, args):
-    """--rolling: workers, then coordinators, are replaced one by one by SIGTERM."""
+    """--rolling: coordinators, then workers, are replaced one by one by SIGTERM, in the order of an upgrade."""
     fields = {"training__steps": args.steps}
     wanted = undisturbed(net, args, **fields)
     with Run(net, args, "rolling", args.workers + args.spares, **fields) as run:
         stage, slow, struck = run.stage, [], 0
-        victims = [*sorted(stage.workers.items()), *sorted(stage.coordinators.items())]
+        victims = [*sorted(stage.coordinators.items()), *sorted(stage.workers.items())]
         for index, (name, process) in enumerate(victims):
             run.until((index + 1) * args.steps // (len(victims) + 2), args.limit)
             if run.follow.over:
@@ -187,13 +187,16 @@ def rolling(net, args):
             starts, struck = process.starts, struck + 1
             begun = time.monotonic()
             slow += [] if process.replace() else [name]
-            stage.until(f"{name} to be back", lambda: process.starts > starts and stage.ready() >= len(stage.names), 60)
+            # As Kubernetes waits until a pod is ready before it takes the next one.
+            back = lambda: process.starts > starts and (name in stage.workers or stage.serves(name))
+            stage.until(f"{name} to be back", lambda: back() and stage.ready() >= len(stage.names), 60)
             print(f"rolling: step {run.reached()}: {name} was replaced in {time.monotonic() - begun:.1f} s", flush=True)
         found = run.finish(args.limit)
     found["struck"] = struck
-    drains = [one for one in found["recoveries"] if str(one.get("cause", "")).lower() == "drain"]
-    replays = sum(map(again, drains))
-    lines = [f"Rolling replacement of {args.workers + args.spares} workers and {args.coordinators} coordinator(s) by SIGTERM. {compared(wanted)}", "",
-             *HEAD, row("rolling", found, wanted), "",
-             f"Drains: {len(drains)}, steps replayed by them: {replays}. Killed because they did not end in 60 s: {', '.join(slow) or 'none'}."]
-    return lines, good(found, wanted) and not slow and replays == 0
+    causes = [str(one.get("cause", "")).lower() for one in found["recoveries"]]
+    told = ", ".join(f"{causes.count(cause)} by {cause or 'an unknown cause'}" for cause in sorted(set(causes)))
+    lines = [f"Rolling replacement of {args.coordinators} coordinator(s), then of {args.workers + args.spares} workers, by SIGTERM. {compared(wanted)}", "",
+             *HEAD, row("undisturbed", wanted, wanted), row("rolling", found, wanted), "",
+             f"Replaced: {struck} of {len(victims)}. Recoveries: {told or 'none'}. Killed because they did not end in 60 s: {', '.join(slow) or 'none'}."]
+    whole = struck == len(victims) and not slow and sum(replayed(found)) == 0
+    return lines, whole and good(found, wanted) and bool(found["audit"][0])

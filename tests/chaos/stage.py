@@ -195,15 +195,15 @@ class Stage:
 
     # The cluster through its own commands.
 
-    def espalier(self, *words, timeout=120):
-        env = {**os.environ, "ESPALIER_SERVER": self.servers}
+    def espalier(self, *words, timeout=120, server=None):
+        env = {**os.environ, "ESPALIER_SERVER": server or self.servers}
         command = [BIN / "espalier", *map(str, words)]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
 
-    def try_json(self, *words):
+    def try_json(self, *words, server=None):
         """What a verb answers with `-o json`; none if it fails, such as while the coordinator is away."""
         try:
-            done = self.espalier(*words, "-o", "json", timeout=20)
+            done = self.espalier(*words, "-o", "json", timeout=20, server=server)
         except subprocess.TimeoutExpired:
             return None
         return json.loads(done.stdout) if done.returncode == 0 else None
@@ -211,6 +211,10 @@ class Stage:
     def ready(self):
         answer = self.try_json("workers")
         return 0 if answer is None else sum(worker.get("state") == "READY" for worker in entries(answer, "workers"))
+
+    def serves(self, name):
+        """Whether a coordinator leads, or sends callers to the one that does."""
+        return self.try_json("workers", server=self.url(name)) is not None
 
     def job(self, name):
         answer = self.try_json("get", name)

@@ -37,7 +37,8 @@ def workload_faults(resource):
         yield "has no seccomp profile"
     if not spec.get("priorityClassName"):
         yield "has no priority class"
-    if resource["spec"].get("replicas", 1) > 1 and not (spec.get("topologySpreadConstraints") or spec.get("affinity")):
+    # Without a number it is another's to say, which may be any.
+    if resource["spec"].get("replicas", 2) > 1 and not (spec.get("topologySpreadConstraints") or spec.get("affinity")):
         yield "may have all its pods on one node"
     for container in spec["containers"] + spec.get("initContainers", []):
         yield from (f"container {container['name']}: {fault}" for fault in container_faults(container))
@@ -120,7 +121,7 @@ def guard_faults(resources):
         labels = resource["spec"]["template"]["metadata"]["labels"]
         if not any(policy["spec"]["podSelector"] and matches(policy["spec"]["podSelector"], labels) for policy in policies):
             yield f"{label(resource)}: no network policy"
-        if resource["kind"] == "StatefulSet" and not any(
+        if resource["kind"] in ("StatefulSet", "Deployment") and not any(
                 matches(budget["spec"]["selector"], labels) for budget in named(resources, "PodDisruptionBudget").values()):
             yield f"{label(resource)}: no disruption budget"
     for service in named(resources, "Service").values():
@@ -133,6 +134,9 @@ def guard_faults(resources):
         yield "StatefulSet/espalier-worker: leaves without handing over"
     if worker and pod(worker).get("terminationGracePeriodSeconds", 30) < 30:
         yield "StatefulSet/espalier-worker: less time to hand over than the worker takes"
+    # The operator scales them; a manifest with a number would undo that with every `kubectl apply`.
+    if worker and "replicas" in worker["spec"]:
+        yield "StatefulSet/espalier-worker: says how many, which is the operator's to say"
     for role in list(named(resources, "Role").values()) + list(named(resources, "ClusterRole").values()):
         for rule in role.get("rules", []):
             if "*" in rule.get("verbs", []) + rule.get("resources", []) + rule.get("apiGroups", []):
@@ -175,10 +179,12 @@ BREAKS = {
     "plain text to the coordinator": lambda r: _container(r).update(args=["--coordinator=http://espalier-coordinator:7443"]),
     "no drain before the end": lambda r: _container(r).pop("lifecycle"),
     "too little time for a drain": lambda r: pod(_worker(r)).update(terminationGracePeriodSeconds=5),
+    "a number of workers": lambda r: _worker(r)["spec"].update(replicas=2),
     "a secret that is not there": lambda r: pod(_worker(r))["volumes"][-1].update(secret={"secretName": "none"}),
     "a claim that is not there": _drop("PersistentVolumeClaim"),
     "a headless service that is not there": _drop("Service", "espalier-workers"),
     "no budget": _drop("PodDisruptionBudget"),
+    "no budget of operators": _drop("PodDisruptionBudget", "espalier-operator"),
     "no network policy of workers": _drop("NetworkPolicy", "espalier-worker"),
     "nothing denied": _drop("NetworkPolicy", "espalier-default-deny"),
     "no service account": _drop("ServiceAccount", "espalier-worker"),

@@ -121,10 +121,15 @@ impl Elector {
             }
         }
         leading.send_replace(false);
-        if renewed.is_some()
-            && let Err(error) = self.give_back().await
-        {
-            tracing::warn!(lease = self.name, "can't give the lease back: {error}");
+        if renewed.is_some() {
+            // Where that hangs, it runs out.
+            match timeout(self.timing.renew, self.give_back()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(lease = self.name, "can't give the lease back: {error}");
+                }
+                Err(_) => tracing::warn!(lease = self.name, "the API server does not answer"),
+            }
         }
     }
 

@@ -34,16 +34,21 @@ pub enum Error {
     /// No status port.
     #[error(transparent)]
     Status(#[from] StatusError),
+    /// Nobody can say any more whether this operator leads.
+    #[error(
+        "the election of the operator that works has broken off: {0}; it must be started again"
+    )]
+    Election(#[from] tokio::task::JoinError),
 }
 
 /// Works as the operator until `stop` turns true.
 ///
 /// # Errors
-/// Certificates, the coordinator's address or the status port can't be used.
+/// Certificates, the coordinator's address or the status port can't be used, or the election broke off.
 pub async fn run(
     settings: &Settings,
     client: Client,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let token = match &settings.token_file {
         Some(path) => TokenFrom::File(path.clone()),
@@ -76,24 +81,33 @@ pub async fn run(
     let (leads, mut leading) = watch::channel(false);
     let election = tokio::spawn(elector.run(leads, stop.clone()));
     loop {
-        tokio::select! {
-            () = until(&mut leading, true) => {}
-            () = until(&mut stop, true) => break,
+        let leads = tokio::select! {
+            leads = becomes(&mut leading, true) => leads,
+            () = ended(stop.clone()) => false,
+        };
+        if !leads {
+            break;
         }
         tracing::info!(%me, "leads");
         health.leads(true);
         let working = work(settings, &client, &coordinator, (&namespace, &me), &health);
         // What is under way when it ends is left as it is: the next one sees where it stands.
-        tokio::select! {
-            () = working => {}
-            () = until(&mut leading, false) => tracing::warn!(%me, "leads no more"),
-            () = until(&mut stop, true) => break,
-        }
+        let goes_on = tokio::select! {
+            () = working => true,
+            told = becomes(&mut leading, false) => {
+                tracing::warn!(%me, "leads no more");
+                told
+            }
+            () = ended(stop.clone()) => false,
+        };
         health.leads(false);
+        if !goes_on {
+            break;
+        }
     }
     tracing::info!("stops");
-    // It only gives the lease back.
-    let _ = election.await;
+    // Where it is told to stop it only gives the lease back.
+    election.await?;
     Ok(())
 }
 
@@ -164,14 +178,26 @@ fn identity(settings: &Settings) -> String {
     format!("{name}_{}", uuid::Uuid::new_v4())
 }
 
-/// Waits until a value is this one; for ever if nobody can say so any more.
-async fn until(value: &mut watch::Receiver<bool>, wanted: bool) {
-    if value.wait_for(|value| *value == wanted).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+/// Waits until a value is this one. False: nobody can say so any more.
+async fn becomes(value: &mut watch::Receiver<bool>, wanted: bool) -> bool {
+    value.wait_for(|value| *value == wanted).await.is_ok()
 }
 
 async fn ended(mut stop: watch::Receiver<bool>) {
     // An error means that whoever could stop it has gone: it ends as well.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: an operator to whom nobody can say any more that it does not lead does not go on as if it did.
+    #[tokio::test]
+    async fn nobody_says() {
+        let (says, mut leading) = watch::channel(true);
+        assert!(becomes(&mut leading, true).await);
+        drop(says);
+        assert!(!becomes(&mut leading, false).await);
+    }
 }

@@ -18,9 +18,8 @@ pub(super) fn decide(world: &World) -> Decision {
     }
     match &world.job {
         Seen::Away(why) => {
-            draft.away(&format!(
-                "deleted once the coordinator can be reached: {why}"
-            ));
+            let why = format!("deleted once the coordinator can be reached: {why}");
+            draft.away("DeletionWaits", &why);
             Decision::wait(draft.done(), SOON)
         }
         Seen::Absent => Decision::act(draft.unchanged(), Act::Release, "its job is gone"),

@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
     pub(crate) now: i64,
     /// Whether the coordinator answers.
     pub(crate) reachable: bool,
+    /// Whether it shows jobs and does nothing about them.
+    pub(crate) denies: bool,
     created: u32,
     /// Acts that the coordinator was asked for, by name.
     pub(crate) asked: Vec<&'static str>,
@@ -67,6 +69,7 @@ impl Cluster {
             jobs: BTreeMap::new(),
             now: 1_800_000_000,
             reachable: true,
+            denies: false,
             created: 0,
             asked: Vec::new(),
         }
@@ -191,6 +194,10 @@ impl Cluster {
         if !self.reachable {
             let away = ApiError::new(ErrorKind::Unavailable, "", "nobody answers");
             return Outcome::Failed(away);
+        }
+        if self.denies {
+            let denied = ApiError::new(ErrorKind::PermissionDenied, "", "it needs another role");
+            return Outcome::Failed(denied);
         }
         self.asked.push(act.name());
         match act {

@@ -30,13 +30,23 @@ pub(super) fn decide(world: &World) -> Decision {
 
 /// No job is known to be this resource's.
 fn submit(world: &World, mut draft: Draft, wanted: Wanted) -> Decision {
-    if world.resource.spec.suspend && world.job == Seen::Absent {
-        if draft.status.request_id.take().is_some() {
-            // A submission was begun and did not come through: the coordinator was asked.
-            draft.reachable();
+    if world.resource.spec.suspend {
+        match &world.job {
+            Seen::Absent => {
+                if draft.status.request_id.take().is_some() {
+                    // A submission was begun and did not come through: the coordinator was asked.
+                    draft.reachable();
+                }
+                draft.state(State::Suspended, "submitted when spec.suspend is off");
+                return Decision::wait(draft.done(), None);
+            }
+            // A submission was begun, and how it went is not known: it is not done again to find out.
+            Seen::Away(why) => {
+                draft.away("Unavailable", why);
+                return Decision::wait(draft.done(), SOON);
+            }
+            Seen::Present(_) => {}
         }
-        draft.state(State::Suspended, "submitted when spec.suspend is off");
-        return Decision::wait(draft.done(), None);
     }
     let begun = draft.status.request_id.clone();
     let spec = match wanted {
@@ -63,7 +73,7 @@ fn submit(world: &World, mut draft: Draft, wanted: Wanted) -> Decision {
 
 fn away(world: &World, mut draft: Draft, why: &str) -> Decision {
     let expired = expiry(world, &draft.status).is_some_and(|due| due <= world.now);
-    draft.away(why);
+    draft.away("Unavailable", why);
     if expired {
         return Decision::act(draft.done(), Act::Expire, "its time after the end is over");
     }

@@ -131,7 +131,7 @@ impl Decision {
 /// Decides what to do about a resource.
 #[must_use]
 pub fn decide(world: &World) -> Decision {
-    if world.resource.is_deleted() {
+    let mut decision = if world.resource.is_deleted() {
         ending::decide(world)
     } else if !world.resource.is_held() {
         let status = world.resource.status.clone().unwrap_or_default();
@@ -139,7 +139,11 @@ pub fn decide(world: &World) -> Decision {
         Decision::act(status, Act::Hold, why)
     } else {
         living::decide(world)
+    };
+    if decision.act.is_none() && matches!(world.job, Seen::Present(_)) {
+        status::unhindered(&mut decision.status, world.now);
     }
+    decision
 }
 
 /// Whether a resource's job has to be asked for: none was submitted before.

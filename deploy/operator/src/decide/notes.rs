@@ -1,6 +1,7 @@
 //! What is worth an event: `kubectl describe` shows it.
 
 use super::condition;
+use super::status::HINDERED;
 use crate::resource::{State, TrainingJobStatus};
 
 /// Something that happened to a resource.
@@ -53,6 +54,20 @@ pub fn notes(before: &TrainingJobStatus, after: &TrainingJobStatus) -> Vec<Note>
             warning: true,
             reason: "CoordinatorUnreachable".to_owned(),
             message,
+        });
+    }
+    let hindered = |status: &TrainingJobStatus| {
+        condition(status, HINDERED)
+            .filter(|known| known.status == "True")
+            .map(|known| (known.reason.clone(), known.message.clone()))
+    };
+    if let Some((act, message)) = hindered(after)
+        && hindered(before).is_none_or(|(other, _)| other != act)
+    {
+        notes.push(Note {
+            warning: true,
+            reason: HINDERED.to_owned(),
+            message: format!("{act}: {message}"),
         });
     }
     notes

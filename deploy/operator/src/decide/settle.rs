@@ -27,8 +27,13 @@ pub fn settle(world: &World, act: &Act, outcome: &Outcome) -> Decision {
         }
         (Act::Create { .. }, Outcome::Failed(error)) => refusal(draft, world, error),
         (_, Outcome::Failed(error)) if is_away(error) => {
-            draft.away(&error.message);
-            Decision::wait(draft.done(), SOON)
+            // It was asked for the job just before: that it can't be reached is not what is said.
+            draft.hindered(act.name(), &error.message);
+            let pause = match error.kind {
+                ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => RETRY,
+                _ => SOON,
+            };
+            Decision::wait(draft.done(), pause)
         }
         // The job has moved on in the meantime: looked at again.
         (_, Outcome::Failed(_)) => Decision::wait(draft.unchanged(), SOON),
@@ -57,7 +62,7 @@ fn refusal(mut draft: Draft, world: &World, error: &ApiError) -> Decision {
             draft.forbidden(&error.message);
         }
         _ => {
-            draft.away(&error.message);
+            draft.away("Unavailable", &error.message);
             return Decision::wait(draft.done(), SOON);
         }
     }

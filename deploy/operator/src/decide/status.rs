@@ -10,6 +10,9 @@ use k8s_openapi::jiff::Timestamp;
 /// Most characters of a condition's message that are kept; Kubernetes allows 32768.
 const LONGEST: usize = 4096;
 
+/// The condition that says what is in the way of an act.
+pub(super) const HINDERED: &str = "Hindered";
+
 /// The condition of a type.
 #[must_use]
 pub fn condition<'a>(status: &'a TrainingJobStatus, kind: &str) -> Option<&'a Condition> {
@@ -79,8 +82,13 @@ impl Draft {
     }
 
     /// The coordinator can't be asked: what is known stays.
-    pub(super) fn away(&mut self, why: &str) {
-        self.set("CoordinatorReachable", "False", "Unavailable", why);
+    pub(super) fn away(&mut self, word: &str, why: &str) {
+        self.say_once("CoordinatorReachable", "False", word, why);
+    }
+
+    /// The coordinator answers, but did not do what it was asked for; `word` is the act.
+    pub(super) fn hindered(&mut self, word: &str, why: &str) {
+        self.say_once(HINDERED, "True", word, why);
     }
 
     /// The coordinator does not let the operator do what it must.
@@ -169,6 +177,15 @@ impl Draft {
         self.set("Failed", says(failed), word, &reason);
     }
 
+    /// Keeps the first message: each try may fail in its own way, and every write would be news that brings the
+    /// next try at once.
+    fn say_once(&mut self, kind: &str, status: &str, reason: &str, message: &str) {
+        let said = condition(&self.before, kind)
+            .filter(|said| said.status == status && said.reason == reason)
+            .map(|said| said.message.clone());
+        self.set(kind, status, reason, said.as_deref().unwrap_or(message));
+    }
+
     fn set(&mut self, kind: &str, status: &str, reason: &str, message: &str) {
         let since = condition(&self.before, kind).filter(|before| before.status == status);
         let since = since.map(|before| before.last_transition_time.clone());
@@ -185,6 +202,18 @@ impl Draft {
             Some(known) => *known = new,
             None => self.status.conditions.push(new),
         }
+    }
+}
+
+/// Nothing is left to be done: nothing is in the way any more.
+pub(super) fn unhindered(status: &mut TrainingJobStatus, now: Timestamp) {
+    let mut known = status.conditions.iter_mut();
+    let known = known.find(|known| known.type_ == HINDERED && known.status == "True");
+    if let Some(known) = known {
+        "False".clone_into(&mut known.status);
+        "Done".clone_into(&mut known.reason);
+        "nothing is left to be done".clone_into(&mut known.message);
+        known.last_transition_time = whole_seconds(now);
     }
 }
 

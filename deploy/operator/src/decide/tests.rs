@@ -313,6 +313,106 @@ fn away() {
     assert!(cluster.resource.is_none() && cluster.jobs.is_empty());
 }
 
+// Promise: an outage is written down once, whatever each try says of it: a write would be news, and news bring
+// the next try at once.
+#[test]
+fn an_outage_is_said_once() {
+    for deleted in [false, true] {
+        let mut cluster = running();
+        if deleted {
+            cluster.delete();
+        }
+        let says = |cluster: &Cluster, why: &str| {
+            let mut world = cluster.world().unwrap();
+            world.job = super::Seen::Away(why.into());
+            super::decide(&world)
+        };
+        let first = says(&cluster, "connection refused");
+        assert_eq!(first.act, None);
+        let resource = cluster.resource.as_mut().unwrap();
+        resource.status = Some(first.status.clone());
+        assert_eq!(is(&cluster, "CoordinatorReachable").0, "False");
+        let second = says(&cluster, "no such name");
+        assert_eq!(second.status, first.status);
+        assert_eq!(second.again, Some(super::SOON));
+    }
+}
+
+// Promise: a submission of which nobody knows whether it came through is not made again once the resource is
+// suspended.
+#[test]
+fn suspension_in_the_dark() {
+    for crash in [Crash::BeforeActing, Crash::AfterActing] {
+        let mut cluster = Cluster::new(resource("a"));
+        cluster.pass(None);
+        cluster.pass(Some(crash));
+        cluster.edit(|spec| spec.suspend = true);
+        cluster.reachable = false;
+        cluster.settle();
+        assert_eq!(next(&cluster), None);
+        cluster.reachable = true;
+        cluster.settle();
+        let holds = cluster
+            .jobs
+            .values()
+            .all(|(_, job)| job.state() == Job::Paused);
+        assert!(holds, "{crash:?}: {:?}", cluster.jobs);
+        assert_eq!(is(&cluster, "Suspended").0, "True");
+    }
+}
+
+// Promise: where the coordinator answers but does not obey, the resource says so, once, and until it is done.
+#[test]
+fn an_act_that_is_denied() {
+    let mut cluster = running();
+    cluster.denies = true;
+    cluster.edit(|spec| spec.suspend = true);
+    let calm = cluster.status();
+    cluster.pass(None);
+    assert_eq!(is(&cluster, "Hindered"), ("True".into(), "Pause".into()));
+    assert_eq!(is(&cluster, "CoordinatorReachable").0, "True");
+    let notes = super::notes(&calm, &cluster.status());
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].message.contains("another role"), "{notes:?}");
+    let before = cluster.resource.clone();
+    cluster.pass(None);
+    assert_eq!(cluster.resource, before);
+    cluster.denies = false;
+    cluster.settle();
+    assert_eq!(cluster.status().state, Some(State::Pausing));
+    assert_eq!(is(&cluster, "Hindered").0, "False");
+}
+
+// Promise: the operator's clock may be a day off: no living job ends for it, an ended one goes when its time is
+// over by the operator's clock, and a clock that jumps back has nothing written.
+#[test]
+fn a_wrong_clock() {
+    const DAY: i64 = 86_400;
+    let mut cluster = running();
+    cluster.edit(|spec| spec.ttl_seconds_after_finished = Some(60));
+    for skew in [-DAY, DAY] {
+        cluster.now += skew;
+        cluster.settle();
+        assert_eq!(cluster.status().state, Some(State::Running), "{skew}");
+        cluster.now -= skew;
+    }
+    // It ended by a clock that is a day ahead.
+    cluster.now += DAY;
+    cluster.advance();
+    cluster.now -= DAY;
+    cluster.settle();
+    let decision = super::decide(&cluster.world().unwrap());
+    let left = decision.again.unwrap().as_secs();
+    assert!((86_460..86_462).contains(&left), "{left}");
+    let before = cluster.resource.clone();
+    cluster.now -= 1000;
+    cluster.settle();
+    assert_eq!(cluster.resource, before);
+    cluster.now += 1000 + DAY + 60;
+    cluster.settle();
+    assert!(cluster.resource.is_none() && cluster.jobs.is_empty());
+}
+
 // Promise: a job that was deleted past the resource is not run again by itself, unless it had ended.
 #[test]
 fn a_lost_job() {

@@ -1,7 +1,7 @@
 //! Paths and methods.
 
 use super::store::{Key, Refusal};
-use super::{Fault, Shared, watch};
+use super::{Asked, Fate, Fault, Shared, watch};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -69,6 +69,36 @@ impl Target {
         }
     }
 
+    /// A request of it as permissions name it.
+    fn asked(&self, method: &Method, query: &str) -> Asked {
+        let verb = match (method.as_str(), &self.name) {
+            ("GET", None) if query.contains("watch=true") => "watch",
+            ("GET", None) => "list",
+            ("GET", Some(_)) => "get",
+            ("POST", _) => "create",
+            ("PUT", _) => "update",
+            ("PATCH", _) => "patch",
+            ("DELETE", _) => "delete",
+            (other, _) => panic!("nobody asked with {other} before"),
+        };
+        let group = self
+            .group
+            .split('/')
+            .nth(1)
+            .filter(|_| self.group.starts_with("apis/"));
+        let resource = match &self.sub {
+            Some(sub) => format!("{}/{sub}", self.resource),
+            None => self.resource.clone(),
+        };
+        Asked {
+            verb,
+            group: group.unwrap_or_default().to_owned(),
+            resource,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+
     /// Version and kind of its objects, as they say themselves.
     fn types(&self) -> Value {
         let kind = match &*self.resource {
@@ -106,8 +136,12 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let Some(target) = Target::parse(&path) else {
         return refuse(&Refusal::new(404, format!("no such path: {path}")));
     };
-    let said = format!("{method} {path}");
-    shared.requests.lock().unwrap().push(said);
+    let fate = shared.fate();
+    if fate == Fate::Unsent {
+        return std::future::pending().await;
+    }
+    let asked = target.asked(&method, &query);
+    shared.requests.lock().unwrap().insert(asked);
     let fault = shared.fault(method.as_str(), &path);
     match (fault, &target.name) {
         (Some(Fault::Refuse(code)), _) => {
@@ -123,6 +157,9 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     }
     let result = answer(&shared, &method, &target, &query, &body);
     shared.tell();
+    if fate == Fate::Unheard {
+        return std::future::pending().await;
+    }
     match result {
         _ if fault == Some(Fault::Lose) => refuse(&Refusal::new(500, "the answer was lost")),
         Ok(response) => response,
@@ -174,6 +211,11 @@ fn collection(
         found.next().map(|(_, value)| value)
     };
     if *method == Method::POST {
+        let namespace = target.namespace.clone().unwrap_or_default();
+        if shared.ending.lock().unwrap().contains(&namespace) {
+            let message = format!("namespace {namespace} is being terminated");
+            return Err(Refusal::new(403, message));
+        }
         let name = body["metadata"]["name"].as_str().unwrap();
         let created = shared.store().create(&target.key(name), body.clone())?;
         return Ok(said(&created));

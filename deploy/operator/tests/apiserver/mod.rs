@@ -12,6 +12,7 @@ mod watch;
 pub(crate) use store::{Key, Store};
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::TcpListener;
@@ -33,6 +34,39 @@ pub(crate) enum Fault {
     Lose,
 }
 
+/// A request as permissions name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Asked {
+    /// Such as `get`, `list`, `watch`.
+    pub(crate) verb: &'static str,
+    /// Such as `apps`; nothing for Kubernetes' oldest.
+    pub(crate) group: String,
+    /// Such as `statefulsets/scale`.
+    pub(crate) resource: String,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: Option<String>,
+}
+
+/// When whoever calls is to be dead.
+#[derive(Clone, Copy, Debug)]
+struct Death {
+    /// Requests that are answered before.
+    left: u32,
+    /// Whether the last one is still done, its answer unheard.
+    done: bool,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is done and answered.
+    Answered,
+    /// It is done, and nobody is left to hear of it.
+    Unheard,
+    /// It never came.
+    Unsent,
+}
+
 /// What requests share.
 pub(crate) struct Shared {
     store: Mutex<Store>,
@@ -41,7 +75,11 @@ pub(crate) struct Shared {
     /// Watches of another epoch end.
     epoch: Mutex<u64>,
     faults: Mutex<Vec<(String, String, Fault)>>,
-    requests: Mutex<Vec<String>>,
+    requests: Mutex<BTreeSet<Asked>>,
+    /// Namespaces that end: nothing can be created there.
+    ending: Mutex<BTreeSet<String>>,
+    death: Mutex<Option<Death>>,
+    dead: tokio::sync::watch::Sender<bool>,
 }
 
 impl Shared {
@@ -64,6 +102,24 @@ impl Shared {
         let at = faults.iter().position(fits)?;
         Some(faults.remove(at).2)
     }
+
+    /// What becomes of the next request.
+    fn fate(&self) -> Fate {
+        let mut death = self.death.lock().unwrap();
+        let Some(death) = death.as_mut() else {
+            return Fate::Answered;
+        };
+        if death.left > 0 {
+            death.left -= 1;
+            return Fate::Answered;
+        }
+        let last = !self.dead.send_replace(true);
+        if last && death.done {
+            Fate::Unheard
+        } else {
+            Fate::Unsent
+        }
+    }
 }
 
 /// A server on a port of this host; ends when it is dropped.
@@ -81,6 +137,9 @@ impl ApiServer {
             epoch: Mutex::new(0),
             faults: Mutex::default(),
             requests: Mutex::default(),
+            ending: Mutex::default(),
+            death: Mutex::default(),
+            dead: tokio::sync::watch::Sender::new(false),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -135,9 +194,35 @@ impl ApiServer {
         self.shared.faults.lock().unwrap().is_empty()
     }
 
-    /// Requests so far: method and path.
-    pub(crate) fn requests(&self) -> Vec<String> {
+    /// Every kind of request so far.
+    pub(crate) fn asked(&self) -> BTreeSet<Asked> {
         self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// A namespace ends: nothing more can be created there.
+    pub(crate) fn end(&self, namespace: &str) {
+        let mut ending = self.shared.ending.lock().unwrap();
+        ending.insert(namespace.to_owned());
+    }
+
+    /// After so many requests more nobody gets an answer any more; the one that follows them is still done if
+    /// `done`, all others are not.
+    pub(crate) fn die_after(&self, requests: u32, done: bool) {
+        self.shared.dead.send_replace(false);
+        let left = requests;
+        *self.shared.death.lock().unwrap() = Some(Death { left, done });
+    }
+
+    /// Waits until that has happened.
+    pub(crate) async fn dead(&self) {
+        let mut dead = self.shared.dead.subscribe();
+        dead.wait_for(|dead| *dead).await.unwrap();
+    }
+
+    /// Everybody gets an answer again.
+    pub(crate) fn revive(&self) {
+        *self.shared.death.lock().unwrap() = None;
+        self.shared.dead.send_replace(false);
     }
 
     /// Ends all watches; `lost` happens unseen by them. With `forget`, they can't go on from where they were.

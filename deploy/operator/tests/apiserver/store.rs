@@ -32,6 +32,7 @@ impl Refusal {
     /// As the API server says it.
     pub(crate) fn status(&self) -> Value {
         let reason = match self.code {
+            403 => "Forbidden",
             404 => "NotFound",
             409 if self.message.contains("exists") => "AlreadyExists",
             409 => "Conflict",

@@ -4,6 +4,7 @@ use crate::apiserver::{ApiServer, Fault};
 use crate::kit::until;
 use espalier_operator::health::Health;
 use espalier_operator::lease::{Elector, Timing};
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
@@ -88,4 +89,28 @@ async fn the_end_of_a_lead() {
     assert!(!*leading.borrow());
     // Without waiting until it has run out.
     assert!(elector(&api, "b").attempt().await.unwrap());
+}
+
+// Promise: clocks need not agree: how old a renewal says it is does not matter, only for how long it was seen.
+#[tokio::test]
+async fn clocks_that_disagree() {
+    for when in ["2001-01-01T00:00:00.000000Z", "2101-01-01T00:00:00.000000Z"] {
+        let api = ApiServer::start().await;
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": { "name": "op" },
+            "spec": { "holderIdentity": "a", "leaseDurationSeconds": 1, "renewTime": when },
+        });
+        let key = crate::apiserver::key(PATH);
+        api.with(|store| store.create(&key, lease).unwrap());
+        let b = Mutex::new(elector(&api, "b"));
+        let began = tokio::time::Instant::now();
+        until("the lease running out", async || {
+            b.lock().await.attempt().await.unwrap().then_some(())
+        })
+        .await;
+        assert!(began.elapsed() >= Duration::from_secs(1), "{when}");
+        assert_eq!(api.get(PATH).unwrap()["spec"]["holderIdentity"], "b");
+    }
 }

@@ -3,10 +3,13 @@
 
 #[path = "../apiserver/mod.rs"]
 mod apiserver;
+mod ends;
 #[path = "../../../../coordinator/tests/kit/mod.rs"]
 mod kit;
 mod lease;
 mod life;
+mod listed;
+mod permissions;
 mod restarts;
 mod scale;
 mod stage;

@@ -3,10 +3,12 @@
 
 use crate::apiserver::ApiServer;
 use crate::kit::Node;
+use clap::Parser;
 use espalier_operator::coordinator::{Coordinator, TokenFrom};
 use espalier_operator::health::Health;
 use espalier_operator::reconcile::{Context, Error};
 use espalier_operator::resource::{TrainingJob, TrainingJobStatus};
+use espalier_operator::settings::{Cli, Settings, Verb};
 use espalier_operator::watches::Watches;
 use espalier_proto::v1;
 use espalier_tls::ClientTls;
@@ -74,13 +76,29 @@ impl Stage {
         })
     }
 
+    /// Settings of a whole operator between the two.
+    pub(crate) fn settings(&self) -> Settings {
+        let server = format!("http://{}", self.node.address);
+        let flags = ["espalier-operator", "run", "--namespace", "espalier"];
+        let flags = flags.into_iter().chain(["--coordinator", &server]);
+        match Cli::try_parse_from(flags).unwrap().verb {
+            Verb::Run(settings) => *settings,
+            Verb::Crd => panic!("another verb was asked for"),
+        }
+    }
+
     /// Somebody creates a resource.
     pub(crate) fn create(&self, name: &str) {
+        self.create_of(name, job());
+    }
+
+    /// Somebody creates a resource of a job.
+    pub(crate) fn create_of(&self, name: &str, job: Value) {
         let object = json!({
             "apiVersion": "espalier.dev/v1alpha1",
             "kind": "TrainingJob",
             "metadata": { "name": name },
-            "spec": { "job": job() },
+            "spec": { "job": job },
         });
         let key = crate::apiserver::key(&format!("{JOBS}/{name}"));
         self.api.with(|store| store.create(&key, object).unwrap());

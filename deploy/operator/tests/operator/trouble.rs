@@ -1,9 +1,10 @@
 //! Conflicts, lost answers, and a coordinator that is away.
 
-use crate::apiserver::Fault;
+use crate::apiserver::{Fault, Key};
 use crate::kit::Node;
 use crate::stage::{JOBS, Stage};
 use espalier_operator::resource::State;
+use serde_json::json;
 
 // Promise: who writes at the same time gets a conflict in one of the two, and loses nothing.
 #[tokio::test]
@@ -28,7 +29,7 @@ async fn conflicts() {
             object["metadata"]["annotations"]["somebody"], "else",
             "{method}"
         );
-        let clean = serde_json::json!({ "metadata": { "annotations": null } });
+        let clean = json!({ "metadata": { "annotations": null } });
         stage
             .api
             .with(|store| store.patch(&key, None, &clean).unwrap());
@@ -102,5 +103,39 @@ async fn a_coordinator_that_is_away() {
     stage.settle(&stage.operator(), "a").await;
     assert_eq!(stage.condition("a", "CoordinatorReachable").0, "True");
     assert_eq!(stage.status("a").job_uid, Some(uid));
+    stage.node.stop().await;
+}
+
+// Promise: a namespace that is deleted comes to its end: every resource in it lets go of its job and then of
+// itself, though nothing can be created there any more, not even an event.
+#[tokio::test]
+async fn the_end_of_a_namespace() {
+    let stage = Stage::start().await;
+    let names = ["queued", "suspended", "rejected", "unseen"];
+    for name in names {
+        stage.create(name);
+    }
+    stage.edit("suspended", json!({ "suspend": true }));
+    stage.edit("rejected", json!({ "job": { "tasks": [] } }));
+    for name in &names[..3] {
+        stage.settle(&stage.operator(), name).await;
+    }
+    let events = || {
+        let here = |key: &Key| key.resource == "events";
+        stage.api.with(|store| store.list(here).len())
+    };
+    let before = events();
+    assert!(before > 0);
+    stage.api.end("team");
+    // Kubernetes deletes all that is in it.
+    for name in names {
+        stage.delete(name);
+    }
+    for name in names {
+        stage.settle(&stage.operator(), name).await;
+        assert!(stage.resource(name).is_none(), "{name}");
+        assert!(stage.job(name).await.is_none(), "{name}");
+    }
+    assert_eq!(events(), before);
     stage.node.stop().await;
 }

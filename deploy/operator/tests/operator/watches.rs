@@ -2,22 +2,10 @@
 
 use crate::kit::{Worker, hello, soon, until};
 use crate::stage::{JOBS, Stage, job};
-use clap::Parser;
 use espalier_operator::resource::State;
 use espalier_operator::run::run;
-use espalier_operator::settings::{Cli, Settings, Verb};
 use serde_json::json;
 use tokio::sync::watch;
-
-fn settings(stage: &Stage) -> Settings {
-    let server = format!("http://{}", stage.node.address);
-    let flags = ["espalier-operator", "run", "--namespace", "espalier"];
-    let flags = flags.into_iter().chain(["--coordinator", &server]);
-    match Cli::try_parse_from(flags).unwrap().verb {
-        Verb::Run(settings) => *settings,
-        Verb::Crd => panic!("another verb was asked for"),
-    }
-}
 
 async fn becomes(stage: &Stage, name: &str, state: State) {
     until("the resource's state", async || {
@@ -32,7 +20,7 @@ async fn becomes(stage: &Stage, name: &str, state: State) {
 async fn lost_watches() {
     let stage = Stage::start().await;
     let (stop, stopping) = watch::channel(false);
-    let (settings, client) = (settings(&stage), stage.api.client());
+    let (settings, client) = (stage.settings(), stage.api.client());
     let operator = tokio::spawn(async move { run(&settings, client, stopping).await });
     stage.create("a");
     becomes(&stage, "a", State::Queued).await;
