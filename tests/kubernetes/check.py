@@ -6,6 +6,8 @@
    field that the schema does not know.
 3. The rules of the house hold, see rules.py: no root, probes that wait for nobody, budgets, policies.
 4. Every name that a resource refers to is there.
+5. The rules of TrainingJob's definition, run by an interpreter of CEL, let through and refuse what they must, see
+   definition.py.
 
 Then it breaks a rendered overlay in one way after another and expects each break to be found.
 """
@@ -19,6 +21,7 @@ from pathlib import Path
 import kubernetes_validate
 import yaml
 
+import definition
 import rules
 
 HERE = Path(__file__).resolve().parent
@@ -83,12 +86,15 @@ def main():
             faults = schema_faults(resources) + rules.faults(resources)
             kinds = sorted({resource["kind"] for resource in resources})
             print(f"{folder.name}: {len(resources)} resources ({', '.join(kinds)}), Kubernetes {', '.join(VERSIONS)}")
+            defined = rules.named(resources, "CustomResourceDefinition")["trainingjobs.espalier.dev"]
+            faults += definition.faults(defined)
             for fault in faults:
                 print(f"  FAULT {fault}")
             failed |= bool(faults)
             if not faults:
-                missed = rules.missed(resources)
-                print(f"  {len(rules.BREAKS) - len(missed)} of {len(rules.BREAKS)} planted faults found")
+                missed = rules.missed(resources) + definition.missed(defined)
+                planted = len(rules.BREAKS) + len(definition.BREAKS)
+                print(f"  {planted - len(missed)} of {planted} planted faults found")
                 for name in missed:
                     print(f"  FAULT nobody noticed: {name}")
                 failed |= bool(missed)

@@ -94,6 +94,11 @@ pub enum SettingsError {
         /// At most.
         max: u32,
     },
+    /// A floor of what is not changed.
+    #[error(
+        "--min-workers is {0} without --max-workers, so the number of workers is not changed; give both"
+    )]
+    Floor(u32),
     /// Workers without devices.
     #[error("--devices-per-worker is 0, expected at least 1")]
     Devices,
@@ -110,6 +115,9 @@ impl Settings {
         {
             let min = self.min_workers;
             return Err(SettingsError::Bounds { min, max });
+        }
+        if self.max_workers.is_none() && self.min_workers > 0 {
+            return Err(SettingsError::Floor(self.min_workers));
         }
         if self.devices_per_worker == 0 {
             return Err(SettingsError::Devices);
@@ -155,6 +163,8 @@ mod tests {
         let crossed = parse(&["--min-workers", "5", "--max-workers", "4"]);
         let error = crossed.validate().unwrap_err().to_string();
         assert!(error.contains("--max-workers, 4"), "{error}");
+        let floor = parse(&["--min-workers", "2"]);
+        assert_eq!(floor.validate(), Err(SettingsError::Floor(2)));
         let none = parse(&["--devices-per-worker", "0"]);
         assert_eq!(none.validate(), Err(SettingsError::Devices));
     }

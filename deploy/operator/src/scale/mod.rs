@@ -161,15 +161,14 @@ impl Fleet {
             marked.extend(surplus);
             return ScaleDecision::act(ScaleAct::Mark(marked), why);
         }
-        let serves = |name: &&String| {
-            self.workers.get(*name).is_some_and(|worker| {
-                matches!(
-                    worker.state,
-                    v1::worker::State::Ready | v1::worker::State::Unreachable
-                )
-            })
+        let first = |state: v1::worker::State| {
+            let is = |name: &&String| {
+                let seen = self.workers.get(*name);
+                seen.is_some_and(|worker| worker.state == state)
+            };
+            surplus.iter().rev().find(is)
         };
-        if let Some(name) = surplus.iter().rev().find(serves) {
+        if let Some(name) = first(v1::worker::State::Ready) {
             return ScaleDecision::act(ScaleAct::Drain(name.clone()), why);
         }
         // One that the coordinator does not know has not joined: nothing runs there.
@@ -183,15 +182,19 @@ impl Fleet {
             })
             .count();
         let released = u32::try_from(released).unwrap_or(0);
-        if released == 0 {
-            return ScaleDecision {
-                act: None,
-                soon: true,
-            };
+        if released > 0 {
+            let left = self.replicas - released;
+            let why = format!("{why}; {released} have handed over their work");
+            return ScaleDecision::act(ScaleAct::Resize(left), why);
         }
-        let left = self.replicas - released;
-        let why = format!("{why}; {released} have handed over their work");
-        ScaleDecision::act(ScaleAct::Resize(left), why)
+        // Out of sight it does not show whether it was drained: safe to do again, and nobody waits for it.
+        if let Some(name) = first(v1::worker::State::Unreachable) {
+            return ScaleDecision::act(ScaleAct::Drain(name.clone()), why);
+        }
+        ScaleDecision {
+            act: None,
+            soon: true,
+        }
     }
 }
 

@@ -80,6 +80,25 @@ fn drains_before_it_shrinks() {
     assert_eq!(act(&now), None);
 }
 
+// Promise: a surplus worker out of sight is drained, too, keeps its pod until it is gone, and holds up no other.
+#[test]
+fn out_of_sight() {
+    let seen = [
+        (State::Ready, false),
+        (State::Unreachable, true),
+        (State::Draining, false),
+    ];
+    let mut now = fleet(3, 0, &seen);
+    now.marked = marks(&["w-0", "w-1", "w-2"]);
+    assert_eq!(act(&now), Some(ScaleAct::Drain("w-0".into())));
+    now.workers.get_mut("w-0").unwrap().state = State::Draining;
+    assert_eq!(act(&now), Some(ScaleAct::Resize(2)));
+    now.replicas = 2;
+    assert_eq!(act(&now), Some(ScaleAct::Drain("w-1".into())));
+    now.workers.get_mut("w-1").unwrap().state = State::Gone;
+    assert_eq!(act(&now), Some(ScaleAct::Resize(0)));
+}
+
 // Promise: it goes to zero, also over workers that are gone or never came.
 #[test]
 fn shrinks_to_zero() {

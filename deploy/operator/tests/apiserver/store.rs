@@ -87,8 +87,11 @@ impl Store {
 
     /// The first change after a version that fits.
     pub(crate) fn next(&self, after: u64, fits: impl Fn(&Key) -> bool) -> Option<&Change> {
-        let later = |change: &&Change| change.version > after && fits(&change.key);
-        self.changes.iter().find(later)
+        let seen = self
+            .changes
+            .partition_point(|change| change.version <= after);
+        let mut later = self.changes[seen..].iter();
+        later.find(|change| fits(&change.key))
     }
 
     pub(crate) fn list(&self, fits: impl Fn(&Key) -> bool) -> Vec<Value> {

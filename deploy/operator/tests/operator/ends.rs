@@ -30,7 +30,8 @@ const ENDS: usize = 8;
 struct Process(Option<Runtime>);
 
 impl Process {
-    fn start(stage: &Stage) -> Self {
+    /// `retry`: how often it looks after its lease.
+    fn start(stage: &Stage, retry: Duration) -> Self {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -41,9 +42,8 @@ impl Process {
             stage.api.client()
         };
         let mut settings = stage.settings();
-        // Looks often, so that requests come also where nothing is to be done.
         settings.timing = Timing {
-            retry: Duration::from_millis(2),
+            retry,
             ..Timing::default()
         };
         runtime.spawn(async move {
@@ -103,6 +103,8 @@ struct Cluster {
     /// What the worker runs.
     start: Option<v1::Start>,
     operator: Option<Process>,
+    /// How often operators look after their lease.
+    retry: Duration,
 }
 
 /// What is compared: all that does not tell its own name, id or time.
@@ -112,7 +114,7 @@ type Essence = (
 );
 
 impl Cluster {
-    async fn start() -> Self {
+    async fn start(retry: Duration) -> Self {
         let stage = Stage::start().await;
         let worker = Worker::join(&stage.node, hello("w")).await;
         Self {
@@ -120,6 +122,7 @@ impl Cluster {
             worker,
             start: None,
             operator: None,
+            retry,
         }
     }
 
@@ -157,7 +160,7 @@ impl Cluster {
         let (requests, done) = (random.random_range(0..24), random.random_bool(0.5));
         self.stage.api.die_after(requests, done);
         let operator = self.operator.take();
-        let operator = operator.unwrap_or_else(|| Process::start(&self.stage));
+        let operator = operator.unwrap_or_else(|| Process::start(&self.stage, self.retry));
         soon("its last request", self.stage.api.dead()).await;
         operator.kill().await;
         // The next one would have to wait until it has run out: tests of the lease do.
@@ -171,7 +174,7 @@ impl Cluster {
     async fn rest(&mut self, name: &str, waits: bool) {
         self.stage.api.revive();
         if self.operator.is_none() {
-            self.operator = Some(Process::start(&self.stage));
+            self.operator = Some(Process::start(&self.stage, self.retry));
         }
         loop {
             let rest = async || self.is_at_rest(name).await.then_some(());
@@ -278,7 +281,9 @@ impl Cluster {
 // left behind.
 #[tokio::test]
 async fn a_thousand_ends() {
-    let (mut calm, mut rough) = (Cluster::start().await, Cluster::start().await);
+    let mut calm = Cluster::start(Duration::from_millis(100)).await;
+    // So often that requests come, and with them the end, also where nothing is to be done.
+    let mut rough = Cluster::start(Duration::from_millis(2)).await;
     let mut random = StdRng::seed_from_u64(1);
     let mut ends = 0;
     for life in 0..LIVES {
