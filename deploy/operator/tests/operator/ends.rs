@@ -5,7 +5,7 @@ use crate::kit::{Worker, hello, soon, until};
 use crate::stage::{Stage, job};
 use espalier_operator::decide::{Seen, World, decide, may_have_job};
 use espalier_operator::lease::Timing;
-use espalier_operator::resource::State;
+use espalier_operator::resource::{State, TrainingJobStatus};
 use espalier_operator::run::run;
 use espalier_proto::v1;
 use espalier_proto::v1::coordinator_message::Message as Order;
@@ -107,11 +107,18 @@ struct Cluster {
     retry: Duration,
 }
 
-/// What is compared: all that does not tell its own name, id or time.
-type Essence = (
-    Option<(Option<State>, Option<i64>, Vec<(String, String, String)>)>,
-    Option<(Job, u64, Option<u64>)>,
-);
+/// What is compared of a resource: all but words, names, ids, times and how far its job is.
+type Bones = (Option<State>, Option<i64>, Vec<(String, String, String)>);
+
+fn bones(status: TrainingJobStatus) -> Bones {
+    let conditions = status.conditions.into_iter();
+    let mut conditions: Vec<_> = conditions.map(|c| (c.type_, c.status, c.reason)).collect();
+    conditions.sort();
+    (status.state, status.observed_generation, conditions)
+}
+
+/// Likewise of a resource and its job.
+type Essence = (Option<Bones>, Option<(Job, u64, Option<u64>)>);
 
 impl Cluster {
     async fn start(retry: Duration) -> Self {
@@ -163,8 +170,8 @@ impl Cluster {
         let operator = operator.unwrap_or_else(|| Process::start(&self.stage, self.retry));
         soon("its last request", self.stage.api.dead()).await;
         operator.kill().await;
-        // The next one would have to wait until it has run out: tests of the lease do.
-        // It may also have ended before it had one.
+        // The next one would have to wait until it has run out, which tests of the lease do. It may have ended
+        // before it had one.
         let lease = key(LEASE);
         let api = &self.stage.api;
         api.with(|store| store.delete(&lease, &Value::Null).ok());
@@ -194,17 +201,15 @@ impl Cluster {
             true => self.stage.job(name).await,
             false => None,
         };
-        let mut said = resource.status.clone().unwrap_or_default();
+        let said = resource.status.clone().unwrap_or_default();
         let decision = decide(&World {
             now: Timestamp::now(),
             resource,
             job: job.map_or(Seen::Absent, |job| Seen::Present(Box::new(job))),
             devices_per_worker: 1,
         });
-        // How far it is may be told later.
-        said.step = decision.status.step;
-        said.total_steps = decision.status.total_steps;
-        decision.act.is_none() && decision.status == said
+        let same = said.job_uid == decision.status.job_uid && said.replaces.is_none();
+        decision.act.is_none() && same && bones(said) == bones(decision.status)
     }
 
     /// The worker does what it was told to, if it was; true if something came of it.
@@ -252,14 +257,8 @@ impl Cluster {
     }
 
     async fn essence(&self, name: &str) -> Essence {
-        let resource = self.stage.resource(name).map(|resource| {
-            let status = resource.status.unwrap_or_default();
-            let conditions = status.conditions.into_iter();
-            let mut conditions: Vec<_> =
-                conditions.map(|c| (c.type_, c.status, c.reason)).collect();
-            conditions.sort();
-            (status.state, status.observed_generation, conditions)
-        });
+        let resource = self.stage.resource(name);
+        let resource = resource.map(|resource| bones(resource.status.unwrap_or_default()));
         let job = self.stage.job(name).await.map(|job| {
             let seed = job.spec.as_ref().map(|spec| spec.seed);
             (job.state(), job.generation, seed)
