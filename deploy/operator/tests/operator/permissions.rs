@@ -51,13 +51,14 @@ fn allowed() -> BTreeSet<Permission> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kubernetes/base/operator.yaml");
     let text = std::fs::read_to_string(path).unwrap();
     let mut allowed = BTreeSet::new();
-    for document in text.split("\n---\n") {
+    let kinds = ["\nkind: Role\n", "\nkind: ClusterRole\n"];
+    let documents = text.split("\n---\n");
+    for document in documents.filter(|text| kinds.iter().any(|kind| text.contains(kind))) {
         let object: Value = serde_saphyr::from_str(document).unwrap();
-        let kind = object["kind"].as_str().unwrap();
-        let role = matches!(kind, "Role" | "ClusterRole");
-        if !role || object["metadata"]["name"] != "espalier-operator" {
+        if object["metadata"]["name"] != "espalier-operator" {
             continue;
         }
+        let here = object["kind"] == "Role";
         for rule in object["rules"].as_array().unwrap() {
             let names = words(rule, "resourceNames");
             let names: Vec<Option<String>> = match names.is_empty() {
@@ -71,7 +72,7 @@ fn allowed() -> BTreeSet<Permission> {
                             group: group.clone(),
                             resource: resource.clone(),
                             verb: verb.clone(),
-                            here: kind == "Role",
+                            here,
                             name: name.clone(),
                         }));
                     }
