@@ -172,7 +172,10 @@ async fn rotation_during_a_stream() {
     let end = ApiError::from(&end.unwrap_err());
     assert_eq!(end.kind, ErrorKind::Unauthenticated);
     assert_eq!(end.reason, "CERTIFICATE_VOID");
-    until("the connection's end", async || healthy(&node.channel).await.err()).await;
+    until("the connection's end", async || {
+        healthy(&node.channel).await.err()
+    })
+    .await;
     drop(reports);
     node.stop().await;
 }

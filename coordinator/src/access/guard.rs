@@ -105,7 +105,11 @@ impl Access {
             return Err(denied_role(visit, &found));
         }
         let message = format!("what {} may do has changed; call again", caller.name);
-        Err(ApiError::new(ErrorKind::Unavailable, "ACCESS_CHANGED", message))
+        Err(ApiError::new(
+            ErrorKind::Unavailable,
+            "ACCESS_CHANGED",
+            message,
+        ))
     }
 
     /// Counts and writes down that a call was ended.

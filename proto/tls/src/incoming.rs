@@ -226,8 +226,8 @@ impl Door {
                 let leaf = certificates.and_then(|chain| chain.first());
                 let identity = leaf.and_then(|leaf| Identity::of_certificate(leaf, &keys.domain));
                 let shown = certificates.map(<[_]>::to_vec);
-                let certificate = shown
-                    .map(|chain| Watched::begin(Arc::clone(keys), chain, self.limits.reload));
+                let certificate =
+                    shown.map(|chain| Watched::begin(Arc::clone(keys), chain, self.limits.reload));
                 Ok(Some(Peer {
                     wire: Wire::Tls(Box::new(stream)),
                     identity,

@@ -40,8 +40,8 @@ impl Opened {
             path: manifest_path.clone(),
             message,
         };
-        let manifest: Manifest = serde_json::from_slice(&text)
-            .map_err(|e| damaged(format!("not a manifest: {e}")))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&text).map_err(|e| damaged(format!("not a manifest: {e}")))?;
         if let Some(odd) = outside(&manifest) {
             let message = format!("names the file {odd:?}, expected one of its own directory");
             return Err(damaged(message));
