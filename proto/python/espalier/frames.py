@@ -41,6 +41,19 @@ def affinity(job: v1.Job, figure: str = "cosine") -> pandas.DataFrame:
     return frame
 
 
+def scores(job: v1.Job, split: str = "test") -> pandas.DataFrame:
+    """A row for each task and metric of the newest evaluation on a split; the loss has no baseline."""
+    newest = next((one for one in reversed(job.evaluations) if one.split == split), None)
+    if newest is None:
+        there = ", ".join(sorted({one.split for one in job.evaluations})) or "none so far"
+        raise NotThereError(f"job {job.name} has no evaluation on the split {split!r}, of others: {there}; `test` comes when the job "
+                            "has trained, `validation` while it does, each where a task has data for it")
+    rows = [(task, metric, value, found.baseline.get(metric, float("nan")))
+            for task, found in sorted(newest.tasks.items())
+            for metric, value in [("loss", found.loss), *sorted(found.metrics.items())]]
+    return _pandas().DataFrame(rows, columns=["task", "metric", "score", "baseline"]).set_index(["task", "metric"])
+
+
 def series(found: Iterable[v1.Series]) -> pandas.DataFrame:
     """A row for each step, a column for each series; not a number where a series has no point at a step."""
     columns = {one.name: _pandas().Series(list(one.means), index=list(one.steps), dtype=float) for one in found}

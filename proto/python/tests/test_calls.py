@@ -148,8 +148,10 @@ class Faults(unittest.TestCase):
     def test_nobody_there_is_said_at_once(self):
         gone = self.serve()
         gone.server.stop(None).wait()
-        with self.assertRaises(errors.UnavailableError):
+        with self.assertRaisesRegex(errors.UnavailableError, f"coordinator at http://{gone.address}: nothing listens there.*espalier up") as caught:
             self.client(gone).get("a")
+        # gRPC's own words are for those who look for them.
+        self.assertIn("Connection refused", caught.exception.metadata["grpc"])
 
     def test_pages_are_one_list(self):
         pages = [v1.ListJobsResponse(jobs=[{"name": "a"}], next_page_token="x"), v1.ListJobsResponse(jobs=[{"name": "b"}])]
@@ -192,8 +194,14 @@ class Faults(unittest.TestCase):
                 # Nor is anyone who asked for encryption sent on to where there is none.
                 self.assertEqual(client.get("a").name, "a")
             self.assertEqual(elsewhere.asked, [])
-            with Client(address, ca=cert, server_name="coordinator") as nobody, self.assertRaises(errors.UnavailableError):
-                nobody.get("a")
+            # What is wrong with the way there is said in words of this package.
+            shown = {"cert": cert, "key": key}
+            cases = [(address, {"ca": cert, "server_name": "coordinator"}, "may ask for a certificate"), (address, shown, "CA that is not trusted here"),
+                     (address, {"ca": cert, **shown}, "for another name"), (address, {"ca": __file__, **shown}, "in PEM"),
+                     (f"http://{server.address}", {}, "may speak TLS"), (f"https://{elsewhere.address}", {"ca": cert}, "speaks no TLS")]
+            for where, given, words in cases:
+                with self.subTest(words), Client(where, **given) as nobody, self.assertRaisesRegex(errors.UnavailableError, words):
+                    nobody.get("a")
 
     @unittest.skipUnless(shutil.which("openssl"), "needs openssl for a certificate")
     def test_renewed_certificates(self):
