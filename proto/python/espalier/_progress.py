@@ -47,7 +47,8 @@ class Display:
         losses = {task: f"{loss:.3f}" for task, loss in sorted(progress.losses.items())}
         if self._tqdm:
             if self._bar is None:
-                self._bar = self._tqdm(total=progress.total_steps, desc=self._name, unit="step")
+                # What was done before is no pace of now.
+                self._bar = self._tqdm(total=progress.total_steps, initial=progress.step, desc=self._name, unit="step", dynamic_ncols=True)
             self._bar.total = progress.total_steps
             self._bar.set_postfix(losses, refresh=False)
             # Set rather than added to: after a loss a job repeats steps.
