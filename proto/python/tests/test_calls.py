@@ -4,6 +4,8 @@ The server is a real gRPC server that plays a script; what it is asked it keeps.
 """
 
 import asyncio
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -11,12 +13,13 @@ import tempfile
 import unittest
 from concurrent import futures
 from pathlib import Path
+from unittest import mock
 
 import grpc
 from google.protobuf import any_pb2, message_factory
 from google.rpc import error_details_pb2, status_pb2
 
-from espalier import AsyncClient, Client, _calls, errors, v1
+from espalier import AsyncClient, Client, _calls, _progress, errors, v1
 
 JOB = v1.JobSpec(name="a")
 
@@ -225,6 +228,24 @@ def certificate(folder):
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-keyout", key,
                     "-out", cert, "-subj", "/CN=coordinator", "-addext", "subjectAltName=DNS:coordinator"], check=True, capture_output=True)
     return cert, key
+
+
+class Progress(unittest.TestCase):
+    def test_the_line_has_what_the_coordinator_says(self):
+        two = v1.Progress(step=3, total_steps=9, losses={"b": 1.0, "a": 0.5}, samples_per_second=12.4, eta={"seconds": 65})
+        self.assertEqual(_progress.said(two), "a 0.500, b 1.000, 12 samples/s, 1:05 left")
+        # Of many tasks the mean; at the end nothing is left.
+        many = v1.Progress(step=9, total_steps=9, losses={"a": 1.0, "b": 2.0, "c": 3.0}, eta={})
+        self.assertEqual(_progress.said(many), "loss of 3 tasks 2.000")
+
+    def test_lines_without_a_terminal(self):
+        shown = io.StringIO()
+        with contextlib.redirect_stderr(shown), mock.patch.dict("sys.modules", {"tqdm": None}), _progress.Display("a", True) as display:
+            for step in range(1, 101):
+                display.show(v1.WatchJobResponse(progress={"step": step, "total_steps": 100, "losses": {"t": 1.0}}))
+            display.show(v1.WatchJobResponse(event={"state": "SUCCEEDED", "message": "done"}))
+        lines = shown.getvalue().splitlines()
+        self.assertEqual((len(lines), lines[1], lines[-1]), (12, "a: step 10 of 100, t 1.000", "a: SUCCEEDED: done"))
 
 
 class Settings(unittest.TestCase):
