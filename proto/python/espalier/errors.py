@@ -12,6 +12,8 @@ from . import _explain
 
 DETAILS = "grpc-status-details-bin"
 DOMAIN = "espalier"
+# What gRPC itself says of a deadline.
+LATE = "Deadline Exceeded"
 
 
 class EspalierError(Exception):
@@ -182,6 +184,8 @@ def of_rpc(error: Any, address: str) -> ApiError:
     kind = CODES.get(code, UnknownError)
     if kind is UnavailableError and not reason and (said := _explain.connection(address, message)):
         message, metadata = said, {"grpc": message}
+    if kind is DeadlineExceededError and message == LATE:
+        message = f"the coordinator at {address} had not finished its answer when the time given as `timeout` was over"
     if kind is UnavailableError and reason == "NOT_LEADER":
         kind = NotLeaderError
     return kind(message, reason, metadata, tuple(violations), code)

@@ -28,6 +28,8 @@ def affinity(job: v1.Job, figure: str = "cosine") -> pandas.DataFrame:
     """A symmetric frame with a row and a column for each task; not a number where a pair was never in one step."""
     if figure not in FIGURES:
         raise EspalierError(f"no figure is named {figure!r}: there are {', '.join(FIGURES)}")
+    if len(job.spec.tasks) == 1:
+        raise NotThereError(f"job {job.name} has no affinity: it has one task, and affinity compares tasks")
     if not job.progress.HasField("affinity"):
         raise NotThereError(f"job {job.name} has no affinity after {job.progress.step} steps: it comes with the first steps of jobs "
                             "whose balancer sees tasks' gradients apart, or that say `exchange: {affinity: on}`")

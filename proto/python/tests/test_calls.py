@@ -156,6 +156,11 @@ class Faults(unittest.TestCase):
         # gRPC's own words are for those who look for them.
         self.assertIn("Connection refused", caught.exception.metadata["grpc"])
 
+    def test_a_deadline_is_said(self):
+        server = self.serve(WatchJob=[[event(1)]])
+        with self.assertRaisesRegex(errors.DeadlineExceededError, "`timeout` was over"):
+            list(self.client(server).watch("a", timeout=0.0))
+
     def test_pages_are_one_list(self):
         pages = [v1.ListJobsResponse(jobs=[{"name": "a"}], next_page_token="x"), v1.ListJobsResponse(jobs=[{"name": "b"}])]
         server = self.serve(ListJobs=pages)

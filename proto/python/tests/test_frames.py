@@ -26,6 +26,8 @@ class Frames(unittest.TestCase):
         self.assertEqual(list(frames.affinity(job, "steps").loc["x"])[:2], [10.0, 8.0])
         with self.assertRaisesRegex(EspalierError, "conflicts"):
             frames.affinity(job, "cosines")
+        with self.assertRaisesRegex(NotThereError, "one task"):
+            frames.affinity(v1.Job(name="a", spec={"tasks": [{"name": "x"}]}))
         with self.assertRaisesRegex(NotThereError, "affinity: on"):
             frames.affinity(v1.Job(name="a"))
 
