@@ -6,6 +6,7 @@ from __future__ import annotations
 CAUSES = [
     ("Connection refused", "", "nothing listens there: start a cluster with `espalier up`, or name another one with `server` or ESPALIER_SERVER"),
     ("errors resolving", "", "there is no host of this name: look at the address, or at the name service"),
+    ("timed out", "", "nothing answers there in time: look at the address, and at firewalls on the way"),
     ("certificate has expired", "", "its certificate has expired: give the server a new one, and compare the clocks"),
     ("certificate is not yet valid", "", "its certificate is not valid yet: compare the clocks"),
     ("CERTIFICATE_VERIFY_FAILED", "", "its certificate was signed by a CA that is not trusted here: name the file of the cluster's CA with `ca` or ESPALIER_TLS_CA"),

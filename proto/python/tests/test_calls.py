@@ -8,8 +8,11 @@ import contextlib
 import io
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
+import time
 import unittest
 from concurrent import futures
 from pathlib import Path
@@ -48,11 +51,11 @@ def event(sequence):
 class Server(grpc.GenericRpcHandler):
     """Answers each call with the next entry of its script: a message, a list of them for a stream, an error as it ends."""
 
-    def __init__(self, credentials=None, **scripts):
+    def __init__(self, credentials=None, port=0, **scripts):
         self.scripts = {"GetCluster": [v1.Cluster()] * 20, **scripts}
         self.asked = []
         self.server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[self])
-        bind = "127.0.0.1:0"
+        bind = f"127.0.0.1:{port}"
         self.port = self.server.add_secure_port(bind, credentials) if credentials else self.server.add_insecure_port(bind)
         self.address = f"127.0.0.1:{self.port}"
         self.server.start()
@@ -78,6 +81,35 @@ class Server(grpc.GenericRpcHandler):
 
     def calls(self, name):
         return [asked for called, asked, _ in self.asked if called == name]
+
+
+class Detour:
+    """A way to a port that takes long: what comes first waits, longer than between neighbours, shorter than for ever."""
+
+    def __init__(self, port):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.to = port
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        # Ends with the listener.
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self.listener.accept()
+                time.sleep(0.5)
+                there = socket.create_connection(("127.0.0.1", self.to))
+                for ends in [(here, there), (there, here)]:
+                    threading.Thread(target=self.pass_on, args=ends, daemon=True).start()
+
+    @staticmethod
+    def pass_on(source, target):
+        with contextlib.suppress(OSError), source, target:
+            while part := source.recv(65536):
+                target.sendall(part)
+
+    def close(self):
+        self.listener.close()
 
 
 class Faults(unittest.TestCase):
@@ -160,6 +192,25 @@ class Faults(unittest.TestCase):
         server = self.serve(WatchJob=[[event(1)]])
         with self.assertRaisesRegex(errors.DeadlineExceededError, "`timeout` was over"):
             list(self.client(server).watch("a", timeout=0.0))
+
+    def test_a_long_way_is_no_way_that_is_shut(self):
+        server = self.serve(GetJob=[v1.Job(name="a")])
+        far = Detour(server.port)
+        self.addCleanup(far.close)
+        with Client(f"http://127.0.0.1:{far.port}") as client:
+            self.assertEqual(client.get("a").name, "a")
+
+    def test_who_comes_back_is_found_soon(self):
+        server = self.serve(GetJob=[v1.Job(name="a")])
+        client = self.client(server)
+        client.get("a")
+        port = server.port
+        server.server.stop(None).wait()
+        back = futures.ThreadPoolExecutor(1)
+        self.addCleanup(back.shutdown)
+        begun = back.submit(lambda: self.serve(port=port, GetJob=[v1.Job(name="b")]))
+        self.assertEqual(client.get("a").name, "b")
+        begun.result()
 
     def test_pages_are_one_list(self):
         pages = [v1.ListJobsResponse(jobs=[{"name": "a"}], next_page_token="x"), v1.ListJobsResponse(jobs=[{"name": "b"}])]
