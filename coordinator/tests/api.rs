@@ -358,6 +358,24 @@ async fn health_and_reflection() {
         assert!(names.contains(service), "{names:?}");
     }
     drop(answers);
+    // What errors are made of can be asked for as well.
+    let symbol = MessageRequest::FileContainingSymbol("google.rpc.ErrorInfo".into());
+    let symbol = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(symbol),
+    };
+    let mut answers = client
+        .server_reflection_info(tokio_stream::once(symbol))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let file = answer.message_response.unwrap();
+    assert!(
+        matches!(file, MessageResponse::FileDescriptorResponse(_)),
+        "{file:?}"
+    );
+    drop(answers);
     node.stop().await;
 }
 

@@ -13,7 +13,7 @@
 //! - [`tensorboard`]: event files that TensorBoard reads;
 //! - [`json`]: requests and answers as proto3 JSON;
 //! - [`etcd`]: the part of etcd's API that the coordinator's store uses;
-//! - [`FILE_DESCRIPTOR_SET`]: what gRPC reflection serves.
+//! - [`FILE_DESCRIPTOR_SET`], [`ERROR_DESCRIPTOR_SET`]: what gRPC reflection serves.
 
 pub mod bearer;
 pub mod convert;
@@ -67,3 +67,6 @@ pub fn methods() -> Vec<(String, String)> {
 
 /// The protos of `espalier.v1` and all they import, encoded as `google.protobuf.FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/espalier.v1.bin"));
+
+/// The protos of `google.rpc` that details of errors are made of, encoded likewise.
+pub const ERROR_DESCRIPTOR_SET: &[u8] = tonic_types::pb::FILE_DESCRIPTOR_SET;

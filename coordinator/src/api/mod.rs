@@ -28,7 +28,7 @@ use espalier_core::Time;
 use espalier_proto::v1::cluster_service_server::ClusterServiceServer;
 use espalier_proto::v1::job_service_server::JobServiceServer;
 use espalier_proto::v1::worker_service_server::WorkerServiceServer;
-use espalier_proto::{ApiError, ErrorKind, FILE_DESCRIPTOR_SET};
+use espalier_proto::{ApiError, ERROR_DESCRIPTOR_SET, ErrorKind, FILE_DESCRIPTOR_SET};
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -102,6 +102,7 @@ pub(crate) async fn routes(
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(ERROR_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let mut routes = RoutesBuilder::default();

@@ -7,6 +7,7 @@ use crate::names::job_name;
 use crate::resource::{FINALIZER, State, TrainingJob, TrainingJobStatus};
 use crate::watches::Watches;
 use espalier_proto::{ApiError, v1};
+use espalier_telemetry::Traces;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::controller::Action;
@@ -14,7 +15,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource};
 use serde_json::json;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How soon a resource that somebody else has written to is looked at again.
 const CONFLICT: Duration = Duration::from_millis(200);
@@ -54,6 +55,8 @@ pub struct Context {
     pub watches: Watches,
     /// How the operator is.
     pub health: Arc<Health>,
+    /// Where spans go, if anywhere.
+    pub traces: Option<Traces>,
     /// Devices of one worker.
     pub devices_per_worker: u32,
 }
@@ -111,7 +114,9 @@ impl Context {
             Act::Release => self.release(&api, &world.resource).await,
             Act::Expire => self.expire(&api, &world.resource).await,
             _ => {
+                let begun = SystemTime::now();
                 let outcome = self.perform(&act).await;
+                self.trace(&world, &act, &outcome, begun);
                 let settled = settle(&world, &act, &outcome);
                 if let Outcome::Failed(error) = &outcome {
                     tracing::warn!(%namespace, %name, act = act.name(), "{error}");
@@ -215,6 +220,26 @@ impl Context {
         }
     }
 
+    /// Sends the span of an act that has come to its end just now.
+    fn trace(&self, world: &World, act: &Act, outcome: &Outcome, begun: SystemTime) {
+        let (Some(traces), Some(uid)) = (&self.traces, uid_of(world, act, outcome)) else {
+            return;
+        };
+        let failure = match outcome {
+            Outcome::Done(_) => None,
+            Outcome::Failed(error) => Some(error.to_string()),
+        };
+        let (namespace, name) = world.resource.key();
+        let times = (begun, SystemTime::now());
+        traces.act(
+            uid,
+            &job_name(&namespace, &name),
+            act.name(),
+            times,
+            failure,
+        );
+    }
+
     async fn hold(&self, api: &Api<TrainingJob>, resource: &TrainingJob) -> Result<Action, Error> {
         let mut finalizers = resource.metadata.finalizers.clone().unwrap_or_default();
         finalizers.push(FINALIZER.to_owned());
@@ -274,5 +299,50 @@ impl Context {
         let deleted = api.delete(&name, &params).await;
         deleted.map_err(Error::of("delete after its end"))?;
         Ok(Action::await_change())
+    }
+}
+
+/// The uid of the job that an act was about, which is its trace. None: no job came of it.
+fn uid_of<'a>(world: &'a World, act: &Act, outcome: &'a Outcome) -> Option<&'a str> {
+    match (act, outcome) {
+        (_, Outcome::Done(Some(job))) => Some(&job.uid),
+        // What the status names is an earlier one, and the one of this name may be somebody else's.
+        (Act::Create { .. }, _) => None,
+        _ => world.resource.status.as_ref()?.job_uid.as_deref(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::decide::kit::{Cluster, resource};
+    use espalier_proto::ErrorKind;
+
+    // Promise: a span goes into the trace of the job that its act was about, never into another's.
+    #[test]
+    fn an_act_belongs_to_its_own_job() {
+        let mut cluster = Cluster::new(resource("a"));
+        cluster.settle();
+        let job = cluster.job().clone();
+        let world = cluster.world().unwrap();
+        let taken = Outcome::Failed(ApiError::new(ErrorKind::AlreadyExists, "", "taken"));
+        let pause = Act::Pause(job.name.clone());
+        assert_eq!(uid_of(&world, &pause, &taken), Some(job.uid.as_str()));
+        let forget = Act::Forget(job.name.clone());
+        let forgotten = Outcome::Done(None);
+        assert_eq!(uid_of(&world, &forget, &forgotten), Some(job.uid.as_str()));
+        let create = Act::Create {
+            spec: Box::default(),
+            request_id: String::new(),
+        };
+        assert_eq!(uid_of(&world, &create, &taken), None);
+        let made = v1::Job {
+            uid: "another".into(),
+            ..v1::Job::default()
+        };
+        let made = Outcome::Done(Some(Box::new(made)));
+        assert_eq!(uid_of(&world, &create, &made), Some("another"));
     }
 }

@@ -8,7 +8,9 @@ use crate::resource::TrainingJob;
 use crate::scaler::Scaler;
 use crate::settings::Settings;
 use crate::watches::Watches;
+use espalier_telemetry::Traces;
 use espalier_telemetry::status::{self, StatusError};
+use espalier_telemetry::trace::TraceError;
 use espalier_tls::TlsError;
 use futures::StreamExt;
 use kube::runtime::controller::{Config, Controller, Error as ControllerError};
@@ -39,12 +41,16 @@ pub enum Error {
         "the election of the operator that works has broken off: {0}; it must be started again"
     )]
     Election(#[from] tokio::task::JoinError),
+    /// Spans can't be sent.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
 }
 
 /// Works as the operator until `stop` turns true.
 ///
 /// # Errors
-/// Certificates, the coordinator's address or the status port can't be used, or the election broke off.
+/// Certificates, the coordinator's or the collector's address or the status port can't be used, or the
+/// election broke off.
 pub async fn run(
     settings: &Settings,
     client: Client,
@@ -71,6 +77,10 @@ pub async fn run(
         .clone()
         .unwrap_or_else(|| client.default_namespace().to_owned());
     let me = identity(settings);
+    let traces = match &settings.otlp_endpoint {
+        Some(endpoint) => Some(Traces::start(endpoint, "espalier-operator", &me)?),
+        None => None,
+    };
     let elector = Elector::new(
         client.clone(),
         (&namespace, &settings.lease),
@@ -90,7 +100,8 @@ pub async fn run(
         }
         tracing::info!(%me, "leads");
         health.leads(true);
-        let working = work(settings, &client, &coordinator, (&namespace, &me), &health);
+        let watched = (&health, traces.as_ref());
+        let working = work(settings, &client, &coordinator, (&namespace, &me), watched);
         // What is under way when it ends is left as it is: the next one sees where it stands.
         let goes_on = tokio::select! {
             () = working => true,
@@ -107,7 +118,12 @@ pub async fn run(
     }
     tracing::info!("stops");
     // Where it is told to stop it only gives the lease back.
-    election.await?;
+    let elected = election.await;
+    if let Some(traces) = traces {
+        // It blocks. Spans that can't be sent by now are lost.
+        let _ = tokio::task::spawn_blocking(move || traces.end()).await;
+    }
+    elected?;
     Ok(())
 }
 
@@ -117,7 +133,7 @@ async fn work(
     client: &Client,
     coordinator: &Coordinator,
     (namespace, me): (&str, &str),
-    health: &Arc<Health>,
+    (health, traces): (&Arc<Health>, Option<&Traces>),
 ) {
     let resources: Api<TrainingJob> = match &settings.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
@@ -134,6 +150,7 @@ async fn work(
         recorder: Recorder::new(client.clone(), reporter),
         watches: Watches::new(coordinator.clone(), news),
         health: health.clone(),
+        traces: traces.cloned(),
         devices_per_worker: settings.devices_per_worker,
     });
     let controller = Controller::new(resources, watcher::Config::default())

@@ -75,6 +75,14 @@ pub struct Settings {
     /// /metrics; default: none
     #[arg(long, env = "ESPALIER_STATUS_LISTEN", value_name = "ADDRESS")]
     pub status_listen: Option<SocketAddr>,
+    /// Collector that spans of what is done about jobs are sent to over OTLP (gRPC); default: none
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        value_name = "http://HOST:4317",
+        value_parser = espalier_telemetry::trace::endpoint
+    )]
+    pub otlp_endpoint: Option<String>,
     /// Form of the log on standard error
     #[arg(long, env = "ESPALIER_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,

@@ -129,6 +129,11 @@ class Client(_calls.Calls):
         """How the gradients of a job's tasks relate: a symmetric frame of tasks; `figure`: see `frames.FIGURES`."""
         return frames.affinity(self.get(name), figure)
 
+    def scores(self, name: str, split: str = "test") -> pandas.DataFrame:
+        """The newest evaluation on a split (`test`, `validation`): a row for each task and metric, with its `score` and
+        the `baseline` of always answering the most frequent class, or the mean."""
+        return frames.scores(self.get(name), split)
+
     def series(self, name: str, series: Iterable[str] = (), *, from_step: int = 0, to_step: int = 0,
                max_points: int = 0) -> Sequence[v1.Series]:
         """How figures of a job went: by name, all that begin with `loss/` and the like, or all."""
@@ -197,7 +202,7 @@ class Client(_calls.Calls):
                 self._route.reached()
                 return answer
             except grpc.RpcError as broken:
-                error = of_rpc(broken)
+                error = of_rpc(broken, self._route.address)
             pause = attempts.pause(error)
             if pause is None:
                 raise error from None
@@ -219,7 +224,7 @@ class Client(_calls.Calls):
                     yield answer
                 return
             except grpc.RpcError as broken:
-                error = of_rpc(broken)
+                error = of_rpc(broken, self._route.address)
             finally:
                 call.cancel()
             attempts = attempts or Attempts(self._route, True, WATCH)

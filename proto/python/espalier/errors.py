@@ -8,8 +8,12 @@ from typing import Any
 
 from google.rpc import error_details_pb2, status_pb2
 
+from . import _explain
+
 DETAILS = "grpc-status-details-bin"
 DOMAIN = "espalier"
+# What gRPC itself says of a deadline.
+LATE = "Deadline Exceeded"
 
 
 class EspalierError(Exception):
@@ -164,8 +168,8 @@ CODES: dict[str, type[ApiError]] = {
 }
 
 
-def of_rpc(error: Any) -> ApiError:
-    """The exception of a grpc.RpcError, sync or async."""
+def of_rpc(error: Any, address: str) -> ApiError:
+    """The exception of a grpc.RpcError, sync or async, of a call to an address."""
     code = error.code().name
     message = error.details() or code
     reason, metadata, violations = "", {}, []
@@ -178,6 +182,10 @@ def of_rpc(error: Any) -> ApiError:
                 elif detail.Unpack(bad):
                     violations += [Violation(one.field, one.description) for one in bad.field_violations]
     kind = CODES.get(code, UnknownError)
+    if kind is UnavailableError and not reason and (said := _explain.connection(address, message)):
+        message, metadata = said, {"grpc": message}
+    if kind is DeadlineExceededError and message == LATE:
+        message = f"the coordinator at {address} had not finished its answer when the time given as `timeout` was over"
     if kind is UnavailableError and reason == "NOT_LEADER":
         kind = NotLeaderError
     return kind(message, reason, metadata, tuple(violations), code)

@@ -28,6 +28,8 @@ def affinity(job: v1.Job, figure: str = "cosine") -> pandas.DataFrame:
     """A symmetric frame with a row and a column for each task; not a number where a pair was never in one step."""
     if figure not in FIGURES:
         raise EspalierError(f"no figure is named {figure!r}: there are {', '.join(FIGURES)}")
+    if len(job.spec.tasks) == 1:
+        raise NotThereError(f"job {job.name} has no affinity: it has one task, and affinity compares tasks")
     if not job.progress.HasField("affinity"):
         raise NotThereError(f"job {job.name} has no affinity after {job.progress.step} steps: it comes with the first steps of jobs "
                             "whose balancer sees tasks' gradients apart, or that say `exchange: {affinity: on}`")
@@ -39,6 +41,19 @@ def affinity(job: v1.Job, figure: str = "cosine") -> pandas.DataFrame:
     for pair in found.pairs:
         frame.loc[pair.a, pair.b] = frame.loc[pair.b, pair.a] = float(getattr(pair, figure))
     return frame
+
+
+def scores(job: v1.Job, split: str = "test") -> pandas.DataFrame:
+    """A row for each task and metric of the newest evaluation on a split; the loss has no baseline."""
+    newest = next((one for one in reversed(job.evaluations) if one.split == split), None)
+    if newest is None:
+        there = ", ".join(sorted({one.split for one in job.evaluations})) or "none so far"
+        raise NotThereError(f"job {job.name} has no evaluation on the split {split!r}, of others: {there}; `test` comes when the job "
+                            "has trained, `validation` while it does, each where a task has data for it")
+    rows = [(task, metric, value, found.baseline.get(metric, float("nan")))
+            for task, found in sorted(newest.tasks.items())
+            for metric, value in [("loss", found.loss), *sorted(found.metrics.items())]]
+    return _pandas().DataFrame(rows, columns=["task", "metric", "score", "baseline"]).set_index(["task", "metric"])
 
 
 def series(found: Iterable[v1.Series]) -> pandas.DataFrame:

@@ -6,9 +6,10 @@ with Client() as cluster:
     short = {"name": "affinity", "training.steps": 30, "exchange.affinity": "on"}
     job = cluster.submit("recipes/debian-packages/job.yaml", overrides=short)
     cluster.wait(job.name)
-    frame = cluster.affinity(job.name)
-plot.imshow(frame, cmap="RdBu", vmin=-1, vmax=1)
+    pairs = cluster.affinity(job.name).where(lambda cosine: cosine < 1)  # a task's own, 1, left out
+limit = pairs.abs().max().max()
+plot.imshow(pairs, cmap="RdBu", vmin=-limit, vmax=limit)
 plot.colorbar(label="mean cosine of the tasks' gradients")
-plot.xticks(range(len(frame)), frame.columns, rotation=45)
-plot.yticks(range(len(frame)), frame.index)
+plot.xticks(range(len(pairs)), pairs.columns, rotation=45)
+plot.yticks(range(len(pairs)), pairs.index)
 plot.savefig("affinity.png", bbox_inches="tight")

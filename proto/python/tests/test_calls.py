@@ -4,19 +4,25 @@ The server is a real gRPC server that plays a script; what it is asked it keeps.
 """
 
 import asyncio
+import contextlib
+import io
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
+import time
 import unittest
 from concurrent import futures
 from pathlib import Path
+from unittest import mock
 
 import grpc
 from google.protobuf import any_pb2, message_factory
 from google.rpc import error_details_pb2, status_pb2
 
-from espalier import AsyncClient, Client, _calls, errors, v1
+from espalier import AsyncClient, Client, _calls, _progress, errors, v1
 
 JOB = v1.JobSpec(name="a")
 
@@ -45,11 +51,11 @@ def event(sequence):
 class Server(grpc.GenericRpcHandler):
     """Answers each call with the next entry of its script: a message, a list of them for a stream, an error as it ends."""
 
-    def __init__(self, credentials=None, **scripts):
+    def __init__(self, credentials=None, port=0, **scripts):
         self.scripts = {"GetCluster": [v1.Cluster()] * 20, **scripts}
         self.asked = []
         self.server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[self])
-        bind = "127.0.0.1:0"
+        bind = f"127.0.0.1:{port}"
         self.port = self.server.add_secure_port(bind, credentials) if credentials else self.server.add_insecure_port(bind)
         self.address = f"127.0.0.1:{self.port}"
         self.server.start()
@@ -75,6 +81,35 @@ class Server(grpc.GenericRpcHandler):
 
     def calls(self, name):
         return [asked for called, asked, _ in self.asked if called == name]
+
+
+class Detour:
+    """A way to a port that takes long: what comes first waits, longer than between neighbours, shorter than for ever."""
+
+    def __init__(self, port):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.to = port
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        # Ends with the listener.
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self.listener.accept()
+                time.sleep(0.5)
+                there = socket.create_connection(("127.0.0.1", self.to))
+                for ends in [(here, there), (there, here)]:
+                    threading.Thread(target=self.pass_on, args=ends, daemon=True).start()
+
+    @staticmethod
+    def pass_on(source, target):
+        with contextlib.suppress(OSError), source, target:
+            while part := source.recv(65536):
+                target.sendall(part)
+
+    def close(self):
+        self.listener.close()
 
 
 class Faults(unittest.TestCase):
@@ -148,8 +183,34 @@ class Faults(unittest.TestCase):
     def test_nobody_there_is_said_at_once(self):
         gone = self.serve()
         gone.server.stop(None).wait()
-        with self.assertRaises(errors.UnavailableError):
+        with self.assertRaisesRegex(errors.UnavailableError, f"coordinator at http://{gone.address}: nothing listens there.*espalier up") as caught:
             self.client(gone).get("a")
+        # gRPC's own words are for those who look for them.
+        self.assertIn("Connection refused", caught.exception.metadata["grpc"])
+
+    def test_a_deadline_is_said(self):
+        server = self.serve(WatchJob=[[event(1)]])
+        with self.assertRaisesRegex(errors.DeadlineExceededError, "`timeout` was over"):
+            list(self.client(server).watch("a", timeout=0.0))
+
+    def test_a_long_way_is_no_way_that_is_shut(self):
+        server = self.serve(GetJob=[v1.Job(name="a")])
+        far = Detour(server.port)
+        self.addCleanup(far.close)
+        with Client(f"http://127.0.0.1:{far.port}") as client:
+            self.assertEqual(client.get("a").name, "a")
+
+    def test_who_comes_back_is_found_soon(self):
+        server = self.serve(GetJob=[v1.Job(name="a")])
+        client = self.client(server)
+        client.get("a")
+        port = server.port
+        server.server.stop(None).wait()
+        back = futures.ThreadPoolExecutor(1)
+        self.addCleanup(back.shutdown)
+        begun = back.submit(lambda: self.serve(port=port, GetJob=[v1.Job(name="b")]))
+        self.assertEqual(client.get("a").name, "b")
+        begun.result()
 
     def test_pages_are_one_list(self):
         pages = [v1.ListJobsResponse(jobs=[{"name": "a"}], next_page_token="x"), v1.ListJobsResponse(jobs=[{"name": "b"}])]
@@ -192,8 +253,14 @@ class Faults(unittest.TestCase):
                 # Nor is anyone who asked for encryption sent on to where there is none.
                 self.assertEqual(client.get("a").name, "a")
             self.assertEqual(elsewhere.asked, [])
-            with Client(address, ca=cert, server_name="coordinator") as nobody, self.assertRaises(errors.UnavailableError):
-                nobody.get("a")
+            # What is wrong with the way there is said in words of this package.
+            shown = {"cert": cert, "key": key}
+            cases = [(address, {"ca": cert, "server_name": "coordinator"}, "may ask for a certificate"), (address, shown, "CA that is not trusted here"),
+                     (address, {"ca": cert, **shown}, "for another name"), (address, {"ca": __file__, **shown}, "in PEM"),
+                     (f"http://{server.address}", {}, "may speak TLS"), (f"https://{elsewhere.address}", {"ca": cert}, "speaks no TLS")]
+            for where, given, words in cases:
+                with self.subTest(words), Client(where, **given) as nobody, self.assertRaisesRegex(errors.UnavailableError, words):
+                    nobody.get("a")
 
     @unittest.skipUnless(shutil.which("openssl"), "needs openssl for a certificate")
     def test_renewed_certificates(self):
@@ -217,6 +284,24 @@ def certificate(folder):
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-keyout", key,
                     "-out", cert, "-subj", "/CN=coordinator", "-addext", "subjectAltName=DNS:coordinator"], check=True, capture_output=True)
     return cert, key
+
+
+class Progress(unittest.TestCase):
+    def test_the_line_has_what_the_coordinator_says(self):
+        two = v1.Progress(step=3, total_steps=9, losses={"b": 1.0, "a": 0.5}, samples_per_second=12.4, eta={"seconds": 65})
+        self.assertEqual(_progress.said(two), "a 0.500, b 1.000, 12 samples/s, 1:05 left")
+        # Of many tasks the mean; at the end nothing is left.
+        many = v1.Progress(step=9, total_steps=9, losses={"a": 1.0, "b": 2.0, "c": 3.0}, eta={})
+        self.assertEqual(_progress.said(many), "loss of 3 tasks 2.000")
+
+    def test_lines_without_a_terminal(self):
+        shown = io.StringIO()
+        with contextlib.redirect_stderr(shown), mock.patch.dict("sys.modules", {"tqdm": None}), _progress.Display("a", True) as display:
+            for step in range(1, 101):
+                display.show(v1.WatchJobResponse(progress={"step": step, "total_steps": 100, "losses": {"t": 1.0}}))
+            display.show(v1.WatchJobResponse(event={"state": "SUCCEEDED", "message": "done"}))
+        lines = shown.getvalue().splitlines()
+        self.assertEqual((len(lines), lines[1], lines[-1]), (12, "a: step 10 of 100, t 1.000", "a: SUCCEEDED: done"))
 
 
 class Settings(unittest.TestCase):

@@ -1,8 +1,8 @@
 //! Traces of jobs, sent to a collector over OTLP.
 //!
-//! A job is a trace: its uid, a UUID, is the trace's id. Below it are its generations, below these
-//! steps of each rank, now and then one, and below a step its exchange. Ids are derived from what
-//! they name, so that coordinators and workers need not tell each other any.
+//! A job is a trace: its uid, a UUID, is the trace's id. Below it are its generations and what an
+//! operator did about it, below a generation steps of each rank, now and then one, and below a step its
+//! exchange. Ids are derived from what they name, so that processes need not tell each other any.
 
 use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
@@ -16,7 +16,7 @@ use opentelemetry_sdk::trace::{
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use tonic::transport::{ClientTlsConfig, Endpoint};
 
@@ -169,6 +169,31 @@ impl Traces {
         let ids: (&[u64], &[u64]) = (&[2, of.generation], &[1]);
         let failure = failed.then_some(ended);
         self.send(of.uid, ids, "generation", times, (attributes, failure));
+    }
+
+    /// What an operator did about a job: the act's name, such as `Pause`, and why it failed if it did.
+    pub fn act(
+        &self,
+        uid: &str,
+        name: &str,
+        act: &'static str,
+        times: Times,
+        failure: Option<String>,
+    ) {
+        let attributes = vec![
+            KeyValue::new("espalier.job", name.to_owned()),
+            KeyValue::new("espalier.act", act),
+        ];
+        // Acts have no number, but no two on one job begin at once.
+        let begun = times.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let begun = u64::try_from(begun.as_nanos()).unwrap_or(u64::MAX);
+        self.send(
+            uid,
+            (&[5, begun], &[1]),
+            "act",
+            times,
+            (attributes, failure),
+        );
     }
 
     /// A step of a rank, and its exchange.

@@ -6,7 +6,7 @@ use super::board::Board;
 use espalier_spec::Step;
 use espalier_spec::report::{Evaluation, Progress};
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
@@ -20,10 +20,11 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Appends to the file of a job's directory.
+    /// Appends to the file of a job's directory, which need not be there yet.
     pub(super) fn append(dir: &Path) -> Self {
         let path = dir.join(FILE);
-        let opened = OpenOptions::new().create(true).append(true).open(&path);
+        let opened = fs::create_dir_all(dir)
+            .and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
         let file = opened
             .inspect_err(|error| tracing::warn!("no metrics in {}: {error}", path.display()))
             .ok();
@@ -60,6 +61,27 @@ impl Metrics {
         if let Err(error) = writeln!(file, "{line}") {
             tracing::warn!("no more metrics: {error}");
             self.file = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    // Promise: a job's first generation, which finds no directory, writes its figures; later ones add theirs.
+    #[test]
+    fn the_first_generation_writes_too() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("jobs/a-1");
+        for generation in 1..=2 {
+            let mut metrics = Metrics::append(&dir);
+            metrics.progress(&Progress::default());
+            metrics.evaluation(&Evaluation::default());
+            let text = fs::read_to_string(dir.join(FILE)).unwrap();
+            assert_eq!(text.lines().count(), 2 * generation, "{text}");
         }
     }
 }

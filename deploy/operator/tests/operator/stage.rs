@@ -72,6 +72,7 @@ impl Stage {
             recorder: Recorder::new(self.api.client(), reporter),
             watches: Watches::new(at(server), news),
             health: Arc::new(Health::default()),
+            traces: None,
             devices_per_worker: 1,
         })
     }

@@ -7,7 +7,6 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::trace::v1::Span;
 use std::collections::BTreeMap;
-use std::time::UNIX_EPOCH;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::transport::Server;
@@ -35,7 +34,7 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 // Promise: a collector gets one trace per job, named by its uid, and in it a tree of job, generation,
-// step and exchange, whoever of them was sent first and by whichever process.
+// step and exchange, and of what an operator did, whoever of them was sent first and by whichever process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_gets_a_tree() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -48,6 +47,7 @@ async fn a_collector_gets_a_tree() {
 
     let coordinator = Traces::start(&endpoint, "espalier-coordinator", "a").unwrap();
     let worker = Traces::start(&endpoint, "espalier-worker", "b").unwrap();
+    let operator = Traces::start(&endpoint, "espalier-operator", "c").unwrap();
     let of = Of {
         uid: UID,
         generation: 2,
@@ -61,17 +61,19 @@ async fn a_collector_gets_a_tree() {
         bytes: 4096,
     };
     worker.step(of, &step);
+    operator.act(UID, "toy", "Pause", (at(3), at(4)), Some("away".to_owned()));
     coordinator.generation(of, "toy", (at(5), at(20)), "lost a worker".to_owned(), true);
     coordinator.job(UID, "toy", (at(1), at(30)), "succeeded", None);
     let ended = tokio::task::spawn_blocking(move || {
         worker.end();
         coordinator.end();
+        operator.end();
     });
     ended.await.unwrap();
 
     let mut spans: BTreeMap<String, Span> = BTreeMap::new();
     let mut services = Vec::new();
-    while spans.len() < 4 {
+    while spans.len() < 5 {
         let got = tokio::time::timeout(Duration::from_secs(20), requests.recv()).await;
         for resource in got.unwrap().unwrap().resource_spans {
             services.push(format!("{:?}", resource.resource));
@@ -84,7 +86,7 @@ async fn a_collector_gets_a_tree() {
     }
     let named = |service: &str| services.iter().any(|text| text.contains(service));
     assert!(
-        named("espalier-coordinator") && named("espalier-worker"),
+        named("espalier-coordinator") && named("espalier-worker") && named("espalier-operator"),
         "{services:?}"
     );
     let uid = uuid::Uuid::parse_str(UID).unwrap();
@@ -94,6 +96,7 @@ async fn a_collector_gets_a_tree() {
         ("generation", "job"),
         ("step", "generation"),
         ("exchange", "step"),
+        ("act", "job"),
     ] {
         assert_eq!(
             spans[child].parent_span_id, spans[parent].span_id,
@@ -105,6 +108,8 @@ async fn a_collector_gets_a_tree() {
     assert_eq!(spans["step"].end_time_unix_nano, 11 * second);
     let failed = spans["generation"].status.clone().unwrap();
     assert_eq!(failed.message, "lost a worker");
+    let act = format!("{:?}", spans["act"]);
+    assert!(act.contains("Pause") && act.contains("away"), "{act}");
     server.abort();
 }
 
