@@ -10,7 +10,7 @@ ESPALIER_DATA ?= ../shared/data
 MINUTES ?= 10
 FUZZ_SECONDS ?= 30
 
-.PHONY: help setup build demo digits test test-python test-kubernetes test-observability test-page lighthouse page-pictures test-data check fix bench bench-balance bench-tasks measure sim parity chaos bench-control fuzz digits-adaptation spoken-digits draw docs clean distclean
+.PHONY: help setup build demo digits test test-python test-kubernetes test-images test-observability test-page lighthouse page-pictures test-data check fix bench bench-balance bench-tasks measure sim parity chaos bench-control fuzz digits-adaptation spoken-digits draw docs clean distclean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -61,6 +61,10 @@ docs: setup ## docs/job-file.md, docs/api.md and proto/baseline.txt, out of the 
 test-kubernetes: ## Manifests rendered by kustomize, against the schemas of three versions of Kubernetes and the rules of the house
 	@$(PYTHON) deploy/setup/setup.py kubernetes
 	@PYTHONPATH=.espalier/pykube $(PYTHON) tests/kubernetes/check.py
+
+# Asks for root, buildah, debootstrap, curl, etcd and what 'make build' brings; sets nothing up.
+test-images: ## Images built and started without an engine; docs/first-cluster.md from its first command to its last
+	@$(PYTHON) tests/images/trial.py
 
 test-observability: setup ## A cluster watched by Prometheus, TensorBoard and an OTLP collector; alert rules tested
 	@$(PYTHON) deploy/setup/setup.py observe

@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
-# Builds images: deploy/images/build.sh [--tag TAG] [--prebuilt] [TARGET...]
+# Builds images: deploy/images/build.sh [--tag TAG] [--prebuilt] [--no-cache] [TARGET...]
 #
 # Targets are coordinator, worker, worker-cuda, operator, cli; without: all but worker-cuda. Uses docker,
-# podman or buildah, whichever is there first. --prebuilt takes the binaries of target/ and the libtorch of
-# .espalier/ ('make build' and 'make setup' bring them) and compiles nothing.
+# podman or buildah, whichever is there first (BUILDER names one). --prebuilt takes the binaries of target/ and
+# the libtorch of .espalier/ ('make build' and 'make setup' bring them) and compiles nothing. --no-cache takes
+# nothing over from earlier builds.
 #
-# Where no registry can be reached, deploy/images/bases.sh makes the base images out of Debian's packages.
+# Where no registry can be reached, deploy/images/bases.sh makes the base image out of Debian's packages, for
+# buildah and --prebuilt. Where buildah's own way of keeping images does not work, for example inside of another
+# container, /etc/containers/storage.conf names another: driver = "vfs".
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-tag=local prebuilt= targets=()
+tag=local prebuilt= cache=() targets=()
 while [ $# -gt 0 ]; do
     case $1 in
     --tag) tag=${2:?--tag needs a value}; shift 2 ;;
     --prebuilt) prebuilt=yes; shift ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --no-cache) cache=(--no-cache); shift ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
     coordinator | worker | worker-cuda | operator | cli) targets+=("$1"); shift ;;
     *) echo "build.sh: $1 is no target: coordinator, worker, worker-cuda, operator or cli" >&2; exit 2 ;;
     esac
@@ -26,39 +30,56 @@ for tool in ${BUILDER:-docker podman buildah}; do
     if command -v "$tool" >/dev/null && { [ "$tool" != docker ] || docker info >/dev/null 2>&1; }; then break; fi
     tool=
 done
-[ -n "$tool" ] || { echo "build.sh: no docker, podman or buildah here: install one, for example 'apt-get install buildah'" >&2; exit 1; }
-options=(--file deploy/images/Containerfile)
-if [ "$tool" = buildah ]; then
-    # No daemon, no user namespaces needed; the date of the commit, so that the same commit gives the same image.
-    options=(bud --isolation chroot --storage-driver vfs --layers --timestamp "$(git log -1 --format=%ct)" "${options[@]}")
-else
-    options=(build "${options[@]}")
-fi
+[ -n "$tool" ] || { echo "build.sh: no ${BUILDER:-docker, podman or buildah} here: install one, for example 'apt-get install buildah'" >&2; exit 1; }
+
+# The date of the commit everywhere, so that the same commit gives the same image.
+date=$(git log -1 --format=%ct 2>/dev/null || echo 0)
+case $tool in
+buildah)
+    # Neither a daemon nor user namespaces are needed.
+    export BUILDAH_ISOLATION=chroot
+    build=(buildah bud --layers --force-rm --timestamp "$date") ;;
+podman) build=(podman build --layers --timestamp "$date") ;;
+docker) build=(docker build --build-arg "SOURCE_DATE_EPOCH=$date") ;;
+*) echo "build.sh: BUILDER=$tool: docker, podman or buildah" >&2; exit 2 ;;
+esac
+options=(--build-arg "VERSION=$(sed -n '/^\[workspace.package\]/,/^version/s/^version = "\(.*\)"/\1/p' Cargo.toml)"
+    --build-arg "REVISION=$(git describe --always --abbrev=40 --dirty --match '' 2>/dev/null || echo unknown)")
 
 context=.
 if [ -n "$prebuilt" ]; then
     context=$(mktemp -d)
     trap 'rm -rf "$context"' EXIT
-    mkdir -p "$context/out/bin" "$context/out/libtorch" "$context/out/cuda"
+    mkdir -p "$context/out/bin" "$context/out/libtorch"
     target=${CARGO_TARGET_DIR:-target}
+    libtorch=${LIBTORCH:-.espalier/libtorch}
     profile=debug
     [ -x "$target/release/espalier" ] && [ "$target/release/espalier" -nt "$target/debug/espalier" ] && profile=release
-    for name in espalier espalier-coordinator espalier-worker espalier-operator; do
+    # Only what the targets hold: libtorch alone is large.
+    for wanted in "${targets[@]}"; do
+        case $wanted in
+        coordinator | operator) name=espalier-$wanted ;;
+        cli) name=espalier ;;
+        worker*)
+            name=espalier-worker
+            [ -f "$libtorch/lib/libtorch_cpu.so" ] || { echo "build.sh: no $libtorch/lib/libtorch_cpu.so: run 'make setup' first" >&2; exit 1; }
+            cp -rL "$libtorch/lib" "$context/out/libtorch/" ;;
+        esac
+        if [ "$wanted" = worker-cuda ]; then
+            [ -d "$libtorch/cuda" ] || { echo "build.sh: no $libtorch/cuda: run 'deploy/setup/setup.py libtorch --cuda yes' first" >&2; exit 1; }
+            cp -r "$libtorch/cuda" "$context/out/"
+        fi
         [ -x "$target/$profile/$name" ] || { echo "build.sh: no $target/$profile/$name: run 'make build' first" >&2; exit 1; }
         strip -o "$context/out/bin/$name" "$target/$profile/$name"
     done
-    cp -rL "${LIBTORCH:-.espalier/libtorch}/lib" "$context/out/libtorch/lib"
     printf 'FROM scratch\nCOPY out /out\n' >"$context/Containerfile"
-    if [ "$tool" = buildah ]; then
-        buildah bud --isolation chroot --storage-driver vfs --file "$context/Containerfile" --tag espalier-binaries "$context"
-    else
-        "$tool" build --file "$context/Containerfile" --tag espalier-binaries "$context"
-    fi
-    options+=(--build-arg BINARIES=localhost/espalier-binaries)
-    [ "$tool" = docker ] && options+=(--build-arg BINARIES=espalier-binaries)
+    "${build[@]}" --file "$context/Containerfile" --tag espalier-binaries "$context"
+    binaries=localhost/espalier-binaries
+    [ "$tool" = docker ] && binaries=espalier-binaries
+    options+=(--build-arg "BINARIES=$binaries" --build-arg "CUDA=$binaries")
 fi
 
 for target in "${targets[@]}"; do
     echo "build.sh: espalier-$target:$tag with $tool" >&2
-    "$tool" "${options[@]}" --target "$target" --tag "espalier-$target:$tag" "$context"
+    "${build[@]}" "${cache[@]}" "${options[@]}" --file deploy/images/Containerfile --target "$target" --tag "espalier-$target:$tag" "$context"
 done
