@@ -32,15 +32,15 @@ for tool in ${BUILDER:-docker podman buildah}; do
 done
 [ -n "$tool" ] || { echo "build.sh: no ${BUILDER:-docker, podman or buildah} here: install one, for example 'apt-get install buildah'" >&2; exit 1; }
 
-# The date of the commit everywhere, so that the same commit gives the same image.
-date=$(git log -1 --format=%ct 2>/dev/null || echo 0)
+# One date for everything: then the same files give the same layers, from whatever commit, and only what has
+# changed is pulled. The label says which commit it was.
 case $tool in
 buildah)
     # Neither a daemon nor user namespaces are needed.
     export BUILDAH_ISOLATION=chroot
-    build=(buildah bud --layers --force-rm --timestamp "$date") ;;
-podman) build=(podman build --layers --timestamp "$date") ;;
-docker) build=(docker build --build-arg "SOURCE_DATE_EPOCH=$date") ;;
+    build=(buildah bud --layers --force-rm --timestamp 0) ;;
+podman) build=(podman build --layers --timestamp 0) ;;
+docker) build=(docker build --build-arg SOURCE_DATE_EPOCH=0) ;;
 *) echo "build.sh: BUILDER=$tool: docker, podman or buildah" >&2; exit 2 ;;
 esac
 options=(--build-arg "VERSION=$(sed -n '/^\[workspace.package\]/,/^version/s/^version = "\(.*\)"/\1/p' Cargo.toml)"
