@@ -43,8 +43,10 @@ podman) build=(podman build --layers --timestamp 0) ;;
 docker) build=(docker build --build-arg SOURCE_DATE_EPOCH=0) ;;
 *) echo "build.sh: BUILDER=$tool: docker, podman or buildah" >&2; exit 2 ;;
 esac
-options=(--build-arg "VERSION=$(sed -n '/^\[workspace.package\]/,/^version/s/^version = "\(.*\)"/\1/p' Cargo.toml)"
-    --build-arg "REVISION=$(git describe --always --abbrev=40 --dirty --match '' 2>/dev/null || echo unknown)")
+# Not as arguments of the Containerfile: buildah takes a cached label for one with another value.
+label=org.opencontainers.image
+options=(--label "$label.version=$(sed -n '/^\[workspace.package\]/,/^version/s/^version = "\(.*\)"/\1/p' Cargo.toml)"
+    --label "$label.revision=$(git describe --always --abbrev=40 --dirty --match '' 2>/dev/null || echo unknown)")
 
 context=.
 if [ -n "$prebuilt" ]; then
