@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Builds images: deploy/images/build.sh [--tag TAG] [--prebuilt] [--no-cache] [TARGET...]
+# Builds images: deploy/images/build.sh [--tag TAG] [--prebuilt] [TARGET...]
 #
 # Targets are coordinator, worker, worker-cuda, operator, cli; without: all but worker-cuda. Uses docker,
 # podman or buildah, whichever is there first (BUILDER names one). --prebuilt takes the binaries of target/ and
-# the libtorch of .espalier/ ('make build' and 'make setup' bring them) and compiles nothing. --no-cache takes
-# nothing over from earlier builds.
+# the libtorch of .espalier/ ('make build' and 'make setup' bring them) and compiles nothing.
 #
 # Where no registry can be reached, deploy/images/bases.sh makes the base image out of Debian's packages, for
 # buildah and --prebuilt. Where buildah's own way of keeping images does not work, for example inside of another
@@ -12,13 +11,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-tag=local prebuilt= cache=() targets=()
+tag=local prebuilt= targets=()
 while [ $# -gt 0 ]; do
     case $1 in
     --tag) tag=${2:?--tag needs a value}; shift 2 ;;
     --prebuilt) prebuilt=yes; shift ;;
-    --no-cache) cache=(--no-cache); shift ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
     coordinator | worker | worker-cuda | operator | cli) targets+=("$1"); shift ;;
     *) echo "build.sh: $1 is no target: coordinator, worker, worker-cuda, operator or cli" >&2; exit 2 ;;
     esac
@@ -33,17 +31,17 @@ done
 [ -n "$tool" ] || { echo "build.sh: no ${BUILDER:-docker, podman or buildah} here: install one, for example 'apt-get install buildah'" >&2; exit 1; }
 
 # One date for everything: then the same files give the same layers, from whatever commit, and only what has
-# changed is pulled. The label says which commit it was.
+# changed is pulled. The label says which commit it was. No cache of buildah's and podman's: it hands out labels
+# of other commits and layers of other dates, and writes its own names into the image.
 case $tool in
 buildah)
     # Neither a daemon nor user namespaces are needed.
     export BUILDAH_ISOLATION=chroot
-    build=(buildah bud --layers --force-rm --timestamp 0) ;;
-podman) build=(podman build --layers --timestamp 0) ;;
+    build=(buildah bud --layers=false --force-rm --timestamp 0) ;;
+podman) build=(podman build --layers=false --timestamp 0) ;;
 docker) build=(docker build --build-arg SOURCE_DATE_EPOCH=0) ;;
 *) echo "build.sh: BUILDER=$tool: docker, podman or buildah" >&2; exit 2 ;;
 esac
-# Not as arguments of the Containerfile: buildah takes a cached label for one with another value.
 label=org.opencontainers.image
 options=(--label "$label.version=$(sed -n '/^\[workspace.package\]/,/^version/s/^version = "\(.*\)"/\1/p' Cargo.toml)"
     --label "$label.revision=$(git describe --always --abbrev=40 --dirty --match '' 2>/dev/null || echo unknown)")
@@ -83,5 +81,5 @@ fi
 
 for target in "${targets[@]}"; do
     echo "build.sh: espalier-$target:$tag with $tool" >&2
-    "${build[@]}" "${cache[@]}" "${options[@]}" --file deploy/images/Containerfile --target "$target" --tag "espalier-$target:$tag" "$context"
+    "${build[@]}" "${options[@]}" --file deploy/images/Containerfile --target "$target" --tag "espalier-$target:$tag" "$context"
 done
