@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { findings, relation } from "../../coordinator/src/page/assets/evidence.js";
-import { brief, clock, figure, moment, number, seconds, short, span, withSign } from "../../coordinator/src/page/assets/format.js";
+import { brief, clock, figure, moment, number, seconds, short, shorts, span, withSign } from "../../coordinator/src/page/assets/format.js";
 import { Backoff, Lines, Live } from "../../coordinator/src/page/assets/live.js";
 import { generations, phases, states } from "../../coordinator/src/page/assets/phases.js";
 import { Pyramid, pyramidOf } from "../../coordinator/src/page/assets/pyramid.js";
@@ -214,7 +214,8 @@ test("help and hurt are claimed only beyond two standard errors", () => {
   assert.deepEqual([pair(0.3, 0.1, 50), pair(-0.3, 0.1, 50), pair(0.01, 0.1, 50), pair(0.3, 0.1, 9)].map(relation), ["help", "hurt", "unclear", "unclear"]);
   // A running mean forgets: a million steps are no surer than 199.
   assert.equal(relation(pair(0.013, 0.1, 1000000)), "unclear");
-  assert.deepEqual(findings({ tasks: [{}, {}], pairs: [pair(0.31, 0.12, 400)] }), ["x and y help each other: cosine +0.31 ± 0.12 over 400 steps, 4 % of them in conflict"]);
+  assert.deepEqual(findings({ tasks: [{}, {}], pairs: [pair(0.31, 0.12, 400)] }), [
+    { relation: "help", text: "x and y help each other: cosine +0.31 ± 0.12 over 400 steps, 4\u00a0% of them in conflict" }]);
 });
 
 test("a recovery's phases add up, and unknown moments are left out", () => {
@@ -241,6 +242,14 @@ test("a log keeps the newest lines and filters by level, rank and words", () => 
   assert.ok(ring.lines.length <= 100 && ring.lines.at(-1).text === "step 999");
   const left = ring.lines.filter(filter({ level: "WARN", from: "rank 1", words: "STEP 99" }));
   assert.ok(left.length > 0 && left.every((line) => line.level === "ERROR" && line.rank === 1));
+});
+
+test("marks of one axis have as many digits, and those of several units stay short", () => {
+  assert.deepEqual(shorts([0, 0.5, 1, 1.5]), ["0", "0.5", "1.0", "1.5"]);
+  assert.deepEqual(shorts([23500, 24000, 24500]), ["23.5k", "24.0k", "24.5k"]);
+  assert.deepEqual(shorts([500, 1000, 1500]), ["500", "1k", "1.5k"]);
+  assert.deepEqual(shorts([-1, -0.25]), ["−1.00", "−0.25"]);
+  assert.deepEqual(shorts([2e-5, 4e-5]), ["2e-5", "4e-5"]);
 });
 
 test("a job is written as YAML that reads like a job file", () => {

@@ -1,6 +1,6 @@
 // The affinity map: a table of cosines whose cells have colours, so that what is seen is what is read.
 
-import { attribute, fill, h, text } from "./dom.js";
+import { attribute, fill, h, nothing, text } from "./dom.js";
 import { count, figure, number, withSign } from "./format.js";
 import { evidence, findings, relation } from "./evidence.js";
 
@@ -8,18 +8,18 @@ import { evidence, findings, relation } from "./evidence.js";
 const NUMBERS = 16;
 
 export function affinityTab() {
-  const empty = h("p", { class: "empty" }, "No cosines yet: they are known where the gradients of at least two tasks reach the owners apart (see ",
-    h("code", {}, "exchange: {affinity: on}"), ").");
+  const empty = nothing("No cosines yet", h("span", {}, "They are known where the gradients of at least two tasks reach the owners apart:"),
+    h("code", {}, "exchange: {affinity: on}"));
   const grid = h("div", { class: "scroll" });
   const said = h("p", { class: "note said", role: "status" });
-  const sentences = h("ul", { class: "findings" });
+  const sentences = h("ul", { class: "findings card" });
   const tasks = h("tbody", {});
   const table = h("table", { class: "list", "aria-label": "Gradients of the tasks" },
-    h("thead", {}, h("tr", {}, ["Task", "Gradient norm", "Weight", "Steps"].map((name) => h("th", { scope: "col" }, name)))), tasks);
+    h("thead", {}, h("tr", {}, ["Task", "Gradient norm", "Weight", "Steps"].map((name, at) => h("th", { scope: "col", class: at ? "number" : null }, name)))), tasks);
   const full = h("div", { class: "columns" },
     h("section", { "aria-labelledby": "map-title" }, h("h2", { id: "map-title" }, "Affinity"),
       h("p", { class: "soft" }, "Cosine between the tasks' gradients on the shared backbone: where they point the same way, tasks help each other."),
-      grid, legend(), said),
+      h("div", { class: "card map" }, grid, legend(), said)),
     h("section", { "aria-labelledby": "findings-title" }, h("h2", { id: "findings-title" }, "Findings"), sentences, h("div", { class: "scroll" }, table)));
   const element = h("div", {}, empty, full);
   let shape = "";
@@ -68,9 +68,9 @@ export function affinityTab() {
         }
       }
       const words = findings(affinity);
-      if (sentences.textContent !== words.join("")) fill(sentences, words.map((sentence) => h("li", {}, sentence)));
-      fill(tasks, affinity.tasks.map((task) => h("tr", {}, h("th", { scope: "row" }, task.task), h("td", { "data-label": "Gradient norm" }, figure(number(task.norm))),
-        h("td", { "data-label": "Weight" }, figure(number(task.weight))), h("td", { "data-label": "Steps" }, count(task.steps)))));
+      if (sentences.textContent !== words.map((one) => one.text).join("")) fill(sentences, words.map((one) => h("li", { "data-relation": one.relation }, one.text)));
+      fill(tasks, affinity.tasks.map((task) => h("tr", {}, h("th", { scope: "row" }, task.task), h("td", { class: "number", "data-label": "Gradient norm" }, figure(number(task.norm))),
+        h("td", { class: "number", "data-label": "Weight" }, figure(number(task.weight))), h("td", { class: "number", "data-label": "Steps" }, count(task.steps)))));
     },
   };
 }
@@ -79,4 +79,3 @@ function legend() {
   return h("div", { class: "heat-legend", "aria-hidden": "true" }, h("span", {}, "hurt"), h("i", {}), h("span", {}, "help"),
     h("span", { class: "note" }, "bold: beyond two standard errors"));
 }
-

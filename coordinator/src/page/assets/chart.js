@@ -1,7 +1,7 @@
 // A chart of lines over steps on a canvas: as many points as pixels, whatever the job's length.
 
 import { attribute, framed, h, text } from "./dom.js";
-import { figure, short } from "./format.js";
+import { figure, short, shorts } from "./format.js";
 import { hands } from "./hands.js";
 import { logMarks, marks, roomy, scale } from "./scale.js";
 
@@ -11,6 +11,8 @@ const TOP = 8;
 const BOTTOM = 22;
 /** Pixels to a point: more points would only blacken the chart, and software renderers pay for each. */
 const PIXELS = 2.5;
+/** Points before a window that a moving average begins with, so that it does not depend on where the window begins. */
+const WARM = 60;
 
 /** Colours of the page as it is now. */
 function colours() {
@@ -23,10 +25,11 @@ function colours() {
 export class Chart {
   /**
    * `lines()` names what to draw: [{ name, label, view(from, to) → Pyramid }]; `events()` the steps to mark:
-   * [{ step, label }]; `settings` is { log, smoothing }, shared by a job's charts like `steps`.
+   * [{ step, label }]; `settings` is { log, smoothing }, shared by a job's charts like `steps`, of which those that are
+   * not `noisy` leave the smoothing alone.
    */
-  constructor({ title, note, steps, settings, lines, events = () => [], format = figure, tall = false }) {
-    Object.assign(this, { steps, settings, lines, events, format, hidden: new Set() });
+  constructor({ title, note, steps, settings, lines, events = () => [], format = figure, tall = false, noisy = false }) {
+    Object.assign(this, { steps, settings, lines, events, format, tall, noisy, hidden: new Set() });
     this.canvas = h("canvas", { "aria-hidden": "true" });
     this.legend = h("div", { class: "legend", role: "group", "aria-label": `${title}: lines` });
     this.plot = h("div", { class: tall ? "plot tall" : "plot", tabindex: "0", role: "application", "aria-label": `${title} over steps`,
@@ -85,7 +88,8 @@ export class Chart {
     this.legendOf(all);
     const drawn = all.map((line, index) => ({ ...line, colour: this.colours.lines[index % this.colours.lines.length] }))
       .filter((line) => !this.hidden.has(line.name))
-      .map((line) => ({ ...line, points: line.view(from, to)?.window(from, to, this.span / PIXELS) }))
+      .map((line) => ({ ...line, view: line.view(from, to) }))
+      .map((line) => ({ ...line, last: line.view?.last, points: line.view?.window(from, to, this.span / PIXELS) }))
       .filter((line) => line.points && (line.points.end > line.points.begin || line.points.tail));
     const log = this.settings.log && drawn.every((line) => positive(line.points));
     const [low, high] = roomy(...extent(drawn, from, to, log), log);
@@ -94,14 +98,14 @@ export class Chart {
     this.axes(context, { from, to, low, high, log, x, y });
     context.save();
     context.beginPath();
-    context.rect(LEFT, 0, this.span, height - BOTTOM);
+    context.rect(LEFT, 0, this.span + 4, height - BOTTOM);
     context.clip();
-    for (const event of this.events()) this.event(context, event, x);
-    const smoothing = this.settings.smoothing;
+    this.marks(context, x);
+    const smoothing = this.noisy ? this.settings.smoothing : 0;
     for (const line of drawn) {
-      band(context, line, x, y);
-      if (smoothing > 0) curve(context, line, x, y, 0, 0.28);
-      curve(context, line, x, y, smoothing, 1);
+      // A band says how far the values scatter; without one the values themselves do.
+      if (!band(context, line, x, y) && smoothing > 0) curve(context, line, x, y, 0, 0.28);
+      newest(context, line, x, y, curve(context, line, x, y, smoothing, 1));
     }
     this.pointer(context, drawn, x, y);
     context.restore();
@@ -117,11 +121,13 @@ export class Chart {
     context.textAlign = "right";
     context.textBaseline = "middle";
     const most = Math.max(2, Math.floor(height / 44));
-    for (const mark of log ? logMarks(low, high, most) : marks(low, high, most)) {
+    const across = log ? logMarks(low, high, most) : marks(low, high, most);
+    const words = log ? across.map(short) : shorts(across);
+    for (const [at, mark] of across.entries()) {
       const place = Math.round(y(mark)) + 0.5;
       context.moveTo(LEFT, place);
       context.lineTo(width - RIGHT, place);
-      context.fillText(short(mark), LEFT - 8, place);
+      context.fillText(words[at], LEFT - 8, place);
     }
     context.textAlign = "center";
     context.textBaseline = "top";
@@ -135,15 +141,26 @@ export class Chart {
     context.stroke();
   }
 
-  event(context, { step }, x) {
-    const place = Math.round(x(step)) + 0.5;
-    if (place < LEFT || place > this.width) return;
-    context.strokeStyle = this.colours.mark;
+  /** A dashed line for each event, named on tall charts where names have room. */
+  marks(context, x) {
+    context.strokeStyle = context.fillStyle = this.colours.mark;
+    context.textBaseline = "top";
     context.setLineDash([3, 3]);
-    context.beginPath();
-    context.moveTo(place, TOP);
-    context.lineTo(place, this.height - BOTTOM);
-    context.stroke();
+    let free = LEFT;
+    for (const { step, label } of this.events()) {
+      const place = Math.round(x(step)) + 0.5;
+      if (place < LEFT || place > this.width) continue;
+      context.beginPath();
+      context.moveTo(place, TOP);
+      context.lineTo(place, this.height - BOTTOM);
+      context.stroke();
+      if (!this.tall || !label || place < free) continue;
+      const wide = context.measureText(label).width + 6;
+      const left = place + wide > this.width - RIGHT;
+      context.textAlign = left ? "right" : "left";
+      context.fillText(label, left ? place - 5 : place + 5, TOP);
+      free = place + wide + 8;
+    }
     context.setLineDash([]);
   }
 
@@ -156,10 +173,9 @@ export class Chart {
     context.lineTo(Math.round(x(step)) + 0.5, this.height - BOTTOM);
     context.stroke();
     for (const line of drawn) {
-      const pyramid = line.view(...this.steps.range);
-      const at = pyramid.nearest(step);
+      const at = line.view.nearest(step);
       if (at < 0) continue;
-      const point = pyramid.at(at);
+      const point = line.view.at(at);
       context.fillStyle = line.colour;
       context.beginPath();
       context.arc(x(point.step), y(point.mean), 3, 0, 7);
@@ -226,12 +242,12 @@ function extent(drawn, from, to, log) {
   return low <= high ? [low, high] : log ? [0.1, 1] : [0, 1];
 }
 
-/** Between the lowest and the highest value that each point stands for. */
+/** Between the lowest and the highest value that each point stands for; whether there is anything between them. */
 function band(context, { points, colour }, x, y) {
   const { steps, lows, highs, begin, end } = points;
   let any = false;
   for (let at = begin; at < end && !any; at += 1) any = highs[at] > lows[at];
-  if (!any) return;
+  if (!any) return false;
   context.beginPath();
   for (let at = begin; at < end; at += 1) context.lineTo(x(steps[at]), y(highs[at]));
   for (let at = end - 1; at >= begin; at -= 1) context.lineTo(x(steps[at]), y(lows[at]));
@@ -240,9 +256,10 @@ function band(context, { points, colour }, x, y) {
   context.globalAlpha = 0.14;
   context.fill();
   context.globalAlpha = 1;
+  return true;
 }
 
-/** The means, or a moving average of them that forgets by `smoothing` from point to point. */
+/** The means, or a moving average of them that forgets by `smoothing` from point to point; returns where it ends. */
 function curve(context, { points, colour }, x, y, smoothing, alpha) {
   const { steps, means, begin, end, tail } = points;
   let average = 0;
@@ -253,9 +270,15 @@ function curve(context, { points, colour }, x, y, smoothing, alpha) {
     weight = weight * smoothing + (1 - smoothing);
     return average / weight;
   };
+  if (smoothing) for (let at = Math.max(0, begin - WARM); at < begin; at += 1) smooth(means[at]);
+  let [step, value] = [0, 0];
+  const to = (next, mean) => {
+    [step, value] = [next, smooth(mean)];
+    context.lineTo(x(step), y(value));
+  };
   context.beginPath();
-  for (let at = begin; at < end; at += 1) context.lineTo(x(steps[at]), y(smooth(means[at])));
-  if (tail) context.lineTo(x(tail.step), y(smooth(tail.mean)));
+  for (let at = begin; at < end; at += 1) to(steps[at], means[at]);
+  if (tail) to(tail.step, tail.mean);
   context.strokeStyle = colour;
   context.globalAlpha = alpha;
   // Hairlines are the cheapest to draw by far, and the most legible where a line is dense.
@@ -272,4 +295,14 @@ function curve(context, { points, colour }, x, y, smoothing, alpha) {
       context.fill();
     }
   }
+  return [step, value];
+}
+
+/** A dot where a line ends, if that is its newest point. */
+function newest(context, { last, colour }, x, y, [step, value]) {
+  if (step < last) return;
+  context.fillStyle = colour;
+  context.beginPath();
+  context.arc(x(step), y(value), 2.8, 0, 7);
+  context.fill();
 }

@@ -88,6 +88,11 @@ export function framed(draw) {
   };
 }
 
+/** What is shown where nothing is yet: what there will be, and how it comes. */
+export function nothing(title, ...words) {
+  return h("div", { class: "empty" }, h("b", {}, title), words);
+}
+
 /** A state of a job or worker: a mark and the word, never colour alone. */
 export function badge() {
   const label = h("span", {});

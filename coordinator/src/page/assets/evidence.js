@@ -24,21 +24,22 @@ export function evidence(pair) {
   return `cosine ${withSign(number(pair.cosine))} ± ${number(pair.deviation).toFixed(2)} over ${plural(number(pair.steps), "step")}, ${percent(number(pair.conflicts))} of them in conflict`;
 }
 
-/** Sentences on which tasks help or hurt which. */
+/** [{ relation, text }]: sentences on which tasks help or hurt which. */
 export function findings(affinity) {
   const pairs = affinity.pairs ?? [];
   const related = (kind) => pairs.filter((pair) => relation(pair) === kind).sort((x, y) => Math.abs(number(y.cosine)) - Math.abs(number(x.cosine)));
   const sentences = [];
+  const say = (kind, words) => sentences.push({ relation: kind, text: words });
   for (const kind of ["help", "hurt"]) {
     const found = related(kind);
-    for (const pair of found.slice(0, NAMED)) sentences.push(`${pair.a} and ${pair.b} ${kind} each other: ${evidence(pair)}`);
-    if (found.length > NAMED) sentences.push(`${plural(found.length - NAMED, "more pair")} of tasks ${kind} each other`);
+    for (const pair of found.slice(0, NAMED)) say(kind, `${pair.a} and ${pair.b} ${kind} each other: ${evidence(pair)}`);
+    if (found.length > NAMED) say(kind, `${plural(found.length - NAMED, "more pair")} of tasks ${kind} each other`);
   }
   const unclear = related("unclear");
-  if (unclear.length && unclear.length <= 3) sentences.push(...unclear.map((pair) => `${pair.a} and ${pair.b}: no clear relation: ${evidence(pair)}`));
-  else if (unclear.length) sentences.push(`${plural(unclear.length, "pair")} of tasks: no clear relation`);
+  if (unclear.length <= 3) for (const pair of unclear) say("unclear", `${pair.a} and ${pair.b}: no clear relation: ${evidence(pair)}`);
+  else say("unclear", `${plural(unclear.length, "pair")} of tasks: no clear relation`);
   const tasks = affinity.tasks?.length ?? 0;
   const unseen = (tasks * (tasks - 1)) / 2 - pairs.length;
-  if (unseen > 0) sentences.push(`${plural(unseen, "pair")} of tasks ${unseen === 1 ? "was" : "were"} in no step together yet`);
+  if (unseen > 0) say("unclear", `${plural(unseen, "pair")} of tasks ${unseen === 1 ? "was" : "were"} in no step together yet`);
   return sentences;
 }

@@ -38,7 +38,8 @@ export function count(value) {
 
 /** A share between 0 and 1 in percent. */
 export function percent(share, digits = 0) {
-  return `${signed((share * 100).toFixed(digits))} %`;
+  // The sign stays with its number at the end of a line.
+  return `${signed((share * 100).toFixed(digits))}\u00a0%`;
 }
 
 /** A number with its sign: +0.31, −0.05. */
@@ -68,6 +69,16 @@ export function short(value) {
   }
   if (size !== 0 && size < 1e-3) return signed(value.toExponential(1).replace(".0e", "e"));
   return signed(trimmed(value.toFixed(size < 1 ? 4 : 2)));
+}
+
+/** The marks of an axis in short form, all with as many digits behind the point: 1.0, 1.5, 2.0. */
+export function shorts(values) {
+  const words = values.map(short);
+  const parts = words.map((one) => /^([^.a-z]+)(?:\.(\d+))?([GMk]?)$/i.exec(one));
+  const units = new Set(parts.filter((part) => part && part[0] !== "0").map((part) => part[3]));
+  if (units.size > 1 || parts.includes(null)) return words;
+  const digits = Math.max(0, ...parts.map((part) => part[2]?.length ?? 0));
+  return parts.map(([all, whole, rest = "", unit]) => (all === "0" || !digits ? all : `${whole}.${rest.padEnd(digits, "0")}${unit}`));
 }
 
 function trimmed(text) {

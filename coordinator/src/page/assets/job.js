@@ -185,7 +185,8 @@ function figuresOf(job, step, total) {
   const cost = progress.exchange;
   const found = [
     ["Steps", count(step), total ? `of ${count(total)}, ${percent(step / total)}` : ""],
-    running ? ["Left", span(seconds(progress.eta)), etaAt(seconds(progress.eta))] : ["Took", span((end - begin) / 1000), job.endTime ? "in all" : "so far"],
+    running ? ["Left", span(seconds(progress.eta)), etaAt(seconds(progress.eta))]
+      : [job.startTime || job.endTime ? "Took" : "Waiting", span((end - begin) / 1000), job.endTime ? "in all" : "so far"],
     ["Pace", running ? pace[0] : "–", running ? pace[1] : ""],
     ["Samples", brief(number(progress.samples)), number(progress.tokens) ? `${brief(number(progress.tokens))} tokens` : ""],
     ["Goodput", job.goodput === undefined ? "–" : percent(job.goodput, 1), recoveries ? `${recoveries} ${recoveries === 1 ? "recovery" : "recoveries"}` : "no recovery"],

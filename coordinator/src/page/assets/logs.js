@@ -79,6 +79,7 @@ export function logsTab(state) {
     while (rows.children.length > wanted.length) rows.lastChild.remove();
     while (rows.children.length < wanted.length) rows.append(row());
     wanted.forEach((line, at) => write(rows.children[at], line));
+    attribute(pane, "data-empty", lines.length ? null : ring.lines.length ? "No line fits what you chose." : "No line yet.");
     text(total, lines.length === ring.lines.length ? `${count(lines.length)} lines` : `${count(lines.length)} of ${count(ring.lines.length)} lines`);
   }
 

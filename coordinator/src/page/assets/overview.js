@@ -2,7 +2,7 @@
 
 import { ApiError, call, stream } from "./api.js";
 import { action } from "./actions.js";
-import { attribute, badge, framed, h, keyed, shown, text } from "./dom.js";
+import { attribute, badge, framed, h, keyed, nothing, shown, text } from "./dom.js";
 import { ago, brief, count, moment, number, percent, seconds, span } from "./format.js";
 import { keep } from "./link.js";
 import { pause } from "./live.js";
@@ -98,23 +98,25 @@ function layout(state, draw) {
   const figures = h("dl", { class: "figures" });
   const jobsBody = h("tbody", {});
   const endedBody = h("tbody", {});
-  const jobsEmpty = h("p", { class: "empty" }, "No job is running or waiting. ", h("code", {}, "espalier submit job.yaml"), " brings one.");
+  const jobsEmpty = nothing("No job is running or waiting", h("span", {}, "Submit one, and it appears here at once:"), h("code", {}, "espalier submit job.yaml"));
   const more = (key) => h("button", { type: "button", class: "more", hidden: true, onclick: () => {
     state.rows[key] += ROWS * 2;
     draw();
   } });
   const moreJobs = more("jobs");
   const moreWorkers = more("workers");
-  const endedPart = h("details", { class: "ended" }, h("summary", {}, "Ended jobs"), table(["Job", "State", "Steps", "Took", "Ended"], endedBody, "Ended jobs"), moreJobs);
+  const endedTitle = h("summary", {}, "Ended jobs");
+  const endedPart = h("details", { class: "ended" }, endedTitle, table(["Job", "State", ["Steps"], ["Took"], ["Ended"]], endedBody, "Ended jobs"), moreJobs);
   endedPart.open = true;
   const workersBody = h("tbody", {});
-  const workersEmpty = h("p", { class: "empty" }, "No worker has joined yet.");
+  const workersEmpty = nothing("No worker has joined yet", h("span", {}, "Start one on each machine that is to compute:"),
+    h("code", {}, "espalier-worker run ", h("span", { class: "whole" }, `--coordinator ${location.origin}`)));
   const filter = h("input", { type: "search", placeholder: "Name or host", "aria-label": "Filter workers", oninput: (event) => {
     state.filter = event.target.value.toLowerCase();
     draw();
   } });
-  const jobsTable = table(["Job", "State", "Progress", "Pace", "Left", "Ranks", "Priority"], jobsBody, "Jobs");
-  const workersTable = table(["Worker", "State", "Devices", "Heard of", ""], workersBody, "Workers");
+  const jobsTable = table(["Job", "State", "Progress", ["Pace"], ["Left"], ["Ranks"], ["Priority"]], jobsBody, "Jobs");
+  const workersTable = table(["Worker", "State", "Devices", ["Last heard of"], ""], workersBody, "Workers");
   const element = h("div", { class: "view" },
     h("h1", { class: "unseen" }, "Cluster"), figures,
     h("section", { "aria-labelledby": "jobs-title" }, h("h2", { id: "jobs-title" }, "Jobs"), jobsTable, jobsEmpty, endedPart),
@@ -138,6 +140,7 @@ function layout(state, draw) {
       const ended = now.ended.toReversed();
       keyed(endedBody, ended.slice(0, now.rows.jobs), (job) => job.uid ?? job.name, endedRow);
       shown(endedPart, ended.length > 0);
+      text(endedTitle, `Ended jobs (${count(ended.length)})`);
       rest(moreJobs, ended.length - now.rows.jobs);
     },
     workers(now) {
@@ -157,9 +160,10 @@ function rest(button, hidden) {
   text(button, `Show more (${count(Math.max(0, hidden))} left)`);
 }
 
+/** Columns of figures are lists of one name. */
 function table(names, body, label) {
   return h("div", { class: "scroll" }, h("table", { class: "list", "aria-label": label },
-    h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "Steer"))))), body));
+    h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col", class: Array.isArray(name) ? "number" : null }, name.length ? name : h("span", { class: "unseen" }, "Steer"))))), body));
 }
 
 /** Those that compute first, then the queue in its order. */
@@ -181,7 +185,7 @@ function figuresOf({ cluster, jobs, workers }) {
   const oldest = Math.min(...waiting.map((job) => moment(job.createTime) ?? Date.now()));
   const pace = jobs.reduce((sum, job) => sum + (job.state === "RUNNING" ? number(job.progress?.samplesPerSecond) : 0), 0);
   return [
-    ["Workers", count(all.length || cluster.workers), all.length === ready ? "all ready" : `${count(ready)} ready`],
+    ["Workers", count(all.length || cluster.workers), all.length === 0 ? "none has joined" : all.length === ready ? "all ready" : `${count(ready)} ready`],
     ["Ranks in use", `${count(ranks - free)} of ${count(ranks)}`, ranks ? percent((ranks - free) / ranks) : "none yet"],
     ["Running", count(jobs.filter((job) => job.state === "RUNNING").length), pace ? `${brief(pace)} samples/s` : "idle"],
     ["Waiting", count(waiting.length), waiting.length ? `oldest ${span((Date.now() - oldest) / 1000)}` : "nothing waits"],
@@ -193,6 +197,11 @@ function cell(label, ...children) {
   return h("td", { "data-label": label }, ...children);
 }
 
+/** A cell of a figure. */
+function figureCell(label) {
+  return h("td", { "data-label": label, class: "number" });
+}
+
 function jobRow(first) {
   const link = h("a", { href: `#/jobs/${encodeURIComponent(first.name)}` }, first.name);
   const space = h("span", { class: "note" });
@@ -200,7 +209,7 @@ function jobRow(first) {
   const reason = h("span", { class: "note reason" });
   const bar = h("progress", { max: "1", "aria-label": `Progress of ${first.name}` });
   const steps = h("span", { class: "note" });
-  const [pace, left, ranks, priority] = [cell("Pace"), cell("Left"), cell("Ranks"), cell("Priority")];
+  const [pace, left, ranks, priority] = ["Pace", "Left", "Ranks", "Priority"].map(figureCell);
   const row = h("tr", {}, h("th", { scope: "row" }, link, space), cell("State", mark, reason), cell("Progress", bar, steps), pace, left, ranks, priority);
   return [row, (job) => {
     text(space, job.spec?.namespace && job.spec.namespace !== "default" ? job.spec.namespace : "");
@@ -221,7 +230,7 @@ function jobRow(first) {
 function endedRow(first) {
   const link = h("a", { href: `#/jobs/${encodeURIComponent(first.name)}` }, first.name);
   const [mark, state] = badge();
-  const [steps, took, ended] = [cell("Steps"), cell("Took"), cell("Ended")];
+  const [steps, took, ended] = ["Steps", "Took", "Ended"].map(figureCell);
   const row = h("tr", {}, h("th", { scope: "row" }, link), cell("State", mark), steps, took, ended);
   return [row, (job) => {
     state(job.state);
@@ -238,7 +247,7 @@ function workerRow(first, state, draw) {
   const host = h("span", { class: "note" });
   const reason = h("span", { class: "note reason" });
   const devices = h("ul", { class: "devices" });
-  const heard = cell("Heard of");
+  const heard = figureCell("Last heard of");
   const take = (worker) => {
     state.workers.set(worker.name, worker);
     draw();

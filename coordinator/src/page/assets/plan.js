@@ -1,6 +1,6 @@
 // The plan of a generation: who sits where, which rank serves which task, which rank owns which slice of which block.
 
-import { fill, h } from "./dom.js";
+import { fill, h, nothing } from "./dom.js";
 import { count, number, percent, word } from "./format.js";
 
 /** Ranks beyond which a bar's slices are too thin to be told apart; then only the table has them. */
@@ -17,7 +17,7 @@ export function planTab() {
       if (key === shown) return;
       shown = key;
       if (!plan) {
-        fill(element, h("p", { class: "empty" }, job ? "There is no plan before the first placement." : "Asking the coordinator …"));
+        fill(element, job ? nothing("No plan yet", h("span", {}, "It is made when the job is placed on ranks.")) : h("p", { class: "soft" }, "Asking the coordinator …"));
         return;
       }
       const seats = plan.seats ?? [];
@@ -25,7 +25,7 @@ export function planTab() {
         h("p", { class: "row chips" }, chips(plan).map((chip) => h("span", { class: "chip" }, chip))),
         part("Ranks and tasks", serving(plan, seats)),
         part("Owners of the blocks", owners(plan, seats)),
-        plan.reasons?.length ? part("Why", h("ul", { class: "findings" }, plan.reasons.map((reason) => h("li", {}, reason)))) : null);
+        plan.reasons?.length ? part("Why", h("ul", { class: "findings card" }, plan.reasons.map((reason) => h("li", {}, reason)))) : null);
     },
   };
 }
@@ -72,9 +72,9 @@ function owners(plan, seats) {
     const words = total ? slices.slice(0, SLICES).map(({ rank, size }) => `rank ${rank} ${percent(size / total)}`).join(", ") : "frozen";
     const bar = h("div", { class: "slices", role: "img", "aria-label": words, title: words }, slices.length > SLICES ? null : slices.map(({ rank, size }) =>
       h("i", { class: `line-${(rank % 8) + 1}`, "--share": String(size / total) }, size / total > 0.07 ? String(rank) : "")));
-    return h("tr", {}, h("th", { scope: "row" }, block.block), h("td", { "data-label": "Numbers" }, total ? count(total) : "frozen"), h("td", { class: "wide", "data-label": "Owners" }, total ? bar : "–"));
+    return h("tr", {}, h("th", { scope: "row" }, block.block), h("td", { class: "number", "data-label": "Numbers" }, total ? count(total) : "frozen"), h("td", { class: "wide", "data-label": "Owners" }, total ? bar : "–"));
   });
   const whole = seats.length ? `Each block is cut into ${seats.length} ${seats.length === 1 ? "slice" : "slices"}, one for each rank that owns it.` : "";
-  return [h("p", { class: "soft" }, whole), h("div", { class: "scroll" }, h("table", { class: "list", "aria-label": "Owners of the blocks" },
-    h("thead", {}, h("tr", {}, ["Block", "Numbers", "Owners by rank"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)))];
+  return [h("p", { class: "soft" }, whole), h("div", { class: "scroll" }, h("table", { class: "list owners", "aria-label": "Owners of the blocks" },
+    h("thead", {}, h("tr", {}, ["Block", "Numbers", "Owners by rank"].map((name) => h("th", { scope: "col", class: name === "Numbers" ? "number" : null }, name)))), h("tbody", {}, rows)))];
 }

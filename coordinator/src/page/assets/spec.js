@@ -14,7 +14,7 @@ export function specTab() {
       if (key === shown) return;
       shown = key;
       fill(element, places(job), scores(job), h("section", { "aria-labelledby": "spec-title" }, h("h2", { id: "spec-title" }, "Job file"),
-        h("p", { class: "soft" }, "As the coordinator keeps it, with all defaults."), h("pre", { class: "code", tabindex: "0" }, yaml(job.spec ?? {}))));
+        h("p", { class: "soft" }, "As the coordinator keeps it, with all defaults."), h("pre", { class: "code", tabindex: "0", "aria-label": "Job file" }, coloured(yaml(job.spec ?? {})))));
     },
   };
 }
@@ -22,19 +22,37 @@ export function specTab() {
 function places(job) {
   const rows = [["Identity", job.uid], ["Export", job.exportPath], ["Checkpoint", job.checkpoint ? `${job.checkpoint.path} (step ${count(job.checkpoint.step)}${job.checkpoint.best ? ", the best so far" : ""})` : ""]]
     .filter(([, value]) => value);
-  return h("dl", { class: "pairs" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, h("code", {}, value))]));
+  return h("dl", { class: "pairs card" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, h("code", {}, value))]));
 }
 
 /** The newest evaluation of each split: figures beside what the most frequent answer would get. */
 function scores(job) {
-  const rows = (job.evaluations ?? []).flatMap((evaluation) => Object.entries(evaluation.tasks ?? {}).flatMap(([task, one]) =>
-    Object.entries({ loss: one.loss, ...one.metrics }).map(([metric, value]) => h("tr", {}, h("th", { scope: "row" }, task), h("td", { "data-label": "Split" }, evaluation.split),
-      h("td", { "data-label": "Figure" }, metric.replaceAll("_", " ")), h("td", { "data-label": "Value" }, figure(number(value))),
-      h("td", { "data-label": "Baseline" }, one.baseline?.[metric] === undefined ? "–" : figure(number(one.baseline[metric]))),
-      h("td", { "data-label": "Samples" }, count(one.samples))))));
-  if (!rows.length) return null;
-  return h("section", { "aria-labelledby": "scores-title" }, h("h2", { id: "scores-title" }, "Evaluations"), h("div", { class: "scroll" }, h("table", { class: "list", "aria-label": "Newest evaluations" },
-    h("thead", {}, h("tr", {}, ["Task", "Split", "Figure", "Value", "Baseline", "Samples"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows))));
+  const found = (job.evaluations ?? []).flatMap(({ split, step, tasks }) => Object.entries(tasks ?? {}).map(([task, one]) =>
+    ({ split, step, task, samples: one.samples, values: { loss: one.loss, ...one.metrics }, baseline: one.baseline ?? {} })));
+  if (!found.length) return null;
+  const metrics = [...new Set(found.flatMap((one) => Object.keys(one.values)))];
+  const head = ["Task", "Split", "At step", "Samples", ...metrics.map((metric) => metric.replaceAll("_", " ").replace(/^./, (first) => first.toUpperCase()))];
+  const cell = (label, value, ...more) => h("td", { class: "number", "data-label": label }, value, more);
+  const rows = found.map((one) => h("tr", {}, h("th", { scope: "row" }, one.task), h("td", { "data-label": "Split" }, one.split),
+    cell("At step", count(one.step)), cell("Samples", count(one.samples)), metrics.map((metric, at) => score(cell, head[at + 4], one, metric))));
+  return h("section", { "aria-labelledby": "scores-title" }, h("h2", { id: "scores-title" }, "Evaluations"),
+    h("p", { class: "soft" }, "The newest of each split; small, what the most frequent answer would get."),
+    h("div", { class: "scroll" }, h("table", { class: "list", "aria-label": "Newest evaluations" },
+      h("thead", {}, h("tr", {}, head.map((name, at) => h("th", { scope: "col", class: at > 1 ? "number" : null }, name)))), h("tbody", {}, rows))));
+}
+
+function score(cell, label, { values, baseline }, metric) {
+  if (values[metric] === undefined) return cell(label, "–");
+  const usual = baseline[metric];
+  return cell(label, figure(number(values[metric])), usual === undefined ? null : h("span", { class: "note usual" }, figure(number(usual))));
+}
+
+/** The names of a file's fields apart from their values, for the eye. */
+function coloured(file) {
+  return file.split("\n").map((line) => {
+    const [, pad, name, rest] = /^([\s-]*)([\w.]+:)(.*)$/.exec(line) ?? [null, line, "", ""];
+    return [pad, name ? h("span", { class: "name" }, name) : null, `${rest}\n`];
+  });
 }
 
 /** Plain data as YAML, in the API's words. */

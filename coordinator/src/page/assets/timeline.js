@@ -1,20 +1,22 @@
 // A job's life: states and generations over time, each recovery with its phases, and everything that happened.
 
-import { fill, h, keyed, shown, text } from "./dom.js";
+import { badge, fill, h, keyed, nothing, shown, text } from "./dom.js";
 import { clock, count, moment, number, percent, span, word } from "./format.js";
 import { generations, phases, states } from "./phases.js";
 
+/** Share of a lane below which a bar has no room for its name. */
+const NARROW = 0.07;
 const SHOWN = 200;
 
 export function timelineTab() {
   const lanes = h("div", { class: "lanes" });
   const edges = h("div", { class: "edges", "aria-hidden": "true" });
   const recoveries = h("ol", { class: "recoveries" });
-  const calm = h("p", { class: "empty" }, "No generation ended early.");
+  const calm = nothing("No recovery", h("span", {}, "No generation ended early so far."));
   const events = h("tbody", {});
   const left = h("p", { class: "note" });
   const element = h("div", {},
-    h("section", { "aria-labelledby": "life-title" }, h("h2", { id: "life-title" }, "Life"), lanes, edges),
+    h("section", { "aria-labelledby": "life-title" }, h("h2", { id: "life-title" }, "Life"), h("div", { class: "card life" }, lanes, edges)),
     h("section", { "aria-labelledby": "recoveries-title" }, h("h2", { id: "recoveries-title" }, "Recoveries"), recoveries, calm),
     h("section", { "aria-labelledby": "events-title" }, h("h2", { id: "events-title" }, "Events"),
       h("div", { class: "scroll" }, h("table", { class: "list", "aria-label": "Events, newest first" },
@@ -28,7 +30,8 @@ export function timelineTab() {
       const begin = moment(job.createTime) ?? now;
       const end = Math.max(begin + 1, moment(job.endTime) ?? now);
       const place = (from, to) => ({ "--from": String((from - begin) / (end - begin)), "--wide": String(Math.max(0, to - from) / (end - begin)) });
-      const bar = (one, label, attributes) => h("i", { ...attributes, ...place(one.from, one.to), title: `${label}: ${span((one.to - one.from) / 1000)}` }, h("b", {}, label));
+      const bar = (one, label, attributes) => h("i", { ...attributes, ...place(one.from, one.to), title: `${label}: ${span((one.to - one.from) / 1000)}` },
+        (one.to - one.from) / (end - begin) > (label.length > 2 ? NARROW : NARROW / 4) ? h("b", {}, label) : null);
       const lived = states(job, all, now);
       const groups = generations(job, all, now);
       const faults = (job.recoveries ?? []).map((one) => moment(one.faultTime ?? one.detectedTime)).filter((at) => at !== null);
@@ -94,8 +97,10 @@ function sentence(words) {
 function eventRow(first) {
   const at = moment(first.time);
   const kind = ["plan", "evaluation", "checkpoint", "failure", "recovery"].find((name) => first[name]) ?? "";
+  const [mark, state] = badge();
+  state(first.state);
   const row = h("tr", {}, h("td", { "data-label": "Time" }, h("time", { datetime: first.time ?? "" }, clock(at))),
-    h("td", { "data-label": "State" }, word(first.state)),
+    h("td", { "data-label": "State" }, mark),
     h("td", { "data-label": "What happened", class: "message" }, first.message ?? "", kind ? h("span", { class: "chip" }, kind) : null));
   return [row, () => {}];
 }
