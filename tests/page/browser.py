@@ -16,7 +16,7 @@ REPO = Path(__file__).resolve().parents[2]
 UNPACKED = REPO / ".espalier/chromium"
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Escape": "\ue00c", "Space": "\ue00d", "End": "\ue010", "Home": "\ue011",
-        "Left": "\ue012", "Right": "\ue014", "Shift": "\ue008"}
+        "Left": "\ue012", "Up": "\ue013", "Right": "\ue014", "Down": "\ue015", "Shift": "\ue008"}
 
 
 class BrowserError(Exception):

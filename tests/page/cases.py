@@ -210,6 +210,15 @@ def keyboard(browser, cluster, job):
     browser.until("/^Step \\d+: digit/.test(document.querySelector('#polite').textContent)", 5, "the values said to a screen reader")
     browser.keys("Home")
     expect(browser.run(f"return {steps};")[0] == 0, "Home does not show all steps")
+    browser.open(f"{cluster.server}/#/jobs/{job}/affinity")
+    browser.until("document.querySelectorAll('.heat td[data-sign]').length === 2", 30, "a map of two tasks")
+    reach(browser, "document.activeElement.matches('.heat td')", "the map")
+    at = "[document.activeElement.parentElement.rowIndex, document.activeElement.cellIndex]"
+    expect(browser.value(at) == [1, 2], f"the map is entered at {browser.value(at)}")
+    browser.keys("Down")
+    expect(browser.value(at) == [1, 2], "the down arrow leads onto the diagonal or out of the map")
+    browser.keys("Tab")
+    expect(browser.value("!document.activeElement.matches('.heat td')"), "the map has more than one stop for Tab")
 
 
 def reach(browser, there, what, most=40):

@@ -29,14 +29,14 @@ export function affinityTab() {
     cells.clear();
     const head = h("tr", {}, h("td", {}), names.map((name) => h("th", { scope: "col", title: name }, h("span", {}, name))));
     const rows = names.map((a) => h("tr", {}, h("th", { scope: "row", title: a }, a), names.map((b) => {
-      const cell = h("td", a === b ? { class: "same" } : { tabindex: "0" }, a === b ? "·" : "");
+      const cell = h("td", a === b ? { class: "same" } : { tabindex: cells.size ? "-1" : "0" }, a === b ? "·" : "");
       if (a !== b) {
         cells.set(`${a}/${b}`, cell);
         for (const name of ["pointerenter", "focus"]) cell.addEventListener(name, () => text(said, cell.dataset.said ?? ""));
       }
       return cell;
     })));
-    fill(grid, h("table", { class: names.length > NUMBERS ? "heat dense" : "heat", "aria-label": "Cosines between the gradients of tasks" }, h("thead", {}, head), h("tbody", {}, rows)));
+    fill(grid, h("table", { class: names.length > NUMBERS ? "heat dense" : "heat", role: "grid", "aria-label": "Cosines between the gradients of tasks", onkeydown: walk }, h("thead", {}, head), h("tbody", {}, rows)));
   }
 
   return {
@@ -73,6 +73,22 @@ export function affinityTab() {
         h("td", { class: "number", "data-label": "Weight" }, figure(number(task.weight))), h("td", { class: "number", "data-label": "Steps" }, count(task.steps)))));
     },
   };
+}
+
+/** One stop for Tab, however many tasks; arrow keys go from cell to cell, over the diagonal. */
+function walk(event) {
+  const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+  const from = event.target.closest("td[tabindex]");
+  if (!move || !from) return;
+  event.preventDefault();
+  const rows = from.closest("table").rows;
+  let [row, column] = [from.parentElement.rowIndex + move[0], from.cellIndex + move[1]];
+  while (rows[row]?.cells[column]?.className === "same") [row, column] = [row + move[0], column + move[1]];
+  const to = rows[row]?.cells[column];
+  if (!to?.hasAttribute("tabindex")) return;
+  attribute(from, "tabindex", "-1");
+  attribute(to, "tabindex", "0");
+  to.focus();
 }
 
 function legend() {

@@ -197,7 +197,7 @@ export class Chart {
         const value = h("span", { class: "value" });
         const button = h("button", { type: "button", class: "key", "aria-pressed": "true", title: "Show or hide",
           onclick: () => this.toggle(line.name) }, h("span", { class: `swatch line-${(index % 8) + 1}`, "aria-hidden": "true" }),
-        h("span", {}, line.label), value);
+        h("span", {}, line.label), " ", value);
         this.legend.append(button);
         entry = { button, value };
         this.entries.set(line.name, entry);
