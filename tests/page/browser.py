@@ -167,8 +167,8 @@ class Browser:
             actions += [{"type": "keyUp", "value": key} for key in reversed(chord)]
         self.post("actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
 
-    def phone(self, width=390, height=844):
-        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=True)
+    def phone(self, width=390, height=844, scale=2):
+        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=True)
 
     def desk(self, width=1280, height=860, scale=1):
         self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False)

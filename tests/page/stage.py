@@ -121,6 +121,11 @@ class Cluster:
             return int(job.get("progress", {}).get("step", 0)) >= step
         wait(f"step {step} of {name}", there, seconds)
 
+    def pause(self, name):
+        """Lets a job rest; waits until it does."""
+        call(self.server, "JobService/PauseJob", {"name": name})
+        wait(f"the rest of {name}", lambda: self.job(name)["state"] == "PAUSED")
+
     def cancel(self, name):
         """Ends a job, if it has not ended; waits until it has."""
         with contextlib.suppress(Refused):

@@ -192,6 +192,20 @@ test("memory of a series stays flat however long the job runs", () => {
   assert.equal(base.last, 50000);
 });
 
+test("the beginning of a long run stays as sharp as its end", () => {
+  const series = new Series(async () => ({}), () => {}, 1000);
+  for (let step = 1; step <= 50000; step += 1) series.progress({ step, losses: { a: step } });
+  const base = series.base.get("loss/a");
+  const within = (from, to) => {
+    let points = 0;
+    for (let at = 0; at < base.size; at += 1) if (base.at(at).step > from && base.at(at).step <= to) points += 1;
+    return points;
+  };
+  assert.ok(within(0, 10000) >= 60, `${within(0, 10000)} points of the first fifth of ${base.size}`);
+  const early = base.at(base.nearest(5000));
+  assert.ok(Math.abs(early.mean - early.step) < 200 && early.low <= early.mean && early.high <= early.step, "a mean is of its own stretch");
+});
+
 test("values of the API are read as they come", () => {
   assert.deepEqual([number("12345678901"), number(undefined), number("NaN")], [12345678901, 0, Number.NaN]);
   assert.equal(moment("2026-01-02T03:04:05.123456789Z"), Date.UTC(2026, 0, 2, 3, 4, 5, 123));

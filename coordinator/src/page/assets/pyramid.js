@@ -128,16 +128,22 @@ export class Pyramid {
     return { step: steps[index], mean: means[index], low: lows[index], high: highs[index] };
   }
 
-  /** Halves the points until there are at most `most`, so that memory stays flat however long a job runs. */
+  /**
+   * Merges the points of equal stretches of steps, so that at most `most` are left: memory stays flat however long a
+   * job runs, and its beginning as sharp as its end.
+   */
   thin(most) {
-    while (this.size > most) {
-      const old = this.levels[0];
-      const fresh = new Pyramid();
-      for (let at = 0; at < old.size; at += 2) {
-        fresh.push(...merged(old, at, Math.min(2, old.size - at)));
-      }
-      this.levels = fresh.levels;
+    const old = this.levels[0];
+    if (old.size <= most) return;
+    const [steps] = old.columns;
+    const width = (steps[old.size - 1] - steps[0] + 1) / most;
+    const stretch = (at) => Math.floor((steps[at] - steps[0]) / width);
+    const fresh = new Pyramid();
+    for (let at = 0, end = 0; at < old.size; at = end) {
+      while (end < old.size && stretch(end) === stretch(at)) end += 1;
+      fresh.push(...merged(old, at, end - at));
     }
+    this.levels = fresh.levels;
   }
 }
 

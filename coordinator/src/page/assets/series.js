@@ -7,10 +7,11 @@ import { Pyramid, pyramidOf } from "./pyramid.js";
 /** What is asked for; cosines are shown by the affinity map. */
 const WANTED = ["loss/", "validation/", "test/", "weight/", "samples_per_second", "tokens_per_second", "learning_rate", "gradient_norm"];
 const BASE_POINTS = 2000;
-/** Points of a series beyond which the whole run is kept coarser. */
-const KEPT = 24000;
-/** Windows that are kept in detail. */
+/** Points of a series beyond which the whole run is kept coarser: as coarse as the coordinator tells it. */
+const KEPT = 2 * BASE_POINTS;
+/** Windows that are kept in detail, and points of one beyond which it is asked for anew. */
 const WINDOWS = 6;
+const WINDOW_POINTS = 24000;
 
 export class Series {
   /** `fetch(request)` answers as GetJobSeries; `changed()` hears that there is something new to draw. */
@@ -87,7 +88,7 @@ export class Series {
     for (const detail of this.details) {
       if (detail.open) detail.of.get(name)?.push(step, Number(value));
     }
-    this.details = this.details.filter((detail) => !detail.open || (detail.of.get(name)?.size ?? 0) <= this.kept);
+    this.details = this.details.filter((detail) => !detail.open || (detail.of.get(name)?.size ?? 0) <= WINDOW_POINTS);
   }
 
   /** The finest that is here of a series within a window; undefined if there is nothing. */
