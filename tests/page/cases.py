@@ -114,6 +114,7 @@ def viewer(browser, guarded, job):
     """Who may only look logs in, sees no button, and is refused where the page is sidestepped; an admin has buttons."""
     browser.open(guarded.server)
     browser.until(shown("#log-in"), 15, "the question who calls")
+    browser.until("document.querySelector('#link-text').textContent === 'Not logged in'", 15, "that a page that sees nothing does not call itself live")
     browser.type("#token", "not-a-token")
     browser.click("#log-in button")
     browser.until("document.querySelector('#log-in-wrong').textContent !== ''", 15, "a refusal of a wrong token")

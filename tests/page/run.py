@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -165,6 +166,8 @@ def main():
 
 
 if __name__ == "__main__":
+    # Clusters and browsers end with their `with` blocks, also when this is told to.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except (BrowserError, StageError, Refused, OSError, subprocess.CalledProcessError) as error:

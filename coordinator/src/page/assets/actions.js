@@ -4,11 +4,13 @@ import { call } from "./api.js";
 import { announce, h } from "./dom.js";
 
 /** Asks in a dialog; resolves to whether the answer is yes. */
-function confirmed(title, sentence, yes) {
+function confirmed(title, sentence, yes, kind) {
   const dialog = document.getElementById("ask");
   document.getElementById("ask-title").textContent = title;
   document.getElementById("ask-text").textContent = sentence;
-  document.getElementById("ask-yes").textContent = yes;
+  const button = document.getElementById("ask-yes");
+  button.textContent = yes;
+  button.className = `main ${kind}`;
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {
@@ -30,8 +32,8 @@ export function toast(message, wrong = false) {
 const VERBS = {
   PauseJob: { done: "pauses at the next step boundary" },
   ResumeJob: { done: "is back in the queue" },
-  CancelJob: { done: "is being cancelled", title: "Cancel this job?", yes: "Cancel the job", why: "It ends for good and can't be resumed. Pausing keeps it." },
-  DrainWorker: { done: "is being drained", title: "Drain this worker?", yes: "Drain", why: "It gets no new work, and its jobs move to other workers at a step boundary." },
+  CancelJob: { done: "is being cancelled", title: "Cancel", yes: "Cancel the job", why: "The job ends for good and can't be resumed. Pausing keeps it." },
+  DrainWorker: { done: "is being drained", title: "Drain", yes: "Drain", why: "The worker gets no new work, and its jobs move to other workers at a step boundary." },
   UndrainWorker: { done: "is open for work again" },
 };
 
@@ -40,7 +42,7 @@ export function action(method, label, name, after = () => {}, kind = "") {
   const verb = method.split("/")[1];
   const { done, title, yes, why } = VERBS[verb];
   const button = h("button", { type: "button", class: kind, "data-call": verb, onclick: async () => {
-    if (title && !(await confirmed(title, `${name()}: ${why}`, yes))) return;
+    if (title && !(await confirmed(`${title} ${name()}?`, why, yes, kind))) return;
     button.disabled = true;
     try {
       const answer = await call(method, { name: name() });

@@ -38,11 +38,12 @@ function show() {
   const entries = [...streams.values()];
   const waiting = entries.filter((one) => one.state === "waiting");
   const broken = waiting.filter((one) => one.tries > 0);
-  const state = broken.length ? "broken" : waiting.length ? "waiting" : "live";
+  const stranger = entries.some((one) => one.state === "failed" && one.error?.code === "UNAUTHENTICATED");
+  const state = stranger ? "stranger" : broken.length ? "broken" : waiting.length ? "waiting" : "live";
   attribute(link, "data-state", state);
   shown(document.getElementById("retry"), state === "broken");
   clearTimeout(ticking);
-  let words = state === "live" ? "Live" : "Connecting";
+  let words = { live: "Live", stranger: "Not logged in" }[state] ?? "Connecting";
   if (state === "broken") {
     const next = Math.max(...broken.map((one) => one.since + one.wait)) - Date.now();
     words = next > 500 ? `No connection, next try in ${span(Math.ceil(next / 1000))}` : "No connection, trying again";
