@@ -37,7 +37,7 @@ export function chartsTab(state) {
   const tools = h("div", { class: "row tools", role: "group", "aria-label": "Charts" },
     tool("−", "Zoom out", () => steps.zoomMiddle(2)), tool("+", "Zoom in", () => steps.zoomMiddle(0.5)),
     tool("All", "Show all steps", () => steps.all()), tool("Newest", "Go to the newest step", () => steps.newest()), range,
-    h("span", { class: "gap" }), log, h("label", { for: "smoothing" }, "Smoothing"), smoothing, smoothed);
+    h("span", { class: "gap" }), log, h("span", { class: "knob" }, h("label", { for: "smoothing" }, "Smoothing"), smoothing, smoothed));
   const why = h("span", {});
   const empty = nothing("No step is recorded", why);
   const figures = h("tbody", {});
