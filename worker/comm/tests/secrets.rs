@@ -139,17 +139,16 @@ fn flip(at: usize, offset: usize, chunk: &mut [u8]) -> usize {
 fn sums(joined: [Result<CpuCommunicator>; 2]) -> [Result<Vec<f32>>; 2] {
     let [first, second] = joined.map(|comm| comm.expect("joined"));
     std::thread::scope(|scope| {
-        let other = scope.spawn(move || {
-            let mut mine = values(2, FLOATS);
-            second.all_reduce(&mut mine).map(|()| mine)
-        });
-        let mut mine = values(1, FLOATS);
-        let ours = first.all_reduce(&mut mine).map(|()| mine);
-        // Where it failed, the other one shall hear that this one has left; else what is still on its way
-        // would be lost with it.
-        let kept = ours.is_ok().then_some(first);
-        let other = other.join().expect("thread");
-        drop(kept);
+        // Where one failed, the other one shall hear that it has left; else it stays, or what is still on
+        // its way would be lost with it.
+        let sum = |comm: CpuCommunicator, mut mine: Vec<f32>| {
+            let summed = comm.all_reduce(&mut mine).map(|()| mine);
+            let kept = summed.is_ok().then_some(comm);
+            (summed, kept)
+        };
+        let other = scope.spawn(move || sum(second, values(2, FLOATS)));
+        let (ours, _kept) = sum(first, values(1, FLOATS));
+        let (other, _stays) = other.join().expect("thread");
         [ours, other]
     })
 }

@@ -159,7 +159,7 @@ fn weights_reach_the_map() {
     });
     let run = |apart| train(&job, &two(Sharding::Optimizer, apart), STEPS);
     let distance = run(false).distance(&run(true));
-    assert!(distance < 2e-5, "{distance}");
+    assert!(distance < 2e-4, "{distance}");
 }
 
 // Promise: two ranks train like one, on every backbone that leaves a map.
@@ -172,7 +172,7 @@ fn two_ranks_train_like_one() {
         let two = train(&job, &two(Sharding::Optimizer, false), STEPS);
         let one = Layout::new(1, &one, how(Sharding::Optimizer, false));
         let distance = two.distance(&train(&job, &one, STEPS));
-        assert!(distance < 2e-5, "{kind}: {distance}");
+        assert!(distance < 2e-4, "{kind}: {distance}");
         let scores = &two.evaluation.unwrap().tasks["scene"];
         assert_eq!(scores.samples, 24, "{kind}");
     }

@@ -94,7 +94,7 @@ fn two_ranks_train_like_one() {
         train(&job, &layout, STEPS)
     };
     let distance = run(2, &ALL).distance(&run(1, &[&[0], &[0]]));
-    assert!(distance < 2e-5, "{distance}");
+    assert!(distance < 2e-4, "{distance}");
 }
 
 // Promise: answers are learned, far above always saying that there is none; the export loads as a stock

