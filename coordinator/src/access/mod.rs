@@ -8,7 +8,7 @@
 //! ```
 //!
 //! One tower layer stands before everything that is served: gRPC, the page, its gateway, metrics.
-//! [`table`] says which role a path needs at least; a path that is not in it needs [`Role::Admin`].
+//! `table` says which role a path needs at least; a path that is not in it needs [`Role::Admin`].
 //! Handlers ask the [`Principal`] for what lies in a message: namespaces of jobs, names of workers.
 
 mod audit;
