@@ -9,7 +9,7 @@ use espalier_comm::{Communicator, CommunicatorExt};
 use espalier_spec::Rank;
 use espalier_spec::plan::Seat;
 use espalier_spec::recovery::RecoverySpec;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,8 +18,11 @@ use std::time::{Duration, Instant};
 const SHARE: f64 = 0.02;
 /// Most steps between two snapshots.
 const MOST: u64 = 1000;
-/// Steps that are timed before the first distance is chosen.
+/// Steps that are timed before the first distance is chosen, from what a snapshot costs after them: the
+/// very first one pays for memory that nobody has touched.
 const PROBE: u32 = 3;
+/// Snapshots whose mean cost counts: one that was disturbed does not set the distance alone.
+const RECENT: usize = 8;
 
 /// Steps from one snapshot to the next, for one that costs `cost` seconds between steps of `step`
 /// seconds each: the least k with cost / (k step) <= 2 %, at least 1, at most 1000.
@@ -125,8 +128,8 @@ pub(super) struct Snapshots {
     agreed: Option<u64>,
     /// Steps done at the newest.
     last: u64,
-    /// What the newest cost this rank.
-    cost: Duration,
+    /// What the newest ones cost this rank, at most [`RECENT`].
+    costs: VecDeque<Duration>,
     /// Those that were taken since they were counted: what they cost, and bytes.
     taken: Vec<(Duration, u64)>,
     /// Steps since the last agreement, and their time.
@@ -142,7 +145,7 @@ impl Snapshots {
             fixed: spec.snapshot_every,
             agreed: None,
             last: 0,
-            cost: Duration::ZERO,
+            costs: VecDeque::with_capacity(RECENT),
             taken: Vec::new(),
             steps: 0,
             spent: Duration::ZERO,
@@ -191,13 +194,14 @@ impl Snapshots {
         }
         self.steps += 1;
         self.spent += took;
-        if self.fixed.is_none() && self.agreed.is_none() && self.steps >= PROBE {
-            self.agree(trainer.exchange.comm())?;
-        }
-        let Some(every) = self.fixed.or(self.agreed) else {
-            return Ok(());
+        let due = match self.fixed.or(self.agreed) {
+            Some(every) => state.step.0.saturating_sub(self.last) >= every,
+            None => {
+                self.costs.clear();
+                self.steps >= PROBE
+            }
         };
-        if state.step.0.saturating_sub(self.last) < every {
+        if !due {
             return Ok(());
         }
         self.take(trainer, state)?;
@@ -222,24 +226,31 @@ impl Snapshots {
         let begun = Instant::now();
         let part = trainer.take_part(state)?;
         let bytes = part.images.whole().len() as u64;
+        let mut cost = begun.elapsed();
         let comm = trainer.exchange.comm();
-        self.mirror(comm, part)?;
-        self.last = state.step.0;
-        self.cost = begun.elapsed();
         // Waiting for slower ranks is no cost of the snapshot: the next step would wait for them.
+        cost += self.mirror(comm, part)?;
+        self.last = state.step.0;
         comm.barrier()?;
         let begun = Instant::now();
         self.holding.confirmed(state.step);
-        self.cost += begun.elapsed();
-        self.taken.push((self.cost, bytes));
+        cost += begun.elapsed();
+        if self.costs.len() == RECENT {
+            self.costs.pop_front();
+        }
+        self.costs.push_back(cost);
+        self.taken.push((cost, bytes));
         Ok(())
     }
 
-    fn mirror(&self, comm: &dyn Communicator, part: Part) -> Result<(), Error> {
+    /// Gives what it took from when all ranks had come.
+    fn mirror(&self, comm: &dyn Communicator, part: Part) -> Result<Duration, Error> {
+        let mut begun = Instant::now();
         if self.buddies.iter().any(Option::is_some) {
             let rank = comm.rank();
             let mirrors = |by: usize, of: usize| self.buddies.get(of) == Some(&Some(by));
             let lengths = lengths(comm, &part)?;
+            begun = Instant::now();
             let send = part.images.whole();
             let to = (0..comm.size()).map(|by| if mirrors(by, rank) { send.len() } else { 0 });
             let from = lengths.iter().enumerate().map(|(of, [shared, own])| {
@@ -262,13 +273,15 @@ impl Snapshots {
             }
         }
         self.holding.insert(part);
-        Ok(())
+        Ok(begun.elapsed())
     }
 
     /// Agrees on the distance, from what snapshots and steps cost all ranks.
     fn agree(&mut self, comm: &dyn Communicator) -> Result<(), Error> {
         let pace = self.spent.as_secs_f64() / f64::from(self.steps.max(1));
-        let mine = [self.cost.as_secs_f64().to_le_bytes(), pace.to_le_bytes()];
+        let cost = self.costs.iter().sum::<Duration>().as_secs_f64();
+        let cost = cost / self.costs.len().max(1) as f64;
+        let mine = [cost.to_le_bytes(), pace.to_le_bytes()];
         let (mut cost, mut step) = (0.0, f64::INFINITY);
         for theirs in comm.all_gather_bytes(mine.concat())? {
             let (pairs, _) = theirs.as_chunks::<8>();
