@@ -120,10 +120,14 @@ def main():
 
 
 if __name__ == "__main__":
-    # SIGTERM ends it as ctrl-c does: processes, namespaces and mounts go with it.
+    # SIGTERM ends it as ctrl-c does: processes, namespaces and mounts go with it, also where a second one comes.
     import signal
 
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    def stop(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         sys.exit(main())
     except (ChaosError, nets.NetError, OSError, subprocess.SubprocessError) as error:
