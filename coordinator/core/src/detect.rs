@@ -95,10 +95,11 @@ impl Machine {
     /// that one gets no work before it has stopped them.
     pub(crate) fn expire_unseen(&mut self) {
         let mut unseen = Vec::new();
-        for (name, worker) in &self.workers {
-            if !matches!(worker.link, Link::Silent { .. } | Link::Broken { .. }) {
+        self.refresh();
+        for name in &self.index.unseen {
+            let Some(worker) = self.workers.get(name) else {
                 continue;
-            }
+            };
             for (key, lease) in &worker.leases {
                 let job = self.state.jobs.get(&lease.number);
                 let prepares =
@@ -131,7 +132,7 @@ impl Machine {
             return false;
         };
         let mut places = Vec::new();
-        for (other, worker) in &self.workers {
+        for (other, worker) in self.workers.iter() {
             if other == name || !self.is_ready(worker) || !worker.strays.is_empty() {
                 continue;
             }

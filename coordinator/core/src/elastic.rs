@@ -14,7 +14,7 @@
 
 use crate::generation::count;
 use crate::machine::Machine;
-use crate::queue::{Wait, devices};
+use crate::queue::Wait;
 use crate::state::Job;
 use espalier_spec::job::Device;
 use espalier_spec::plan::Seat;
@@ -42,20 +42,13 @@ pub(crate) fn noun(number: usize, of: &str) -> String {
 }
 
 impl Machine {
-    /// Ready workers with a device of this kind.
-    pub(crate) fn hosts_of(&self, kind: Device) -> usize {
-        let ready = self.workers.values().filter(|worker| self.is_ready(worker));
-        ready.filter(|w| devices(w, kind).next().is_some()).count()
-    }
-
     /// Why an elastic job waits for workers.
     pub(crate) fn too_few(&self, number: u64, job: &Job, kind: Device, min: usize) -> Wait {
-        let free = self.usable(number, job, kind);
         Wait::Few {
             need: min,
             kind,
-            has: self.hosts_of(kind),
-            free: free.values().filter(|devices| !devices.is_empty()).count(),
+            has: self.index.hosts(kind),
+            free: self.usable(number, job, kind).len(),
         }
     }
 
@@ -69,11 +62,14 @@ impl Machine {
         ranks: u32,
         (min, max): (usize, usize),
     ) -> Option<Vec<Seat>> {
+        if self.index.open(kind).len() < min {
+            return None;
+        }
         let free = self.usable(number, job, kind);
-        let filled = free.iter().filter(|(_, devices)| !devices.is_empty());
-        let mut workers: Vec<(&WorkerId, &[u32])> = filled
-            .map(|(name, devices)| (*name, devices.as_slice()))
-            .collect();
+        let workers = free
+            .iter()
+            .map(|(name, devices)| (*name, devices.as_slice()));
+        let mut workers: Vec<(&WorkerId, &[u32])> = workers.collect();
         let first = |name: &WorkerId| job.seats.iter().position(|seat| seat.worker == *name);
         // Those that know the job come first.
         workers.sort_by_key(|(name, _)| {

@@ -18,6 +18,9 @@ use espalier_spec::report::Failure;
 use espalier_spec::{JobSpec, Rank, WorkerId};
 use std::collections::BTreeSet;
 
+/// Workers that a sentence names at most.
+pub(crate) const NAMED: usize = 8;
+
 impl Machine {
     /// Begins the next generation of a queued job on these seats.
     pub(crate) fn begin(&mut self, number: u64, seats: Vec<Seat>, size: Size) {
@@ -254,14 +257,13 @@ impl Machine {
         }
     }
 
-    /// Generations that were not prepared in time.
-    pub(crate) fn expire_preparations(&mut self) {
-        let due = self
-            .live
-            .iter()
-            .filter(|(_, l)| l.deadline.is_some_and(|at| at <= self.now));
-        let due: Vec<u64> = due.map(|(number, _)| *number).collect();
-        for number in due {
+    /// Generations of these jobs that were not prepared in time.
+    pub(crate) fn expire_preparations(&mut self, among: &BTreeSet<u64>) {
+        for number in among.iter().copied() {
+            let deadline = self.live.get(&number).and_then(|live| live.deadline);
+            if deadline.is_none_or(|at| at > self.now) {
+                continue;
+            }
             let (Some(job), Some(live)) = (self.state.jobs.get(&number), self.live.get(&number))
             else {
                 continue;
@@ -330,13 +332,21 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// "worker a", "workers a, b and c".
+/// "worker a", "workers a, b and c", "workers a, b, c and 997 others".
 pub(crate) fn names(noun: &str, names: &BTreeSet<WorkerId>) -> String {
-    let names: Vec<&str> = names.iter().map(WorkerId::as_str).collect();
-    match names.as_slice() {
-        [] => format!("no {noun}"),
-        [one] => format!("{noun} {one}"),
-        [first @ .., last] => format!("{noun}s {} and {last}", first.join(", ")),
+    crowd(noun, names, names.len())
+}
+
+/// The same of so many, of which these are the first.
+pub(crate) fn crowd(noun: &str, names: &BTreeSet<WorkerId>, number: usize) -> String {
+    // One more name is no longer than a number.
+    let named = if number <= NAMED + 1 { number } else { NAMED };
+    let names: Vec<&str> = names.iter().take(named).map(WorkerId::as_str).collect();
+    match (number - names.len().min(number), names.as_slice()) {
+        (_, []) => format!("no {noun}"),
+        (0, [one]) => format!("{noun} {one}"),
+        (0, [first @ .., last]) => format!("{noun}s {} and {last}", first.join(", ")),
+        (others, named) => format!("{noun}s {} and {others} others", named.join(", ")),
     }
 }
 
@@ -349,4 +359,24 @@ fn ranks(ranks: &[Rank]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: a sentence about a large cluster can be read.
+    #[test]
+    fn few_are_named() {
+        let named = |number: usize| {
+            let names_of = (0..number).map(|at| WorkerId(format!("w{at:04}")));
+            names("worker", &names_of.collect())
+        };
+        assert_eq!(named(0), "no worker");
+        assert_eq!(named(1), "worker w0000");
+        assert_eq!(named(3), "workers w0000, w0001 and w0002");
+        assert!(named(9).ends_with("w0007 and w0008"));
+        let many = "workers w0000, w0001, w0002, w0003, w0004, w0005, w0006, w0007 and 992 others";
+        assert_eq!(named(1_000), many);
+    }
 }

@@ -10,9 +10,11 @@ use crate::command::StopMode;
 use crate::elastic;
 use crate::event::Time;
 use crate::generation::{count, names};
+use crate::index::at;
 use crate::machine::Machine;
-use crate::record::{Kind, Waiting};
-use crate::spare::{SpareState, trains};
+use crate::record::Kind;
+use crate::spare::trains;
+use crate::spares::SpareState;
 use crate::state::{Job, Then};
 use crate::view::Detail;
 use espalier_spec::WorkerId;
@@ -23,7 +25,7 @@ use std::collections::BTreeSet;
 impl Machine {
     /// Prepared spares that a job can take in now.
     fn ready_spares(&self, number: u64) -> BTreeSet<WorkerId> {
-        let names = self.spares.keys();
+        let names = self.spares.of(number).map(|(name, _)| name);
         let ready = names.filter(|name| self.is_spare(number, name));
         ready.cloned().collect()
     }
@@ -31,9 +33,7 @@ impl Machine {
     /// When a running job stops to take in spares; none as long as it has no reason to, or reasons
     /// not to.
     pub(crate) fn grows_at(&self, number: u64, job: &Job) -> Option<Time> {
-        let (_, max) = elastic::range(job)?;
-        let full = elastic::hosts(job).len() >= max;
-        if full || !trains(job) || self.ready_spares(number).is_empty() {
+        if !self.may_grow(job) || self.ready_spares(number).is_empty() {
             return None;
         }
         let live = self.live.get(&number)?;
@@ -47,7 +47,7 @@ impl Machine {
         let mut events = job.events.iter().rev();
         let started = events.find(|event| matches!(event.detail, Some(Detail::Plan(_))))?;
         // Those that load still are waited for, but no longer than that.
-        let spares = self.spares.values().filter_map(|here| here.get(&number));
+        let spares = self.spares.of(number).map(|(_, spare)| spare);
         let loading = spares.filter(|spare| spare.state == SpareState::Asked);
         let newest = loading.map(|spare| spare.since).max();
         Some(newest.unwrap_or_default().max(started.time).plus(wait))
@@ -56,24 +56,23 @@ impl Machine {
     /// Whether another job waits for devices of a job's kind.
     fn is_awaited(&self, job: &Job) -> bool {
         let Some(size) = job.size else { return false };
-        self.waits.iter().any(|(number, wait)| {
-            let kind = self.state.jobs.get(number).map(|other| {
-                let fixed = other.size.map(|size| size.device);
-                fixed.unwrap_or(other.spec.resources.device)
-            });
-            wait.waiting() == Some(Waiting::Busy)
-                && kind.is_some_and(|kind| kind == Device::Auto || kind == size.device)
-        })
+        self.busy[at(Device::Auto)] || self.busy[at(size.device)]
     }
 
-    /// Stops elastic jobs at their next step that can go on with more workers.
-    pub(crate) fn grow(&mut self) {
-        let jobs = self.state.jobs.iter();
-        let due = jobs.filter(|(number, job)| {
-            let at = self.grows_at(**number, job);
+    /// Whether a job is an elastic one that trains on fewer workers than it may have.
+    pub(crate) fn may_grow(&self, job: &Job) -> bool {
+        let range = elastic::range(job);
+        range.is_some_and(|(_, max)| trains(job) && elastic::hosts(job).len() < max)
+    }
+
+    /// Stops those of these jobs at their next step that can go on with more workers.
+    pub(crate) fn grow(&mut self, among: &BTreeSet<u64>) {
+        let due = among.intersection(&self.index.growing).filter(|number| {
+            let job = self.state.jobs.get(*number);
+            let at = job.and_then(|job| self.grows_at(**number, job));
             at.is_some_and(|at| at <= self.now)
         });
-        let due: Vec<u64> = due.map(|(number, _)| *number).collect();
+        let due: Vec<u64> = due.copied().collect();
         for number in due {
             let Some(job) = self.state.jobs.get(&number) else {
                 continue;

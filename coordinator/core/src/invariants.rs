@@ -2,7 +2,7 @@
 
 use crate::account::KEPT;
 use crate::elastic;
-use crate::live::{LeaseState, Link};
+use crate::live::{LeaseState, Link, Worker};
 use crate::machine::Machine;
 use crate::state::{Job, Phase};
 use espalier_spec::WorkerId;
@@ -24,16 +24,26 @@ pub struct Broken {
 #[must_use]
 pub fn check(machine: &Machine) -> Vec<Broken> {
     let numbers = machine.state.jobs.keys().copied().collect();
-    check_touched(machine, &numbers)
+    let names = machine.workers.iter().map(|(name, _)| name.clone());
+    let mut broken = check_touched(machine, &numbers, &names.collect());
+    broken.extend(store_knows_workers(machine));
+    broken.extend(spares_have_no_ranks(machine));
+    broken.extend(index_is_right(machine));
+    broken
 }
 
-/// Checks those of the cluster, and those of these jobs.
-pub(crate) fn check_touched(machine: &Machine, numbers: &BTreeSet<u64>) -> Vec<Broken> {
+/// Checks those of these jobs and workers.
+pub(crate) fn check_touched(
+    machine: &Machine,
+    numbers: &BTreeSet<u64>,
+    names: &BTreeSet<WorkerId>,
+) -> Vec<Broken> {
     let mut broken = Vec::new();
-    broken.extend(no_device_in_two_jobs(machine));
-    broken.extend(store_knows_workers(machine));
-    broken.extend(leases_are_of_known_generations(machine));
-    broken.extend(spares_have_no_ranks(machine));
+    let workers = names.iter().filter_map(|name| machine.workers.get(name));
+    for worker in workers {
+        broken.extend(no_device_in_two_jobs(worker));
+        broken.extend(leases_are_of_known_generations(machine, worker));
+    }
     for number in numbers {
         let Some(job) = machine.state.jobs.get(number) else {
             continue;
@@ -55,22 +65,29 @@ fn one(name: &'static str, message: String) -> Option<Broken> {
     Some(Broken { name, message })
 }
 
-fn no_device_in_two_jobs(machine: &Machine) -> Vec<Broken> {
-    let mut broken = Vec::new();
-    for (name, worker) in &machine.workers {
-        let mut used = BTreeSet::new();
-        for lease in worker.leases.values() {
-            // Ranks of one job may share a device.
-            let devices: BTreeSet<u32> = lease.seats.iter().map(|(device, _)| *device).collect();
-            for device in devices {
-                if !used.insert(device) {
-                    let message = format!("device {device} of worker {name} is in two leases");
-                    broken.extend(one("no_device_in_two_jobs", message));
-                }
+fn no_device_in_two_jobs(worker: &Worker) -> Vec<Broken> {
+    let (mut broken, mut used) = (Vec::new(), BTreeSet::new());
+    for lease in worker.leases.values() {
+        // Ranks of one job may share a device.
+        let devices: BTreeSet<u32> = lease.seats.iter().map(|(device, _)| *device).collect();
+        for device in devices {
+            if !used.insert(device) {
+                let name = &worker.info.name;
+                let message = format!("device {device} of worker {name} is in two leases");
+                broken.extend(one("no_device_in_two_jobs", message));
             }
         }
     }
     broken
+}
+
+/// What is counted step by step is what counting everything anew leads to.
+fn index_is_right(machine: &Machine) -> Option<Broken> {
+    let wrong = machine.misindexed()?;
+    one(
+        "index_is_right",
+        format!("the {wrong} are not those that there are"),
+    )
 }
 
 fn store_knows_workers(machine: &Machine) -> Vec<Broken> {
@@ -91,22 +108,23 @@ fn store_knows_workers(machine: &Machine) -> Vec<Broken> {
     one("store_knows_workers", message).into_iter().collect()
 }
 
-/// No lease is of a generation that its job has not had yet, and those of older ones are to stop.
-fn leases_are_of_known_generations(machine: &Machine) -> Vec<Broken> {
+/// No lease is of a generation that its job has not had yet, and those of older ones are to stop;
+/// all are of workers on which the job sits.
+fn leases_are_of_known_generations(machine: &Machine, worker: &Worker) -> Vec<Broken> {
     let mut broken = Vec::new();
-    for (name, worker) in &machine.workers {
-        for (key, lease) in &worker.leases {
-            let Some(job) = machine.state.jobs.get(&lease.number) else {
-                continue;
-            };
-            let stale = key.1 < job.generation && lease.state == LeaseState::Active;
-            if key.1 > job.generation || stale {
-                let message = format!(
-                    "worker {name} holds {:?} of generation {} of job {}, which is at {}",
-                    lease.state, key.1.0, key.0, job.generation.0
-                );
-                broken.extend(one("leases_are_of_known_generations", message));
-            }
+    let name = &worker.info.name;
+    for (key, lease) in &worker.leases {
+        let Some(job) = machine.state.jobs.get(&lease.number) else {
+            continue;
+        };
+        let stale = key.1 < job.generation && lease.state == LeaseState::Active;
+        let seated = job.seats.iter().any(|seat| seat.worker == *name);
+        if key.1 > job.generation || stale || !seated {
+            let message = format!(
+                "worker {name} holds {:?} of generation {} of job {}, which is at {}, seated there: {seated}",
+                lease.state, key.1.0, key.0, job.generation.0
+            );
+            broken.extend(one("leases_are_of_known_generations", message));
         }
     }
     broken
@@ -115,7 +133,7 @@ fn leases_are_of_known_generations(machine: &Machine) -> Vec<Broken> {
 /// What a worker keeps as a spare is nothing it has devices for.
 fn spares_have_no_ranks(machine: &Machine) -> Vec<Broken> {
     let mut broken = Vec::new();
-    for (name, spares) in &machine.spares {
+    for (name, spares) in machine.spares.iter() {
         let worker = machine.workers.get(name);
         for spare in spares.values() {
             if worker.is_some_and(|worker| worker.leases.contains_key(&spare.key)) {
@@ -130,7 +148,9 @@ fn spares_have_no_ranks(machine: &Machine) -> Vec<Broken> {
 /// Two generations of a job never train at once: devices are held by one, and orders to train are
 /// out only while it is prepared or runs.
 fn one_generation_runs(machine: &Machine, number: u64, job: &Job) -> Option<Broken> {
-    let leases = machine.workers.values().flat_map(|worker| &worker.leases);
+    let hosts = elastic::hosts(job).into_iter();
+    let hosts = hosts.filter_map(|name| machine.workers.get(name));
+    let leases = hosts.flat_map(|worker| &worker.leases);
     let of_job: Vec<_> = leases.filter(|(_, lease)| lease.number == number).collect();
     let generations: BTreeSet<u64> = of_job.iter().map(|(key, _)| key.1.0).collect();
     let active = of_job

@@ -193,6 +193,7 @@ impl Machine {
         }
         self.record(Change::JobDeleted { number });
         self.live.remove(&number);
+        self.mark_job(number);
         self.touch_deleted(name.clone());
         Ok(Answer::Deleted)
     }

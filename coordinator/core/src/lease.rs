@@ -2,6 +2,7 @@
 //! runs when it reconnects.
 
 use crate::command::{Order, StopMode};
+use crate::elastic;
 use crate::event::RunningJob;
 use crate::live::{Key, Lease, LeaseState};
 use crate::machine::Machine;
@@ -59,14 +60,14 @@ impl Machine {
 
     /// Workers that hold devices of a job, of any generation.
     pub(crate) fn holders(&self, number: u64) -> Vec<WorkerId> {
-        let holds = |worker: &crate::live::Worker| {
-            worker.leases.values().any(|lease| lease.number == number)
+        let job = self.state.jobs.get(&number);
+        // A job is placed anew only once it holds none any more.
+        let seated = job.map(elastic::hosts).unwrap_or_default();
+        let holds = |name: &&WorkerId| {
+            let worker = self.workers.get(name);
+            worker.is_some_and(|w| w.leases.values().any(|lease| lease.number == number))
         };
-        self.workers
-            .iter()
-            .filter(|(_, w)| holds(w))
-            .map(|(name, _)| name.clone())
-            .collect()
+        seated.into_iter().filter(holds).cloned().collect()
     }
 
     /// The state of a lease whose ranks are told to stop now.
@@ -85,8 +86,9 @@ impl Machine {
     pub(crate) fn stop_ranks(&mut self, number: u64, mode: StopMode) {
         let state = self.stopping(mode);
         let mut orders = Vec::new();
-        for (name, worker) in &mut self.workers {
-            for (key, lease) in &mut worker.leases {
+        for name in self.holders(number) {
+            let leases = self.workers.get_mut(&name).map(|worker| &mut worker.leases);
+            for (key, lease) in leases.into_iter().flatten() {
                 let told = match lease.state {
                     LeaseState::Stopping { mode: old, .. } => old == mode || old == StopMode::Abort,
                     LeaseState::Active | LeaseState::Finishing { .. } => false,
@@ -149,7 +151,7 @@ impl Machine {
     pub(crate) fn stop_strays(&mut self, name: &WorkerId, running: &[RunningJob]) {
         let found = running.iter().filter(|run| !self.keeps_as_spare(name, run));
         let found: Vec<&RunningJob> = found.collect();
-        let Some(worker) = self.workers.get_mut(name) else {
+        let Some(worker) = self.workers.get(name) else {
             return;
         };
         let before = worker.strays.len();
@@ -159,7 +161,11 @@ impl Machine {
             .filter(|(key, uid)| worker.leases.get(key).is_none_or(|lease| lease.uid != *uid))
             .collect();
         let keys: Vec<Key> = strays.keys().cloned().collect();
-        worker.strays = strays;
+        if worker.strays != strays
+            && let Some(worker) = self.workers.get_mut(name)
+        {
+            worker.strays = strays;
+        }
         if before != keys.len() {
             self.touch_worker(name);
         }
@@ -191,12 +197,13 @@ impl Machine {
         }
     }
 
-    /// Leases whose holders have not done in time what they should.
-    pub(crate) fn expire_leases(&mut self) {
+    /// Leases of these workers that have not done in time what they should.
+    pub(crate) fn expire_leases(&mut self, among: &BTreeSet<WorkerId>) {
         let now = self.now;
         let mut due = Vec::new();
-        for (name, worker) in &self.workers {
-            for (key, lease) in &worker.leases {
+        for name in among {
+            let leases = self.workers.get(name).map(|worker| &worker.leases);
+            for (key, lease) in leases.into_iter().flatten() {
                 if lease.deadline().is_some_and(|deadline| deadline <= now) {
                     due.push((name.clone(), key.clone()));
                 }

@@ -15,9 +15,10 @@
 //! | question | file |
 //! | --- | --- |
 //! | what may a client ask, and when is it refused? | `job.rs` |
-//! | which job is next, and on which devices? | `queue.rs` |
+//! | which job is next? | `queue.rs` |
+//! | on which devices? | `seat.rs` |
 //! | on how many workers does an elastic job sit, and who hosts which ranks? | `elastic.rs` |
-//! | who is prepared in advance? | `spare.rs` |
+//! | who is prepared in advance? | `spare.rs`, `spares.rs` |
 //! | when does an elastic job take more workers in? | `grow.rs` |
 //! | when is a worker unreachable, when gone? | `member.rs` |
 //! | which devices are taken; what does a reconnecting worker keep? | `lease.rs` |
@@ -28,6 +29,7 @@
 //! | which reports count? | `report.rs` |
 //! | who computes and owns what, and why? | `place.rs`, `reason.rs` |
 //! | how many, how far, how long? | `figures.rs` |
+//! | who has changed, and what is there of the whole cluster? | `roster.rs`, `index.rs`, `refresh.rs` |
 //! | what is always true? | `invariants.rs` |
 //!
 //! What workers must hold to, besides the words of `WorkerService`:
@@ -49,6 +51,7 @@ pub mod exchange;
 pub mod figures;
 mod generation;
 mod grow;
+mod index;
 pub mod invariants;
 mod job;
 mod lease;
@@ -61,8 +64,12 @@ mod read;
 mod reason;
 pub mod record;
 mod recover;
+mod refresh;
 mod report;
+mod roster;
+mod seat;
 mod spare;
+mod spares;
 pub mod state;
 pub mod view;
 

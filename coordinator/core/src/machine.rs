@@ -4,10 +4,12 @@
 use crate::command::{Answer, Command, Error, ErrorKind, Order};
 use crate::config::Config;
 use crate::event::{ConnId, Event, ReplyId, Time};
-use crate::live::{Lease, LeaseState, Link, Live, Worker};
+use crate::index::{Changed, Index};
+use crate::live::{Lease, LeaseState, Live};
 use crate::queue::Wait;
 use crate::record::{Change, Kind, Record, ReplayError, Snapshot};
-use crate::spare::Spare;
+use crate::roster::Roster;
+use crate::spares::Spares;
 use crate::state::{Phase, State};
 use espalier_spec::{JobId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,16 +33,21 @@ pub struct Machine {
     pub(crate) now: Time,
     pub(crate) state: State,
     pub(crate) applied: u64,
-    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) workers: Roster,
     /// Who is at the other end of a stream, if it is that worker's still.
     pub(crate) conns: BTreeMap<ConnId, WorkerId>,
-    /// No deadline is before this.
-    quiet_until: Time,
     pub(crate) live: BTreeMap<u64, Live>,
     /// Why each queued job waits.
     pub(crate) waits: BTreeMap<u64, Wait>,
-    /// Workers that were told to load jobs for later generations, by number of the job.
-    pub(crate) spares: BTreeMap<WorkerId, BTreeMap<u64, Spare>>,
+    /// Whether a queued job waits for devices of a kind (`index.rs`) that others use.
+    pub(crate) busy: [bool; 3],
+    /// Workers that were told to load jobs for later generations.
+    pub(crate) spares: Spares,
+    pub(crate) index: Index,
+    /// Jobs that the index has not counted anew yet.
+    pub(crate) marked: BTreeSet<u64>,
+    /// What the rules have not looked at yet.
+    pub(crate) changed: Changed,
     /// Reports of stale generations that were ignored.
     pub(crate) stale: u64,
     out: Output,
@@ -59,12 +66,15 @@ impl Machine {
             now: Time(0),
             state: State::default(),
             applied: 0,
-            workers: BTreeMap::new(),
+            workers: Roster::default(),
             conns: BTreeMap::new(),
-            quiet_until: Time(0),
             live: BTreeMap::new(),
             waits: BTreeMap::new(),
-            spares: BTreeMap::new(),
+            busy: [false; 3],
+            spares: Spares::default(),
+            index: Index::default(),
+            marked: BTreeSet::new(),
+            changed: Changed::default(),
             stale: 0,
             out: Output::default(),
             touched_jobs: BTreeSet::new(),
@@ -113,6 +123,8 @@ impl Machine {
             machine.applied = sequence;
         }
         machine.await_workers();
+        machine.marked.extend(machine.state.jobs.keys());
+        machine.refresh();
         Ok(machine)
     }
 
@@ -135,46 +147,28 @@ impl Machine {
     /// the new one: a shell that can't make the records durable must stop.
     pub fn step(&mut self, now: Time, event: Event) -> Output {
         self.now = self.now.max(now);
-        // Most events of a large cluster: nothing but themselves follows from them, so nobody else
-        // is looked at.
-        let quiet = self.now < self.quiet_until && self.is_quiet(&event);
         self.take(event);
-        if !quiet {
-            self.expire();
+        self.refresh();
+        self.expire();
+        self.refresh();
+        // From most events of a large cluster nothing follows: a heartbeat changes nobody.
+        let changed = !self.changed.is_empty();
+        if changed {
             self.finish_stopped();
             self.schedule();
             self.tend_spares();
-            self.quiet_until = self.next_deadline().unwrap_or(Time(u64::MAX));
+            self.refresh();
         }
         self.notify();
-        if cfg!(debug_assertions) && !quiet {
-            let broken = crate::invariants::check_touched(self, &self.touched_jobs);
+        if cfg!(debug_assertions) && changed {
+            let (jobs, workers) = (&self.touched_jobs, &self.touched_workers);
+            let broken = crate::invariants::check_touched(self, jobs, workers);
             debug_assert!(broken.is_empty(), "{broken:?}");
         }
         self.touched_jobs.clear();
         self.touched_workers.clear();
         self.deleted.clear();
         std::mem::take(&mut self.out)
-    }
-
-    /// Whether nothing can follow from an event for anybody else: a healthy worker lives and does
-    /// what it was given, or says how far a job is. Deadlines can only move away by it.
-    fn is_quiet(&self, event: &Event) -> bool {
-        let (conn, running) = match event {
-            Event::Heartbeat { conn, running } => (*conn, running.as_slice()),
-            Event::Progress { conn, .. } => (*conn, &[][..]),
-            _ => return false,
-        };
-        let worker = self.conns.get(&conn).and_then(|n| self.workers.get(n));
-        worker.is_some_and(|worker| {
-            worker.link == Link::Open { conn }
-                && worker.strays.is_empty()
-                && running.iter().all(|job| {
-                    let lease = worker.leases.get(&(job.job.clone(), job.generation));
-                    lease.is_some_and(|lease| lease.uid == job.uid)
-                        || self.keeps_as_spare(&worker.info.name, job)
-                })
-        })
     }
 
     fn take(&mut self, event: Event) {
@@ -274,29 +268,26 @@ impl Machine {
         }
     }
 
-    /// When to send the next [`Event::Tick`] at the latest; none if nothing waits for time.
+    /// When something follows from nothing having happened; none if nothing waits for time. Looks at
+    /// every worker and job: for tests.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        let workers = self.workers.values().flat_map(|worker| {
-            let link = match worker.link {
-                Link::Open { .. } => Some(worker.heard.plus(self.silence_ms())),
-                Link::Gone => None,
-                _ => self.gone_at(worker),
-            };
-            link.into_iter()
-                .chain(worker.leases.values().filter_map(Lease::deadline))
-        });
-        let jobs = self.live.values().filter_map(|live| live.deadline);
-        let all = self.state.jobs.iter();
-        let growth = all.filter_map(|(number, job)| self.grows_at(*number, job));
-        workers.chain(jobs).chain(growth).min()
+        let workers = self.workers.values();
+        let workers = workers.filter_map(|worker| self.worker_deadline(worker));
+        let jobs = self.state.jobs.iter();
+        let jobs = jobs.filter_map(|(number, job)| self.job_deadline(*number, job));
+        workers.chain(jobs).min()
     }
 
-    /// A moment that [`Self::next_deadline`] is not before, known without a look at every worker. A
-    /// [`Event::Tick`] at it does no harm.
+    /// When to send the next [`Event::Tick`] at the latest: not after [`Self::next_deadline`], and
+    /// known without a look at everybody. One that is sent too early does no harm.
     #[must_use]
     pub fn next_tick(&self) -> Option<Time> {
-        (self.quiet_until < Time(u64::MAX)).then_some(self.quiet_until)
+        if self.changed.is_empty() {
+            self.index.next_alarm().map(|(time, _)| *time)
+        } else {
+            Some(self.now)
+        }
     }
 
     /// Milliseconds without a heartbeat after which a worker is unreachable.
@@ -312,7 +303,25 @@ impl Machine {
         debug_assert!(applied.is_ok(), "{applied:?}");
         if applied.is_ok() {
             self.applied += 1;
+            self.mark(&change);
             self.out.records.push(Record::V1(change));
+        }
+    }
+
+    fn mark(&mut self, change: &Change) {
+        match change {
+            Change::JobCreated { number, .. }
+            | Change::JobEvent { number, .. }
+            | Change::WorkerFinished { number, .. }
+            | Change::JobReported { number, .. }
+            | Change::JobInterrupted { number, .. }
+            | Change::JobMilestone { number, .. }
+            | Change::JobCounted { number, .. }
+            | Change::JobDeleted { number } => self.mark_job(*number),
+            Change::WorkerJoined { worker } => self.workers.mark(&worker.name),
+            Change::WorkerLeft { name }
+            | Change::WorkerDrained { name }
+            | Change::WorkerUndrained { name } => self.workers.mark(name),
         }
     }
 
@@ -406,10 +415,16 @@ impl Machine {
 
     /// Lets everything happen whose time has come.
     fn expire(&mut self) {
-        self.expire_workers();
+        self.ring();
+        if self.changed.is_empty() {
+            return;
+        }
+        let workers = self.changed.workers.clone();
+        self.expire_workers(&workers);
         self.expire_unseen();
-        self.expire_leases();
-        self.expire_preparations();
+        self.expire_leases(&workers);
+        let jobs = self.changed.jobs.clone();
+        self.expire_preparations(&jobs);
     }
 
     fn notify(&mut self) {

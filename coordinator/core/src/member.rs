@@ -5,7 +5,7 @@
 //! for too long, came back as another process, or was lost by its peers too (`detect.rs`).
 
 use crate::command::{Answer, Error, ErrorKind, Order, StopMode};
-use crate::event::{ConnId, Hello, RunningJob, Time};
+use crate::event::{ConnId, Hello, RunningJob};
 use crate::live::{LeaseState, Link, Worker};
 use crate::machine::Machine;
 use crate::record::{Change, Kind};
@@ -160,14 +160,12 @@ impl Machine {
         let Some(name) = self.worker_of(conn) else {
             return;
         };
-        let now = self.now;
-        if let Some(worker) = self.workers.get_mut(&name) {
-            worker.heard = now;
-            if matches!(worker.link, Link::Silent { .. }) {
-                worker.link = Link::Open { conn };
-                worker.reason = "its heartbeats came back".to_owned();
-                self.touch_worker(&name);
-            }
+        let heard = self.workers.hear(&name, self.now);
+        let silent = heard.is_some_and(|worker| matches!(worker.link, Link::Silent { .. }));
+        if silent && let Some(worker) = self.workers.get_mut(&name) {
+            worker.link = Link::Open { conn };
+            worker.reason = "its heartbeats came back".to_owned();
+            self.touch_worker(&name);
         }
     }
 
@@ -190,24 +188,25 @@ impl Machine {
         self.lose_for(&name, &why, Cause::Drain);
     }
 
-    /// Workers that have been silent or unreachable for too long, or are dead for sure.
-    pub(crate) fn expire_workers(&mut self) {
+    /// Those of these workers that have been silent or unreachable for too long, or are dead for sure.
+    pub(crate) fn expire_workers(&mut self, among: &BTreeSet<WorkerId>) {
         let (now, silence, gone) = (self.now, self.silence_ms(), self.config.gone_after_ms);
-        let mut touched = Vec::new();
-        for (name, worker) in &mut self.workers {
-            if let Link::Open { conn } = worker.link
-                && now >= worker.heard.plus(silence)
+        for name in among {
+            let worker = self.workers.get(name);
+            if let Some((Link::Open { conn }, heard)) = worker.map(|w| (w.link, w.heard))
+                && now >= heard.plus(silence)
+                && let Some(worker) = self.workers.get_mut(name)
             {
                 worker.link = Link::Silent { conn, since: now };
-                worker.reason = format!("no heartbeat for {} s", seconds(now.since(worker.heard)));
-                touched.push(name.clone());
+                worker.reason = format!("no heartbeat for {} s", seconds(now.since(heard)));
+                self.touch_worker(name);
             }
         }
-        for name in touched {
-            self.touch_worker(&name);
-        }
         let mut lost = Vec::new();
-        for (name, worker) in &self.workers {
+        for name in among {
+            let Some(worker) = self.workers.get(name) else {
+                continue;
+            };
             if let Some(why) = self.is_dead(worker) {
                 lost.push((name.clone(), why));
             } else if let Some(since) = worker.link.unreachable_since()
@@ -263,15 +262,12 @@ impl Machine {
     }
 
     fn forget_gone(&mut self) {
-        let gone = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.link == Link::Gone);
-        let mut gone: Vec<(Time, WorkerId)> = gone.map(|(n, w)| (w.heard, n.clone())).collect();
-        gone.sort();
-        let excess = gone.len().saturating_sub(GONE_SHOWN);
-        for (_, name) in gone.into_iter().take(excess) {
+        self.refresh();
+        while self.index.gone.len() > GONE_SHOWN
+            && let Some((_, name)) = self.index.gone.first().cloned()
+        {
             self.workers.remove(&name);
+            self.refresh();
         }
     }
 

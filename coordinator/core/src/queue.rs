@@ -12,22 +12,24 @@
 //! An elastic job counts workers instead of devices (`elastic.rs`).
 
 use crate::elastic;
-use crate::generation::{count, names};
-use crate::live::{Link, Worker};
+use crate::generation::{NAMED, count, crowd, names};
+use crate::index::at;
 use crate::machine::Machine;
 use crate::record::{Kind, Waiting};
-use crate::state::{Job, Phase, Size};
+use crate::state::{Job, Size};
 use espalier_spec::job::Device;
-use espalier_spec::plan::Seat;
-use espalier_spec::{JobId, Rank, WorkerId};
+use espalier_spec::{JobId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Why a queued job waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// The coordinator restarted; these workers have not come back yet.
-    Reconnect { workers: BTreeSet<WorkerId> },
+    /// The coordinator restarted; so many workers have not come back yet, these first.
+    Reconnect {
+        workers: BTreeSet<WorkerId>,
+        number: usize,
+    },
     /// Ranks of the job's last generation have not stopped yet.
     Stops {
         generation: u64,
@@ -62,11 +64,11 @@ pub(crate) enum Wait {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Wait::Reconnect { workers } => {
+            Wait::Reconnect { workers, number } => {
                 write!(
                     f,
                     "waits for {} to come back after the coordinator's restart",
-                    names("worker", workers)
+                    crowd("worker", workers, *number)
                 )
             }
             Wait::Stops {
@@ -161,32 +163,32 @@ pub(crate) fn is_kind(name: &str, kind: Device) -> bool {
 impl Machine {
     /// Places every queued job that can be, and says of the others why they wait.
     pub(crate) fn schedule(&mut self) {
-        let mut queue: Vec<(std::cmp::Reverse<i32>, u64)> = self
-            .state
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.phase == Phase::Queued)
-            .map(|(number, job)| (std::cmp::Reverse(job.spec.priority), *number))
-            .collect();
-        queue.sort_unstable();
+        self.refresh();
+        let queue = self.index.queued.iter();
+        let queue: Vec<u64> = queue.map(|(_, number)| *number).collect();
         let before = std::mem::take(&mut self.waits);
-        let awaited = self
-            .workers
-            .iter()
-            .filter(|(_, w)| matches!(w.link, Link::Awaited { .. }));
-        let awaited: BTreeSet<WorkerId> = awaited.map(|(name, _)| name.clone()).collect();
+        let awaited = &self.index.awaited;
+        let number = awaited.len();
+        let awaited: BTreeSet<WorkerId> = awaited.iter().take(NAMED + 1).cloned().collect();
         let mut first: BTreeMap<bool, JobId> = BTreeMap::new();
-        for (_, number) in queue {
+        for job in queue {
             let wait = if awaited.is_empty() {
-                self.try_place(number, &mut first)
+                self.try_place(job, &mut first)
             } else {
                 Some(Wait::Reconnect {
                     workers: awaited.clone(),
+                    number,
                 })
             };
-            let Some(wait) = wait else { continue };
+            let number = job;
+            let Some(wait) = wait else {
+                // Its devices are taken now.
+                self.refresh();
+                continue;
+            };
             if before.get(&number) != Some(&wait) {
                 self.touch_job(number);
+                self.mark_job(number);
             }
             let said = self.state.jobs.get(&number).and_then(|job| job.waiting);
             if let Some(waiting) = wait.waiting()
@@ -195,6 +197,22 @@ impl Machine {
                 self.tell(number, wait.to_string(), Kind::Waits(waiting));
             }
             self.waits.insert(number, wait);
+        }
+        self.note_busy();
+    }
+
+    /// Keeps which devices queued jobs wait for: elastic jobs don't take more of these.
+    fn note_busy(&mut self) {
+        let waits = self.waits.iter();
+        let waits = waits.filter(|(_, wait)| wait.waiting() == Some(Waiting::Busy));
+        let mut busy = [false; 3];
+        for job in waits.filter_map(|(number, _)| self.state.jobs.get(number)) {
+            let fixed = job.size.map(|size| size.device);
+            busy[at(fixed.unwrap_or(job.spec.resources.device))] = true;
+        }
+        if self.busy != busy {
+            self.busy = busy;
+            self.marked.extend(&self.index.growing);
         }
     }
 
@@ -230,7 +248,7 @@ impl Machine {
             if let Some((min, _)) = range {
                 return Some(self.too_few(number, job, kind, min));
             }
-            let (has, free) = (self.capacity(kind), self.free(kind));
+            let (has, free) = (self.index.has(kind), self.index.free(kind));
             return Some(Wait::Busy {
                 need,
                 kind,
@@ -266,12 +284,12 @@ impl Machine {
         let range = elastic::range(job);
         for kind in kinds {
             if let (Some((min, _)), Some(need)) = (range, need) {
-                if self.hosts_of(*kind) >= min {
+                if self.index.hosts(*kind) >= min {
                     return Ok((*kind, need.max(1)));
                 }
                 continue;
             }
-            let has = self.capacity(*kind);
+            let has = self.index.has(*kind);
             match need {
                 Some(need) if need as usize <= has => return Ok((*kind, need.max(1))),
                 None if has > 0 => return Ok((*kind, u32::try_from(has).unwrap_or(u32::MAX))),
@@ -286,138 +304,13 @@ impl Machine {
         if let Some((min, _)) = range {
             return Err(self.too_few(number, job, kind, min));
         }
-        let (has, free) = (self.capacity(kind), self.free(kind));
+        let (has, free) = (self.index.has(kind), self.index.free(kind));
         Err(Wait::Short {
             need,
             kind,
             has,
             free,
-            draining: self.draining(kind),
+            draining: self.index.draining(kind),
         })
     }
-
-    /// Devices of all ready workers.
-    fn capacity(&self, kind: Device) -> usize {
-        let ready = self.workers.values().filter(|worker| self.is_ready(worker));
-        ready.map(|worker| devices(worker, kind).count()).sum()
-    }
-
-    fn draining(&self, kind: Device) -> usize {
-        let open = |worker: &&Worker| matches!(worker.link, Link::Open { .. });
-        let out = |worker: &&Worker| self.state.draining.contains(&worker.info.name);
-        let draining = self.workers.values().filter(|w| open(w) && out(w));
-        draining.map(|worker| devices(worker, kind).count()).sum()
-    }
-
-    /// Devices of ready workers that nobody uses.
-    pub(crate) fn free(&self, kind: Device) -> usize {
-        let usable = self
-            .workers
-            .values()
-            .filter(|w| self.is_ready(w) && w.strays.is_empty());
-        usable.map(|worker| free_devices(worker, kind).len()).sum()
-    }
-
-    /// Open for work.
-    pub(crate) fn is_ready(&self, worker: &Worker) -> bool {
-        matches!(worker.link, Link::Open { .. }) && !self.state.draining.contains(&worker.info.name)
-    }
-
-    /// Ready workers that may host ranks of a job, with their free devices of a kind.
-    pub(crate) fn usable(
-        &self,
-        number: u64,
-        job: &Job,
-        kind: Device,
-    ) -> BTreeMap<&WorkerId, Vec<u32>> {
-        let name = job.name();
-        let usable = self.workers.values().filter(|worker| {
-            self.is_ready(worker)
-                && worker.strays.is_empty()
-                // A deleted job of the same name: the worker tells them apart by name only.
-                && worker.leases.keys().all(|key| key.0 != name)
-                && self.may_host(number, &name, worker)
-        });
-        usable
-            .map(|worker| (&worker.info.name, free_devices(worker, kind)))
-            .collect()
-    }
-
-    /// Free devices for a job: those it had before if they are free; else as few workers as
-    /// possible, its former ones first among equals, then its spare, then in order of name. Seats
-    /// are in order of worker and device, the former worker of rank 0 first.
-    fn seats(&self, number: u64, job: &Job, kind: Device, need: u32) -> Option<Vec<Seat>> {
-        let mut free = self.usable(number, job, kind);
-        let as_before = job.seats.len() == need as usize
-            && job.seats.iter().all(|seat| {
-                free.get(&seat.worker)
-                    .is_some_and(|devices| devices.contains(&seat.device))
-            });
-        if as_before {
-            return Some(job.seats.clone());
-        }
-        let former: BTreeSet<&WorkerId> = job.seats.iter().map(|seat| &seat.worker).collect();
-        let mut missing = need as usize;
-        let mut chosen: Vec<(&WorkerId, Vec<u32>)> = Vec::new();
-        while missing > 0 {
-            let stranger = |name: &WorkerId| !former.contains(name);
-            let filled = free.iter().filter(|(_, devices)| !devices.is_empty());
-            let best = filled.min_by_key(|(name, devices)| {
-                // The tightest worker that holds all that is missing; else the largest.
-                let short = devices.len() < missing;
-                let fit = if short {
-                    usize::MAX - devices.len()
-                } else {
-                    devices.len()
-                };
-                (
-                    short,
-                    fit,
-                    stranger(name),
-                    !self.is_spare(number, name),
-                    **name,
-                )
-            });
-            let worker = best.map(|(name, _)| *name)?;
-            let mut devices = free.remove(worker)?;
-            devices.truncate(missing);
-            missing -= devices.len();
-            chosen.push((worker, devices));
-        }
-        chosen.sort_by_key(|(worker, _)| (Some(*worker) != job.head(), *worker));
-        let places = chosen.iter().flat_map(|(worker, devices)| {
-            devices
-                .iter()
-                .map(move |device| ((*worker).clone(), *device))
-        });
-        let seats = (0..).zip(places);
-        Some(
-            seats
-                .map(|(r, (worker, device))| Seat {
-                    rank: Rank(r),
-                    worker,
-                    device,
-                })
-                .collect(),
-        )
-    }
-}
-
-pub(crate) fn devices(worker: &Worker, kind: Device) -> impl Iterator<Item = u32> {
-    let devices = (0..).zip(&worker.info.devices);
-    devices
-        .filter(move |(_, name)| is_kind(name, kind))
-        .map(|(index, _)| index)
-}
-
-pub(crate) fn free_devices(worker: &Worker, kind: Device) -> Vec<u32> {
-    let used: BTreeSet<u32> = worker
-        .leases
-        .values()
-        .flat_map(|lease| &lease.seats)
-        .map(|(device, _)| *device)
-        .collect();
-    devices(worker, kind)
-        .filter(|device| !used.contains(device))
-        .collect()
 }

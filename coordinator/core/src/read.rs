@@ -133,7 +133,7 @@ impl Machine {
         ClusterView {
             workers: number(self.workers.len()),
             ranks: number(open.map(|worker| worker.info.devices.len()).sum()),
-            free_ranks: number(self.free(Device::Auto)),
+            free_ranks: number(self.index.free(Device::Auto)),
             active_jobs: number(
                 self.state
                     .jobs

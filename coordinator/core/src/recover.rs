@@ -254,9 +254,10 @@ impl Machine {
 
     /// Jobs whose ranks have all stopped.
     pub(crate) fn finish_stopped(&mut self) {
-        let jobs = self.state.jobs.iter();
-        let stopping: Vec<(u64, Then)> = jobs
-            .filter_map(|(number, job)| match job.phase {
+        self.refresh();
+        let stopping = self.index.stopping.iter();
+        let stopping: Vec<(u64, Then)> = stopping
+            .filter_map(|number| match self.state.jobs.get(number)?.phase {
                 Phase::Stopping { then, .. } => Some((*number, then)),
                 _ => None,
             })

@@ -13,6 +13,7 @@ use crate::state::{Phase, Then};
 use espalier_spec::WorkerId;
 use espalier_spec::recovery::Cause;
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
+use std::collections::BTreeMap;
 
 impl Machine {
     /// The worker and job of a report, if it counts.
@@ -50,9 +51,12 @@ impl Machine {
         let Some(number) = self.head_report(conn, key) else {
             return;
         };
-        let live = self.live.entry(number).or_default();
-        live.reached = Some(live.reached.unwrap_or_default().max(progress.step));
-        live.progress = Some(progress);
+        self.reached(number, progress.step);
+        self.live.entry(number).or_default().progress = Some(progress);
+        // An elastic job that ends soon does not grow.
+        if self.index.growing.contains(&number) {
+            self.mark_job(number);
+        }
         self.touch_job(number);
     }
 
@@ -113,7 +117,12 @@ impl Machine {
     /// The newest generation is known to have done so many steps.
     pub(crate) fn reached(&mut self, number: u64, step: espalier_spec::Step) {
         let live = self.live.entry(number).or_default();
-        live.reached = Some(live.reached.unwrap_or_default().max(step));
+        let before = live
+            .reached
+            .replace(live.reached.unwrap_or_default().max(step));
+        if before.is_none() {
+            self.mark_job(number);
+        }
     }
 
     /// A worker's ranks have stopped: their devices are free, whatever the job makes of it.
@@ -238,8 +247,9 @@ impl Machine {
 
     fn succeed(&mut self, number: u64, export_path: String) {
         let deadline = self.now.plus(self.config.stop_timeout_ms);
-        for worker in self.workers.values_mut() {
-            for lease in worker.leases.values_mut() {
+        for name in self.holders(number) {
+            let leases = self.workers.get_mut(&name).map(|worker| &mut worker.leases);
+            for lease in leases.into_iter().flat_map(BTreeMap::values_mut) {
                 if lease.number == number && lease.state == LeaseState::Active {
                     lease.state = LeaseState::Finishing { deadline };
                 }

@@ -7,79 +7,39 @@
 //! of spares is not kept: after a restart of the coordinator they are stopped and asked again.
 
 use crate::command::{Order, StopMode};
+use crate::config::Config;
 use crate::elastic;
-use crate::event::{ConnId, Outcome, RunningJob, Time};
+use crate::event::{ConnId, Outcome, RunningJob};
 use crate::generation::profile_fits;
-use crate::live::{Key, Link, Worker};
+use crate::index::Changed;
+use crate::live::{Key, Worker};
 use crate::machine::Machine;
 use crate::place::{Problem, place};
-use crate::queue::free_devices;
 use crate::record::Kind;
+use crate::seat::free_devices;
+use crate::spares::{At, Spare, SpareState};
 use crate::state::{Job, Phase, Then};
 use espalier_spec::job::Device;
 use espalier_spec::plan::Profile;
 use espalier_spec::{JobId, WorkerId};
-use std::collections::BTreeMap;
-
-/// A worker that was told to load a job for a later generation.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Spare {
-    /// The worker's process.
-    pub(crate) instance: String,
-    pub(crate) uid: String,
-    /// The job and the generation that ran when it was told.
-    pub(crate) key: Key,
-    pub(crate) state: SpareState,
-    /// When it was told.
-    pub(crate) since: Time,
-}
-
-/// How far a spare is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SpareState {
-    /// It loads model and data.
-    Asked,
-    /// It has loaded them.
-    Ready,
-    /// It was told to stop.
-    Stopping,
-    /// It could not, this time; asked again in a later generation.
-    Failed,
-    /// It can't: it gets no ranks of this job.
-    Unfit,
-}
-
-impl Spare {
-    fn is_of(&self, worker: &Worker) -> bool {
-        worker.link != Link::Gone && worker.info.instance == self.instance
-    }
-
-    /// Whether this is what a worker says that it runs.
-    fn runs_as(&self, run: &RunningJob) -> bool {
-        run.job == self.key.0 && run.generation == self.key.1 && run.uid == self.uid
-    }
-
-    /// Whether the worker has something loaded or loads it.
-    fn is_live(&self) -> bool {
-        matches!(self.state, SpareState::Asked | SpareState::Ready)
-    }
-}
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Machine {
     /// Releases spares that are not wanted any more, asks workers to be some, lets jobs grow.
     pub(crate) fn tend_spares(&mut self) {
-        self.release_spares();
+        self.refresh();
+        let changed = std::mem::take(&mut self.changed);
+        self.release_spares(&changed);
         self.ask_spares();
-        self.grow();
-    }
-
-    fn spare(&self, number: u64, name: &WorkerId) -> Option<&Spare> {
-        self.spares.get(name)?.get(&number)
+        self.refresh();
+        // What spares change by themselves is looked at in the next step.
+        let jobs = changed.jobs.union(&self.changed.jobs).copied().collect();
+        self.grow(&jobs);
     }
 
     /// Whether a worker is a prepared spare of a job.
     pub(crate) fn is_spare(&self, number: u64, name: &WorkerId) -> bool {
-        let spare = self.spare(number, name);
+        let spare = self.spares.get(number, name);
         spare.is_some_and(|spare| spare.state == SpareState::Ready && self.is_there(spare, name))
     }
 
@@ -93,17 +53,16 @@ impl Machine {
     /// Whether a worker may host ranks of a job: it does not stop a spare of another job of that
     /// name, nor did it find another model or other data.
     pub(crate) fn may_host(&self, number: u64, job: &JobId, worker: &Worker) -> bool {
-        let here = self.spares.get(&worker.info.name).into_iter().flatten();
+        let here = self.spares.on(&worker.info.name);
         let mut of_name = here.filter(|(_, spare)| spare.key.0 == *job && spare.is_of(worker));
-        of_name.all(|(of, spare)| *of == number && spare.state != SpareState::Unfit)
+        of_name.all(|(of, spare)| of == number && spare.state != SpareState::Unfit)
     }
 
     /// Whether a generation that a worker runs is what it keeps as a spare.
     pub(crate) fn keeps_as_spare(&self, name: &WorkerId, run: &RunningJob) -> bool {
-        let here = self.spares.get(name).into_iter().flatten();
         let worker = self.workers.get(name);
         worker.is_some_and(|worker| {
-            let mut here = here.map(|(_, spare)| spare);
+            let mut here = self.spares.on(name).map(|(_, spare)| spare);
             here.any(|spare| spare.is_of(worker) && spare.runs_as(run))
         })
     }
@@ -122,14 +81,27 @@ impl Machine {
         }
     }
 
-    fn release_spares(&mut self) {
+    fn release_spares(&mut self, changed: &Changed) {
         let (mut forget, mut stop) = (Vec::new(), Vec::new());
-        let workers = self.spares.iter();
-        let spares = workers.flat_map(|(name, here)| {
-            here.iter()
-                .map(move |(number, spare)| (name, number, spare))
-        });
-        for (name, number, spare) in spares {
+        let mut at: BTreeSet<At> = BTreeSet::new();
+        for name in &changed.workers {
+            at.extend(
+                self.spares
+                    .on(name)
+                    .map(|(number, _)| (number, name.clone())),
+            );
+        }
+        for number in &changed.jobs {
+            at.extend(
+                self.spares
+                    .of(*number)
+                    .map(|(name, _)| (*number, name.clone())),
+            );
+        }
+        for (number, name) in &at {
+            let Some(spare) = self.spares.get(*number, name) else {
+                continue;
+            };
             let at = || (*number, name.clone());
             let Some(worker) = self.workers.get(name).filter(|worker| spare.is_of(worker)) else {
                 forget.push(at());
@@ -152,114 +124,70 @@ impl Machine {
             }
         }
         for at in forget {
-            self.forget_spare(&at);
+            self.spares.remove(&at);
         }
         for at in stop {
             self.stop_spare(&at, SpareState::Stopping);
         }
     }
 
-    fn forget_spare(&mut self, (number, name): &(u64, WorkerId)) {
-        let Some(here) = self.spares.get_mut(name) else {
-            return;
-        };
-        here.remove(number);
-        if here.is_empty() {
-            self.spares.remove(name);
-        }
-    }
-
-    fn stop_spare(&mut self, (number, name): &(u64, WorkerId), state: SpareState) {
-        let here = self.spares.get_mut(name);
-        let Some(spare) = here.and_then(|here| here.get_mut(number)) else {
+    fn stop_spare(&mut self, at: &At, state: SpareState) {
+        let Some(spare) = self.spares.get_mut(at) else {
             return;
         };
         spare.state = state;
         let key = spare.key.clone();
-        self.send_stop(name, &key, StopMode::Abort);
+        self.send_stop(&at.1, &key, StopMode::Abort);
     }
 
     /// Tells free workers to load what runs elsewhere: for the jobs in the order of the queue, the
     /// workers that it would choose.
     fn ask_spares(&mut self) {
-        let mut has: BTreeMap<u64, usize> = BTreeMap::new();
-        for (number, spare) in self.spares.values().flatten() {
-            *has.entry(*number).or_default() += usize::from(spare.is_live());
-        }
-        let mut wanting = Vec::new();
-        for (number, job) in &self.state.jobs {
-            let Some(size) = job.size.filter(|_| trains(job)) else {
-                continue;
-            };
-            let has = has.get(number).copied().unwrap_or(0);
-            let missing = self.spares_wanted(job).saturating_sub(has);
-            if missing > 0 {
-                let first = std::cmp::Reverse(job.spec.priority);
-                wanting.push((first, *number, missing, size.device));
+        self.refresh();
+        let wanting = self.index.wanting.iter();
+        let wanting: Vec<u64> = wanting.map(|(_, number)| *number).collect();
+        for number in wanting {
+            if self.index.idle(Device::Auto).is_empty() {
+                return;
             }
-        }
-        if wanting.is_empty() {
-            return;
-        }
-        wanting.sort_by_key(|(first, number, ..)| (*first, *number));
-        let (mut cuda, mut cpu) = (self.idle(Device::Cuda), self.idle(Device::Cpu));
-        for (_, number, missing, device) in wanting {
-            let idle = match device {
-                Device::Cuda => &mut cuda,
-                Device::Auto | Device::Cpu => &mut cpu,
-            };
-            for _ in 0..missing {
-                let Some(at) = self.candidate(number, idle) else {
+            for _ in 0..self.index.missing(number) {
+                let Some(name) = self.candidate(number).cloned() else {
                     break;
                 };
-                let (_, name) = idle.remove(at);
                 self.ask_spare(number, name);
+                self.refresh();
             }
         }
-    }
-
-    /// Ready workers that are nobody's spare, with the number of their free devices of a kind if
-    /// there are any, those with fewest first.
-    fn idle(&self, kind: Device) -> Vec<(usize, WorkerId)> {
-        let mut idle = Vec::new();
-        for (name, worker) in &self.workers {
-            if !self.is_ready(worker) || !worker.strays.is_empty() || self.is_any_spare(name) {
-                continue;
-            }
-            let free = free_devices(worker, kind).len();
-            if free > 0 {
-                idle.push((free, name.clone()));
-            }
-        }
-        idle.sort_unstable();
-        idle
     }
 
     /// Whether a worker keeps, loads or stops a spare.
-    fn is_any_spare(&self, name: &WorkerId) -> bool {
-        let here = self.spares.get(name).into_iter().flatten();
-        let mut here = here.map(|(_, spare)| spare);
+    pub(crate) fn is_any_spare(&self, name: &WorkerId) -> bool {
+        let mut here = self.spares.on(name).map(|(_, spare)| spare);
         here.any(|spare| spare.is_live() || spare.state == SpareState::Stopping)
     }
 
-    /// The first of these workers that may be a spare of a running job.
-    fn candidate(&self, number: u64, idle: &[(usize, WorkerId)]) -> Option<usize> {
+    /// The first idle worker that may be a spare of a running job: of those with enough free
+    /// devices the one with fewest.
+    fn candidate(&self, number: u64) -> Option<&WorkerId> {
         let job = self.state.jobs.get(&number)?;
-        let (name, need) = (job.name(), devices_needed(job));
-        let from = idle.partition_point(|(free, _)| *free < need);
-        let may = |(_, at): &(usize, WorkerId)| {
-            let failed = self.spare(number, at).is_some_and(|spare| {
+        let name = job.name();
+        let idle = match job.size?.device {
+            Device::Cuda => self.index.idle(Device::Cuda),
+            Device::Auto | Device::Cpu => self.index.idle(Device::Cpu),
+        };
+        let may = |at: &&WorkerId| {
+            let failed = self.spares.get(number, at).is_some_and(|spare| {
                 spare.state == SpareState::Failed && spare.key.1 >= job.generation
             });
             let worker = self.workers.get(at);
             !failed
-                && !self.is_any_spare(at)
                 && worker.is_some_and(|worker| {
                     worker.leases.keys().all(|key| key.0 != name)
                         && self.may_host(number, &name, worker)
                 })
         };
-        idle[from..].iter().position(may).map(|at| from + at)
+        let enough = idle.range((devices_needed(job), WorkerId::default())..);
+        enough.map(|(_, at)| at).find(may)
     }
 
     fn ask_spare(&mut self, number: u64, name: WorkerId) {
@@ -283,7 +211,7 @@ impl Machine {
             spare: true,
         };
         self.send(&name, order);
-        self.spares.entry(name).or_default().insert(number, spare);
+        self.spares.insert((number, name), spare);
     }
 
     /// Whether what a worker prepared is a spare's; if so, it is one from now on, unless it found
@@ -298,23 +226,20 @@ impl Machine {
     }
 
     /// The spare of a generation on a worker.
-    fn spare_at(&self, name: WorkerId, key: &Key) -> Option<(u64, WorkerId)> {
-        let mut here = self.spares.get(&name)?.iter();
-        let (number, _) = here.find(|(_, spare)| spare.key == *key)?;
-        Some((*number, name))
+    fn spare_at(&self, name: WorkerId, key: &Key) -> Option<At> {
+        let mut here = self.spares.on(&name);
+        let number = here.find(|(_, spare)| spare.key == *key)?.0;
+        drop(here);
+        Some((number, name))
     }
 
-    fn spare_mut(&mut self, (number, name): &(u64, WorkerId)) -> Option<&mut Spare> {
-        self.spares.get_mut(name)?.get_mut(number)
-    }
-
-    fn spare_prepared(&mut self, at: &(u64, WorkerId), profile: &Profile) {
+    fn spare_prepared(&mut self, at: &At, profile: &Profile) {
         let Some(job) = self.state.jobs.get(&at.0) else {
             return;
         };
         let wrong = job_fits(job, profile).err();
         let ended = job.state().is_final();
-        match self.spare_mut(at) {
+        match self.spares.get_mut(at) {
             Some(spare) if spare.state == SpareState::Asked => spare.state = SpareState::Ready,
             _ => return,
         }
@@ -331,12 +256,12 @@ impl Machine {
         let Some(at) = self.spare_at(name.clone(), key) else {
             return false;
         };
-        let Some(spare) = self.spare_mut(&at) else {
+        let Some(spare) = self.spares.get_mut(&at) else {
             return false;
         };
         if !spare.is_live() {
             if spare.state == SpareState::Stopping {
-                self.forget_spare(&at);
+                self.spares.remove(&at);
             }
             return true;
         }
@@ -367,36 +292,37 @@ impl Machine {
         true
     }
 
-    /// Spares that a running job may have.
-    fn spares_wanted(&self, job: &Job) -> usize {
-        let more =
-            elastic::range(job).map_or(0, |(_, max)| max.saturating_sub(elastic::hosts(job).len()));
-        more.max(self.config.hot_spares as usize)
-    }
-
     /// Sets right what a reconnected worker keeps as a spare. One whose answer may have been lost
     /// is forgotten: if it runs it is stopped as a stray and asked again.
     pub(crate) fn reconcile_spares(&mut self, name: &WorkerId, running: &[RunningJob]) {
-        let Some(here) = self.spares.get_mut(name) else {
-            return;
-        };
-        let mut unfit = Vec::new();
-        here.retain(|_, spare| {
+        let (mut forget, mut unfit) = (Vec::new(), Vec::new());
+        for (number, spare) in self.spares.on(name) {
             let listed = running.iter().any(|run| spare.runs_as(run));
-            match spare.state {
+            let kept = match spare.state {
                 SpareState::Ready => listed,
                 SpareState::Asked | SpareState::Stopping => false,
-                SpareState::Unfit if listed => {
-                    unfit.push(spare.key.clone());
-                    true
-                }
                 SpareState::Unfit | SpareState::Failed => true,
+            };
+            if !kept {
+                forget.push((number, name.clone()));
+            } else if listed && spare.state == SpareState::Unfit {
+                unfit.push(spare.key.clone());
             }
-        });
+        }
+        for at in forget {
+            self.spares.remove(&at);
+        }
         for key in unfit {
             self.send_stop(name, &key, StopMode::Abort);
         }
     }
+}
+
+/// Spares that a running job may have.
+pub(crate) fn spares_wanted(config: &Config, job: &Job) -> usize {
+    let more =
+        elastic::range(job).map_or(0, |(_, max)| max.saturating_sub(elastic::hosts(job).len()));
+    more.max(config.hot_spares as usize)
 }
 
 /// Whether all ranks of a job train.

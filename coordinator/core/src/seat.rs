@@ -1,0 +1,195 @@
+//! Which devices a job gets.
+
+use crate::live::{Link, Worker};
+use crate::machine::Machine;
+use crate::queue::is_kind;
+use crate::state::Job;
+use espalier_spec::job::Device;
+use espalier_spec::plan::Seat;
+use espalier_spec::{JobId, Rank, WorkerId};
+use std::collections::{BTreeMap, BTreeSet, btree_set};
+
+/// Workers with the same number of free devices, each looked at once.
+type Class<'a> = btree_set::Range<'a, (usize, WorkerId)>;
+
+/// Chooses workers for one job, one after another.
+struct Choice<'a> {
+    machine: &'a Machine,
+    number: u64,
+    job: JobId,
+    kind: Device,
+    /// Its former workers, then its spares, in order of name.
+    known: Vec<&'a WorkerId>,
+    taken: BTreeSet<&'a WorkerId>,
+    classes: BTreeMap<usize, Class<'a>>,
+}
+
+impl<'a> Choice<'a> {
+    /// Free devices of a worker that may still be chosen.
+    fn free(&self, name: &WorkerId) -> Option<Vec<u32>> {
+        if self.taken.contains(name) {
+            return None;
+        }
+        let worker = self.machine.workers.get(name)?;
+        let hosts = self.machine.hosts(self.number, &self.job, worker);
+        hosts.then(|| free_devices(worker, self.kind))
+    }
+
+    /// The best one for so many ranks: the tightest that holds all of them, else the largest.
+    fn best(&mut self, missing: usize) -> Option<(&'a WorkerId, Vec<u32>)> {
+        let all = self.machine.index.open(self.kind);
+        let none = WorkerId::default();
+        let mut from = missing;
+        while let Some((size, _)) = all.range((from, none.clone())..).next() {
+            if let Some(found) = self.best_of(*size) {
+                return Some(found);
+            }
+            from = size + 1;
+        }
+        let mut below = missing;
+        while let Some((size, _)) = all.range(..(below, none.clone())).next_back() {
+            if let Some(found) = self.best_of(*size) {
+                return Some(found);
+            }
+            below = *size;
+        }
+        None
+    }
+
+    /// The best of those with so many free devices: one that knows the job, else the first.
+    fn best_of(&mut self, size: usize) -> Option<(&'a WorkerId, Vec<u32>)> {
+        let fits = |name: &&'a WorkerId| {
+            let free = self.free(name)?;
+            (free.len() == size).then_some((*name, free))
+        };
+        if let Some((name, free)) = self.known.iter().find_map(fits) {
+            self.taken.insert(name);
+            return Some((name, free));
+        }
+        loop {
+            let all = self.machine.index.open(self.kind);
+            let none = WorkerId::default();
+            let class = self.classes.entry(size);
+            let class = class.or_insert_with(|| all.range((size, none.clone())..(size + 1, none)));
+            let (_, name) = class.next()?;
+            if let Some(free) = self.free(name) {
+                self.taken.insert(name);
+                return Some((name, free));
+            }
+        }
+    }
+}
+
+impl Machine {
+    /// Open for work.
+    pub(crate) fn is_ready(&self, worker: &Worker) -> bool {
+        matches!(worker.link, Link::Open { .. }) && !self.state.draining.contains(&worker.info.name)
+    }
+
+    /// Whether a worker takes ranks of a job.
+    fn hosts(&self, number: u64, job: &JobId, worker: &Worker) -> bool {
+        self.is_ready(worker)
+            && worker.strays.is_empty()
+            // A deleted job of the same name: the worker tells them apart by name only.
+            && worker.leases.keys().all(|key| key.0 != *job)
+            && self.may_host(number, job, worker)
+    }
+
+    /// Workers that may host ranks of a job and have free devices of a kind, with these.
+    pub(crate) fn usable(
+        &self,
+        number: u64,
+        job: &Job,
+        kind: Device,
+    ) -> BTreeMap<&WorkerId, Vec<u32>> {
+        let name = job.name();
+        let open = self.index.open(kind).iter();
+        let usable = open.filter_map(|(_, at)| {
+            let worker = self.workers.get(at)?;
+            let hosts = self.hosts(number, &name, worker);
+            hosts.then(|| (at, free_devices(worker, kind)))
+        });
+        usable.collect()
+    }
+
+    /// Free devices for a job: those it had before if they are free; else as few workers as
+    /// possible, its former ones first among equals, then its spares, then in order of name. Seats
+    /// are in order of worker and device, the former worker of rank 0 first.
+    pub(crate) fn seats(
+        &self,
+        number: u64,
+        job: &Job,
+        kind: Device,
+        need: u32,
+    ) -> Option<Vec<Seat>> {
+        if self.index.free(kind) < need as usize {
+            return None;
+        }
+        let former: BTreeSet<&WorkerId> = job.seats.iter().map(|seat| &seat.worker).collect();
+        let spares = self.spares.of(number).map(|(name, _)| name);
+        let spares = spares.filter(|name| self.is_spare(number, name) && !former.contains(name));
+        let known = former.iter().copied().chain(spares).collect();
+        let mut choice = Choice {
+            machine: self,
+            number,
+            job: job.name(),
+            kind,
+            known,
+            taken: BTreeSet::new(),
+            classes: BTreeMap::new(),
+        };
+        let before = former.iter().map(|name| (*name, choice.free(name)));
+        let before: BTreeMap<&WorkerId, Option<Vec<u32>>> = before.collect();
+        let as_before = job.seats.len() == need as usize
+            && job.seats.iter().all(|seat| {
+                let free = before.get(&seat.worker).and_then(Option::as_ref);
+                free.is_some_and(|devices| devices.contains(&seat.device))
+            });
+        if as_before {
+            return Some(job.seats.clone());
+        }
+        let mut missing = need as usize;
+        let mut chosen: Vec<(&WorkerId, Vec<u32>)> = Vec::new();
+        while missing > 0 {
+            let (worker, mut devices) = choice.best(missing)?;
+            devices.truncate(missing);
+            missing -= devices.len();
+            chosen.push((worker, devices));
+        }
+        chosen.sort_by_key(|(worker, _)| (Some(*worker) != job.head(), *worker));
+        let places = chosen.iter().flat_map(|(worker, devices)| {
+            devices
+                .iter()
+                .map(move |device| ((*worker).clone(), *device))
+        });
+        let seats = (0..).zip(places);
+        Some(
+            seats
+                .map(|(r, (worker, device))| Seat {
+                    rank: Rank(r),
+                    worker,
+                    device,
+                })
+                .collect(),
+        )
+    }
+}
+
+pub(crate) fn devices(worker: &Worker, kind: Device) -> impl Iterator<Item = u32> {
+    let devices = (0..).zip(&worker.info.devices);
+    devices
+        .filter(move |(_, name)| is_kind(name, kind))
+        .map(|(index, _)| index)
+}
+
+pub(crate) fn free_devices(worker: &Worker, kind: Device) -> Vec<u32> {
+    let used: BTreeSet<u32> = worker
+        .leases
+        .values()
+        .flat_map(|lease| &lease.seats)
+        .map(|(device, _)| *device)
+        .collect();
+    devices(worker, kind)
+        .filter(|device| !used.contains(device))
+        .collect()
+}
