@@ -128,7 +128,7 @@ chaos: setup ## A fault every ten seconds for MINUTES (default 10), export and t
 	@$(ENV); cargo build --workspace --bins; $(PYTHON) tests/chaos/chaos.py --minutes $(MINUTES) $(CHAOS)
 
 bench-control: setup ## 10,000 simulated workers and 1,000 jobs against one coordinator
-	@$(ENV); cargo build -p espalier-coordinator --bins --examples; cargo run -q -p espalier-coordinator --example bench_control_plane
+	@$(ENV); cargo build --release -p espalier-coordinator --bins --examples; target/release/examples/bench_control_plane
 
 fuzz: setup ## The fuzz targets, FUZZ_SECONDS each (default 30); needs cargo-fuzz and a nightly toolchain
 	@$(ENV); for target in job_file rpc peer data_file checkpoint; do \

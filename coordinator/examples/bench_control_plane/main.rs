@@ -89,6 +89,11 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let watches = args.watchers + args.slow_watchers + 16;
     let coordinator = Process::start(folder.path(), watches).await?;
+    let measured = measure(args, &coordinator).await;
+    measured.with_context(|| process::log(folder.path()))
+}
+
+async fn measure(args: &Args, coordinator: &Process) -> anyhow::Result<()> {
     let mut channels = Vec::with_capacity(args.connections);
     for _ in 0..args.connections {
         channels.push(coordinator.endpoint()?.connect().await?);
@@ -130,7 +135,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     let cpu = (after.cpu_seconds - before.cpu_seconds) / passed;
 
     let ready = wide(args, &channels, &seen).await?;
-    let dropped = slow_watchers(args, &coordinator).await?;
+    let dropped = slow_watchers(args, coordinator).await?;
     let peak = coordinator.usage()?.peak_mb;
     let lost = workers.try_join_next().is_some();
     let figures = serde_json::json!({

@@ -22,6 +22,13 @@ pub(crate) fn raise_open_files() {
     }
 }
 
+/// The end of what the coordinator in a folder has said.
+pub(crate) fn log(folder: &Path) -> String {
+    let said = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+    let from = said.floor_char_boundary(said.len().saturating_sub(2_000));
+    format!("the coordinator says: {}", &said[from..])
+}
+
 /// What a process has used.
 pub(crate) struct Usage {
     pub(crate) cpu_seconds: f64,
