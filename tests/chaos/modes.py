@@ -124,8 +124,10 @@ def recovery_times(net, args):
             # Until the cluster is whole again and has gone on for a moment.
             run.stage.until("all workers to be back", lambda: run.stage.ready() >= len(run.stage.names), 60)
             time.sleep(dice.uniform(1.0, 2.0))
+            # Of a spare's death a job takes no notice.
+            victim = dice.choice(run.stage.seated())
             moment = time.time()
-            faults.kill(run.stage, faults.Fault("kill", dice.randrange(1 << 16), 0))
+            faults.kill(run.stage, faults.Fault("kill", sorted(run.stage.workers).index(victim), 0))
             try:
                 run.stage.until("the next step", lambda: next_after(run.steps.read(), moment), 60)
                 times.append(next_after(run.steps.all, moment)[0])

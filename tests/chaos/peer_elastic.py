@@ -75,6 +75,16 @@ def next_after(done, moment):
     return next((at - moment for at, restarts, step in done if restarts > generation and step > reached), None)
 
 
+def struck(victim):
+    """Kills the process whose number a file holds: when; none if it has ended, and its successor has not begun yet."""
+    try:
+        moment = time.time()
+        os.kill(int(victim.read_text()), signal.SIGKILL)
+        return moment
+    except (ProcessLookupError, ValueError):
+        return None
+
+
 def until(look, seconds, child):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and child.poll() is None:
@@ -88,7 +98,9 @@ def until(look, seconds, child):
 def measure(args, folder):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes", "1", "--nproc-per-node", str(args.workers),
                "--max-restarts", str(args.kills + 1), str(Path(__file__).resolve()), "--train", str(folder)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Without the last one PyTorch 2.11's restarted ranks find the addresses of the dead ones in the agent's store, and
+    # fail once or several times before they meet: three times as long, or for ever.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     dice, seconds, missed = random.Random(args.seed), [], 0
     log = open(folder / "log", "w")
     child = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -97,9 +109,12 @@ def measure(args, folder):
             raise RuntimeError(f"torchrun made no step: {(folder / 'log').read_text()[-1500:]}")
         for _ in range(args.kills):
             time.sleep(dice.uniform(1.0, 2.0))
-            pid = int((folder / f"pid-{dice.randrange(args.workers)}").read_text())
-            moment = time.time()
-            os.kill(pid, signal.SIGKILL)
+            victim = folder / f"pid-{dice.randrange(args.workers)}"
+            moment = until(lambda: struck(victim), 90, child)
+            if moment is None:
+                print(f"torchrun ended: {(folder / 'log').read_text()[-3000:]}", file=sys.stderr)
+                missed = args.kills - len(seconds)
+                break
             found = until(lambda: next_after(steps(folder), moment), 90, child)
             if found is None:
                 missed += 1

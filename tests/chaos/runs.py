@@ -135,29 +135,15 @@ def compared(wanted):
     return f"Compared by SHA-256 with the undisturbed run's: {files}."
 
 
-PHASES = ["fault", "detected", "agreed", "connected", "restored", "first_step"]
+PHASES = {"detect": "fault to detected", "agree": "to agreed", "connect": "to connected", "restore": "to state restored",
+          "first_step": "to first step"}
 
 
 def timeline(recoveries):
     """Median milliseconds of each phase of the coordinator's accounts, as a row; none where it kept none."""
-    spans = {}
-    for one in recoveries:
-        times = [moment(one.get(phase) or one.get(f"{phase}_time")) for phase in PHASES]
-        for phase, before, after in zip(PHASES[1:], times, times[1:]):
-            if before is not None and after is not None:
-                spans.setdefault(phase, []).append(1000 * (after - before))
-    if not spans:
+    spans = {phase: [1000 * one["seconds"][phase] for one in recoveries if phase in one.get("seconds", {})] for phase in PHASES}
+    if not any(spans.values()):
         return []
-    titles = ["fault to detected", "to agreed", "to connected", "to state restored", "to first step"]
-    cells = [f"{statistics.median(spans[phase]):.0f}" if phase in spans else "-" for phase in PHASES[1:]]
-    return ["", "| median ms of a phase, by the coordinator's accounts | " + " | ".join(titles) + " |",
-            "| --- | " + " | ".join(["---"] * len(titles)) + " |", "| | " + " | ".join(cells) + " |"]
-
-
-def moment(value):
-    """Seconds of a moment in an answer: RFC 3339 or milliseconds."""
-    import datetime
-
-    if value is None:
-        return None
-    return datetime.datetime.fromisoformat(value).timestamp() if isinstance(value, str) else value / 1000
+    cells = [f"{statistics.median(spans[phase]):.0f}" if spans[phase] else "-" for phase in PHASES]
+    return ["", "| median ms of a phase, by the coordinator's accounts | " + " | ".join(PHASES.values()) + " |",
+            "| --- | " + " | ".join(["---"] * len(PHASES)) + " |", "| | " + " | ".join(cells) + " |"]

@@ -212,6 +212,12 @@ class Stage:
         answer = self.try_json("workers")
         return 0 if answer is None else sum(worker.get("state") == "READY" for worker in entries(answer, "workers"))
 
+    def seated(self):
+        """Names of the workers that host ranks."""
+        answer = self.try_json("workers") or {}
+        hosts = [worker["name"] for worker in entries(answer, "workers") if any("job" in device for device in worker["devices"])]
+        return sorted(set(hosts) & set(self.workers))
+
     def serves(self, name):
         """Whether a coordinator leads, or sends callers to the one that does."""
         return self.try_json("workers", server=self.url(name)) is not None
