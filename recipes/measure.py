@@ -6,7 +6,7 @@
     python3 recipes/measure.py --table     # the table of what there is
 
 Every (recipe, side, seed) is a process of its own. What has ended is kept in .espalier/measure and not run again, as
-long as its command and its job file are the same; so a run may be stopped at any time and goes on later. Our side
+long as its command and its side's files are the same; so a run may be stopped at any time and goes on later. Our side
 runs binaries that were copied there at the start: what is built meanwhile changes nothing. PyTorch and pyarrow come
 from .espalier/pysite ('make parity' brings them). A table says when each side was measured; both sides of a recipe
 belong on one machine with nothing beside them.
@@ -49,11 +49,11 @@ RECIPES = {
     "assistant": {"ours": "run.py", "minutes": (7, 12), "published": {
         "intent accuracy": "98.0: DistilBERT (monologg/JointBERT)", "slots span_f1": "96.1: the same",
         "whole sentence": "91.0: the same"}},
-    "few-shot": {"ours": "run.py", "minutes": (6, 9), "published": {
+    "few-shot": {"ours": "run.py", "minutes": (5, 15), "published": {
         "contrast": "83.1 ± 2.3 over 10 drawings: SetFit, same model (SetFit's archive)",
         "plain": "76.1 ± 4.4: DistilBERT fine-tuned (the same)"}},
     "zero-shot-topics": {"ours": "run.py", "minutes": (16, 14), "published": {}},
-    "zero-shot-images": {"ours": "run.py", "minutes": (6, 5), "published": {}},
+    "zero-shot-images": {"ours": "run.py", "minutes": (4, 7), "published": {}},
     "reviews-adaptation": {"ours": "run.py", "both": PAIRS, "minutes": (8, 14), "published": {
         f"{pair}, {method}": f"{score}: bag of words (PMC8323662)"
         for pair, scores in {"books-electronics": (74.7, 73.3), "kitchen-dvd": (72.2, 74.0)}.items()
@@ -81,8 +81,14 @@ def command(recipe, side, seed, args):
 
 
 def identity(recipe, side, seed, args):
-    """What must be the same for a result to be the same one."""
-    return {"command": command(recipe, side, seed, args), "job": hashlib.sha256((HERE / recipe / "job.yaml").read_bytes()).hexdigest()[:16]}
+    """What must be the same for a result to be the same one: the command, and the files of the recipe that it runs."""
+    shared = ["cluster.py"] if side == "ours" else [file.name for file in HERE.glob("peers*.py")]
+    other = "peer.py" if side == "ours" else RECIPES[recipe]["ours"]
+    own = [file for file in (HERE / recipe).rglob("*") if file.is_file() and file.suffix in (".py", ".yaml", ".json") and file.name != other]
+    digest = hashlib.sha256()
+    for file in sorted([*own, *(HERE / name for name in shared)]):
+        digest.update(str(file.relative_to(HERE)).encode() + b"\0" + file.read_bytes())
+    return {"command": command(recipe, side, seed, args), "files": digest.hexdigest()[:16]}
 
 
 def kept(recipe, side, seed, args):

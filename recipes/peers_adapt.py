@@ -33,26 +33,31 @@ def domain_loss(judged):
 
 
 class Method:
-    """Loss of features f [2n, h] and outputs g [2n, c]: n of the source, then n of the target."""
+    """Loss of features f [2n, h] and outputs g [2n, c]: n of the source, then n of the target.
+
+    What a loss measures over a batch it measures over each of `ranks` parts of the pairs, as the ranks of a cluster and
+    of DistributedDataParallel do."""
 
     KNOWN = ["dann", "cdan", "mmd", "coral", "mcc", "mdd"]
 
-    def __init__(self, name, features, classes, weight=1.0):
-        self.name, self.weight = name, weight
+    def __init__(self, name, features, classes, weight=1.0, warm_up=None, ranks=2):
+        self.name, self.weight, self.warm_up, self.ranks = name, weight, warm_up, ranks
         sizes = {"dann": (features, HIDDEN, HIDDEN, 1), "cdan": (features * classes, HIDDEN, HIDDEN, 1),
                  "mdd": (features, HIDDEN, classes)}
         self.own = mlp(*sizes[name]) if name in sizes else nn.Sequential()
 
     def loss(self, f, g, done, total):
         """The weighed loss of the step that follows `done` of `total` steps."""
-        n = len(f) // 2
-        strength = 2 / (1 + math.exp(-10 * done / total)) - 1
+        share = min(done / self.warm_up, 1) if self.warm_up else done / total
+        strength = 2 / (1 + math.exp(-10 * share)) - 1
         weight = self.weight
         if self.name in ("dann", "cdan", "mdd"):
             f = Reverse.apply(f, strength)
         else:
             weight *= strength
-        return weight * getattr(self, self.name)(f, g, n)
+        sides = [x.unflatten(0, (2, -1)) for x in (f, g)]
+        parts = [[x.flatten(0, 1) for x in part] for part in zip(*(x.tensor_split(self.ranks, 1) for x in sides))]
+        return weight * sum(getattr(self, self.name)(a, b, len(a) // 2) * len(a) for a, b in parts if len(a)) / len(f)
 
     def dann(self, f, g, n):
         return domain_loss(self.own(f))

@@ -18,14 +18,24 @@ from torch.nn import functional as F
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import SETS, Found, link_data, run
+from cluster import SETS, DemoError, Found, link_data, run
+from demo import METHODS, SOURCE_ONLY
 from peers import ConvNet, Job, Order, Stepper, arguments, begin, linear_head
 from peers_adapt import Method
 from peers_images import pixels
 
-SOURCE_ONLY = "source only"
-WEIGHTS = {"coral": 100.0, "mdd": 0.1}
 SIDE = 28
+
+
+def method_of(name, width, warm_up):
+    """The method by this name as the jobs have it; none for the source alone."""
+    if name == SOURCE_ONLY:
+        return None
+    how = dict(METHODS[name])
+    method = Method(how.pop("method", name), width, 10, how.pop("weight", 1.0), warm_up)
+    if how:
+        raise DemoError(f"{name} is not trained here with {how}")
+    return method
 
 
 def load(file, limit):
@@ -36,11 +46,11 @@ def load(file, limit):
     return images.round() / 255, torch.tensor([int(label) for label in table["label"]])
 
 
-def train(job, name, source, target, test, seed):
+def train(job, name, source, target, test, seed, warm_up):
     """Accuracy on test, in percent."""
     net = ConvNet(job.file(job.backbone["path"]))
     head, drop = linear_head(net.width, 10), torch.nn.Dropout(job.dropout)
-    method = None if name == SOURCE_ONLY else Method(name, net.width, 10, WEIGHTS.get(name, 1.0))
+    method = method_of(name, net.width, warm_up)
     total = job.steps(len(source[0]))
     own = method.own.parameters() if method else []
     stepper = Stepper(job, net.parameters(), [*head.parameters(), *own], total)
@@ -64,6 +74,7 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--methods", default=",".join([SOURCE_ONLY, *Method.KNOWN]))
     parser.add_argument("--directions", default="mnist-usps", help="which of: mnist-usps, usps-mnist")
+    parser.add_argument("--warm-up", type=int, help="steps until a method has its full strength; default: all")
     args = parser.parse_args()
     link_data(*(f"{name}/{split}.parquet" for name in ("mnist", "usps") for split in ("train", "test")))
     job, found = Job(HERE / "job.yaml", args), Found()
@@ -74,7 +85,7 @@ def main():
         for name in args.methods.split(","):
             for seed in args.seeds:
                 began = begin(args, seed)
-                found.add(f"{direction}, {name}", seed, train(job, name, *sets, seed), time.monotonic() - began)
+                found.add(f"{direction}, {name}", seed, train(job, name, *sets, seed, args.warm_up), time.monotonic() - began)
     found.show("PyTorch, accuracy on the target, %")
     found.keep(args.json)
 

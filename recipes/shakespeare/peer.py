@@ -49,7 +49,9 @@ def main():
     total = job.steps(len(train) // context)
     for seed in args.seeds:
         began = begin(args, seed)
-        model = GPT2LMHeadModel(GPT2Config.from_pretrained(HERE / "model"))
+        # The matrix of the outputs begins as the table of the inputs and is trained apart from it.
+        model = GPT2LMHeadModel(GPT2Config.from_pretrained(HERE / "model", tie_word_embeddings=False))
+        model.lm_head.weight.data.copy_(model.transformer.wte.weight.data)
         stepper = Stepper(job, model.parameters(), [], total)
         for _ in range(total):
             starts = torch.randint(len(train) - context, (job.batch,))
