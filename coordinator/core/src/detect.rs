@@ -8,13 +8,13 @@
 //! and nothing else.
 
 use crate::command::StopMode;
+use crate::elastic;
 use crate::event::Time;
 use crate::live::{Key, Link, Worker};
 use crate::machine::Machine;
 use crate::member::seconds;
 use crate::queue::is_kind;
 use crate::record::Change;
-use crate::state::Phase;
 use espalier_spec::recovery::Cause;
 use espalier_spec::{Rank, WorkerId};
 use std::collections::BTreeSet;
@@ -94,18 +94,22 @@ impl Machine {
     /// Nothing is lost with ranks that have not started, so the job does not wait for the worker;
     /// that one gets no work before it has stopped them.
     pub(crate) fn expire_unseen(&mut self) {
-        let mut unseen = Vec::new();
         self.refresh();
-        for name in &self.index.unseen {
-            let Some(worker) = self.workers.get(name) else {
+        if self.index.unseen.is_empty() {
+            return;
+        }
+        let mut unseen = BTreeSet::new();
+        for number in &self.index.preparing {
+            let Some(job) = self.state.jobs.get(number) else {
                 continue;
             };
-            for (key, lease) in &worker.leases {
-                let job = self.state.jobs.get(&lease.number);
-                let prepares =
-                    job.is_some_and(|job| job.generation == key.1 && job.phase == Phase::Preparing);
-                if prepares && self.fits_without(lease.number, name) {
-                    unseen.push((name.clone(), key.clone()));
+            let key = (job.name(), job.generation);
+            let hosts = elastic::hosts(job).into_iter();
+            for name in hosts.filter(|name| self.index.unseen.contains(*name)) {
+                let worker = self.workers.get(name);
+                let holds = worker.is_some_and(|worker| worker.leases.contains_key(&key));
+                if holds && self.fits_without(*number, name) {
+                    unseen.insert((name.clone(), key.clone()));
                 }
             }
         }

@@ -19,7 +19,7 @@ use crate::state::Job;
 use espalier_spec::job::Device;
 use espalier_spec::plan::Seat;
 use espalier_spec::{Rank, WorkerId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// Between how many workers an elastic job runs; none if each of its ranks has a device of its own.
@@ -70,9 +70,13 @@ impl Machine {
             .iter()
             .map(|(name, devices)| (*name, devices.as_slice()));
         let mut workers: Vec<(&WorkerId, &[u32])> = workers.collect();
-        let first = |name: &WorkerId| job.seats.iter().position(|seat| seat.worker == *name);
+        let mut places: BTreeMap<&WorkerId, usize> = BTreeMap::new();
+        for (place, seat) in job.seats.iter().enumerate() {
+            places.entry(&seat.worker).or_insert(place);
+        }
+        let first = |name: &WorkerId| places.get(name).copied();
         // Those that know the job come first.
-        workers.sort_by_key(|(name, _)| {
+        workers.sort_by_cached_key(|(name, _)| {
             let place = first(name).unwrap_or(usize::MAX);
             (place, !self.is_spare(number, name), *name)
         });

@@ -17,9 +17,11 @@ use espalier_spec::recovery::{Cause, HeldSnapshot};
 use espalier_spec::report::Failure;
 use espalier_spec::{JobSpec, Rank, WorkerId};
 use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
 
 /// Workers that a sentence names at most.
-pub(crate) const NAMED: usize = 8;
+const NAMED: usize = 8;
 
 impl Machine {
     /// Begins the next generation of a queued job on these seats.
@@ -337,8 +339,29 @@ pub(crate) fn names(noun: &str, names: &BTreeSet<WorkerId>) -> String {
     crowd(noun, names, names.len())
 }
 
+/// So many workers, of which only the first are known by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Crowd {
+    first: Arc<BTreeSet<WorkerId>>,
+    number: usize,
+}
+
+impl Crowd {
+    pub(crate) fn of<'a>(names: impl ExactSizeIterator<Item = &'a WorkerId>) -> Self {
+        let number = names.len();
+        let first = Arc::new(names.take(NAMED + 1).cloned().collect());
+        Self { first, number }
+    }
+}
+
+impl fmt::Display for Crowd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crowd("worker", &self.first, self.number))
+    }
+}
+
 /// The same of so many, of which these are the first.
-pub(crate) fn crowd(noun: &str, names: &BTreeSet<WorkerId>, number: usize) -> String {
+fn crowd(noun: &str, names: &BTreeSet<WorkerId>, number: usize) -> String {
     // One more name is no longer than a number.
     let named = if number <= NAMED + 1 { number } else { NAMED };
     let names: Vec<&str> = names.iter().take(named).map(WorkerId::as_str).collect();

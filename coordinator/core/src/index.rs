@@ -47,6 +47,7 @@ pub(crate) struct OfJob {
     /// In the queue, or wanting spares: its place.
     pub(crate) first: Reverse<i32>,
     pub(crate) queued: bool,
+    pub(crate) preparing: bool,
     pub(crate) stopping: bool,
     /// Spares that it wants and has not.
     pub(crate) missing: usize,
@@ -89,6 +90,7 @@ pub(crate) struct Index {
     pub(crate) gone: BTreeSet<(Time, WorkerId)>,
     /// Queued jobs in their order.
     pub(crate) queued: BTreeSet<(Reverse<i32>, u64)>,
+    pub(crate) preparing: BTreeSet<u64>,
     pub(crate) stopping: BTreeSet<u64>,
     /// Jobs that want more spares, in the order in which they get them.
     pub(crate) wanting: BTreeSet<(Reverse<i32>, u64)>,
@@ -232,6 +234,7 @@ impl Index {
         let place = (of.first, number);
         keep(&mut self.queued, place, there && of.queued);
         keep(&mut self.wanting, place, there && of.missing > 0);
+        keep(&mut self.preparing, number, there && of.preparing);
         keep(&mut self.stopping, number, there && of.stopping);
         keep(&mut self.growing, number, there && of.grows);
     }
@@ -268,6 +271,7 @@ impl Index {
             ("awaited", self.awaited == right.awaited),
             ("gone", self.gone == right.gone),
             ("queued", self.queued == right.queued),
+            ("preparing", self.preparing == right.preparing),
             ("stopping", self.stopping == right.stopping),
             ("wanting", self.wanting == right.wanting),
             ("growing", self.growing == right.growing),

@@ -29,6 +29,7 @@ pub fn check(machine: &Machine) -> Vec<Broken> {
     broken.extend(store_knows_workers(machine));
     broken.extend(spares_have_no_ranks(machine));
     broken.extend(index_is_right(machine));
+    broken.extend(nothing_is_overlooked(machine));
     broken
 }
 
@@ -79,6 +80,12 @@ fn no_device_in_two_jobs(worker: &Worker) -> Vec<Broken> {
         }
     }
     broken
+}
+
+/// Looking at those that have changed is looking at all.
+fn nothing_is_overlooked(machine: &Machine) -> Option<Broken> {
+    let overlooked = machine.overlooked()?;
+    one("nothing_is_overlooked", overlooked)
 }
 
 /// What is counted step by step is what counting everything anew leads to.

@@ -178,6 +178,9 @@ impl Machine {
     pub(crate) fn release(&mut self, name: &WorkerId, key: &Key) -> Option<Lease> {
         let lease = self.workers.get_mut(name)?.leases.remove(key);
         self.touch_worker(name);
+        if let Some(lease) = &lease {
+            self.mark_job(lease.number);
+        }
         lease
     }
 

@@ -155,7 +155,10 @@ impl Machine {
         let changed = !self.changed.is_empty();
         if changed {
             self.finish_stopped();
-            self.schedule();
+            self.refresh();
+            if self.moves_queue() {
+                self.schedule();
+            }
             self.tend_spares();
             self.refresh();
         }
@@ -421,8 +424,9 @@ impl Machine {
         }
         let workers = self.changed.workers.clone();
         self.expire_workers(&workers);
-        self.expire_unseen();
         self.expire_leases(&workers);
+        // After what makes room elsewhere.
+        self.expire_unseen();
         let jobs = self.changed.jobs.clone();
         self.expire_preparations(&jobs);
     }

@@ -255,6 +255,7 @@ impl Machine {
         self.record(Change::WorkerLeft { name: name.clone() });
         self.touch_worker(name);
         for (key, lease) in leases {
+            self.mark_job(lease.number);
             let why = format!("worker {name} is gone: {why}");
             self.ranks_gone(name, &key, &lease, &why, cause);
         }

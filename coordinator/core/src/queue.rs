@@ -12,29 +12,23 @@
 //! An elastic job counts workers instead of devices (`elastic.rs`).
 
 use crate::elastic;
-use crate::generation::{NAMED, count, crowd, names};
+use crate::generation::{Crowd, count};
 use crate::index::at;
 use crate::machine::Machine;
 use crate::record::{Kind, Waiting};
-use crate::state::{Job, Size};
+use crate::state::{Job, Phase, Size};
+use espalier_spec::JobId;
 use espalier_spec::job::Device;
-use espalier_spec::{JobId, WorkerId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Why a queued job waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// The coordinator restarted; so many workers have not come back yet, these first.
-    Reconnect {
-        workers: BTreeSet<WorkerId>,
-        number: usize,
-    },
+    /// The coordinator restarted; these workers have not come back yet.
+    Reconnect { workers: Crowd },
     /// Ranks of the job's last generation have not stopped yet.
-    Stops {
-        generation: u64,
-        workers: BTreeSet<WorkerId>,
-    },
+    Stops { generation: u64, workers: Crowd },
     /// The whole cluster has too few ranks.
     Short {
         need: Option<u32>,
@@ -64,18 +58,16 @@ pub(crate) enum Wait {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Wait::Reconnect { workers, number } => {
+            Wait::Reconnect { workers } => {
                 write!(
                     f,
-                    "waits for {} to come back after the coordinator's restart",
-                    crowd("worker", workers, *number)
+                    "waits for {workers} to come back after the coordinator's restart"
                 )
             }
             Wait::Stops {
                 generation,
                 workers,
             } => {
-                let workers = names("worker", workers);
                 write!(
                     f,
                     "waits for {workers} to stop the ranks of generation {generation}"
@@ -167,27 +159,29 @@ impl Machine {
         let queue = self.index.queued.iter();
         let queue: Vec<u64> = queue.map(|(_, number)| *number).collect();
         let before = std::mem::take(&mut self.waits);
-        let awaited = &self.index.awaited;
-        let number = awaited.len();
-        let awaited: BTreeSet<WorkerId> = awaited.iter().take(NAMED + 1).cloned().collect();
+        let awaited = Crowd::of(self.index.awaited.iter());
         let mut first: BTreeMap<bool, JobId> = BTreeMap::new();
-        for job in queue {
-            let wait = if awaited.is_empty() {
-                self.try_place(job, &mut first)
+        for number in queue {
+            let wait = if self.index.awaited.is_empty() {
+                self.try_place(number, &mut first)
             } else {
-                Some(Wait::Reconnect {
-                    workers: awaited.clone(),
-                    number,
-                })
+                let workers = awaited.clone();
+                Some(Wait::Reconnect { workers })
             };
-            let number = job;
             let Some(wait) = wait else {
                 // Its devices are taken now.
                 self.refresh();
                 continue;
             };
-            if before.get(&number) != Some(&wait) {
+            let known = before.get(&number);
+            let fewer = matches!(
+                (known, &wait),
+                (Some(Wait::Reconnect { .. }), Wait::Reconnect { .. })
+            );
+            if known != Some(&wait) && !fewer {
                 self.touch_job(number);
+            }
+            if known.map(Wait::waiting) != Some(wait.waiting()) {
                 self.mark_job(number);
             }
             let said = self.state.jobs.get(&number).and_then(|job| job.waiting);
@@ -199,6 +193,15 @@ impl Machine {
             self.waits.insert(number, wait);
         }
         self.note_busy();
+    }
+
+    /// Whether something has changed that the queue goes by.
+    pub(crate) fn moves_queue(&self) -> bool {
+        let queued = |number: &u64| {
+            let job = self.state.jobs.get(number);
+            self.waits.contains_key(number) || job.is_some_and(|job| job.phase == Phase::Queued)
+        };
+        !self.changed.workers.is_empty() || self.changed.jobs.iter().any(queued)
     }
 
     /// Keeps which devices queued jobs wait for: elastic jobs don't take more of these.
@@ -236,7 +239,7 @@ impl Machine {
             let generation = job.generation.0;
             return Some(Wait::Stops {
                 generation,
-                workers: holders.into_iter().collect(),
+                workers: Crowd::of(holders.iter()),
             });
         }
         let seats = match range {

@@ -255,7 +255,8 @@ impl Machine {
     /// Jobs whose ranks have all stopped.
     pub(crate) fn finish_stopped(&mut self) {
         self.refresh();
-        let stopping = self.index.stopping.iter();
+        // Whoever loses a lease is marked.
+        let stopping = self.changed.jobs.intersection(&self.index.stopping);
         let stopping: Vec<(u64, Then)> = stopping
             .filter_map(|number| match self.state.jobs.get(number)?.phase {
                 Phase::Stopping { then, .. } => Some((*number, then)),

@@ -4,7 +4,8 @@
 //! ([`Machine::step`]). Deadlines are alarms: a worker's is set when it changes and not when it is
 //! heard of, so it may go off too early, never too late.
 
-use crate::event::Time;
+use crate::command::Command;
+use crate::event::{Event, Time};
 use crate::index::{Changed, Index, KINDS, OfJob, OfWorker, Subject};
 use crate::live::{Lease, Link, Worker};
 use crate::machine::Machine;
@@ -122,6 +123,7 @@ impl Machine {
         OfJob {
             first: Reverse(job.spec.priority),
             queued: job.phase == Phase::Queued,
+            preparing: job.phase == Phase::Preparing,
             stopping: matches!(job.phase, Phase::Stopping { .. }),
             missing: wanted.saturating_sub(if wanted > 0 { has.count() } else { 0 }),
             grows: self.may_grow(job),
@@ -144,6 +146,35 @@ impl Machine {
         let prepared = self.live.get(&number).and_then(|live| live.deadline);
         let grows = self.grows_at(number, job);
         prepared.into_iter().chain(grows).min()
+    }
+
+    /// Says what the rules would still do if they looked at everybody; none if they have looked
+    /// wherever something had changed. They may need a few steps for what they change themselves.
+    pub(crate) fn overlooked(&self) -> Option<String> {
+        const STEPS: usize = 4;
+        let mut machine = self.clone();
+        for _ in 0..STEPS {
+            if !machine.changed.is_empty() {
+                drop(machine.step(self.now, Event::Tick));
+            }
+        }
+        if !machine.changed.is_empty() {
+            return Some(format!("{:?} after {STEPS} ticks", machine.changed));
+        }
+        let names: Vec<WorkerId> = machine
+            .workers
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in &names {
+            machine.workers.mark(name);
+        }
+        machine.marked.extend(machine.state.jobs.keys());
+        let output = machine.step(self.now, Event::Tick);
+        let sends = |command: &&Command| matches!(command, Command::Send { .. });
+        let sent: Vec<&Command> = output.after.iter().filter(sends).collect();
+        let none = output.records.is_empty() && sent.is_empty();
+        (!none).then(|| format!("{:?} {sent:?}", output.records))
     }
 
     /// Says what is wrong with the index; none if it is what counting everything anew leads to.

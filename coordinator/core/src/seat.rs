@@ -62,7 +62,11 @@ impl<'a> Choice<'a> {
             let free = self.free(name)?;
             (free.len() == size).then_some((*name, free))
         };
-        if let Some((name, free)) = self.known.iter().find_map(fits) {
+        let known = self.known.iter().enumerate();
+        let known = known.map(|(at, name)| (at, fits(name)));
+        let found = known.filter_map(|(at, found)| Some((at, found?))).next();
+        if let Some((at, (name, free))) = found {
+            self.known.remove(at);
             self.taken.insert(name);
             return Some((name, free));
         }
