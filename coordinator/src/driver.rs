@@ -5,21 +5,22 @@
 //! write too, so nobody is shown what could still be lost.
 
 mod clock;
+mod persist;
 
 use self::clock::Clock;
-use crate::metrics::{Metrics, Observer};
+use crate::metrics::Observer;
 use crate::notices::Notices;
 use crate::role::Lease;
 use crate::store::codec;
 use crate::store::{Store, StoreError};
 use espalier_core::{
-    Answer, Command, ConnId, Event, Hello, Machine, Order, Record, ReplayError, ReplyId,
+    Answer, Command, ConnId, Event, Hello, Machine, Order, Record, ReplayError, ReplyId, Time,
 };
 use espalier_proto::{ApiError, ErrorKind};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Messages taken together at most.
@@ -30,13 +31,6 @@ const QUEUE: usize = 1024;
 const ORDERS: usize = 64;
 /// Least pause between two ticks, so that a deadline that does not move can't spin.
 const TICK: Duration = Duration::from_millis(5);
-/// Pauses before a write is tried again.
-const RETRIES: [Duration; 3] = [
-    Duration::from_millis(50),
-    Duration::from_millis(250),
-    Duration::from_secs(1),
-];
-
 type Make = Box<dyn FnOnce(&Machine, ReplyId) -> Result<Event, espalier_core::Error> + Send>;
 type Reply = oneshot::Sender<Result<Answer, espalier_core::Error>>;
 type Read = Box<dyn FnOnce(&Machine) + Send>;
@@ -94,7 +88,8 @@ pub(crate) struct Connection {
 /// How the API talks to the driver. Every call fails with `UNAVAILABLE` once the driver stopped.
 #[derive(Clone)]
 pub(crate) struct Handle {
-    messages: mpsc::Sender<Message>,
+    messages: mpsc::Sender<(Time, Message)>,
+    clock: Clock,
     notices: Arc<Notices>,
     conns: Arc<AtomicU64>,
 }
@@ -166,6 +161,8 @@ impl Handle {
     }
 
     async fn send(&self, message: Message) -> Result<(), ApiError> {
+        // Its time is that of its coming: what waits behind a slow write is not late.
+        let message = (self.clock.now(), message);
         self.messages.send(message).await.map_err(|_| stopped())
     }
 }
@@ -210,7 +207,9 @@ pub(crate) struct Driver {
     machine: Machine,
     store: Option<Box<dyn Store>>,
     clock: Clock,
-    messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<(Time, Message)>,
+    /// When the newest message came.
+    now: Time,
     notices: Arc<Notices>,
     replies: BTreeMap<ReplyId, Reply>,
     next_reply: u64,
@@ -245,6 +244,7 @@ impl Driver {
         let notices = Arc::new(Notices::default());
         let handle = Handle {
             messages: sender,
+            clock,
             notices: notices.clone(),
             conns: Arc::new(AtomicU64::new(1)),
         };
@@ -252,6 +252,7 @@ impl Driver {
             machine,
             store: Some(store),
             clock,
+            now: clock.now(),
             messages,
             notices,
             replies: BTreeMap::new(),
@@ -313,7 +314,11 @@ impl Driver {
                         Some(message) => self.take(message, &mut batch),
                         None => return Ok(()),
                     },
-                    () = sleep(wait) => self.step(Event::Tick, &mut batch),
+                    // Nothing waits: time passes.
+                    () = sleep(wait) => {
+                        self.now = self.clock.now();
+                        self.step(Event::Tick, &mut batch);
+                    }
                 }
             }
             while let Some(event) = self.found.pop_front() {
@@ -340,7 +345,8 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, message: Message, batch: &mut Batch) {
+    fn take(&mut self, (came, message): (Time, Message), batch: &mut Batch) {
+        self.now = self.now.max(came);
         match message {
             Message::Request { make, reply } => {
                 let id = ReplyId(self.next_reply);
@@ -377,7 +383,7 @@ impl Driver {
     }
 
     fn step(&mut self, event: Event, batch: &mut Batch) {
-        let output = self.machine.step(self.clock.now(), event);
+        let output = self.machine.step(self.now, event);
         batch.records.extend(output.records);
         batch
             .actions
@@ -416,41 +422,6 @@ impl Driver {
         }
     }
 
-    /// Makes records durable, and compacts the store when it is time.
-    async fn persist(&mut self, first: u64, records: Vec<Record>) -> Result<(), DriverError> {
-        let (count, begun) = (records.len() as u64, Instant::now());
-        let metrics = Arc::clone(&self.observer.metrics);
-        if records.is_empty() {
-            metrics.batch(0, None);
-            return Ok(());
-        }
-        let applied = self.machine.applied();
-        let due = applied.saturating_sub(self.snapshot_at) >= self.snapshot_every;
-        let snapshot = due.then(|| self.machine.snapshot());
-        let Some(mut store) = self.store.take() else {
-            return Err(DriverError::Panicked(
-                "it did not come back from its last call".into(),
-            ));
-        };
-        let counted = Arc::clone(&metrics);
-        let write = move || {
-            let entries = codec::encode_all(first, &records)?;
-            retrying(&counted, || store.append(first, &entries))?;
-            if let Some(snapshot) = snapshot {
-                let bytes = codec::encode(0, &snapshot)?;
-                retrying(&counted, || store.snapshot(applied, &bytes))?;
-            }
-            Ok::<_, StoreError>(store)
-        };
-        let written = tokio::task::spawn_blocking(write).await;
-        self.store = Some(written.map_err(|panic| DriverError::Panicked(panic.to_string()))??);
-        metrics.batch(count, Some(begun.elapsed()));
-        if due {
-            self.snapshot_at = applied;
-        }
-        Ok(())
-    }
-
     fn until_deadline(&self) -> Option<Duration> {
         let deadline = self.machine.next_tick()?;
         Some(Duration::from_millis(deadline.since(self.clock.now())).max(TICK))
@@ -462,24 +433,6 @@ async fn sleep(wait: Option<Duration>) {
         Some(wait) => tokio::time::sleep(wait).await,
         None => std::future::pending().await,
     }
-}
-
-/// Runs on a thread that may block.
-fn retrying(
-    metrics: &Metrics,
-    mut attempt: impl FnMut() -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let mut attempt = || attempt().inspect_err(|_| metrics.store_failed());
-    for pause in RETRIES {
-        match attempt() {
-            Err(error) if error.retryable() => {
-                tracing::warn!("the store failed, tries again in {pause:?}: {error}");
-                std::thread::sleep(pause);
-            }
-            result => return result,
-        }
-    }
-    attempt()
 }
 
 #[cfg(test)]

@@ -115,9 +115,9 @@ impl JobLog {
         let mut lines = Lines::default();
         for path in [old(&base), current(&base)] {
             let Ok(file) = File::open(path) else { continue };
-            // A line that a crash cut off is skipped.
-            let read = BufReader::new(file).lines().map_while(Result::ok);
-            for line in read.filter_map(|text| serde_json::from_str(&text).ok()) {
+            // A line that a crash cut off, within a letter perhaps, is skipped.
+            let read = BufReader::new(file).split(b'\n').map_while(Result::ok);
+            for line in read.filter_map(|text| serde_json::from_slice(&text).ok()) {
                 lines.push(line);
             }
         }

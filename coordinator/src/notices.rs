@@ -6,6 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
+/// Watched jobs from which on those whose watchers have gone are looked for.
+const MANY: usize = 1024;
+
 /// The watchers of all jobs and of the workers.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
@@ -19,7 +22,12 @@ pub(crate) struct Notices {
 impl Notices {
     /// Notices about a job, from now on. Subscribe first, then look.
     pub(crate) fn of_job(&self, job: &JobId) -> watch::Receiver<()> {
-        self.jobs().entry(job.clone()).or_default().subscribe()
+        let mut jobs = self.jobs();
+        // Names that no job has are never told of, so nobody else takes them out.
+        if jobs.len() >= MANY && jobs.len().is_power_of_two() {
+            jobs.retain(|_, sender| sender.receiver_count() > 0);
+        }
+        jobs.entry(job.clone()).or_default().subscribe()
     }
 
     /// Notices about any worker, from now on.
@@ -70,5 +78,24 @@ impl Notices {
     // The map is whole even if a holder panicked: every change of it is one call.
     fn jobs(&self) -> MutexGuard<'_, BTreeMap<JobId, watch::Sender<()>>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: who asks for many jobs that do not exist fills no memory, and takes nobody's notices.
+    #[test]
+    fn the_names_of_those_who_left_go() {
+        let notices = Notices::default();
+        let mut stays = notices.of_job(&"stays".into());
+        for number in 0..10 * MANY {
+            drop(notices.of_job(&JobId(format!("none-{number}"))));
+        }
+        assert!(notices.jobs().len() <= MANY);
+        notices.job(&"stays".into());
+        assert!(stays.has_changed().unwrap());
+        stays.mark_unchanged();
     }
 }

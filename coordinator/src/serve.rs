@@ -23,6 +23,7 @@ use espalier_telemetry::status;
 use espalier_telemetry::trace::Traces;
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -209,6 +210,8 @@ fn claim(directory: &Path, cluster: &str) -> Result<(), Error> {
     };
     match std::fs::read_to_string(&path) {
         Ok(found) if found.trim() == cluster => Ok(()),
+        // A crash came between its beginning and its end.
+        Ok(found) if found.trim().is_empty() => name(&path, cluster).map_err(error),
         Ok(found) => Err(Error::Foreign {
             path: path.display().to_string(),
             found: found.trim().to_owned(),
@@ -216,10 +219,22 @@ fn claim(directory: &Path, cluster: &str) -> Result<(), Error> {
         }),
         Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {
             std::fs::create_dir_all(directory).map_err(error)?;
-            std::fs::write(&path, format!("{cluster}\n")).map_err(error)
+            name(&path, cluster).map_err(error)
         }
         Err(source) => Err(error(source)),
     }
+}
+
+/// Writes the name of the cluster that a directory belongs to: whole, or not at all.
+fn name(path: &Path, cluster: &str) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = std::fs::File::create(&new)?;
+    file.write_all(format!("{cluster}\n").as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), |directory| {
+        std::fs::File::open(directory)?.sync_all()
+    })
 }
 
 /// Loads the store; answers the driver and what the services share while it runs.

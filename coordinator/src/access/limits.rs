@@ -120,7 +120,9 @@ impl Limits {
             });
         }
         *held += 1;
-        usage.bucket -= 1.0;
+        if self.rate > 0 {
+            usage.bucket -= 1.0;
+        }
         drop(callers);
         Ok(Permit {
             limits: self.clone(),

@@ -70,13 +70,15 @@ impl Oidc {
             let keys = self.keys.clone();
             runtime.spawn(async move { keys.refresh().await });
         }
-        let claims = match jwt::verified(token, &self.keys.get()) {
+        let keys = self.keys.get();
+        let claims = match jwt::verified(token, &keys) {
             Ok(claims) => claims,
-            Err(JwtError::UnknownKey) if self.keys.may_refresh() => {
+            // Without any key nothing is known of the token.
+            Err(JwtError::UnknownKey) if keys.is_empty() || self.keys.may_refresh() => {
                 return Err(ApiError::new(
                     ErrorKind::Unavailable,
                     KEYS_AWAY,
-                    "the signing keys of the token's issuer are being fetched; try again",
+                    "the signing keys of the token's issuer are not here, and are fetched; try again",
                 ));
             }
             Err(error) => {

@@ -7,6 +7,7 @@ use espalier_proto::convert::checked_job;
 use espalier_proto::v1::job_service_server::JobService;
 use espalier_proto::{ApiError, ErrorKind, Violations, Wire, v1};
 use espalier_spec::{JobId, JobSpec, Violation};
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -14,6 +15,8 @@ pub(super) struct Jobs {
     pub(super) gate: Gate,
     /// Largest job, in bytes as it travels.
     pub(super) max_job_bytes: usize,
+    /// Bytes of jobs in one answer, but for the first.
+    pub(super) page_bytes: usize,
 }
 
 impl Jobs {
@@ -31,6 +34,26 @@ impl Jobs {
             Answer::Worker(_) | Answer::Deleted => Err(odd_answer().into()),
         }
     }
+}
+
+/// At most `size` jobs of about `most` bytes, each the `next` after a number; and the number to go on after, if others
+/// follow.
+fn page(
+    (size, most): (usize, usize),
+    mut after: u64,
+    next: impl Fn(u64) -> Option<(u64, JobView)>,
+) -> (Vec<v1::Job>, Option<u64>) {
+    let (mut jobs, mut bytes) = (Vec::new(), 0_usize);
+    while let Some((number, job)) = next(after) {
+        let job = view::job(&job);
+        bytes = bytes.saturating_add(job.encoded_len());
+        if jobs.len() == size || (bytes > most && !jobs.is_empty()) {
+            return (jobs, Some(after));
+        }
+        jobs.push(job);
+        after = number;
+    }
+    (jobs, None)
 }
 
 /// Changes a job that the caller may see: looked at and changed in one go, so that it is the same.
@@ -200,27 +223,23 @@ impl JobService for Jobs {
             states,
             namespace,
         } = request.into_inner();
-        let size = paging::size(page_size)?;
+        let limits = (paging::size(page_size)?, self.page_bytes);
         let states = read_states(&states).map_err(ApiError::from)?;
         let filter = format!("jobs {states:?} {namespace}");
         let after = match paging::position(&filter, &page_token)? {
             None => 0,
             Some(number) => number.parse().map_err(|_| odd_token())?,
         };
-        // One more than the page holds shows whether another page follows.
         let read = move |machine: &Machine| {
             let asked = |own: &str| namespace.is_empty() || own == namespace;
             let shown = |own: &str| asked(own) && caller.sees(own);
-            machine.jobs_in(after, size + 1, &states, shown)
+            page(limits, after, |after| {
+                machine.jobs_in(after, 1, &states, shown).pop()
+            })
         };
-        let mut found = self.gate.lead()?.driver.read(read).await?;
-        let more = found.len() > size;
-        found.truncate(size);
-        let next_page_token = match found.last() {
-            Some((number, _)) if more => paging::token(&filter, &number.to_string()),
-            _ => String::new(),
-        };
-        let jobs = found.iter().map(|(_, job)| view::job(job)).collect();
+        let (jobs, next) = self.gate.lead()?.driver.read(read).await?;
+        let token = |number: u64| paging::token(&filter, &number.to_string());
+        let next_page_token = next.map(token).unwrap_or_default();
         Ok(Response::new(v1::ListJobsResponse {
             jobs,
             next_page_token,

@@ -88,6 +88,7 @@ pub(crate) async fn routes(
     let jobs = JobServiceServer::new(jobs::Jobs {
         gate: gate.clone(),
         max_job_bytes: config.access.max_job_bytes,
+        page_bytes: limit / 2,
     })
     .max_decoding_message_size(limit)
     .max_encoding_message_size(limit);
@@ -138,9 +139,18 @@ pub(crate) async fn report_end(reporter: &HealthReporter) {
 }
 
 /// A required name of a request; taken as it is, letter by letter.
+/// Longer than any name of a job or a worker.
+const LONGEST_NAME: usize = 1024;
+
 fn name(name: String) -> Result<String, ApiError> {
     if name.is_empty() {
         Err(ApiError::field("name", "is required"))
+    } else if name.len() > LONGEST_NAME {
+        let message = format!(
+            "is {} bytes long; expected at most {LONGEST_NAME}",
+            name.len()
+        );
+        Err(ApiError::field("name", message))
     } else {
         Ok(name)
     }

@@ -45,8 +45,20 @@ pub(super) async fn call(
     Path((service, method)): Path<(String, String)>,
     request: Request,
 ) -> Response {
+    // Who may call is decided by the path as it was written: one that is written otherwise is no call.
+    if request.uri().path() != format!("/api/{service}/{method}") {
+        return Refusal::from(unknown(&service, &method)).into_response();
+    }
     let answered = gateway.call(&service, &method, request).await;
     answered.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn unknown(service: &str, method: &str) -> ApiError {
+    let message = format!(
+        "there is no call {service}/{method}; those of JobService and ClusterService are in \
+         espalier/v1/job.proto and cluster.proto"
+    );
+    ApiError::new(ErrorKind::NotFound, "METHOD_UNKNOWN", message)
 }
 
 impl Gateway {
@@ -57,15 +69,7 @@ impl Gateway {
         request: Request,
     ) -> Result<Response, Refusal> {
         let Some(method) = self.services.method(service, method).cloned() else {
-            let error = ApiError::new(
-                ErrorKind::NotFound,
-                "METHOD_UNKNOWN",
-                format!(
-                    "there is no call {service}/{method}; those of JobService and ClusterService are in \
-                     espalier/v1/job.proto and cluster.proto"
-                ),
-            );
-            return Err(error.into());
+            return Err(unknown(service, method).into());
         };
         let (parts, body) = request.into_parts();
         require_json(&parts.headers)?;

@@ -151,40 +151,8 @@ impl EtcdStore {
         Ok(same && self.get(key)?.is_some_and(|(_, found)| found == value))
     }
 
-    fn head_now(&self) -> Compare {
-        match self.newest {
-            0 => written_at(&self.keys.head(), 0),
-            newest => holds(&self.keys.head(), &newest.to_string()),
-        }
-    }
-}
-
-impl Store for EtcdStore {
-    fn append(&mut self, first: u64, entries: &[Vec<u8>]) -> Result<(), StoreError> {
-        follows(self.newest, first)?;
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let newest = self.newest + entries.len() as u64;
-        let name = Keys::records_name(first, self.term);
-        let value = self.place(frame(entries), &name)?;
-        let (key, head) = (self.keys.record(first), newest.to_string());
-        let ops = vec![
-            put(&key, value.clone()),
-            put(&self.keys.head(), head.clone().into_bytes()),
-        ];
-        if !self.write(Some(self.head_now()), ops)? && !self.was_done(&head, &key, &value)? {
-            return Err(StoreError::Conflict {
-                newest: self.newest,
-                offered: first,
-            });
-        }
-        self.newest = newest;
-        self.batches.push(first);
-        Ok(())
-    }
-
-    fn load(&mut self) -> Result<Log, StoreError> {
+    /// Reads all that is there.
+    fn read(&mut self) -> Result<Log, StoreError> {
         let mut log = Log::default();
         if let Some((_, value)) = self.get(&self.keys.snapshot())? {
             let content = self.content(value, "the snapshot")?;
@@ -221,6 +189,47 @@ impl Store for EtcdStore {
         }
         (self.newest, self.oldest, self.batches) = (newest, oldest, batches);
         Ok(log)
+    }
+
+    fn head_now(&self) -> Compare {
+        match self.newest {
+            0 => written_at(&self.keys.head(), 0),
+            newest => holds(&self.keys.head(), &newest.to_string()),
+        }
+    }
+}
+
+impl Store for EtcdStore {
+    fn append(&mut self, first: u64, entries: &[Vec<u8>]) -> Result<(), StoreError> {
+        follows(self.newest, first)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let newest = self.newest + entries.len() as u64;
+        let name = Keys::records_name(first, self.term);
+        let value = self.place(frame(entries), &name)?;
+        let (key, head) = (self.keys.record(first), newest.to_string());
+        let ops = vec![
+            put(&key, value.clone()),
+            put(&self.keys.head(), head.clone().into_bytes()),
+        ];
+        if !self.write(Some(self.head_now()), ops)? && !self.was_done(&head, &key, &value)? {
+            return Err(StoreError::Conflict {
+                newest: self.newest,
+                offered: first,
+            });
+        }
+        self.newest = newest;
+        self.batches.push(first);
+        Ok(())
+    }
+
+    fn load(&mut self) -> Result<Log, StoreError> {
+        match self.read() {
+            // What another leader writes meanwhile is no damage.
+            Err(StoreError::Corrupt { .. }) if !self.write(None, Vec::new())? => Err(self.fenced()),
+            read => read,
+        }
     }
 
     fn snapshot(&mut self, applied: u64, snapshot: &[u8]) -> Result<(), StoreError> {

@@ -267,6 +267,9 @@ fn probabilities(spec: &JobSpec, given: &BTreeMap<String, f64>, found: &mut Find
     }
 }
 
+/// Most ranks, and most shards, of a job: what a coordinator plans for without being asked twice.
+const MOST_RANKS: u32 = 65_536;
+
 pub(super) fn resources(resources: &Resources, batch_size: u32, found: &mut Findings) {
     if let Some(range) = resources.workers {
         found.require(range.min >= 1, "resources.workers.min", || {
@@ -291,6 +294,21 @@ pub(super) fn resources(resources: &Resources, batch_size: u32, found: &mut Find
                 "is missing: a job that may run on several numbers of workers fixes its number of ranks",
             );
         }
+    }
+    for (field, number) in [
+        ("resources.ranks", resources.ranks),
+        ("resources.shards", resources.shards),
+    ] {
+        found.require(
+            number.is_none_or(|number| number <= MOST_RANKS),
+            field,
+            || {
+                format!(
+                    "is {}; expected at most {MOST_RANKS}",
+                    number.unwrap_or_default()
+                )
+            },
+        );
     }
     if let Some(ranks) = resources.ranks {
         found.require(ranks >= 1, "resources.ranks", || {
