@@ -19,6 +19,7 @@ use espalier_spec::report::{Checkpoint, Failure};
 use espalier_spec::{Generation, JobSpec, Plan, Rank};
 use std::any::Any;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -124,7 +125,11 @@ impl Hosted {
             if let Some(before) = before {
                 before.join();
             }
-            let outcome = host.host(&started);
+            let outcome = catch_unwind(AssertUnwindSafe(|| host.host(&started)));
+            let outcome = outcome.unwrap_or_else(|panic| {
+                let text = panic_text("what prepares it", panic.as_ref());
+                Outcome::Failed(internal(text))
+            });
             if let Outcome::Failed(failure) = &outcome {
                 tracing::error!(code = failure.code, "{}", failure.message);
             }
@@ -318,7 +323,7 @@ impl Host {
                 Ok(Ok(Ending::Exported(path))) => outcome = Outcome::Exported(path),
                 Ok(Ok(Ending::Stopped)) => {}
                 Ok(Err(failure)) => failures.push(failure),
-                Err(panic) => failures.push(internal(panic_text(panic.as_ref()))),
+                Err(panic) => failures.push(internal(panic_text("a rank", panic.as_ref()))),
             }
         }
         if failures.is_empty() {
@@ -390,11 +395,11 @@ fn internal(message: String) -> Failure {
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> String {
+fn panic_text(who: &str, panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     format!(
-        "a rank panicked: {}",
+        "{who} panicked: {}",
         text.unwrap_or_else(|| "no message".to_owned())
     )
 }

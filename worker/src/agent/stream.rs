@@ -112,10 +112,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         };
         agent.config.telemetry.metrics.parted();
         if let Err(status) = &ended
-            && matches!(
-                status.code(),
-                Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument
-            )
+            && is_refusal(status)
         {
             return Err(Error::Refused(status.message().to_owned()));
         }
@@ -139,12 +136,23 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             continue;
         }
         tokio::select! {
-            () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            () = agent.pause(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
             () = &mut shutdown => break,
         }
     }
     agent.leave(route).await;
     Ok(())
+}
+
+/// Whether there is no sense in trying again. A worker that was out of sight for too long comes back as a new one, with
+/// all that it holds in memory.
+fn is_refusal(status: &Status) -> bool {
+    let refused = matches!(
+        status.code(),
+        Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument
+    );
+    let reason = ApiError::from(status).reason;
+    refused && !matches!(reason.as_str(), "WORKER_GONE" | "STREAM_REPLACED")
 }
 
 struct Agent {
@@ -251,6 +259,17 @@ impl Agent {
             _ => Err(Status::unavailable(
                 "the coordinator did not answer the hello",
             )),
+        }
+    }
+
+    /// Waits, and keeps what jobs say meanwhile.
+    async fn pause(&mut self, pause: Duration) {
+        let mut over = pin!(sleep(pause));
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                Some(report) = self.incoming.recv() => self.keep(report),
+            }
         }
     }
 

@@ -175,14 +175,34 @@ impl Store {
         None
     }
 
-    /// Removes all but the newest `keep` checkpoints of a kind, and what was left unfinished.
-    pub fn retain(&self, kind: &str, keep: usize) {
+    /// Removes all but the newest `keep` checkpoints of a kind up to `newest`, which was just written. Those of later
+    /// steps, from before the run went back, don't count.
+    pub fn retain(&self, kind: &str, keep: usize, newest: Step) {
         let steps = self.steps(kind);
-        for step in steps.iter().rev().skip(keep.max(1)) {
-            let path = self.path(kind, *step);
-            if let Err(error) = fs::remove_dir_all(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove an old checkpoint");
-            }
+        let steps = steps.iter().rev().filter(|step| **step <= newest);
+        for step in steps.skip(keep.max(1)) {
+            self.remove(kind, *step);
+        }
+    }
+
+    /// Removes the best models before `newest` that go with no checkpoint: each goes with all those from its step to
+    /// that of the next one, so that a run which goes back to one of these finds it.
+    pub fn retain_best(&self, newest: Step) {
+        let bests = self.steps("best");
+        let needed = match self.steps("step").first() {
+            None => Some(&newest),
+            Some(oldest) => bests.iter().rev().find(|best| *best <= oldest),
+        };
+        let needed = needed.copied().unwrap_or_default().min(newest);
+        for best in bests.into_iter().filter(|best| *best < needed) {
+            self.remove("best", best);
+        }
+    }
+
+    fn remove(&self, kind: &str, step: Step) {
+        let path = self.path(kind, step);
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove an old checkpoint");
         }
     }
 }
@@ -368,110 +388,4 @@ pub(super) fn sync(path: &Path) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::checkpoint::write_tensors;
-
-    fn commit(store: &Store, step: u64) -> PathBuf {
-        let writer = store.begin("step", Step(step)).unwrap();
-        let tensor = Tensor::from_slice(&[step as f32; 64]);
-        let file = writer.file("model.safetensors");
-        let entry = write_tensors(&file, &[("w".to_owned(), tensor)], None).unwrap();
-        let state = RunState {
-            step: Step(step),
-            ..RunState::default()
-        };
-        writer
-            .commit(&JobId::from("job"), state, vec![entry])
-            .unwrap()
-    }
-
-    // Promise: a damaged checkpoint is noticed and the one before it is used.
-    #[test]
-    fn a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path());
-        commit(&store, 100);
-        let newest = commit(&store, 200);
-        let file = newest.join("model.safetensors");
-        let mut bytes = fs::read(&file).unwrap();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        fs::write(&file, bytes).unwrap();
-        assert!(matches!(
-            Checkpoint::open(&newest),
-            Err(Error::Damaged { .. })
-        ));
-        let used = store.newest("step", Step(u64::MAX)).unwrap();
-        assert_eq!(used.manifest.state.step, Step(100));
-    }
-
-    // Promise: a manifest that came from elsewhere leads to no file outside of its directory, though everything
-    // else is right.
-    #[test]
-    fn a_manifest_names_files_of_its_own_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let newest = commit(&Store::new(dir.path()), 100);
-        fs::copy(newest.join("model.safetensors"), dir.path().join("secret")).unwrap();
-        let text = fs::read_to_string(newest.join(MANIFEST)).unwrap();
-        let forged = text.replace("\"model.safetensors\"", "\"../secret\"");
-        assert_ne!(forged, text);
-        let seal = blake3::hash(forged.as_bytes()).to_hex();
-        fs::write(newest.join(MANIFEST), forged).unwrap();
-        fs::write(newest.join(SEAL), seal.as_bytes()).unwrap();
-        let error = Checkpoint::open(&newest).unwrap_err().to_string();
-        assert!(error.contains("../secret"), "{error}");
-    }
-
-    // Promise: what was not committed is no checkpoint.
-    #[test]
-    fn an_unfinished_checkpoint_is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path());
-        let writer = store.begin("step", Step(5)).unwrap();
-        fs::write(writer.file("model.safetensors"), b"half").unwrap();
-        assert!(store.newest("step", Step(u64::MAX)).is_none());
-        assert!(store.steps("step").is_empty());
-    }
-
-    // Promise: what was left unfinished is removed by a later checkpoint, but nothing of a generation that came after.
-    #[test]
-    fn what_was_left_unfinished_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path());
-        for name in [
-            ".step-00000009.tmp",
-            ".step-00000009.g1.tmp",
-            ".step-00000004.g2.tmp",
-            ".step-00000006.g2.tmp",
-            ".step-00000001.g3.tmp",
-            ".best-00000001.g1.tmp",
-        ] {
-            fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        store.of(Generation(2)).sweep("step", Step(5));
-        let entries = fs::read_dir(dir.path()).unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<String> = names.collect();
-        names.sort_unstable();
-        assert_eq!(
-            names,
-            [
-                ".best-00000001.g1.tmp",
-                ".step-00000001.g3.tmp",
-                ".step-00000006.g2.tmp"
-            ]
-        );
-    }
-
-    #[test]
-    fn only_the_newest_are_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path());
-        for step in [1, 2, 3, 4] {
-            commit(&store, step);
-        }
-        store.retain("step", 2);
-        assert_eq!(store.steps("step"), [Step(3), Step(4)]);
-    }
-}
+mod tests;

@@ -19,6 +19,7 @@
 //! false.
 
 use super::adapter::Adapter;
+use super::durable::sync;
 use super::{Error, write_tensors};
 use crate::heads::ADAPTER;
 use crate::model::{LM_HEAD, TORCHSCRIPT, write_script};
@@ -194,13 +195,31 @@ pub fn write_export(
         }
     }
 
+    sync_all(&temporary)?;
     let old = parent.join(format!(".{name}.old"));
     remove(&old)?;
     if target.exists() {
         fs::rename(target, &old).map_err(|e| Error::io("replace", target, e))?;
     }
     fs::rename(&temporary, target).map_err(|e| Error::io("rename", target, e))?;
-    remove(&old)
+    sync(parent)?;
+    if let Err(error) = remove(&old) {
+        tracing::warn!(%error, "the export is whole; what it took the place of stays");
+    }
+    Ok(())
+}
+
+/// Makes all files of a directory durable, and the directory.
+fn sync_all(dir: &Path) -> Result<(), Error> {
+    let listed = fs::read_dir(dir).map_err(|e| Error::io("read", dir, e))?;
+    for entry in listed {
+        let path = entry.map_err(|e| Error::io("read", dir, e))?.path();
+        match path.is_dir() {
+            true => sync_all(&path)?,
+            false => sync(&path)?,
+        }
+    }
+    sync(dir)
 }
 
 /// Whether a class of transformers has such a head.

@@ -6,8 +6,8 @@ use espalier_spec::{JobId, Step};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// How long rank 0 waits for parts of other ranks.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -68,6 +68,17 @@ impl Saving {
         self.running.take().map(Running::join)
     }
 
+    /// The same, and waits for at most `limit`; none, too, if it is being written still.
+    pub fn wait_for(&mut self, limit: Duration) -> Option<Saved> {
+        const LOOK: Duration = Duration::from_millis(10);
+        let begun = Instant::now();
+        let writes = |running: &Running| !running.thread.is_finished();
+        while self.running.as_ref().is_some_and(writes) && begun.elapsed() < limit {
+            thread::sleep(LOOK);
+        }
+        self.ended()
+    }
+
     /// The step of the checkpoint that is being written.
     #[must_use]
     pub fn writing(&self) -> Option<Step> {
@@ -101,8 +112,8 @@ impl Saving {
             given_up: Arc::clone(&self.given_up),
             state: state.clone(),
         };
-        let thread = std::thread::Builder::new().name("checkpoint".to_owned());
-        let thread = thread.spawn(move || task.run(part));
+        let builder = thread::Builder::new().name("checkpoint".to_owned());
+        let thread = builder.spawn(move || task.run(part));
         let path = self.store.path("step", step);
         let thread = thread.map_err(|e| Error::io("start a thread to write", path, e))?;
         self.running = Some(Running { step, thread });
@@ -164,7 +175,7 @@ impl Task {
         });
         match committed {
             Ok(path) => {
-                self.store.retain("step", self.keep);
+                self.store.retain("step", self.keep, step);
                 Ok(Some(path))
             }
             Err(error) => {
@@ -268,6 +279,21 @@ mod tests {
         start(&mut ranks[0], 4);
         let error = ranks[0].wait().unwrap().result.unwrap_err().to_string();
         assert!(error.contains("rank 1: no memory"), "{error}");
+    }
+
+    // Promise: training does not stand still for longer than it wants to.
+    #[test]
+    fn a_wait_has_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ranks = ranks(dir.path(), 2, 1);
+        start(&mut ranks[0], 2);
+        // Rank 1's part does not come.
+        assert!(ranks[0].wait_for(Duration::from_millis(20)).is_none());
+        assert_eq!(ranks[0].writing(), Some(Step(2)));
+        start(&mut ranks[1], 2);
+        let saved = ranks[0].wait_for(Duration::from_secs(60)).unwrap();
+        saved.result.unwrap();
+        assert!(ranks[0].wait_for(Duration::from_secs(60)).is_none());
     }
 
     // Promise: who has given up waits for nobody, but takes what is there already.

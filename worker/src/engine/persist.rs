@@ -57,7 +57,7 @@ impl Trainer {
         self.all(committed.as_ref().map(|()| Vec::new()))?;
         committed?;
         if rank == 0 {
-            store.retain("step", self.spec.checkpoint.keep as usize);
+            store.retain("step", self.spec.checkpoint.keep as usize, state.step);
         }
         Ok(target)
     }
@@ -86,7 +86,7 @@ impl Trainer {
                     state.clone(),
                     vec![model, heads],
                 )?;
-                store.retain("best", 1);
+                store.retain_best(state.step);
                 Ok::<(), Error>(())
             })()
         } else {

@@ -14,6 +14,8 @@ use tch::Tensor;
 pub(super) const MODEL: &str = "model.safetensors";
 pub(super) const HEADS: &str = "heads.safetensors";
 const OPTIMIZER: &str = "optimizer-";
+/// In place of a step: no checkpoint was found.
+const NONE: u64 = u64::MAX;
 
 impl Trainer {
     /// Takes up a run from the newest whole checkpoint at or below `step`, on any number of ranks, in a trainer that
@@ -36,24 +38,36 @@ impl Trainer {
         Ok(state)
     }
 
-    /// The newest checkpoint at or below `step` that all ranks found whole.
+    /// The newest checkpoint at or below `step` that all ranks found whole. If there is none, that of a later step:
+    /// it took the older one's place, and its writer was lost before it could say so.
     fn agreed(&self, store: &Store, dir: &Path, step: Step) -> Result<Checkpoint, Error> {
         let missing = || Error::NoCheckpoint {
             step: step.0,
             dir: dir.display().to_string(),
         };
-        let checkpoint = store.newest("step", step).ok_or_else(missing)?;
-        // Ranks may have found different ones damaged: all take the oldest of their finds.
-        let found = checkpoint.manifest.state.step;
-        let found = self
-            .exchange
-            .comm()
-            .all_gather_bytes(found.0.to_le_bytes().to_vec())?;
-        let word = |bytes: &Vec<u8>| bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
-        let common = Step(found.iter().map(word).min().unwrap_or(0));
-        match checkpoint.manifest.state.step == common {
-            true => Ok(checkpoint),
-            false => store.newest("step", common).ok_or_else(missing),
+        let comm = self.exchange.comm();
+        let mut found = store.newest("step", step);
+        if found.is_none() {
+            found = store.newest("step", Step(u64::MAX));
+        }
+        // Ranks may have found different ones damaged: all look on from the oldest of their finds until all have the
+        // same. With every round it is an older one.
+        loop {
+            let mine = found
+                .as_ref()
+                .map_or(NONE, |kept| kept.manifest.state.step.0);
+            let all = comm.all_gather_bytes(mine.to_le_bytes().to_vec())?;
+            let word =
+                |bytes: &Vec<u8>| bytes.first_chunk().map_or(NONE, |b| u64::from_le_bytes(*b));
+            let all: Vec<u64> = all.iter().map(word).collect();
+            if all.contains(&NONE) {
+                return Err(missing());
+            }
+            if all.iter().all(|step| *step == mine) {
+                return found.ok_or_else(missing);
+            }
+            let oldest = all.into_iter().min().unwrap_or(0);
+            found = store.newest("step", Step(oldest));
         }
     }
 

@@ -10,16 +10,16 @@ use super::evaluate::Which;
 use super::metrics::Metrics;
 use super::progress::Meter;
 use super::restore::restore;
-use super::snapshot::{Snapshots, held_by};
+use super::snapshot::{Snapshots, held_by, outlives};
 use super::trainer::Trainer;
 use super::{Error, Sources};
-use crate::agent::control::Control;
+use crate::agent::control::{Control, Told};
 use crate::agent::held::Holding;
 use crate::agent::report::{Address, Content};
 use crate::agent::watched::{self, Phase, Watched};
 use crate::checkpoint::{RunState, Saving, Store, Uploading};
 use crate::data::{Loader, LoaderOptions, Placement};
-use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous, Secret};
+use espalier_comm::{Communicator, CommunicatorExt, Listener, PeerAddr, Rendezvous, Secret};
 use espalier_spec::recovery::{Milestone, Restore};
 use espalier_spec::report::{Checkpoint, ExchangeStats};
 use espalier_spec::{JobId, JobSpec, Plan, Rank, Step};
@@ -228,9 +228,10 @@ impl Run<'_> {
     fn run(mut self) -> Result<Ending, Error> {
         let ending = self.whole();
         self.measure_snapshots();
-        // Where a rank was lost, nobody waits for its part.
-        if !matches!(ending, Err(Error::Comm(_))) {
-            self.wait_for_saving();
+        // Where a rank was lost, nobody waits for its part; what is whole already is told.
+        match &ending {
+            Err(Error::Comm(_)) => self.saved(),
+            _ => self.wait_for_saving(),
         }
         ending
     }
@@ -345,7 +346,7 @@ impl Run<'_> {
             let every = self.context.spec.checkpoint.every_steps;
             let due = every > 0 && done.is_multiple_of(every) && done < self.total;
             let goes_on = done < self.total && !stop_early;
-            let stop = self.stops(report.stop).filter(|_| goes_on);
+            let stop = self.stops(report.stop)?.filter(|_| goes_on);
             if stop == Some(How::Checkpoint) {
                 account.stop(self.state.step);
                 self.checkpoint(true)?;
@@ -392,20 +393,32 @@ impl Run<'_> {
     /// Whether and how all ranks stop at this boundary, given what they agreed on. A worker that leaves
     /// is waited for by one step more: if all leave, as a cluster does that is shut down, nobody would
     /// hold a snapshot, and by then the others have been told, too.
-    fn stops(&mut self, told: Stop) -> Option<How> {
+    fn stops(&mut self, told: Stop) -> Result<Option<How>, Error> {
         let how = match told {
-            Stop::No => return None,
+            Stop::No => return Ok(None),
             Stop::Checkpoint => How::Checkpoint,
             _ if !self.snapshots.on() => How::Checkpoint,
             Stop::Handover => How::Snapshot,
             Stop::Leave | Stop::LeaveAll if !self.leaving => {
                 self.leaving = true;
-                return None;
+                return Ok(None);
             }
-            Stop::Leave => How::Snapshot,
+            Stop::Leave => self.leaves()?,
             Stop::LeaveAll => How::Checkpoint,
         };
-        Some(how)
+        Ok(Some(how))
+    }
+
+    /// How all ranks stop for workers that leave: after a snapshot, unless some part of it would be held by these alone.
+    fn leaves(&self) -> Result<How, Error> {
+        let stays = matches!(self.context.control.told(), Told::GoOn | Told::Handover);
+        let comm = self.trainer.exchange.comm();
+        let stay = comm.all_gather_bytes(vec![u8::from(stays)])?;
+        let stay: Vec<bool> = stay.iter().map(|stays| stays.first() == Some(&1)).collect();
+        Ok(match outlives(&self.context.plan.seats, &stay) {
+            true => How::Snapshot,
+            false => How::Checkpoint,
+        })
     }
 
     fn loader(&self) -> Result<Loader, Error> {

@@ -6,9 +6,9 @@ use super::trainer::Trainer;
 use crate::agent::held::Holding;
 use crate::checkpoint::{Images, RunState};
 use espalier_comm::{Communicator, CommunicatorExt};
-use espalier_spec::Rank;
 use espalier_spec::plan::Seat;
 use espalier_spec::recovery::RecoverySpec;
+use espalier_spec::{Rank, WorkerId};
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,6 +42,20 @@ pub(super) fn buddies(seats: &[Seat]) -> Vec<Option<usize>> {
         others.find(|other| seats[*other].worker != *worker)
     };
     (0..count).map(of).collect()
+}
+
+/// Whether every rank's part of a snapshot is held by a worker that stays; `stay` says of each rank whether its worker
+/// does. A worker of which one rank says that it leaves, leaves.
+pub(super) fn outlives(seats: &[Seat], stay: &[bool]) -> bool {
+    let leaving: BTreeSet<&WorkerId> = seats
+        .iter()
+        .zip(stay)
+        .filter(|(_, stays)| !**stays)
+        .map(|(seat, _)| &seat.worker)
+        .collect();
+    let stays = |rank: usize| !leaving.contains(&seats[rank].worker);
+    let mut parts = (0..).zip(buddies(seats));
+    parts.all(|(rank, buddy)| stays(rank) || buddy.is_some_and(stays))
 }
 
 /// Ranks whose parts the worker of `rank` holds: those it hosts and those that these mirror.
@@ -312,6 +326,20 @@ mod tests {
             device: 0,
         };
         (0..).zip(workers).map(seat).collect()
+    }
+
+    // Promise: workers that leave together take no part of a snapshot with them that nobody else holds.
+    #[test]
+    fn a_snapshot_outlives_those_that_leave_apart() {
+        let ranks = seats(&["a", "b", "c"]);
+        assert!(outlives(&ranks, &[false, true, true]));
+        // b mirrors a.
+        assert!(!outlives(&ranks, &[false, false, true]));
+        assert!(!outlives(&ranks, &[false, true, false]), "a mirrors c");
+        let ranks = seats(&["a", "a", "b", "b"]);
+        assert!(outlives(&ranks, &[false, true, true, true]));
+        assert!(!outlives(&ranks, &[true, false, true, false]));
+        assert!(!outlives(&seats(&["a"]), &[false]));
     }
 
     // Promise: snapshots cost at most 2 % of the time of steps, where that can be with at most 1000

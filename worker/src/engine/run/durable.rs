@@ -7,7 +7,7 @@ use crate::agent::watched::Phase;
 use crate::checkpoint::Saved;
 use crate::engine::Error;
 use espalier_spec::report::Checkpoint;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Run<'_> {
     /// Writes a checkpoint: one that is needed before this returns, any other while training goes on. If the latter
@@ -31,7 +31,17 @@ impl Run<'_> {
                 before = before.0,
                 "waiting for the checkpoint before, which is still being written: set checkpoint.every_steps higher"
             );
-            self.wait_for_saving();
+            if needed {
+                self.wait_for_saving();
+            } else if let Some(saved) = self.saving.wait_for(self.patience()) {
+                self.tell_saved(saved);
+            } else {
+                let why = "the one before is still being written";
+                self.saving.excuse(step, why);
+                self.context.control.telemetry().metrics.saved(false);
+                tracing::error!(step = step.0, "no checkpoint: {why}; training goes on");
+                return Ok(0);
+            }
         }
         if needed {
             let path = self.trainer.save_run(&self.store, &mut self.state)?;
@@ -54,6 +64,11 @@ impl Run<'_> {
             tracing::error!(step = step.0, %error, "checkpoint failed; training goes on");
             Ok(0)
         })
+    }
+
+    /// How long training may stand still for a slow disk: not so long that peers give this rank up.
+    fn patience(&self) -> Duration {
+        self.context.control.limits().peer_timeout / 4
     }
 
     /// Tells of a checkpoint whose writing has ended, and of a copy.
