@@ -62,9 +62,8 @@ impl<'a> Choice<'a> {
             let free = self.free(name)?;
             (free.len() == size).then_some((*name, free))
         };
-        let known = self.known.iter().enumerate();
-        let known = known.map(|(at, name)| (at, fits(name)));
-        let found = known.filter_map(|(at, found)| Some((at, found?))).next();
+        let mut known = self.known.iter().enumerate();
+        let found = known.find_map(|(at, name)| Some((at, fits(name)?)));
         if let Some((at, (name, free))) = found {
             self.known.remove(at);
             self.taken.insert(name);

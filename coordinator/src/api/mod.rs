@@ -138,10 +138,10 @@ pub(crate) async fn report_end(reporter: &HealthReporter) {
         .await;
 }
 
-/// A required name of a request; taken as it is, letter by letter.
 /// Longer than any name of a job or a worker.
 const LONGEST_NAME: usize = 1024;
 
+/// A required name of a request; taken as it is, letter by letter.
 fn name(name: String) -> Result<String, ApiError> {
     if name.is_empty() {
         Err(ApiError::field("name", "is required"))
