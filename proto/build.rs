@@ -3,8 +3,10 @@
 use prost::Message;
 use std::path::PathBuf;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 7] = [
     "espalier/v1/job.proto",
+    "espalier/v1/progress.proto",
+    "espalier/v1/plan.proto",
     "espalier/v1/spec.proto",
     "espalier/v1/task.proto",
     "espalier/v1/cluster.proto",

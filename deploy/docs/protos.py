@@ -7,7 +7,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = "espalier.v1"
 # In the order in which people read them.
-FILES = [f"espalier/v1/{name}.proto" for name in ["job", "spec", "task", "cluster", "worker"]]
+FILES = [f"espalier/v1/{name}.proto" for name in ["job", "progress", "plan", "spec", "task", "cluster", "worker"]]
 
 try:
     import grpc_tools

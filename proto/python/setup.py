@@ -9,7 +9,7 @@ from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).resolve().parent
 # What a client calls; worker.proto is between workers and the coordinator.
-PROTOS = ["espalier/v1/job.proto", "espalier/v1/spec.proto", "espalier/v1/task.proto", "espalier/v1/cluster.proto"]
+PROTOS = [f"espalier/v1/{name}.proto" for name in ["job", "progress", "plan", "spec", "task", "cluster"]]
 ENDINGS = ["_pb2.py", "_pb2.pyi"]
 
 

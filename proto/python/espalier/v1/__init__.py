@@ -2,5 +2,7 @@
 
 from .cluster_pb2 import *  # noqa: F403
 from .job_pb2 import *  # noqa: F403
+from .plan_pb2 import *  # noqa: F403
+from .progress_pb2 import *  # noqa: F403
 from .spec_pb2 import *  # noqa: F403
 from .task_pb2 import *  # noqa: F403
