@@ -6,8 +6,9 @@ use espalier_spec::{JobId, Step};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long rank 0 waits for parts of other ranks.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -30,6 +31,8 @@ pub struct Saving {
 struct Running {
     step: Step,
     thread: JoinHandle<Result<Option<PathBuf>, Error>>,
+    /// Says nothing; its other side is dropped at the thread's end.
+    over: Receiver<()>,
 }
 
 /// What became of a checkpoint.
@@ -70,13 +73,11 @@ impl Saving {
 
     /// The same, and waits for at most `limit`; none, too, if it is being written still.
     pub fn wait_for(&mut self, limit: Duration) -> Option<Saved> {
-        const LOOK: Duration = Duration::from_millis(10);
-        let begun = Instant::now();
-        let writes = |running: &Running| !running.thread.is_finished();
-        while self.running.as_ref().is_some_and(writes) && begun.elapsed() < limit {
-            thread::sleep(LOOK);
+        match self.running.as_ref()?.over.recv_timeout(limit) {
+            Err(RecvTimeoutError::Timeout) => None,
+            // Its thread is at its very end.
+            _ => self.wait(),
         }
-        self.ended()
     }
 
     /// The step of the checkpoint that is being written.
@@ -113,10 +114,14 @@ impl Saving {
             state: state.clone(),
         };
         let builder = thread::Builder::new().name("checkpoint".to_owned());
-        let thread = builder.spawn(move || task.run(part));
+        let (alive, over) = channel();
+        let thread = builder.spawn(move || {
+            let _alive: Sender<()> = alive;
+            task.run(part)
+        });
         let path = self.store.path("step", step);
         let thread = thread.map_err(|e| Error::io("start a thread to write", path, e))?;
-        self.running = Some(Running { step, thread });
+        self.running = Some(Running { step, thread, over });
         Ok(())
     }
 }
