@@ -6,15 +6,16 @@
 
 use crate::config::{Config, DataPlane, StoreAt};
 use crate::etcd::{Etcd, EtcdError, Keys, put, written_at};
+use crate::whole;
 use espalier_core::PeerAddress;
 use espalier_spec::Generation;
 use ring::hkdf::{HKDF_SHA256, Prk, Salt};
 use ring::rand::{SecureRandom, SystemRandom};
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use zeroize::Zeroizing;
 
 /// Name of the file beside the store.
@@ -199,34 +200,12 @@ fn kept(path: &Path) -> Result<Zeroizing<Vec<u8>>, DataKeyError> {
         found => return found,
     }
     let key = random()?;
-    make(path, &key[..]).map_err(|source| DataKeyError::File {
+    // For this user alone.
+    whole::write(path, &key[..], 0o600).map_err(|source| DataKeyError::File {
         path: path.display().to_string(),
         source,
     })?;
     Ok(Zeroizing::new(key.to_vec()))
-}
-
-/// Writes a file that only this user reads and that is never seen half written.
-fn make(path: &Path, key: &[u8]) -> std::io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.tmp", std::process::id()));
-    let partial = PathBuf::from(partial);
-    // Left behind by a process of the same number that was killed.
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&partial)?;
-    file.write_all(key)?;
-    file.sync_all()?;
-    fs::rename(&partial, path)?;
-    File::open(directory)?.sync_all()
 }
 
 fn random() -> Result<Zeroizing<[u8; BYTES]>, DataKeyError> {

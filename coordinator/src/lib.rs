@@ -30,6 +30,7 @@ mod role;
 mod series;
 pub mod serve;
 pub mod store;
+mod whole;
 
 pub use config::Config;
 pub use serve::{Coordinator, Error, start, start_configured};

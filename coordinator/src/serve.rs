@@ -18,12 +18,12 @@ use crate::page::{self, Page, Site};
 use crate::role::{Gate, Role};
 use crate::series::{self, Series};
 use crate::store::{RedbStore, Store, StoreError};
+use crate::whole;
 use espalier_core::{Machine, Time};
 use espalier_telemetry::status;
 use espalier_telemetry::trace::Traces;
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -208,33 +208,22 @@ fn claim(directory: &Path, cluster: &str) -> Result<(), Error> {
         path: path.display().to_string(),
         source,
     };
+    let name = |cluster: &str| {
+        let content = format!("{cluster}\n");
+        whole::write(&path, content.as_bytes(), 0o644).map_err(error)
+    };
     match std::fs::read_to_string(&path) {
         Ok(found) if found.trim() == cluster => Ok(()),
         // A crash came between its beginning and its end.
-        Ok(found) if found.trim().is_empty() => name(&path, cluster).map_err(error),
+        Ok(found) if found.trim().is_empty() => name(cluster),
         Ok(found) => Err(Error::Foreign {
             path: path.display().to_string(),
             found: found.trim().to_owned(),
             expected: cluster.to_owned(),
         }),
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(directory).map_err(error)?;
-            name(&path, cluster).map_err(error)
-        }
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => name(cluster),
         Err(source) => Err(error(source)),
     }
-}
-
-/// Writes the name of the cluster that a directory belongs to: whole, or not at all.
-fn name(path: &Path, cluster: &str) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = std::fs::File::create(&new)?;
-    file.write_all(format!("{cluster}\n").as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    path.parent().map_or(Ok(()), |directory| {
-        std::fs::File::open(directory)?.sync_all()
-    })
 }
 
 /// Loads the store; answers the driver and what the services share while it runs.
@@ -464,8 +453,5 @@ pub fn write_ready_file(path: &Path, address: SocketAddr) -> Result<(), Error> {
         path: path.display().to_string(),
         source,
     };
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.tmp", std::process::id()));
-    std::fs::write(&partial, format!("{address}\n")).map_err(error)?;
-    std::fs::rename(&partial, path).map_err(error)
+    whole::write(path, format!("{address}\n").as_bytes(), 0o644).map_err(error)
 }
