@@ -244,15 +244,15 @@ impl Driver {
         let notices = Arc::new(Notices::default());
         let handle = Handle {
             messages: sender,
-            clock,
+            clock: clock.clone(),
             notices: notices.clone(),
             conns: Arc::new(AtomicU64::new(1)),
         };
         let driver = Self {
             machine,
             store: Some(store),
-            clock,
             now: clock.now(),
+            clock,
             messages,
             notices,
             replies: BTreeMap::new(),

@@ -6,7 +6,7 @@ mod kit;
 use espalier_coordinator::config::VERSION;
 use espalier_coordinator::store::{Log, Store, StoreError};
 use espalier_proto::{ApiError, ErrorKind, v1};
-use kit::{Node, Worker, hello, soon, spec};
+use kit::{Node, Worker, config_with, hello, soon, spec};
 use tonic::Status;
 use v1::worker_message::Message;
 
@@ -197,6 +197,40 @@ async fn pages() {
     };
     let error = ApiError::from(node.jobs().list_jobs(odd).await.unwrap_err());
     assert_eq!(error.violations[0].field, "states[1]");
+    node.stop().await;
+}
+
+// Promise: a list whose jobs are larger than a message comes in pages that fit, every job once.
+#[tokio::test]
+async fn pages_of_large_jobs() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config_with(directory.path(), &["--max-message-bytes", "65536"]);
+    let node = Node::configured(&config).await;
+    let names: Vec<String> = (0..12).map(|i| format!("job-{i:02}")).collect();
+    for name in &names {
+        let mut large = spec(name);
+        let files = (0..300).map(|i| format!("/data/a/folder/of/many/parts/{i:04}.csv"));
+        large.tasks[0].data.as_mut().unwrap().train = files.collect();
+        let request = v1::CreateJobRequest {
+            spec: Some(large),
+            ..Default::default()
+        };
+        node.jobs().create_job(request).await.unwrap();
+    }
+    let (mut found, mut pages) = (Vec::new(), 0);
+    let mut request = v1::ListJobsRequest::default();
+    loop {
+        let page = node.jobs().list_jobs(request.clone()).await;
+        let page = page.unwrap().into_inner();
+        found.extend(page.jobs.into_iter().map(|job| job.name));
+        pages += 1;
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(found, names);
+    assert!((3..12).contains(&pages), "{pages} pages");
     node.stop().await;
 }
 

@@ -5,10 +5,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Wall-clock time that never jumps: the time of day at the start plus what passed since, so that
 /// a corrected clock does not make all workers look dead.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Clock {
     wall: Time,
     start: Instant,
+    /// Milliseconds that tests have let pass at once.
+    #[cfg(test)]
+    passed: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl Clock {
@@ -19,11 +22,23 @@ impl Clock {
         Self {
             wall: Time(millis(wall)),
             start: Instant::now(),
+            #[cfg(test)]
+            passed: std::sync::Arc::default(),
         }
     }
 
-    pub(super) fn now(self) -> Time {
-        self.wall.plus(millis(self.start.elapsed()))
+    pub(super) fn now(&self) -> Time {
+        let now = self.wall.plus(millis(self.start.elapsed()));
+        #[cfg(test)]
+        let now = now.plus(self.passed.load(std::sync::atomic::Ordering::Relaxed));
+        now
+    }
+
+    /// Lets time pass, for all that share this clock.
+    #[cfg(test)]
+    pub(super) fn pass(&self, time: Duration) {
+        let order = std::sync::atomic::Ordering::Relaxed;
+        self.passed.fetch_add(millis(time), order);
     }
 }
 

@@ -165,6 +165,9 @@ async fn what_is_no_call() {
         "WorkerService/Connect",
         "Other/GetJob",
         "JobService/getjob",
+        // Another way to write a call, which who may call was not asked about.
+        "JobService/%47etJob",
+        "JobService/GetJo%62",
     ] {
         let answer = call(at, method, json!({})).await;
         assert_eq!(

@@ -2,11 +2,11 @@
 
 use super::stream::Error;
 use super::wire;
-use espalier_proto::{Route, v1};
+use espalier_proto::{ApiError, Route, v1};
 use espalier_tls::{ClientTls, explain};
 use std::time::Duration;
-use tonic::Status;
 use tonic::transport::Endpoint;
+use tonic::{Code, Status};
 
 /// The coordinators to call. With certificates, an address without a scheme means `https://`.
 pub(super) fn route(addresses: &str, tls: &ClientTls) -> Result<Route, Error> {
@@ -35,6 +35,17 @@ pub(super) fn told_status(status: Status) -> Status {
         Some(text) => Status::unavailable(text),
         None => status,
     }
+}
+
+/// Whether there is no sense in trying again. A worker that was out of sight for too long comes back as a new one, with
+/// all that it holds in memory.
+pub(super) fn is_refusal(status: &Status) -> bool {
+    let refused = matches!(
+        status.code(),
+        Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument
+    );
+    let reason = ApiError::from(status).reason;
+    refused && !matches!(reason.as_str(), "WORKER_GONE" | "STREAM_REPLACED")
 }
 
 /// How the coordinator at an address is called; its certificates are read anew each time.
@@ -84,7 +95,7 @@ impl Obeyed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic::Code;
+    use espalier_proto::ErrorKind;
 
     // Promise: a coordinator that was replaced is not obeyed again, whoever says so first; terms of
     // another cluster mean nothing here.
@@ -104,5 +115,23 @@ mod tests {
         obeyed.admit(&welcome("a", 9)).unwrap();
         assert!(obeyed.admit(&welcome("a", 7)).is_err());
         obeyed.admit(&welcome("b", 1)).unwrap();
+    }
+
+    // Promise: a worker that was out of sight for too long, or whose stream another one replaced, comes back;
+    // one that is not wanted ends; one that nobody answers tries again.
+    #[test]
+    fn who_comes_back() {
+        use ErrorKind::{AlreadyExists, FailedPrecondition, InvalidArgument, Unavailable};
+        for (kind, reason, ends) in [
+            (FailedPrecondition, "WORKER_GONE", false),
+            (FailedPrecondition, "STREAM_REPLACED", false),
+            (FailedPrecondition, "VERSION_MISMATCH", true),
+            (AlreadyExists, "WORKER_EXISTS", true),
+            (InvalidArgument, "INVALID_FIELDS", true),
+            (Unavailable, "COORDINATOR_STOPPING", false),
+        ] {
+            let status = ApiError::new(kind, reason, "said").into();
+            assert_eq!(is_refusal(&status), ends, "{reason}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::held::Held;
 use super::host::{Assignment, Hosted};
-use super::leader::{Obeyed, endpoint, route, told, told_status};
+use super::leader::{Obeyed, endpoint, is_refusal, route, told, told_status};
 use super::limits::Limits;
 use super::report::{Address, Content, Outcome, Report};
 use super::telemetry::Telemetry;
@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -142,17 +142,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     }
     agent.leave(route).await;
     Ok(())
-}
-
-/// Whether there is no sense in trying again. A worker that was out of sight for too long comes back as a new one, with
-/// all that it holds in memory.
-fn is_refusal(status: &Status) -> bool {
-    let refused = matches!(
-        status.code(),
-        Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument
-    );
-    let reason = ApiError::from(status).reason;
-    refused && !matches!(reason.as_str(), "WORKER_GONE" | "STREAM_REPLACED")
 }
 
 struct Agent {
