@@ -198,22 +198,28 @@ class ConvNet(nn.Module):
         _, height, width = self.shape
         stages = []
         kernel, pool = config.get("kernel_size", 3), config.get("max_pool", False)
+        around = config.get("padding", kernel // 2)
+        act = {"gelu": nn.GELU, "relu": nn.ReLU}[config.get("hidden_act", "gelu")]
+        after = (lambda size: [nn.GroupNorm(1, size), act()]) if config.get("norm", True) else (lambda size: [act()])
+        last = len(config["hidden_sizes"]) - 1
         for index, size in enumerate(config["hidden_sizes"]):
             stride = 1 if index == 0 or pool else 2
-            stages += [nn.Conv2d(before, size, kernel, stride, kernel // 2), nn.GroupNorm(1, size), nn.GELU()]
+            stages += [nn.Conv2d(before, size, kernel, stride, around), *after(size)]
+            if index == last and config.get("channel_dropout"):
+                stages += [nn.Dropout2d(config["channel_dropout"])]
             stages += [nn.MaxPool2d(2, ceil_mode=True)] if pool else []
             before = size
-            if index > 0 or pool:
+            height, width = ((side + 2 * around - kernel) // stride + 1 for side in (height, width))
+            if pool:
                 height, width = (height + 1) // 2, (width + 1) // 2
         self.width = config.get("dense_size") or before
         if config.get("dense_size"):
-            stages += [nn.Flatten(), nn.Linear(before * height * width, self.width), nn.GroupNorm(1, self.width), nn.GELU()]
+            stages += [nn.Flatten(), nn.Linear(before * height * width, self.width), *after(self.width)]
         else:
             stages += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         self.stages = nn.Sequential(*stages)
         for layer in self.stages:
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.normal_(layer.weight, std=0.1)
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x):

@@ -65,6 +65,7 @@ def train(job, name, source, target, test, seed, warm_up):
             g = head(f)
             loss = F.cross_entropy(g[: len(rows)], labels) + method.loss(f, g, step, total)
         stepper.step(loss)
+    net.eval()
     with torch.no_grad():
         found = torch.cat([head(net(part)).argmax(1) for part in test[0].split(500)])
     return 100 * (found == test[1]).float().mean().item()

@@ -1,14 +1,16 @@
 //! A small convolutional network for small images, trained from scratch: to show that nothing here
 //! is text-only.
 //!
-//! Each block is a convolution of `kernel_size` (3), group norm with one group (Wu and He 2018) and GELU;
-//! every block after the first halves the image by its stride, or, with `max_pool`, every block by the largest
-//! of two by two behind it. Features are the mean over positions; with `dense_size` they are that many numbers of one
-//! more layer that reads all positions, as in LeNet (LeCun et al. 1998): a matrix, group norm and GELU.
+//! Each block is a convolution of `kernel_size` (3), group norm with one group (Wu and He 2018; not with
+//! `norm: false`) and `hidden_act` (GELU, or ReLU); every block after the first halves the image by its stride, or, with
+//! `max_pool`, every block by the largest of two by two behind it. Features are the mean over positions; with
+//! `dense_size` they are that many numbers of one more layer that reads all positions, as in LeNet (LeCun et al. 1998):
+//! a matrix, norm and activation. `channel_dropout` is the share of the last convolution's channels that training drops
+//! as wholes (Tompson et al. 2015). Weights begin as those of PyTorch's layers, biases at 0.
 //!
 //! Shapes: b samples, c channels, y and x places.
 
-use super::hf::{self, Source};
+use super::hf::{self, Source, Spread};
 use super::{
     Backbone, Batch, Block, Context, Error, FeatureMap, Frames, Options, ParamSpec, Table,
 };
@@ -16,6 +18,8 @@ use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 pub(super) const MODEL_TYPE: &str = "espalier-convnet";
+/// The place of this model that drops; heads have others.
+const CHANNELS: u64 = 0;
 
 /// `config.json` of this model.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,6 +33,18 @@ pub(super) struct Config {
     /// Height and width of every convolution: odd.
     #[serde(default = "kernel_size")]
     pub kernel_size: i64,
+    /// Rows and columns of zeros around what a convolution reads; default: as many as keep the size.
+    #[serde(default)]
+    pub padding: Option<i64>,
+    /// Whether a group norm follows each convolution and the layer that reads all positions.
+    #[serde(default = "yes")]
+    pub norm: bool,
+    /// What follows that.
+    #[serde(default)]
+    pub hidden_act: Activation,
+    /// Share of the last convolution's channels that training drops.
+    #[serde(default)]
+    pub channel_dropout: f64,
     /// Halve by pooling in place of strides.
     #[serde(default)]
     pub max_pool: bool,
@@ -45,10 +61,25 @@ impl Config {
         places * self.hidden_sizes.last().copied().unwrap_or(0)
     }
 
-    /// What is left of a side behind the last convolution.
+    /// What is left of a side behind the last convolution; 0 or less: it is too small.
     fn halved(&self, side: i64) -> i64 {
-        let first = usize::from(!self.max_pool);
-        (first..self.hidden_sizes.len()).fold(side, |s, _| (s + 1) / 2)
+        (0..self.hidden_sizes.len()).fold(side, |side, block| {
+            let wide = side + 2 * self.around() - self.kernel_size;
+            let left = wide.div_euclid(self.stride(block)) + 1;
+            if self.max_pool { (left + 1) / 2 } else { left }
+        })
+    }
+
+    fn around(&self) -> i64 {
+        self.padding.unwrap_or(self.kernel_size / 2)
+    }
+
+    fn stride(&self, block: usize) -> i64 {
+        if block == 0 || self.max_pool { 1 } else { 2 }
+    }
+
+    fn is_last(&self, block: usize) -> bool {
+        block + 1 == self.hidden_sizes.len()
     }
 
     /// Places from left to right behind the last convolution; none where a layer reads all of them.
@@ -61,6 +92,21 @@ impl Config {
 
 fn kernel_size() -> i64 {
     3
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `hidden_act`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Activation {
+    /// Of the error function, not an approximation.
+    #[default]
+    Gelu,
+    /// Nothing below 0.
+    Relu,
 }
 
 /// `image_size`: one number, or height and width.
@@ -113,37 +159,72 @@ impl ConvNet {
             let message = "num_channels and image_size must be above 0".to_owned();
             return Err(source.wrong("config.json", message));
         }
+        if config.padding.is_some_and(|around| around < 0) {
+            let message = "padding must be 0 or more".to_owned();
+            return Err(source.wrong("config.json", message));
+        }
+        if !(0.0..1.0).contains(&config.channel_dropout) {
+            let message = "channel_dropout must be 0 or more and below 1".to_owned();
+            return Err(source.wrong("config.json", message));
+        }
+        let sides = config.image_size.sides().into_iter();
+        if sides.map(|side| config.halved(side)).any(|left| left <= 0) {
+            let message = format!(
+                "nothing of image_size is left behind {} convolutions of {} without padding",
+                config.hidden_sizes.len(),
+                config.kernel_size
+            );
+            return Err(source.wrong("config.json", message));
+        }
+        let norm = |name: &str, size: i64| {
+            let names = ["weight", "bias"].map(|part| format!("{name}.norm.{part}"));
+            names
+                .into_iter()
+                .filter(|_| config.norm)
+                .map(move |name| ParamSpec::bias(name, &[size]))
+        };
         let mut parts = Vec::with_capacity(config.hidden_sizes.len());
         let (mut before, kernel) = (config.num_channels, config.kernel_size);
         for (index, &channels) in config.hidden_sizes.iter().enumerate() {
             let name = format!("stage.{index}");
-            let params = vec![
+            let mut params = vec![
                 ParamSpec::weight(
                     format!("{name}.conv.weight"),
                     &[channels, before, kernel, kernel],
                 ),
                 ParamSpec::bias(format!("{name}.conv.bias"), &[channels]),
-                ParamSpec::bias(format!("{name}.norm.weight"), &[channels]),
-                ParamSpec::bias(format!("{name}.norm.bias"), &[channels]),
             ];
+            params.extend(norm(&name, channels));
             parts.push((name, params));
             before = channels;
         }
         if let Some(size) = config.dense_size {
-            let params = vec![
+            let mut params = vec![
                 ParamSpec::weight("dense.weight", &[size, config.flat()]),
                 ParamSpec::bias("dense.bias", &[size]),
-                ParamSpec::bias("dense.norm.weight", &[size]),
-                ParamSpec::bias("dense.norm.bias", &[size]),
             ];
+            params.extend(norm("dense", size));
             parts.push(("dense".to_owned(), params));
         }
-        let (blocks, extra) = hf::blocks(source, options, parts, ("", 0.1), None)?;
+        let (blocks, extra) = hf::blocks(source, options, parts, ("", Spread::ByInputs), None)?;
         Ok(Self {
             config,
             blocks,
             extra,
         })
+    }
+}
+
+impl ConvNet {
+    /// `x` [b, c, y, x] without the channels of each sample that training drops.
+    fn thinned(&self, x: Tensor, batch: &Batch, ctx: &Context) -> Result<Tensor, Error> {
+        let share = self.config.channel_dropout;
+        if share == 0.0 {
+            return Ok(x);
+        }
+        let kept = x.f_new_ones(&x.size()[..2], (x.kind(), x.device()))?;
+        let kept = ctx.dropout(kept, &batch.as_images()?.keys, CHANNELS, share)?;
+        Ok(x.f_mul(&kept.f_unsqueeze(2)?.f_unsqueeze(3)?)?)
     }
 }
 
@@ -182,20 +263,37 @@ impl Backbone for ConvNet {
             .of_shape([self.config.num_channels, height, width])
     }
 
-    fn forward(&self, block: usize, x: &Tensor, _: &Batch, _: &Context) -> Result<Tensor, Error> {
-        let p = |place: usize| self.blocks[block].param(place);
-        let dense = block == self.config.hidden_sizes.len();
-        let pooled = self.config.max_pool;
+    fn forward(
+        &self,
+        block: usize,
+        x: &Tensor,
+        batch: &Batch,
+        ctx: &Context,
+    ) -> Result<Tensor, Error> {
+        let (config, p) = (&self.config, |place: usize| self.blocks[block].param(place));
+        let dense = block == config.hidden_sizes.len();
         let y = if dense {
             x.f_flatten(1, -1)?.f_linear(p(0), Some(p(1)))?
         } else {
-            let stride = if block == 0 || pooled { 1i64 } else { 2 };
-            let around = self.config.kernel_size / 2;
+            let (stride, around) = (config.stride(block), config.around());
             x.f_conv2d(p(0), Some(p(1)), [stride; 2], [around; 2], [1, 1], 1)?
         };
-        let y = y.f_group_norm(1, Some(p(2)), Some(p(3)), 1e-5, false)?;
-        let y = y.f_gelu("none")?;
-        if pooled && !dense {
+        let y = match config.norm {
+            true => y.f_group_norm(1, Some(p(2)), Some(p(3)), 1e-5, false)?,
+            false => y,
+        };
+        let y = match config.hidden_act {
+            Activation::Gelu => y.f_gelu("none")?,
+            Activation::Relu => y.f_relu()?,
+        };
+        if dense {
+            return Ok(y);
+        }
+        let y = match config.is_last(block) {
+            true => self.thinned(y, batch, ctx)?,
+            false => y,
+        };
+        if config.max_pool {
             // Rounds up, as a stride of 2 does.
             return Ok(y.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], true)?);
         }

@@ -246,8 +246,36 @@ fn fill(weights: &mut Weights<'_>, block: &mut Block) -> Result<(), Error> {
     Ok(())
 }
 
+/// How wide the normal distribution is that weights begin with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Spread {
+    /// The standard deviation, as `initializer_range` of Hugging Face's configurations.
+    Of(f64),
+    /// 1/√(3n) where each output reads n numbers: that of PyTorch's linear and convolutional layers, which draw
+    /// uniformly from ±1/√n.
+    ByInputs,
+}
+
+impl Spread {
+    fn deviation(self, shape: &[i64]) -> f64 {
+        match self {
+            Self::Of(deviation) => deviation,
+            Self::ByInputs => {
+                let inputs: i64 = shape.iter().skip(1).product();
+                1.0 / (3.0 * inputs.max(1) as f64).sqrt()
+            }
+        }
+    }
+}
+
+impl From<f64> for Spread {
+    fn from(deviation: f64) -> Self {
+        Self::Of(deviation)
+    }
+}
+
 /// Random start of a block: weights normal, biases and means 0, weights of norms and variances 1.
-pub(super) fn randomize(block: &mut Block, seed: u64, std: f64) -> Result<(), Error> {
+pub(super) fn randomize(block: &mut Block, seed: u64, spread: Spread) -> Result<(), Error> {
     for (name, shape) in block.model_names() {
         let count = shape.iter().product::<i64>() as usize;
         // GPT-2 calls its norms ln_1, ln_2 and ln_f.
@@ -258,7 +286,7 @@ pub(super) fn randomize(block: &mut Block, seed: u64, std: f64) -> Result<(), Er
         let values = match (is_zero, is_norm) {
             (true, _) => vec![0.0; count],
             (false, true) => vec![1.0; count],
-            (false, false) => normal(count, key(seed, &name), std),
+            (false, false) => normal(count, key(seed, &name), spread.deviation(&shape)),
         };
         block.load(&name, &Tensor::f_from_slice(&values)?.f_view(&shape[..])?)?;
     }
@@ -266,9 +294,10 @@ pub(super) fn randomize(block: &mut Block, seed: u64, std: f64) -> Result<(), Er
 }
 
 /// Random start of a table.
-pub(super) fn randomize_table(table: &mut Table, seed: u64, std: f64) -> Result<(), Error> {
+pub(super) fn randomize_table(table: &mut Table, seed: u64, spread: Spread) -> Result<(), Error> {
     let size = table.weight()?.size();
-    let values = normal(table.rows() * table.width(), key(seed, table.name()), std);
+    let count = table.rows() * table.width();
+    let values = normal(count, key(seed, table.name()), spread.deviation(&size));
     table.load(&Tensor::f_from_slice(&values)?.f_view(&size[..])?)
 }
 
@@ -279,8 +308,8 @@ pub(super) type Parts = Vec<(String, Vec<ParamSpec>)>;
 pub(super) type Built = (Vec<Block>, Vec<(String, Tensor)>);
 
 /// Builds the blocks of a backbone, fills them and the table by the job's choice, and starts low-rank
-/// updates and virtual tokens. `prefix` is what names of weights begin with in files of a model with heads, `std` the
-/// standard deviation of a random start. Returns the blocks and the tensors left over.
+/// updates and virtual tokens. `prefix` is what names of weights begin with in files of a model with heads, `spread`
+/// what a random start is drawn from. Returns the blocks and the tensors left over.
 ///
 /// # Errors
 /// If the tuning does not fit the model, a file of the directory is wrong, or memory cannot be had.
@@ -288,7 +317,7 @@ pub(super) fn blocks(
     source: &Source,
     options: &Options,
     parts: Parts,
-    (prefix, std): (&str, f64),
+    (prefix, spread): (&str, impl Into<Spread>),
     mut table: Option<&mut Table>,
 ) -> Result<Built, Error> {
     let tuning = &options.tuning;
@@ -300,7 +329,7 @@ pub(super) fn blocks(
         let trained = is_trained(tuning, index, count);
         blocks.push(Block::new(name, specs, trained, options.device)?);
     }
-    let how = (options.init, options.seed, std);
+    let how = (options.init, options.seed, spread.into());
     let extra = start(source, how, prefix, table.as_deref_mut(), &mut blocks)?;
     virtual_tokens::start(source, options, table.as_deref(), &mut blocks)?;
     if let Tuning::Lora(lora) = tuning {
@@ -314,7 +343,7 @@ pub(super) fn blocks(
 /// Fills blocks and table by the job's choice, starts adapters, and returns the tensors left over.
 fn start(
     source: &Source,
-    (init, seed, std): (Init, u64, f64),
+    (init, seed, spread): (Init, u64, Spread),
     prefix: &str,
     table: Option<&mut Table>,
     blocks: &mut [Block],
@@ -341,10 +370,10 @@ fn start(
         }
         Init::Random => {
             if let Some(table) = table {
-                randomize_table(table, seed, std)?;
+                randomize_table(table, seed, spread)?;
             }
             for block in blocks.iter_mut() {
-                randomize(block, seed, std)?;
+                randomize(block, seed, spread)?;
             }
             Vec::new()
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tch::Kind;
 
+mod convnet;
 mod virtual_tokens;
 
 const TEXTS: [&[u32]; 4] = [&[3, 4, 7, 2], &[3, 9], &[5, 6, 8, 10, 2, 3], &[9, 2]];
@@ -329,30 +330,6 @@ fn dropout_of_images_follows_the_sample() {
     assert!(same(0, 1) && same(1, 0));
     let again = features(&[one, other], &[9, 8]);
     assert!((first.get(0) - again.get(0)).abs().max().double_value(&[]) > 1e-3);
-}
-
-// Promise: halving by strides and by pooling leaves what the configuration says, of odd sides too.
-#[test]
-fn small_networks_have_the_size_they_say() {
-    let pixels = [0.5; 70];
-    let batch = images(&[&pixels], &[1], [2, 5, 7], Device::Cpu).unwrap();
-    for (max_pool, columns) in [(false, 4), (true, 2)] {
-        for dense in [None, Some(6)] {
-            let dir = tempfile::tempdir().unwrap();
-            let config = serde_json::json!({
-                "model_type": "espalier-convnet", "num_channels": 2, "image_size": [5, 7],
-                "hidden_sizes": [3, 4], "kernel_size": 5, "max_pool": max_pool, "dense_size": dense,
-            });
-            let source = directory(dir.path(), &config);
-            let backbone = build(&source, &options(Init::Random, Pooling::Mean)).unwrap();
-            let features = forward(backbone.as_ref(), &batch, false)
-                .features()
-                .unwrap();
-            assert_eq!(features.size(), [1, dense.unwrap_or(4)]);
-            let frames = backbone.frames().map(Frames::count);
-            assert_eq!(frames, dense.is_none().then_some(columns));
-        }
-    }
 }
 
 // Promise: what a family cannot do is said with the file and what to choose instead.
