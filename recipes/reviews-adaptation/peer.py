@@ -18,7 +18,7 @@ from cluster import SETS, DemoError, Found, link_data, run
 from peers import Job, Order, arguments, begin
 from peers_adapt import Method
 from peers_text import Net, Reader, Task, evaluate, loss_of
-from run import ALL_PAIRS, DOMAINS, SOURCE_ONLY
+from run import ALL_PAIRS, DOMAINS, SETTINGS, SOURCE_ONLY
 
 
 def tasks_of(job, reader, pair, limit):
@@ -34,7 +34,7 @@ def tasks_of(job, reader, pair, limit):
 def train(job, name, task, target, seed):
     """Accuracy on the target's test set, in percent."""
     net = Net(job, {task.name: len(task.classes)}).train()
-    method = None if name == SOURCE_ONLY else Method(name, net.body.config.hidden_size, len(task.classes))
+    method = None if name == SOURCE_ONLY else Method(name, net.body.config.hidden_size, len(task.classes), **SETTINGS.get(name, {}))
     total = job.steps(len(task.inputs["train"]))
     stepper = net.stepper(job, total, method.own.parameters() if method else ())
     orders = [Order([len(own.inputs["train"])], job.batch, seed + place) for place, own in enumerate((task, target))]

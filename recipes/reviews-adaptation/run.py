@@ -22,6 +22,8 @@ DEMO = REPO / ".espalier/demo/reviews-adaptation"
 DOMAINS = ["books", "dvd", "electronics", "kitchen"]
 ALL_PAIRS = [f"{source}-{target}" for source in DOMAINS for target in DOMAINS if source != target]
 SOURCE_ONLY = "source"
+# What differs from a method's defaults; mdd's is one, said here for peer.py.
+SETTINGS = {"coral": {"weight": 100}, "mdd": {"weight": 0.1}}
 
 
 def fields(method, pair):
@@ -29,7 +31,7 @@ def fields(method, pair):
     source, target = pair.split("-")
     data = {"tasks__sentiment__data__train": SETS / f"amazon_{source}/train.parquet", "tasks__sentiment__data__test": SETS / f"amazon_{target}/test.parquet"}
     if method != SOURCE_ONLY:
-        adaptation = {"method": method, "target": {"train": str(SETS / f"amazon_{target}/train.parquet")}}
+        adaptation = {"method": method, "target": {"train": str(SETS / f"amazon_{target}/train.parquet")}, **SETTINGS.get(method, {})}
         data["tasks__sentiment__adaptation"] = json.dumps(adaptation)
     return data
 

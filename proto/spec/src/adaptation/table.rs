@@ -139,7 +139,7 @@ pub const METHODS: [AdaptInfo; 13] = [
         "mdd",
         Sees::Classes,
         "Zhang et al. 2019, arXiv 1904.05801",
-        1.0,
+        0.1,
         &[
             param(
                 "hidden",
