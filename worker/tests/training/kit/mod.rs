@@ -359,12 +359,15 @@ impl Ranks<'_> {
         let (store, mut state) = self.store(middle);
         trainer.save_run(&store, &mut state).unwrap();
         drop(trainer);
-        // Also where all that is known of is an older one, whose place this one took.
-        for known in [middle - 1, middle] {
-            trainer = self.trainer(Arc::clone(comm));
+        let resumed = |known: u64| {
+            let mut trainer = self.trainer(Arc::clone(comm));
             let back = trainer.resume_run(&store, self.dir, Step(known)).unwrap();
             assert_eq!(back, state);
-        }
+            trainer
+        };
+        // Also where all that is known of is an older one, whose place this one took.
+        drop(resumed(middle - 1));
+        trainer = resumed(middle);
         trainer.save_best(&store, &state).unwrap();
         let best = trainer.load_best(&store, self.dir, Step(middle));
         best.unwrap();
