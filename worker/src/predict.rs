@@ -14,7 +14,7 @@ use crate::checkpoint::{
 };
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
-use crate::heads::{ADAPTER, Ctc, Linear, TaskAdapter, ordinal_probabilities};
+use crate::heads::{ADAPTER, Ctc, Linear, TaskAdapter};
 use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
 use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +22,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 pub use answer::{Answer, Scored};
-use answer::{best, shape};
+use answer::{best, ordered, shape};
 pub use described::Described;
 pub use entail::Hypotheses;
 pub use error::Error;
@@ -452,14 +452,21 @@ impl Predictor {
                 continue;
             }
             let outputs = self.outputs(&task.name, &leaves.features)?;
+            if task.head == HeadKind::Ordinal {
+                let found = ordered(&outputs, &task.labels)?;
+                for (answer, found) in answers.iter_mut().zip(found) {
+                    answer.insert(task.name.clone(), found);
+                }
+                continue;
+            }
             let scores = match task.head {
                 HeadKind::SingleLabel
                 | HeadKind::Tags
                 | HeadKind::LabelEmbedding
                 | HeadKind::Entailment => outputs.f_softmax(-1, Kind::Float)?,
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
-                HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
                 HeadKind::Regression
+                | HeadKind::Ordinal
                 | HeadKind::CausalLm
                 | HeadKind::Ctc
                 | HeadKind::Segmentation
