@@ -38,6 +38,8 @@ pub struct Predictor {
     classes: BTreeMap<String, Described>,
     modality: Modality,
     inputs: data::Modality,
+    /// The same for texts that are gone on with.
+    prompts: data::Modality,
     /// The only tokens that texts go on with; all if none.
     only: Option<Vec<u32>>,
 }
@@ -88,9 +90,14 @@ impl Predictor {
         };
         let modality = source.modality()?;
         let generates = meta.tasks.iter().any(|t| t.head == HeadKind::CausalLm);
-        // Prompts may be as long as the model sees, whatever windows it was trained on.
-        let limit = if generates { u32::MAX } else { meta.max_tokens };
-        let inputs = inputs(&source, modality, limit, &Roots::default())?;
+        let read = |limit: u32| inputs(&source, modality, limit, &Roots::default());
+        let texts = read(meta.max_tokens)?;
+        // Prompts may be as long as the model sees, whatever windows it was trained on; other heads read
+        // no more of a text than they were trained on.
+        let prompts = match generates {
+            true => read(u32::MAX)?,
+            false => texts.clone(),
+        };
         let backbone = model::build(&source, &options)?;
         let mut predictor = Self {
             meta,
@@ -98,7 +105,8 @@ impl Predictor {
             heads,
             classes: BTreeMap::new(),
             modality,
-            inputs,
+            inputs: texts,
+            prompts,
             only: None,
         };
         let tasks: Vec<ExportedTask> = predictor.meta.tasks.clone();
