@@ -287,6 +287,11 @@ impl Texts {
         self.answers.get_or_insert_default().push(characters);
     }
 
+    /// Whether texts came as words.
+    pub(super) fn has_words(&self) -> bool {
+        self.words.is_some()
+    }
+
     /// Words of text `index`, as they came; none if texts did not come as words.
     #[must_use]
     pub fn words(&self, index: usize) -> Option<Vec<&str>> {

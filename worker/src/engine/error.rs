@@ -19,6 +19,16 @@ pub enum Error {
     /// A head's settings or targets.
     #[error(transparent)]
     Head(#[from] heads::Error),
+    /// Tasks that share inputs which only one of them reads as words.
+    #[error(
+        "tasks {words} and {texts} share an input_group, but their inputs are lists of words to {words} and whole texts to {texts}, which CSV does not tell apart; give the files as JSON Lines or Parquet with a list of words in each row, or take one of the tasks out of the group"
+    )]
+    MixedWords {
+        /// The task that reads words.
+        words: String,
+        /// The other one.
+        texts: String,
+    },
     /// An adaptation that cannot be.
     #[error(transparent)]
     Adapt(#[from] crate::adapt::Error),
@@ -106,7 +116,7 @@ impl Error {
     #[must_use]
     pub fn failure(&self) -> Failure {
         let (code, retryable) = match self {
-            Error::Data(_) => ("bad_data", false),
+            Error::Data(_) | Error::MixedWords { .. } => ("bad_data", false),
             Error::Model(model::Error::Torch(_)) | Error::Torch(_) => ("torch", false),
             Error::Model(model::Error::Forbidden { .. }) => ("not_allowed", false),
             Error::Model(_) => ("bad_model", false),

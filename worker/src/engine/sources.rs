@@ -92,6 +92,7 @@ impl Sources {
             })
             .collect();
         let groups = InputGroups::of(&spec.tasks);
+        alike(&tasks, &groups)?;
         let batch = spec.training.batch_size;
         let led = names
             .iter()
@@ -179,6 +180,24 @@ impl Sources {
             tasks: tasks.collect(),
         })
     }
+}
+
+/// That tasks which share inputs read them alike, as words or not: a head of words finds none in the inputs
+/// of a task of whole texts, and would never be trained.
+fn alike(tasks: &[Arc<TaskData>], groups: &InputGroups) -> Result<(), Error> {
+    for (task, own) in tasks.iter().enumerate() {
+        let first = &tasks[groups.leader(task)];
+        let (words, texts) = match (first.train.has_words(), own.train.has_words()) {
+            (true, false) => (first, own),
+            (false, true) => (own, first),
+            (true, true) | (false, false) => continue,
+        };
+        return Err(Error::MixedWords {
+            words: words.name.clone(),
+            texts: texts.name.clone(),
+        });
+    }
+    Ok(())
 }
 
 /// How the data side must read inputs for a model; files of samples lie in `roots`.
