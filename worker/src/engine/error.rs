@@ -29,6 +29,18 @@ pub enum Error {
         /// The other one.
         texts: String,
     },
+    /// A metric that no evaluation during training would tell.
+    #[error(
+        "task {task}: metric is {metric}, but no row of the validation data is of {lacks}, so no evaluation would tell it and none could be the best; add such rows to data.validation, or choose another metric"
+    )]
+    Unmeasurable {
+        /// The task.
+        task: String,
+        /// Its metric.
+        metric: &'static str,
+        /// The classes that are not there, in words.
+        lacks: &'static str,
+    },
     /// An adaptation that cannot be.
     #[error(transparent)]
     Adapt(#[from] crate::adapt::Error),
@@ -116,7 +128,9 @@ impl Error {
     #[must_use]
     pub fn failure(&self) -> Failure {
         let (code, retryable) = match self {
-            Error::Data(_) | Error::MixedWords { .. } => ("bad_data", false),
+            Error::Data(_) | Error::MixedWords { .. } | Error::Unmeasurable { .. } => {
+                ("bad_data", false)
+            }
             Error::Model(model::Error::Torch(_)) | Error::Torch(_) => ("torch", false),
             Error::Model(model::Error::Forbidden { .. }) => ("not_allowed", false),
             Error::Model(_) => ("bad_model", false),
