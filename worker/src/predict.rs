@@ -14,7 +14,7 @@ use crate::checkpoint::{
 };
 use crate::data::{self, Input};
 use crate::engine::{self, Words, inputs};
-use crate::heads::{ADAPTER, Ctc, Linear, TaskAdapter, ordinal_probabilities};
+use crate::heads::{ADAPTER, Ctc, Linear, TaskAdapter};
 use crate::model::{self, Backbone, Batch, Context, Leaves, Modality, Options, Pass, Source, mix};
 use espalier_spec::job::{HeadKind, Init, Pooling, Tuning};
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +22,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 pub use answer::{Answer, Scored};
-use answer::{best, shape};
+use answer::{best, ordered, shape};
 pub use described::Described;
 pub use entail::Hypotheses;
 pub use error::Error;
@@ -38,6 +38,8 @@ pub struct Predictor {
     classes: BTreeMap<String, Described>,
     modality: Modality,
     inputs: data::Modality,
+    /// The same for texts that are gone on with.
+    prompts: data::Modality,
     /// The only tokens that texts go on with; all if none.
     only: Option<Vec<u32>>,
 }
@@ -88,9 +90,14 @@ impl Predictor {
         };
         let modality = source.modality()?;
         let generates = meta.tasks.iter().any(|t| t.head == HeadKind::CausalLm);
-        // Prompts may be as long as the model sees, whatever windows it was trained on.
-        let limit = if generates { u32::MAX } else { meta.max_tokens };
-        let inputs = inputs(&source, modality, limit, &Roots::default())?;
+        let read = |limit: u32| inputs(&source, modality, limit, &Roots::default());
+        let texts = read(meta.max_tokens)?;
+        // Prompts may be as long as the model sees, whatever windows it was trained on; other heads read
+        // no more of a text than they were trained on.
+        let prompts = match generates {
+            true => read(u32::MAX)?,
+            false => texts.clone(),
+        };
         let backbone = model::build(&source, &options)?;
         let mut predictor = Self {
             meta,
@@ -98,7 +105,8 @@ impl Predictor {
             heads,
             classes: BTreeMap::new(),
             modality,
-            inputs,
+            inputs: texts,
+            prompts,
             only: None,
         };
         let tasks: Vec<ExportedTask> = predictor.meta.tasks.clone();
@@ -452,14 +460,21 @@ impl Predictor {
                 continue;
             }
             let outputs = self.outputs(&task.name, &leaves.features)?;
+            if task.head == HeadKind::Ordinal {
+                let found = ordered(&outputs, &task.labels)?;
+                for (answer, found) in answers.iter_mut().zip(found) {
+                    answer.insert(task.name.clone(), found);
+                }
+                continue;
+            }
             let scores = match task.head {
                 HeadKind::SingleLabel
                 | HeadKind::Tags
                 | HeadKind::LabelEmbedding
                 | HeadKind::Entailment => outputs.f_softmax(-1, Kind::Float)?,
                 HeadKind::MultiLabel => outputs.f_sigmoid()?,
-                HeadKind::Ordinal => ordinal_probabilities(&outputs)?,
                 HeadKind::Regression
+                | HeadKind::Ordinal
                 | HeadKind::CausalLm
                 | HeadKind::Ctc
                 | HeadKind::Segmentation

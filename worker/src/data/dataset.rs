@@ -239,7 +239,7 @@ fn given_labels(task: &TaskSpec, label: &str) -> Result<Option<LabelSet>, Error>
     };
     source::class_names(Path::new(first), label)?
         .as_deref()
-        .map(LabelSet::given)
+        .map(LabelSet::declared)
         .transpose()
 }
 

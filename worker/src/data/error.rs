@@ -438,12 +438,10 @@ pub enum Problem {
 
 impl Problem {
     /// Whether this is a sample that `data.on_bad_sample` may leave out: an image or a sound that
-    /// can't be read or decoded, or a wrong answer.
+    /// can't be read or decoded, a wrong answer, or a text without tokens.
     pub(crate) fn is_bad_sample(&self) -> bool {
-        matches!(
-            self,
-            Problem::MediaFile { .. } | Problem::Undecodable { .. } | Problem::SampleRate { .. }
-        )
+        let is_file = matches!(self, Problem::MediaFile { .. } | Problem::SampleRate { .. });
+        is_file || matches!(self, Problem::Undecodable { .. } | Problem::NoTokens)
     }
 }
 

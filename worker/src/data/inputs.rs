@@ -263,6 +263,26 @@ impl Texts {
         Ok(())
     }
 
+    /// Whether a text becomes no tokens, alone or with a second one: an empty one, where the tokenizer adds none
+    /// of its own. Only what shows nothing is tokenised for that, so that reading stays quick.
+    pub(super) fn lacks_tokens(&self, cell: &Cell, second: Option<&Cell>) -> bool {
+        let encoded = match (cell, second) {
+            (Cell::List(words), None) if !words.is_empty() => {
+                let words: Option<Vec<&str>> = words.iter().map(blank).collect();
+                words.map(|words| self.tokenizer.encode_words(&words))
+            }
+            (text, None) if self.words.is_none() => {
+                blank(text).map(|text| self.tokenizer.encode(text))
+            }
+            (_, None) => None,
+            (first, Some(second)) => {
+                let both = blank(first).zip(blank(second));
+                both.map(|(first, second)| self.tokenizer.encode_pair(first, second))
+            }
+        };
+        matches!(encoded, Some(Err(Problem::NoTokens)))
+    }
+
     /// Adds the second text of the last one.
     pub(super) fn push_second(
         &mut self,
@@ -285,6 +305,11 @@ impl Texts {
     /// Says at which characters of its second text the answer to learn of the last pair stands.
     pub(super) fn push_answer(&mut self, characters: Option<[u32; 2]>) {
         self.answers.get_or_insert_default().push(characters);
+    }
+
+    /// Whether texts came as words.
+    pub(super) fn has_words(&self) -> bool {
+        self.words.is_some()
     }
 
     /// Words of text `index`, as they came; none if texts did not come as words.
@@ -388,6 +413,14 @@ impl Texts {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// A text of nothing but white space; none if there is more, or it is no text.
+fn blank(cell: &Cell) -> Option<&str> {
+    match cell {
+        Cell::Text(text) | Cell::Raw(text) => Some(text.as_str()).filter(|t| t.trim().is_empty()),
+        _ => None,
     }
 }
 

@@ -20,17 +20,44 @@ const NO_CLASS: u32 = u32::MAX;
 pub struct LabelSet {
     names: Vec<String>,
     index: BTreeMap<String, u32>,
-    given: bool,
+    origin: Origin,
+    /// Whether a name is itself an integer.
+    numerals: bool,
+}
+
+/// Where classes come from, which says what an integer in a row means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Origin {
+    /// The training rows: an integer is a name.
+    #[default]
+    Found,
+    /// The job: an integer is a name, or a number where no name is an integer.
+    Given,
+    /// The data file's own description: an integer is a number.
+    Declared,
 }
 
 impl LabelSet {
-    /// The classes that the job (or the data files' own description) names.
+    /// The classes that the job names.
     ///
     /// # Errors
     /// Fewer than two classes; one named twice.
     pub fn given(names: &[String]) -> Result<Self, Error> {
+        Self::of(names, Origin::Given)
+    }
+
+    /// The classes that a data file itself declares, as Hugging Face's `ClassLabel` does: its integers
+    /// count them from 0, whatever the names are.
+    ///
+    /// # Errors
+    /// As [`LabelSet::given`].
+    pub fn declared(names: &[String]) -> Result<Self, Error> {
+        Self::of(names, Origin::Declared)
+    }
+
+    fn of(names: &[String], origin: Origin) -> Result<Self, Error> {
         let mut set = Self {
-            given: true,
+            origin,
             ..Self::default()
         };
         for name in names {
@@ -69,11 +96,25 @@ impl LabelSet {
     }
 
     /// The class of a label, by name, or by number after the convention of Hugging Face's
-    /// `ClassLabel`: an integer that isn't a name itself counts the classes from 0.
+    /// `ClassLabel`: counted from 0. Names that are integers leave no room for numbers, since `1` as
+    /// a name beside `0` as a number would make one class of two; but the integers of a file that
+    /// declares its classes are never names.
     fn find(&self, label: &Label) -> Option<u32> {
+        let by_number = || {
+            let number = label.number.and_then(|n| u32::try_from(n).ok());
+            number.filter(|n| (*n as usize) < self.len())
+        };
+        if self.counts(label) {
+            return by_number();
+        }
         let by_name = self.index(&label.name);
-        let by_number = || label.number.and_then(|n| u32::try_from(n).ok());
-        by_name.or_else(|| by_number().filter(|n| self.given && (*n as usize) < self.len()))
+        let may_count = self.origin != Origin::Found && !self.numerals;
+        by_name.or_else(|| by_number().filter(|_| may_count))
+    }
+
+    /// Whether a label can only be the number of a class.
+    fn counts(&self, label: &Label) -> bool {
+        self.origin == Origin::Declared && label.is_integer
     }
 
     fn intern(&mut self, name: &str) -> u32 {
@@ -81,6 +122,7 @@ impl LabelSet {
             return *index;
         }
         let next = index(self.names.len());
+        self.numerals |= name.parse::<i64>().is_ok();
         self.names.push(name.to_owned());
         self.index.insert(name.to_owned(), next);
         next
@@ -121,10 +163,16 @@ impl LabelSet {
     }
 
     fn unknown(&self, label: &Label) -> Problem {
+        let names = self.names.iter().map(String::as_str);
+        // The name that looks like a number is no hint where numbers are no names.
+        let (label, suggestion) = match self.counts(label) {
+            true => (format!("{}, counted from 0", label.name), None),
+            false => (label.name.clone(), nearest(&label.name, names)),
+        };
         Problem::UnknownLabel {
-            label: label.name.clone(),
-            suggestion: nearest(&label.name, self.names.iter().map(String::as_str)),
-            given: self.given,
+            label,
+            suggestion,
+            given: self.origin != Origin::Found,
             classes: self.len(),
         }
     }

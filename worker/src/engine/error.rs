@@ -19,6 +19,28 @@ pub enum Error {
     /// A head's settings or targets.
     #[error(transparent)]
     Head(#[from] heads::Error),
+    /// Tasks that share inputs which only one of them reads as words.
+    #[error(
+        "tasks {words} and {texts} share an input_group, but their inputs are lists of words to {words} and whole texts to {texts}, which CSV does not tell apart; give the files as JSON Lines or Parquet with a list of words in each row, or take one of the tasks out of the group"
+    )]
+    MixedWords {
+        /// The task that reads words.
+        words: String,
+        /// The other one.
+        texts: String,
+    },
+    /// A metric that no evaluation during training would tell.
+    #[error(
+        "task {task}: metric is {metric}, but no row of the validation data is of {lacks}, so no evaluation would tell it and none could be the best; add such rows to data.validation, or choose another metric"
+    )]
+    Unmeasurable {
+        /// The task.
+        task: String,
+        /// Its metric.
+        metric: &'static str,
+        /// The classes that are not there, in words.
+        lacks: &'static str,
+    },
     /// An adaptation that cannot be.
     #[error(transparent)]
     Adapt(#[from] crate::adapt::Error),
@@ -106,7 +128,9 @@ impl Error {
     #[must_use]
     pub fn failure(&self) -> Failure {
         let (code, retryable) = match self {
-            Error::Data(_) => ("bad_data", false),
+            Error::Data(_) | Error::MixedWords { .. } | Error::Unmeasurable { .. } => {
+                ("bad_data", false)
+            }
             Error::Model(model::Error::Torch(_)) | Error::Torch(_) => ("torch", false),
             Error::Model(model::Error::Forbidden { .. }) => ("not_allowed", false),
             Error::Model(_) => ("bad_model", false),

@@ -6,7 +6,7 @@ use crate::allow::Roots;
 use crate::data::{self, MediaReader, Order, TaskData, Tokenizer};
 use crate::heads;
 use crate::model::{self, Backbone, Frames, Modality, Options, Source};
-use espalier_spec::job::HeadKind;
+use espalier_spec::job::{HeadKind, Metric, TaskSpec};
 use espalier_spec::plan::{BlockProfile, Profile, TaskProfile};
 use espalier_spec::{InputGroups, JobSpec};
 use std::path::Path;
@@ -57,6 +57,7 @@ impl Sources {
                 return Err(heads::Error::NoFrames { task }.into());
             }
             let mut data = data::load(task, &inputs)?;
+            measurable(task, &data)?;
             if let Some(most) = task.data.samples_per_class {
                 data.thin(most as usize, spec.seed);
             }
@@ -92,6 +93,7 @@ impl Sources {
             })
             .collect();
         let groups = InputGroups::of(&spec.tasks);
+        alike(&tasks, &groups)?;
         let batch = spec.training.batch_size;
         let led = names
             .iter()
@@ -179,6 +181,54 @@ impl Sources {
             tasks: tasks.collect(),
         })
     }
+}
+
+/// That the validation samples are of the classes which a task's metric is about. Without them no evaluation has
+/// the figure, all would be equally good, and the first would give the model.
+fn measurable(task: &TaskSpec, data: &TaskData) -> Result<(), Error> {
+    let (Some(validation), Some(classes)) = (&data.validation, &data.classes) else {
+        return Ok(());
+    };
+    let metric = task.metric.unwrap_or(task.head.default_metric());
+    let (of_seen, of_unseen) = match metric {
+        Metric::SeenAccuracy => (true, false),
+        Metric::UnseenAccuracy | Metric::ZeroShotAccuracy => (false, true),
+        Metric::HarmonicMean => (true, true),
+        _ => return Ok(()),
+    };
+    let counts = validation.labels.counts(classes.seen.len());
+    let has = |seen: bool| {
+        let mut all = counts.iter().zip(&classes.seen);
+        all.any(|(count, is_seen)| *count > 0 && *is_seen == seen)
+    };
+    let lacks = match (of_seen && !has(true), of_unseen && !has(false)) {
+        (true, _) => "a class that is trained on",
+        (_, true) => "a class in zero_shot.unseen",
+        (false, false) => return Ok(()),
+    };
+    Err(Error::Unmeasurable {
+        task: task.name.clone(),
+        metric: metric.as_str(),
+        lacks,
+    })
+}
+
+/// That tasks which share inputs read them alike, as words or not: a head of words finds none in the inputs
+/// of a task of whole texts, and would never be trained.
+fn alike(tasks: &[Arc<TaskData>], groups: &InputGroups) -> Result<(), Error> {
+    for (task, own) in tasks.iter().enumerate() {
+        let first = &tasks[groups.leader(task)];
+        let (words, texts) = match (first.train.has_words(), own.train.has_words()) {
+            (true, false) => (first, own),
+            (false, true) => (own, first),
+            (true, true) | (false, false) => continue,
+        };
+        return Err(Error::MixedWords {
+            words: words.name.clone(),
+            texts: texts.name.clone(),
+        });
+    }
+    Ok(())
 }
 
 /// How the data side must read inputs for a model; files of samples lie in `roots`.

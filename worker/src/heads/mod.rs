@@ -42,7 +42,7 @@ pub use entailment::{Entailment, over_templates};
 pub use init::{Parameter, calibration, layer, parameters, space};
 pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
 pub use multi_label::MultiLabel;
-pub use ordinal::{Ordinal, probabilities as ordinal_probabilities};
+pub use ordinal::Ordinal;
 pub use regression::Regression;
 pub use segmentation::{Segmentation, shares, upsampled};
 pub use single_label::SingleLabel;

@@ -106,7 +106,7 @@ impl Head for Ordinal {
 ///
 /// # Errors
 /// If libtorch refuses.
-pub fn probabilities(outputs: &Tensor) -> Result<Tensor, Error> {
+fn probabilities(outputs: &Tensor) -> Result<Tensor, Error> {
     let above_bk = outputs.f_sigmoid()?;
     let side = |value: f64| above_bk.f_narrow(1, 0, 1)?.f_full_like(value);
     let from_bc = Tensor::f_cat(&[&side(1.0)?, &above_bk], 1)?;

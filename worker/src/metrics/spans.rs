@@ -14,7 +14,14 @@ pub enum Tag {
     Begin(u32),
     /// Next word of a span of a type.
     Inside(u32),
+    /// Last word of a span of a type.
+    End(u32),
+    /// The only word of a span of a type.
+    Single(u32),
 }
+
+/// The type of spans whose tags name none, as seqeval calls it.
+const UNTYPED: &str = "_";
 
 /// The tags of a task.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,8 +30,9 @@ pub struct TagSet {
 }
 
 impl TagSet {
-    /// Reads tags by their names: `B-x` and `I-x` are words of a span of type x, `O` is outside; any
-    /// other name is a type of which every run of words is a span.
+    /// Reads tags by their names: `B-x`, `I-x`, `E-x` and `S-x` are words of a span of type x, a `B`, `I`,
+    /// `E` or `S` alone those of a span without a type, `O` is outside; any other name is a type of which
+    /// every run of words is a span.
     #[must_use]
     pub fn of(names: &[String]) -> Self {
         let mut kinds = BTreeMap::new();
@@ -32,11 +40,17 @@ impl TagSet {
             let next = u32::try_from(kinds.len()).unwrap_or(u32::MAX);
             *kinds.entry(name.to_owned()).or_insert(next)
         };
-        let tags = names.iter().map(|name| match name.split_once('-') {
-            Some(("B", rest)) => Tag::Begin(kind(rest)),
-            Some(("I", rest)) => Tag::Inside(kind(rest)),
-            _ if name == "O" => Tag::Outside,
-            _ => Tag::Inside(kind(name)),
+        let tags = names.iter().map(|name| {
+            let (prefix, rest) = name.split_once('-').unwrap_or((name.as_str(), UNTYPED));
+            let rest = if rest.is_empty() { UNTYPED } else { rest };
+            match prefix {
+                "B" => Tag::Begin(kind(rest)),
+                "I" => Tag::Inside(kind(rest)),
+                "E" => Tag::End(kind(rest)),
+                "S" => Tag::Single(kind(rest)),
+                _ if name == "O" => Tag::Outside,
+                _ => Tag::Inside(kind(name)),
+            }
         });
         Self {
             tags: tags.collect(),
@@ -59,17 +73,30 @@ impl TagSet {
         self.tags.get(tag as usize).copied().unwrap_or(Tag::Outside)
     }
 
-    /// Spans (type, first word, word after the last) of a text's tags. An `I-x` that follows no word
-    /// of type x begins a span, as in conlleval.
+    /// Spans (type, first word, word after the last) of a text's tags, by the rules of conlleval and of
+    /// seqeval's default mode: a change of type begins a span, as do `B` and `S` always, and `I` and `E`
+    /// where none goes on (after `O`, `E` and `S`).
     #[must_use]
     pub fn spans(&self, tags: &[u32]) -> Vec<(u32, usize, usize)> {
         let mut spans: Vec<(u32, usize, usize)> = Vec::new();
+        // The type of the span that the next word may go on with.
+        let mut open = None;
         for (word, &tag) in tags.iter().enumerate() {
-            match (self.get(tag), spans.last_mut()) {
-                (Tag::Inside(kind), Some(last)) if last.0 == kind && last.2 == word => last.2 += 1,
-                (Tag::Begin(kind) | Tag::Inside(kind), _) => spans.push((kind, word, word + 1)),
-                (Tag::Outside, _) => {}
+            let (kind, begins, ends) = match self.get(tag) {
+                Tag::Outside => {
+                    open = None;
+                    continue;
+                }
+                Tag::Begin(kind) => (kind, true, false),
+                Tag::Inside(kind) => (kind, false, false),
+                Tag::End(kind) => (kind, false, true),
+                Tag::Single(kind) => (kind, true, true),
+            };
+            match spans.last_mut() {
+                Some(last) if !begins && open == Some(kind) => last.2 = word + 1,
+                _ => spans.push((kind, word, word + 1)),
             }
+            open = (!ends).then_some(kind);
         }
         spans
     }
@@ -144,5 +171,48 @@ mod tests {
     fn other_tags_are_types_of_their_own() {
         let set = TagSet::of(&["NOUN", "VERB"].map(str::to_owned));
         assert_eq!(set.spans(&[0, 0, 1]), [(0, 0, 2), (1, 2, 3)]);
+    }
+
+    /// Spans of a text whose tags are given by name.
+    fn spans_of(text: &[&str]) -> Vec<(u32, usize, usize)> {
+        let names: Vec<String> = text.iter().map(|&name| name.to_owned()).collect();
+        let words: Vec<u32> = (0..).take(text.len()).collect();
+        TagSet::of(&names).spans(&words)
+    }
+
+    // Promise: E and S end spans and S begins one, as in seqeval: what follows them begins another, though
+    // it be an I or an E of the same type.
+    #[test]
+    fn last_and_only_words_end_spans() {
+        let spans = spans_of(&["B-x", "I-x", "E-x", "O", "S-x", "S-x", "B-x", "E-x"]);
+        assert_eq!(spans, [(0, 0, 3), (0, 4, 5), (0, 5, 6), (0, 6, 8)]);
+        let spans = spans_of(&["E-x", "E-x", "I-x", "E-x", "I-x", "S-x", "I-x", "O", "I-x"]);
+        assert_eq!(
+            spans,
+            [
+                (0, 0, 1),
+                (0, 1, 2),
+                (0, 2, 4),
+                (0, 4, 5),
+                (0, 5, 6),
+                (0, 6, 7),
+                (0, 8, 9)
+            ]
+        );
+        // A change of type ends a span that no E has ended.
+        let spans = spans_of(&["B-x", "E-y", "B-y", "S-y", "E-x"]);
+        assert_eq!(
+            spans,
+            [(0, 0, 1), (1, 1, 2), (1, 2, 3), (1, 3, 4), (0, 4, 5)]
+        );
+    }
+
+    // Promise: B, I, E and S alone are words of spans of one type, not types of their own.
+    #[test]
+    fn tags_without_a_type_have_one_in_common() {
+        let spans = spans_of(&["B", "I", "B", "O", "I", "I", "O"]);
+        assert_eq!(spans, [(0, 0, 2), (0, 2, 3), (0, 4, 6)]);
+        let spans = spans_of(&["B", "I", "E", "S", "O", "B-", "I-x"]);
+        assert_eq!(spans, [(0, 0, 3), (0, 3, 4), (0, 5, 6), (1, 6, 7)]);
     }
 }

@@ -2,6 +2,8 @@
 
 use super::{Error, Mask};
 use crate::generate::Stop;
+use crate::heads::{Head, Ordinal};
+use crate::metrics::Values;
 use espalier_spec::job::HeadKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -116,9 +118,34 @@ pub(super) fn best(outputs: &Tensor, labels: &[String]) -> Result<Vec<Scored>, E
         .collect())
 }
 
-pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
+/// One of several ordered classes for each row of `outputs` [b, K - 1]: the one that evaluations decide for.
+/// Where biases are out of order, probabilities alone would give another.
+pub(super) fn ordered(outputs: &Tensor, labels: &[String]) -> Result<Vec<Answer>, Error> {
+    let head = Ordinal::new(labels.to_vec());
+    let Values::Ordered { values, .. } = head.decide(outputs)? else {
+        return Ok(Vec::new());
+    };
+    let scores = head.scores(outputs)?;
+    let rows = values.iter().zip(scores.chunks_exact(labels.len().max(1)));
+    let answer = |(&class, row): (&u32, &[f32])| {
+        let place = class as usize;
+        Answer::Single {
+            label: labels.get(place).cloned().unwrap_or_default(),
+            score: row.get(place).map_or(0.0, |&score| f64::from(score)),
+            scores: scored(labels, row),
+        }
+    };
+    Ok(rows.map(answer).collect())
+}
+
+/// What each class has, by its name.
+fn scored(labels: &[String], row: &[f32]) -> BTreeMap<String, f64> {
     let scored = |(label, &score): (&String, &f32)| (label.clone(), f64::from(score));
-    let scores: BTreeMap<String, f64> = labels.iter().zip(row).map(scored).collect();
+    labels.iter().zip(row).map(scored).collect()
+}
+
+pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
+    let scores = scored(labels, row);
     let mut ranked: Vec<Scored> = scores
         .iter()
         .map(|(label, &score)| Scored {
@@ -138,22 +165,8 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
                 scores,
             }
         }
-        HeadKind::Ordinal => {
-            // The median, as in evaluations: the first class that at most one half is above.
-            let mut above = 1.0;
-            let median = row.iter().position(|score| {
-                above -= f64::from(*score);
-                above <= 0.5
-            });
-            let label = median.and_then(|class| labels.get(class)).cloned();
-            let label = label.unwrap_or_default();
-            Answer::Single {
-                score: scores.get(&label).copied().unwrap_or_default(),
-                label,
-                scores,
-            }
-        }
         HeadKind::SingleLabel
+        | HeadKind::Ordinal
         | HeadKind::Tags
         | HeadKind::LabelEmbedding
         | HeadKind::CausalLm
@@ -161,5 +174,39 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
         | HeadKind::Entailment
         | HeadKind::Segmentation
         | HeadKind::Span => Answer::single(scores),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: an answer of ordered classes is the one that evaluations decide for, also where biases are
+    // out of order and the probabilities of classes would give another.
+    #[test]
+    fn ordered_classes_are_decided_as_in_evaluations() {
+        let labels = ["a", "b", "c", "d"].map(str::to_owned);
+        let outputs = [-0.1_f32, 3.0, 3.0, 2.0, 1.0, -1.0];
+        let outputs = Tensor::from_slice(&outputs).view([2, 3]);
+        let decided = Ordinal::new(labels.to_vec()).decide(&outputs).unwrap();
+        let expected = Values::Ordered {
+            classes: 4,
+            values: vec![2, 2],
+        };
+        assert_eq!(decided, expected);
+        let answers = ordered(&outputs, &labels).unwrap();
+        assert_eq!(answers.len(), 2);
+        for answer in answers {
+            let Answer::Single {
+                label,
+                score,
+                scores,
+            } = answer
+            else {
+                panic!("another answer");
+            };
+            assert_eq!((label.as_str(), score), ("c", scores["c"]));
+            assert!((scores.values().sum::<f64>() - 1.0).abs() < 1e-6);
+        }
     }
 }

@@ -44,7 +44,7 @@ impl Predictor {
         (sampling, number): (&Sampling, u64),
     ) -> Result<BTreeMap<String, Answer>, Error> {
         let (data::Modality::Text(tokenizer), Some(decoder)) =
-            (&self.inputs, self.backbone.decoder())
+            (&self.prompts, self.backbone.decoder())
         else {
             let message = "this model predicts no next token".to_owned();
             return Err(model::Error::Input(message).into());

@@ -45,6 +45,30 @@ fn described(dir: &Path, steps: u64, change: impl FnOnce(&mut Value)) -> JobSpec
     })
 }
 
+// Promise: a metric of classes that the validation data has no row of is refused before training, with what is
+// missing; one that it can tell is not.
+#[test]
+fn a_metric_needs_samples_of_its_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |metric: &str, validation: &str| {
+        let job = described(folder.path(), 1, |job| {
+            let task = &mut job["tasks"][0];
+            task["metric"] = json!(metric);
+            task["data"]["validation"] = json!(folder.path().join(validation));
+        });
+        Sources::load(&job).map_err(|error| error.to_string())
+    };
+    for metric in ["harmonic_mean", "unseen_accuracy", "zero_shot_accuracy"] {
+        let error = load(metric, "seen.train.jsonl").unwrap_err();
+        assert!(error.contains(&format!("metric is {metric}")), "{error}");
+        assert!(error.contains("class in zero_shot.unseen"), "{error}");
+        assert!(load(metric, "topic.test.jsonl").is_ok());
+    }
+    for metric in ["seen_accuracy", "accuracy"] {
+        assert!(load(metric, "seen.train.jsonl").is_ok());
+    }
+}
+
 // Promise: the calibration that an evaluation found is part of a run, though no step changes it.
 #[test]
 fn a_calibration_goes_on() {

@@ -272,6 +272,22 @@ fn texts_go_on_as_without_a_cache() {
     }
 }
 
+// Promise: prompts are read as far as the model sees, and texts for other heads as far as they were trained on.
+#[test]
+fn only_prompts_are_longer_than_training() {
+    let folder = tempfile::tempdir().unwrap();
+    exported(folder.path(), "gpt2");
+    let predictor = Predictor::load(&folder.path().join("export")).unwrap();
+    let long = "apple ".repeat(12);
+    let input = predictor.text(&long).unwrap();
+    assert_eq!(input.ids().unwrap().len(), 8);
+    let short = Sampling {
+        max_new_tokens: 1,
+        ..Sampling::default()
+    };
+    assert!(predictor.go_on(&long, &[], (&short, 0)).is_ok());
+}
+
 // Promise: the export is a language model with a matrix of its own, and is read back as one.
 #[test]
 fn exports_are_language_models() {

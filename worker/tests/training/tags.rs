@@ -3,8 +3,9 @@
 use crate::kit::{Layout, spec, train};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
-use espalier_spec::job::Metric;
+use espalier_spec::job::{Files, Metric};
 use espalier_spec::plan::ExchangePlan;
+use espalier_worker::engine::Sources;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -129,4 +130,32 @@ fn tags_are_learned() {
         found(Metric::Accuracy) > scores.baseline[&Metric::Accuracy] + 0.1,
         "{scores:?}"
     );
+}
+
+// Promise: a group whose inputs are words to one task and whole texts to another, as lists in CSV are, is
+// refused before training, whichever task leads it.
+#[test]
+fn words_are_not_shared_with_whole_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = joint(folder.path(), "equal", 1);
+    let file = folder.path().join("words.csv");
+    let list = |words: &str| format!("\"[{}]\"", words.replace('"', "\"\""));
+    let row =
+        |words: &str, tags: &str, topic: &str| format!("{},{},{topic}\n", list(words), list(tags));
+    let rows = [
+        "tokens,tags,topic\n".to_owned(),
+        row(r#""the","apple""#, r#""O","B-long""#, "fruit"),
+        row(r#""old""#, r#""O""#, "age"),
+    ];
+    std::fs::write(&file, rows.concat()).unwrap();
+    for task in &mut job.tasks {
+        task.data.train = Files::One(file.display().to_string());
+        task.data.test = None;
+    }
+    for _ in 0..2 {
+        let error = Sources::load(&job).unwrap_err().to_string();
+        assert!(error.contains("lists of words to long"), "{error}");
+        assert!(error.contains("whole texts to topic"), "{error}");
+        job.tasks.swap(0, 1);
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::Findings;
 use crate::group::InputGroups;
-use crate::job::TaskSpec;
+use crate::job::{HeadKind, TaskSpec};
 
 pub(super) fn rules(tasks: &[TaskSpec], found: &mut Findings) {
     let groups = InputGroups::of(tasks);
@@ -29,13 +29,20 @@ pub(super) fn rules(tasks: &[TaskSpec], found: &mut Findings) {
             continue;
         }
         let first = &tasks[leader];
+        let (theirs, ours) = (input(first), input(task));
+        found.require(theirs == ours, &format!("{path}.data.columns.input"), || {
+            format!(
+                "is {}, but tasks[{leader}].data.columns.input of task `{}` is {}, and both are in input \
+                 group {group:?}, whose tasks label the same inputs; name the same column in both, or \
+                 leave `input_group` out",
+                named(ours),
+                first.name,
+                named(theirs)
+            )
+        });
         let data = (&first.data, &task.data);
         let same = [
             ("train", data.0.train.paths() == data.1.train.paths()),
-            (
-                "columns.input",
-                data.0.columns.input == data.1.columns.input,
-            ),
             ("columns.pair", data.0.columns.pair == data.1.columns.pair),
             (
                 "max_train_samples",
@@ -59,10 +66,26 @@ pub(super) fn rules(tasks: &[TaskSpec], found: &mut Findings) {
     }
 }
 
+/// The column that a task reads its inputs from, as far as the job tells: none for that of the backbone. What
+/// is left out is not the same for all heads (`span`, whose pairs are two columns, must name them).
+fn input(task: &TaskSpec) -> Option<&str> {
+    let words = (task.head == HeadKind::Tags).then_some("tokens");
+    task.data.columns.input.as_deref().or(words)
+}
+
+/// A column in words.
+fn named(column: Option<&str>) -> String {
+    match column {
+        Some(name) => format!("`{name}`"),
+        None => "left out, and so the backbone's own".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::check::{check, tests::valid};
     use crate::{JobSpec, job::Files};
+    use serde_json::json;
 
     #[test]
     fn a_group_has_one_source_of_inputs() {
@@ -93,5 +116,44 @@ mod tests {
         spec.tasks[1].input_group = None;
         let violations = check(&spec).expect_err("a group of one");
         assert_eq!(violations[0].field, "tasks[0].input_group");
+    }
+
+    // Promise: columns that are left out are those that the heads read then, so a task of words does not
+    // share its inputs with one of whole texts unnoticed.
+    #[test]
+    fn columns_that_are_left_out_differ_by_head() {
+        let group = |inputs: [Option<&str>; 2]| -> Vec<String> {
+            let mut value = valid();
+            let task = |name: &str, head: &str, input: Option<&str>| {
+                json!({
+                    "name": name, "head": head, "input_group": "texts",
+                    "data": {"train": "a.jsonl", "columns": {"input": input}},
+                })
+            };
+            value["tasks"] = json!([
+                task("topic", "single_label", inputs[0]),
+                task("slots", "tags", inputs[1])
+            ]);
+            let spec: JobSpec = serde_json::from_value(value).expect("right types");
+            let found = check(&spec).err().unwrap_or_default();
+            let said = found
+                .into_iter()
+                .map(|v| format!("{}: {}", v.field, v.message));
+            said.collect()
+        };
+        let found = group([None, None]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let said = &found[0];
+        assert!(
+            said.starts_with("tasks[1].data.columns.input: is `tokens`"),
+            "{said}"
+        );
+        assert!(said.contains("tasks[0].data.columns.input"), "{said}");
+        assert_eq!(group([Some("text"), None]).len(), 1);
+        assert_eq!(group([Some("tokens"), None]), Vec::<String>::new());
+        assert_eq!(
+            group([Some("tokens"), Some("tokens")]),
+            Vec::<String>::new()
+        );
     }
 }

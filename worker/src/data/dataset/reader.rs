@@ -46,6 +46,11 @@ impl SplitReader<'_> {
         self.labelled && (skips || self.name == target::NAME)
     }
 
+    /// Whether texts become one stream, in which an empty one is nothing.
+    fn joins(&self) -> bool {
+        self.task.head == HeadKind::CausalLm && self.task.data.join != Join::Apart
+    }
+
     /// Whether rows without a label stay: for the other tasks of a group, or as a target, which needs none.
     fn keeps_unlabelled(&self) -> bool {
         self.name == target::NAME || self.task.input_group.is_some() && self.name == "train"
@@ -165,6 +170,14 @@ impl SplitReader<'_> {
                         return Ok(true);
                     }
                 };
+                if let Inputs::Text(texts) = &inputs
+                    && !self.joins()
+                    && texts.lacks_tokens(&row.input, row.pair.as_ref())
+                {
+                    left_out.skip(row.place.error(Problem::NoTokens))?;
+                    origins.push(next(count));
+                    return Ok(true);
+                }
                 let pushed = match &mut inputs {
                     Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place),
                     Inputs::Image(images) => images.push(row.input, self.wanted.input, &row.place),
@@ -234,12 +247,9 @@ impl SplitReader<'_> {
             begun: None,
             missing: missing.into(),
         };
-        let join = self.task.data.join;
         let split = match self.modality {
-            Modality::Text(tokenizer)
-                if self.task.head == HeadKind::CausalLm && join != Join::Apart =>
-            {
-                split.joined(tokenizer, join, name == "train")?
+            Modality::Text(tokenizer) if self.joins() => {
+                split.joined(tokenizer, self.task.data.join, name == "train")?
             }
             _ => split,
         };

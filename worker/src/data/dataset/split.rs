@@ -170,20 +170,30 @@ impl Split {
         }
     }
 
+    /// Whether its texts came as lists of words.
+    #[must_use]
+    pub fn has_words(&self) -> bool {
+        match self.inputs.as_ref() {
+            Inputs::Text(texts) => texts.has_words(),
+            Inputs::Image(_) | Inputs::Features(_) | Inputs::Stream(_) => false,
+        }
+    }
+
     /// `train`, `validation`, `test` or `target`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// How many rows were left out because they could not be decoded.
+    /// How many rows could not be decoded, or have a label of no use: they were left out, or, where tasks
+    /// share their inputs, stayed for the others without it.
     #[must_use]
     pub fn skipped(&self) -> u64 {
         self.skipped
     }
 
     /// How many rows had no label: they were left out, or, where tasks share their inputs, stayed for
-    /// the others.
+    /// the others. Rows that stayed because their label is of no use are among those skipped.
     #[must_use]
     pub fn unlabelled(&self) -> u64 {
         self.unlabelled
@@ -192,7 +202,13 @@ impl Split {
     /// Whether sample `index` has a label.
     #[must_use]
     pub fn has_label(&self, index: usize) -> bool {
-        self.missing.is_empty() || self.missing.binary_search(&(index as u32)).is_err()
+        self.is_labelled() || self.missing.binary_search(&(index as u32)).is_err()
+    }
+
+    /// Whether every sample has a label.
+    #[must_use]
+    pub fn is_labelled(&self) -> bool {
+        self.missing.is_empty()
     }
 
     /// The samples that have a label, ascending.

@@ -7,6 +7,7 @@ use std::fs;
 
 mod choice;
 mod ctc;
+mod numerals;
 mod spans;
 
 /// A word tokenizer whose own truncation (to 3) and padding (to 6) must not apply.
@@ -114,7 +115,7 @@ fn classes_are_found_and_sorted() {
     );
 }
 
-/// With given classes, integers count them from 0, unless a class has that name.
+/// With given classes, integers count them from 0, unless a class has an integer for a name.
 #[test]
 fn given_classes_may_be_named_by_number() {
     let csv = "text,label\na,1\na,neg\na,0\n";

@@ -182,18 +182,18 @@ impl<'a> LabelReader<'a> {
             Labels::Answers(_) => return Err(mismatch(self.column, "answers", &cell)),
             Labels::Single(classes) => {
                 let label = Label::of(cell, self.column, "a class: a text or an integer")?;
-                if self.unseen.contains(&label.name) {
-                    return Err(Problem::Unseen { label: label.name });
-                }
-                let class = class(self.known, &mut self.found, &label)?;
+                let class = class(self.known, &mut self.found, &label);
                 // By number: the name is the set's.
-                if let Some(name) = self.known.and_then(|set| set.names.get(class as usize))
-                    && self.unseen.contains(name)
-                {
+                let name = match (self.known, &class) {
+                    (Some(set), Ok(class)) => set.names.get(*class as usize),
+                    _ => None,
+                };
+                let name = name.unwrap_or(&label.name);
+                if self.unseen.contains(name) {
                     let label = name.clone();
                     return Err(Problem::Unseen { label });
                 }
-                classes.push(class);
+                classes.push(class?);
             }
             Labels::Multi { ends, classes } => {
                 let cells = match cell.unpacked() {
@@ -251,10 +251,7 @@ impl<'a> LabelReader<'a> {
             } => {
                 let label = Label::of(cell, self.column, TEXT)?;
                 for character in label.name.chars() {
-                    let label = Label {
-                        name: character.to_string(),
-                        number: None,
-                    };
+                    let label = Label::named(character.to_string());
                     characters.push(class(self.known, &mut self.found, &label)?);
                 }
                 ends.push(index(characters.len()));
@@ -333,32 +330,47 @@ fn class(known: Option<&LabelSet>, found: &mut LabelSet, label: &Label) -> Resul
 /// A class as a row names it.
 pub(super) struct Label {
     pub(super) name: String,
+    /// What it is as a number, if it can be read as one.
     pub(super) number: Option<i64>,
+    /// Whether it is an integer in the file, not a text that can be read as one.
+    pub(super) is_integer: bool,
 }
 
 impl Label {
     fn of(cell: Cell, column: &str, expected: &str) -> Result<Self, Problem> {
         match cell {
-            Cell::Text(name) => Ok(Label { name, number: None }),
-            Cell::Raw(name) if !name.is_empty() => {
-                let number = name.parse().ok();
-                Ok(Label { name, number })
-            }
-            Cell::Int(number) => Ok(Label {
-                name: number.to_string(),
-                number: Some(number),
+            Cell::Text(name) => Ok(Label::named(name)),
+            Cell::Raw(name) if !name.is_empty() => Ok(Label {
+                number: name.parse().ok(),
+                ..Label::named(name)
             }),
+            Cell::Int(number) => Ok(Label::integer(number)),
             Cell::Bool(value) => Ok(Label {
-                name: value.to_string(),
                 number: Some(i64::from(value)),
+                ..Label::named(value.to_string())
             }),
             // A column of integers with gaps is often stored as floating point.
             #[expect(clippy::cast_possible_truncation, reason = "whole and small: exact")]
-            Cell::Float(number) if number.fract() == 0.0 && number.abs() < 1e15 => Ok(Label {
-                name: (number as i64).to_string(),
-                number: Some(number as i64),
-            }),
+            Cell::Float(number) if number.fract() == 0.0 && number.abs() < 1e15 => {
+                Ok(Label::integer(number as i64))
+            }
             other => Err(mismatch(column, expected, &other)),
+        }
+    }
+
+    fn named(name: String) -> Self {
+        Self {
+            name,
+            number: None,
+            is_integer: false,
+        }
+    }
+
+    fn integer(number: i64) -> Self {
+        Self {
+            name: number.to_string(),
+            number: Some(number),
+            is_integer: true,
         }
     }
 }

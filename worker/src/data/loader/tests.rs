@@ -1,8 +1,8 @@
 use super::*;
 use crate::data::order::OrderTask;
 use crate::data::{MediaReader, Modality, load};
-use espalier_spec::Shard;
 use espalier_spec::job::{HeadKind, Sampler, TaskSpec};
+use espalier_spec::{InputGroups, Shard};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
@@ -207,4 +207,54 @@ fn errors_arrive_in_order() {
     );
     let results: Vec<bool> = loader.unwrap().map(|result| result.is_ok()).collect();
     assert_eq!(results, [vec![true; good], vec![false]].concat());
+}
+
+// Promise: what losses of a task are divided by counts only samples with a label of use, also where a row
+// has one that was left out for the sake of another task.
+#[test]
+fn labels_of_no_use_do_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.jsonl");
+    let rows = ["ab", "aaa", "b", "ba"].map(|text| {
+        let row = serde_json::json!({"image": [0.5], "label": text, "text": text});
+        format!("{row}\n")
+    });
+    std::fs::write(&file, rows.concat()).unwrap();
+    let spec = |name: &str, head: &str, label: &str| -> TaskSpec {
+        let spec = serde_json::json!({
+            "name": name, "head": head, "input_group": "images", "data": {
+                "train": file, "columns": {"label": label}, "on_bad_sample": "skip",
+            },
+        });
+        serde_json::from_value(spec).unwrap()
+    };
+    let specs = [spec("a", "single_label", "label"), spec("b", "ctc", "text")];
+    // `aaa` needs five frames.
+    let reader = MediaReader::plain([1, 1, 1]).with_frames(Some(4));
+    let modality = Modality::Media(Arc::new(reader));
+    let tasks: Vec<Arc<TaskData>> = specs
+        .iter()
+        .map(|spec| Arc::new(load(spec, &modality).unwrap()))
+        .collect();
+    let sizes: Vec<OrderTask<'_>> = tasks
+        .iter()
+        .map(|task| OrderTask {
+            name: &task.name,
+            samples: task.train.len() as u64,
+            target: None,
+        })
+        .collect();
+    let groups = InputGroups::of(&specs);
+    let order = Order::of_groups(3, (4, 1), &sizes, groups, &Sampler::Proportional);
+    assert_eq!(
+        (tasks[1].train.unlabelled(), tasks[1].train.skipped()),
+        (0, 1)
+    );
+    let setting = Setting {
+        tasks: Arc::new(tasks),
+        order: Arc::new(order),
+        _dir: dir,
+    };
+    let steps = collect(&setting, LoaderOptions::new(0..1, vec![0], placement(1)));
+    assert_eq!((steps[0].drawn, &steps[0].counts[..]), (4, &[4, 3][..]));
 }

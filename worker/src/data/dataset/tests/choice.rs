@@ -1,4 +1,4 @@
-//! What a task takes of its files: second texts, some samples of each class, rows without a label.
+//! What a task takes of its files: second texts, some samples of each class, rows without a label or a text.
 
 use super::*;
 
@@ -143,4 +143,57 @@ fn ordered_classes_have_an_order() {
     assert_eq!(data.values(&data.train, [0, 2]), expected);
     let refused = refused("ordinal", ("a.csv", csv), json!({}));
     assert!(refused.contains("list them in data.labels"), "{refused}");
+}
+
+/// A tokenizer that adds no tokens of its own.
+fn bare(dir: &Path) -> Modality {
+    tokenizer(dir, 5).unwrap();
+    let file = dir.join("tokenizer.json");
+    let mut content: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    content["post_processor"] = Value::Null;
+    fs::write(&file, content.to_string()).unwrap();
+    Modality::Text(Arc::new(Tokenizer::load(dir, 5).unwrap()))
+}
+
+// Promise: a text that becomes no tokens is found when its row is read, not when it is drawn, and
+// `on_bad_sample` decides on it; in a stream of texts it is nothing.
+#[test]
+fn texts_without_tokens_are_bad_samples() {
+    let dir = tempfile::tempdir().unwrap();
+    let modality = bare(dir.path());
+    let read = |head: &str, (name, content): (&str, &str), data: Value| {
+        fs::write(dir.path().join(name), content).unwrap();
+        let data = load(&task(dir.path(), head, name, data), &modality);
+        data.map_err(|error| error.to_string())
+    };
+    let skip = json!({"on_bad_sample": "skip"});
+    let csv = ("a.csv", "text,label\na,x\n,y\n\"  \",y\nb,y\n");
+    let error = read("single_label", csv, json!({})).unwrap_err();
+    assert!(
+        error.contains("row 2 (line 3): the text has no tokens"),
+        "{error}"
+    );
+    let data = read("single_label", csv, skip.clone()).unwrap();
+    assert_eq!((data.train.len(), data.train.skipped()), (2, 2));
+    assert_eq!(data.train.place(1).unwrap().row, 4);
+    assert_eq!(data.train.labels, Labels::Single(vec![0, 1]));
+
+    let words = r#"{"tokens": ["a", ""], "tags": ["N", "V"]}
+{"tokens": ["", " "], "tags": ["N", "V"]}
+"#;
+    let data = read("tags", ("b.jsonl", words), skip).unwrap();
+    assert_eq!((data.train.len(), data.train.skipped()), (1, 1));
+    let pairs = ("c.csv", "text,other,label\n,b,x\n,,y\na,,y\n");
+    let columns = json!({"columns": {"pair": "other"}, "on_bad_sample": "skip"});
+    let data = read("single_label", pairs, columns).unwrap();
+    assert_eq!((data.train.len(), data.train.skipped()), (2, 1));
+
+    let texts = "{\"text\": \"a b c d\"}\n{\"text\": \"\"}\n{\"text\": \"e a b c\"}\n";
+    let join = |how: &str| read("causal_lm", ("d.jsonl", texts), json!({"join": how}));
+    assert!(join("nothing").is_ok());
+    let error = join("apart").unwrap_err();
+    assert!(
+        error.contains("row 2 (line 2): the text has no tokens"),
+        "{error}"
+    );
 }
