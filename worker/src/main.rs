@@ -152,6 +152,7 @@ fn predict(
     let classes = zero_shot.classes(&predictor)?;
     let generates = classes.is_none() && predictor.generates(tasks);
     let sampling = generation.sampling(generates)?;
+    let in_words = classes.is_none() && predictor.reads_both(tasks);
     if let Some(prefix) = &generation.only_tokens {
         predictor
             .keep_to(prefix)
@@ -171,6 +172,7 @@ fn predict(
     loop {
         let mut texts = Vec::new();
         let mut inputs = Vec::new();
+        let (mut worded, mut words) = (Vec::new(), Vec::new());
         for (number, line) in lines.by_ref().take(BATCH) {
             let line = line.with_context(|| format!("line {}", number + 1))?;
             let question: Question = serde_json::from_str(&line).with_context(|| {
@@ -205,7 +207,12 @@ fn predict(
                     }
                 ),
             };
-            inputs.push(input.with_context(|| format!("line {}", number + 1))?);
+            let line = || format!("line {}", number + 1);
+            if let (true, Some(text), None) = (in_words, &text, &pair) {
+                worded.push(inputs.len());
+                words.push(predictor.words(text).with_context(line)?);
+            }
+            inputs.push(input.with_context(line)?);
             texts.push(text);
         }
         if inputs.is_empty() {
@@ -226,6 +233,12 @@ fn predict(
                 nearest.map(named).collect()
             }
         };
+        if !words.is_empty() {
+            let more = predictor.predict(&words, tasks)?;
+            for (place, more) in worded.into_iter().zip(more) {
+                answers[place].extend(more);
+            }
+        }
         if classes.is_none() && predictor.entails(tasks) {
             for (text, answer) in texts.iter().zip(&mut answers) {
                 answer.extend(predictor.entailed(text.as_deref().unwrap_or_default(), tasks)?);

@@ -7,6 +7,7 @@ mod error;
 mod go_on;
 mod masks;
 mod span;
+mod texts;
 
 use crate::allow::Roots;
 use crate::checkpoint::{
@@ -175,84 +176,10 @@ impl Predictor {
         }
     }
 
-    /// Whether a task is about words.
-    fn reads_words(&self) -> bool {
-        self.meta
-            .tasks
-            .iter()
-            .any(|task| task.head == HeadKind::Tags)
-    }
-
     /// Whether a task reads texts out of frames.
     fn reads_frames(&self) -> bool {
         let mut tasks = self.meta.tasks.iter();
         tasks.any(|task| task.head == HeadKind::Ctc)
-    }
-
-    /// Whether a task finds answers in contexts.
-    fn reads_contexts(&self) -> bool {
-        self.meta
-            .tasks
-            .iter()
-            .any(|task| task.head == HeadKind::Span)
-    }
-
-    /// Tokenises a text; at words' borders, if a task is about words.
-    ///
-    /// # Errors
-    /// If the model reads images, or the text cannot be tokenised.
-    pub fn text(&self, text: &str) -> Result<Input, Error> {
-        let data::Modality::Text(tokenizer) = &self.inputs else {
-            let message = format!("this model reads {}, not texts", self.reads());
-            return Err(model::Error::Input(message).into());
-        };
-        let encoded = match self.reads_words() {
-            true => tokenizer.encode_words(&text.split_whitespace().collect::<Vec<_>>()),
-            false => tokenizer.encode(text),
-        };
-        let encoded =
-            encoded.map_err(|e| model::Error::Input(format!("cannot tokenise {text:?}: {e}")))?;
-        Ok(encoded.into())
-    }
-
-    /// Tokenises the text of a class, whether tasks are about words or not.
-    ///
-    /// # Errors
-    /// As [`Predictor::text`].
-    fn class_text(&self, text: &str) -> Result<Input, Error> {
-        match &self.inputs {
-            data::Modality::Text(tokenizer) if self.reads_words() => {
-                let encoded = tokenizer.encode(text).map_err(|e| {
-                    model::Error::Input(format!("cannot tokenise the class {text:?}: {e}"))
-                })?;
-                Ok(encoded.into())
-            }
-            _ => self.text(text),
-        }
-    }
-
-    /// Tokenises a pair of texts as one input; a question and its context, if a task finds answers.
-    ///
-    /// # Errors
-    /// If the model reads no texts or reads words, or the texts cannot be tokenised.
-    pub fn pair(&self, first: &str, second: &str) -> Result<Input, Error> {
-        let wrong = |message: String| Error::from(model::Error::Input(message));
-        let data::Modality::Text(tokenizer) = &self.inputs else {
-            return Err(wrong(format!(
-                "this model reads {}, not texts",
-                self.reads()
-            )));
-        };
-        if self.reads_contexts() {
-            return span::passage(tokenizer, first, second).map_err(wrong);
-        }
-        if self.reads_words() {
-            let message = "this model tells words apart in one text: it reads no pairs";
-            return Err(wrong(message.to_owned()));
-        }
-        let encoded = tokenizer.encode_pair(first, second);
-        let encoded = encoded.map_err(|e| wrong(format!("cannot tokenise {first:?}: {e}")))?;
-        Ok(encoded.into())
     }
 
     /// What the model reads, in words: `texts`, `images` or `sounds`.
@@ -395,7 +322,8 @@ impl Predictor {
     }
 
     /// Answers of the named tasks (all, if none is named) for each input; those that go on with a text, or
-    /// read it together with hypotheses, have none here.
+    /// read it together with hypotheses, have none here. Texts in words are for the tasks that were trained on
+    /// words, others for the other tasks.
     ///
     /// # Errors
     /// If an input does not fit the model.
@@ -406,8 +334,11 @@ impl Predictor {
     ) -> Result<Vec<BTreeMap<String, Answer>>, Error> {
         let mut answers = vec![BTreeMap::new(); inputs.len()];
         let tasks = self.wanted(wanted);
-        let is_here =
-            |t: &&ExportedTask| !matches!(t.head, HeadKind::CausalLm | HeadKind::Entailment);
+        let in_words = inputs.iter().any(Input::is_words);
+        let is_here = |t: &&ExportedTask| {
+            let elsewhere = matches!(t.head, HeadKind::CausalLm | HeadKind::Entailment);
+            !elsewhere && self.takes_words(t) == in_words
+        };
         let tasks: Vec<_> = tasks.filter(is_here).collect();
         if tasks.is_empty() {
             return Ok(answers);

@@ -89,6 +89,9 @@ pub struct ExportedTask {
     /// Longest answer in tokens, where the head finds answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_answer_tokens: Option<u32>,
+    /// Whether it was trained on texts that came as lists of words; older exports do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<bool>,
 }
 
 /// Classes that are known by what they are. Their head is `heads.<task>.scale` `[1]`, the logarithm of

@@ -65,6 +65,8 @@ pub struct TaskData {
     pub test: Option<Split>,
     /// Samples of another domain, without labels, that the task learns from as well.
     pub target: Option<Split>,
+    /// Whether the training texts came as lists of words.
+    pub words: bool,
     /// Random changes of the training samples.
     pub augment: Option<Augmenter>,
     /// Mean cost of a training sample, with that of the target drawn beside it: tokens of the first 256
@@ -116,6 +118,7 @@ impl TaskData {
             validation: other(&self.validation, validation),
             test: other(&self.test, test),
             target: self.target.clone(),
+            words: self.words,
             augment: None,
             sample_cost: 1.0,
         }
@@ -212,6 +215,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         head,
         labels,
         classes,
+        words: train.has_words(),
         train,
         validation,
         test,

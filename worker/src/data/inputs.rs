@@ -119,6 +119,12 @@ impl Input {
         ids.iter().copied().chain(behind)
     }
 
+    /// Whether it is a text in words.
+    #[must_use]
+    pub fn is_words(&self) -> bool {
+        matches!(self.read(), Input::Words { .. })
+    }
+
     /// Where the second text of a pair begins.
     #[must_use]
     pub fn second(&self) -> Option<u32> {

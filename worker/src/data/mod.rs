@@ -48,4 +48,4 @@ pub use media::MediaReader;
 pub use order::{Order, OrderTask, SampleRef, StepBatch, total_steps};
 pub use passage::Passage;
 pub use shard::Placement;
-pub use tokens::Tokenizer;
+pub use tokens::{Encoded, Tokenizer};

@@ -1,11 +1,13 @@
 //! Text to token ids, after the `tokenizer.json` of a Hugging Face directory.
 
 use super::{Error, Input, NO_TOKEN, Passage, Problem};
+use std::borrow::Cow;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::{
     EncodeInput, Encoding, InputSequence, TruncationDirection, TruncationParams, TruncationStrategy,
 };
@@ -20,6 +22,8 @@ pub struct Tokenizer {
     max_tokens: usize,
     vocabulary: u32,
     end: Vec<u32>,
+    /// Whether the space before a word is a part of its tokens, and not made where it is missing.
+    spaced: bool,
 }
 
 /// A tokenised text.
@@ -109,12 +113,14 @@ impl Tokenizer {
             .values()
             .max()
             .map_or(0, |id| id.saturating_add(1));
+        let spaced = inner.get_pre_tokenizer().is_some_and(keeps_spaces);
         Ok(Self {
             inner,
             file,
             max_tokens,
             vocabulary,
             end: Vec::new(),
+            spaced,
         })
     }
 
@@ -231,14 +237,16 @@ impl Tokenizer {
         })
     }
 
-    /// Token ids of a text that comes as words, and where each word begins.
+    /// Token ids of a text that comes as words, and where each word begins. Byte-level tokenizers read each
+    /// with a space before it, as it stands in a text, or all would be one word.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_words(&self, words: &[&str]) -> Result<Encoded, Problem> {
+        let spaced: Vec<Cow<'_, str>> = words.iter().map(|word| self.spaced(word)).collect();
         let encoding = self
             .inner
-            .encode(InputSequence::from(words), true)
+            .encode(InputSequence::from(spaced), true)
             .map_err(|error| Problem::Tokenise {
                 message: error.to_string(),
             })?;
@@ -259,6 +267,17 @@ impl Tokenizer {
             passage: None,
             cut: !encoding.get_overflowing().is_empty(),
         })
+    }
+
+    /// A word as it stands in a text. Not by `add_prefix_space` of the byte-level step: where another step
+    /// has cut a word into pieces before (Llama 3), each piece would get a space.
+    fn spaced<'w>(&self, word: &'w str) -> Cow<'w, str> {
+        let is_bare = word.is_empty() || word.starts_with(' ');
+        let added = self.inner.get_added_vocabulary().get_vocab();
+        if !self.spaced || is_bare || added.contains_key(word) {
+            return Cow::Borrowed(word);
+        }
+        Cow::Owned(format!(" {word}"))
     }
 
     /// The tokens whose text, as `tokenizer.json` has it, begins with `prefix`; ascending.
@@ -291,6 +310,15 @@ impl Tokenizer {
     }
 }
 
+/// Whether spaces are bytes like others, and none is put before a text.
+fn keeps_spaces(step: &PreTokenizerWrapper) -> bool {
+    match step {
+        PreTokenizerWrapper::ByteLevel(bytes) => !bytes.add_prefix_space,
+        PreTokenizerWrapper::Sequence(steps) => steps.as_ref().iter().any(keeps_spaces),
+        _ => false,
+    }
+}
+
 /// What a tokenizer made of a text or two.
 fn encoded(encoding: &Encoding) -> Result<Encoded, Problem> {
     if encoding.is_empty() {
@@ -314,5 +342,60 @@ impl fmt::Debug for Tokenizer {
             .field("max_tokens", &self.max_tokens)
             .field("vocabulary", &self.vocabulary)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A byte-level tokenizer of a few tokens.
+    fn byte_level(step: Value) -> Tokenizer {
+        let dir = tempfile::tempdir().unwrap();
+        let content = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "added_tokens": [{"id": 6, "content": "<m>", "single_word": false, "lstrip": false,
+                              "rstrip": false, "normalized": false, "special": true}],
+            "pre_tokenizer": step, "post_processor": null, "decoder": null,
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                "vocab": {"Ġ": 0, "a": 1, "b": 2, "Ġa": 3, "ab": 4, "Ġb": 5},
+                "merges": ["Ġ a", "Ġ b", "a b"],
+            },
+        });
+        fs::write(dir.path().join("tokenizer.json"), content.to_string()).unwrap();
+        Tokenizer::load(dir.path(), 16).unwrap()
+    }
+
+    fn step(add_prefix_space: bool, use_regex: bool) -> Value {
+        json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true,
+               "use_regex": use_regex})
+    }
+
+    // Promise: a byte-level tokenizer reads words as they stand in a text, each with its space, once; empty
+    // words and special tokens get none.
+    #[test]
+    fn words_have_their_spaces() {
+        let bare = byte_level(step(false, true));
+        assert_eq!(bare.encode("ab a b").unwrap().ids, [4, 3, 5]);
+        let found = bare.encode_words(&["ab", "a", "b", "", "<m>"]).unwrap();
+        assert_eq!(found.ids, [3, 2, 3, 5, 6]);
+        assert_eq!(found.first.unwrap(), [0, 2, 3, NO_TOKEN, 4]);
+        let spacing = byte_level(step(true, true));
+        let found = spacing.encode_words(&["ab", "a", "b"]).unwrap();
+        assert_eq!(found.ids, [3, 2, 3, 5]);
+    }
+
+    // Promise: pieces of a word that another step cuts get no space of their own.
+    #[test]
+    fn pieces_of_words_have_no_spaces() {
+        let cut = json!({"type": "Split", "pattern": {"Regex": " ?[a-z]"}, "behavior": "Isolated",
+                         "invert": false});
+        let steps = json!({"type": "Sequence", "pretokenizers": [cut, step(false, false)]});
+        let found = byte_level(steps).encode_words(&["ab", "b"]).unwrap();
+        assert_eq!(found.ids, [3, 2, 5]);
+        assert_eq!(found.first.unwrap(), [0, 2]);
     }
 }

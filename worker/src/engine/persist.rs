@@ -168,6 +168,7 @@ impl Trainer {
                     }),
                 max_answer_tokens: (task.head == HeadKind::Span)
                     .then(|| task.span.unwrap_or_default().max_answer_tokens),
+                words: Some(self.tasks[index].words),
             };
             let meta = Export {
                 format: 1,

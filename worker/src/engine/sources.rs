@@ -218,7 +218,7 @@ fn measurable(task: &TaskSpec, data: &TaskData) -> Result<(), Error> {
 fn alike(tasks: &[Arc<TaskData>], groups: &InputGroups) -> Result<(), Error> {
     for (task, own) in tasks.iter().enumerate() {
         let first = &tasks[groups.leader(task)];
-        let (words, texts) = match (first.train.has_words(), own.train.has_words()) {
+        let (words, texts) = match (first.words, own.words) {
             (true, false) => (first, own),
             (false, true) => (own, first),
             (true, true) | (false, false) => continue,

@@ -178,6 +178,7 @@ fn exported(dir: &Path, family: &str) -> Box<dyn Backbone> {
             labels: Vec::new(),
             classes: None,
             max_answer_tokens: None,
+            words: Some(false),
         }],
     };
     let tensors = backbone.export().unwrap();

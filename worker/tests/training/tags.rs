@@ -5,7 +5,9 @@ use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::job::{Files, Metric};
 use espalier_spec::plan::ExchangePlan;
+use espalier_worker::data::Input;
 use espalier_worker::engine::Sources;
+use espalier_worker::predict::Predictor;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -157,5 +159,48 @@ fn words_are_not_shared_with_whole_texts() {
         assert!(error.contains("lists of words to long"), "{error}");
         assert!(error.contains("whole texts to topic"), "{error}");
         job.tasks.swap(0, 1);
+    }
+}
+
+// Promise: an export reads a text as its tasks were trained to: as words where all were, and else whole, but as
+// words for the tasks that were; each answer is of the input that is its task's.
+#[test]
+fn exports_read_as_they_were_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let together = joint(folder.path(), "mean", 2);
+    let mut apart = together.clone();
+    for task in &mut apart.tasks {
+        task.input_group = None;
+    }
+    let file = |split: &str| {
+        let file = folder.path().join(format!("topic.{split}.jsonl"));
+        Files::One(file.display().to_string())
+    };
+    let topic = &mut apart.tasks[0].data;
+    (topic.train, topic.test) = (file("train"), Some(file("test")));
+    (topic.columns.input, topic.columns.label) = (None, None);
+
+    let ranks: [&[u32]; 2] = [&[0], &[0]];
+    let text = "the old train";
+    for (job, of_text, both) in [
+        (&together, &["long", "topic"][..], false),
+        (&apart, &["topic"][..], true),
+    ] {
+        let layout = Layout::new(1, &ranks, how(Sharding::Optimizer, false));
+        let done = train(job, &layout, 2);
+        let model = Predictor::load(&done.folder.path().join("export")).unwrap();
+        assert_eq!(model.reads_both(&[]), both);
+        assert!(!model.reads_both(&["topic".to_owned()]));
+        let found = |input: Input| {
+            let answers = model.predict(&[input], &[]).unwrap();
+            answers[0].keys().cloned().collect::<Vec<String>>()
+        };
+        let input = model.text(text).unwrap();
+        assert_eq!(input.is_words(), !both);
+        assert_eq!(found(input), of_text);
+        let words = model.words(text).unwrap();
+        assert_eq!(words.first().len(), 3);
+        assert!(found(words).contains(&"long".to_owned()));
+        assert_eq!(model.pair(text, text).is_ok(), both);
     }
 }

@@ -22,6 +22,7 @@ impl TaskData {
             validation: other(&self.validation, validation),
             test: other(&self.test, test),
             target: self.target.clone(),
+            words: self.words,
             augment: None,
             sample_cost: self.sample_cost,
         }

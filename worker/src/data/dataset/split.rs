@@ -171,8 +171,7 @@ impl Split {
     }
 
     /// Whether its texts came as lists of words.
-    #[must_use]
-    pub fn has_words(&self) -> bool {
+    pub(super) fn has_words(&self) -> bool {
         match self.inputs.as_ref() {
             Inputs::Text(texts) => texts.has_words(),
             Inputs::Image(_) | Inputs::Features(_) | Inputs::Stream(_) => false,
