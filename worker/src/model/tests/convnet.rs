@@ -93,7 +93,8 @@ fn channels_are_dropped_as_wholes() {
         let dropped = part.eq(0.0).sum(Kind::Int64).int64_value(&[]);
         assert!((10..40).contains(&dropped), "{dropped} of 50");
         // Those that stay are twice as large.
-        let far = (&part - 2.0 * all.get(place)).abs() * part.gt(0.0);
+        let doubled: Tensor = all.get(place) * 2.0;
+        let far: Tensor = (&part - doubled).abs() * part.gt(0.0);
         assert!(far.max().double_value(&[]) < 1e-5);
     }
     assert!((some.get(0) - some.get(1)).abs().max().double_value(&[]) > 0.0);
