@@ -138,6 +138,9 @@ async fn detach(args: &Args, folder: &Folder, context: &Context) -> Outcome {
             ))?;
             context.note(&format!("page: {}/", state.server));
             context.note(&format!("stop it with `espalier down{}`", flag(args)));
+            for notice in folder.drained(&state) {
+                context.warn(&notice);
+            }
             return Ok(Code::Ok);
         }
         wait_or_end(&mut child).await?;

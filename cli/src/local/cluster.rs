@@ -248,8 +248,13 @@ impl<'a> Cluster<'a> {
                 }
                 _ = tick.tick() => {
                     let workers = client.all_workers().await?;
-                    let ready = workers.iter().filter(|worker| worker.state() == WorkerState::Ready);
-                    if ready.count() >= self.options.workers as usize {
+                    let of = |state: WorkerState| workers.iter().filter(move |worker| worker.state() == state);
+                    let ready = of(WorkerState::Ready).count();
+                    // A drain outlasts a restart: such a worker is up, and gets no jobs since somebody said so.
+                    let drained = of(WorkerState::Draining).map(|worker| worker.name.clone());
+                    let drained: Vec<String> = drained.collect();
+                    if ready + drained.len() >= self.options.workers as usize {
+                        self.state.drained = drained;
                         return Ok(());
                     }
                 }
@@ -264,12 +269,7 @@ impl<'a> Cluster<'a> {
         self.state.ready = true;
         self.options.folder.write(&self.state)?;
         let (workers, ranks) = (self.options.workers, self.options.ranks_per_worker);
-        let is_default = self.options.folder.display() == Folder::default().display();
-        let flag = if is_default {
-            String::new()
-        } else {
-            format!("--server {} ", self.state.server)
-        };
+        let flag = self.options.folder.server_flag(&self.state);
         self.context.note(&format!(
             "\ncluster is ready at {}: {workers} {} with {ranks} {} each, data in {}\npage: {}/\n\n  \
              espalier {flag}submit job.yaml --wait\n",
@@ -279,6 +279,9 @@ impl<'a> Cluster<'a> {
             self.options.folder.display(),
             self.state.server,
         ));
+        for notice in self.options.folder.drained(&self.state) {
+            self.context.warn(&notice);
+        }
         Ok(())
     }
 
