@@ -5,6 +5,7 @@ use crate::run::{Run, command, finished};
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// Answers every line with the same prediction and the line it got as text.
 const WORKER: &str = r#"
@@ -145,6 +146,39 @@ done"#;
         "{}",
         unknown.stderr
     );
+}
+
+// Promise: a worker that dies ends the command at once, though more input may still come.
+#[test]
+fn a_worker_that_fails_is_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(folder.path().join("model")).expect("made");
+    script(folder.path(), "espalier-worker", "exit 1");
+    let mut child = command(folder.path())
+        .env("ESPALIER_BIN_DIR", folder.path().join("bin"))
+        .args(["predict", "--model", "model"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("espalier starts");
+    let input = child.stdin.take().expect("a pipe");
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("waited") {
+            break Some(status);
+        }
+        if begun.elapsed() > Duration::from_secs(60) {
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // Only now does the input end.
+    drop(input);
+    if status.is_none() {
+        let _ = child.kill();
+    }
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
 }
 
 #[test]
