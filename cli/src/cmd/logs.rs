@@ -37,6 +37,16 @@ const TRIES: u32 = 60;
 const KEPT: usize = 6_000;
 
 pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
+    // Heard all the time, not only while a stream is open: nothing else ends the command on ctrl-c once it
+    // was asked for.
+    tokio::select! {
+        end = stream(args, context) => end,
+        _ = tokio::signal::ctrl_c() => Ok(Code::Interrupted),
+    }
+}
+
+/// Shows the lines to the end, through as many streams as that takes.
+async fn stream(args: &Args, context: &Context) -> Outcome {
     let mut client = Client::connect(context).await?;
     if args.tail == Some(0) && !args.follow {
         return Ok(Code::Ok);
@@ -54,11 +64,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
             Ok(answer) => {
                 let mut lines = answer.into_inner();
                 loop {
-                    let line = tokio::select! {
-                        line = lines.message() => line,
-                        _ = tokio::signal::ctrl_c() => return Ok(Code::Interrupted),
-                    };
-                    match line {
+                    match lines.message().await {
                         Ok(Some(line)) => {
                             tries = 0;
                             if shown.is_new(&line) {
@@ -79,11 +85,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
         // Lines have no numbers: all are asked for, and those that were shown left out.
         request.tail = 0;
         shown.again = true;
-        tokio::select! {
-            found = client.again() => if found.is_err() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            },
-            _ = tokio::signal::ctrl_c() => return Ok(Code::Interrupted),
+        if client.again().await.is_err() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 }
