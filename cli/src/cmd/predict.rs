@@ -12,7 +12,7 @@ use crate::local::find;
 use crate::output::{Cell, Context, Format, Table, text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Stdio;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
@@ -176,22 +176,18 @@ async fn until_answered<F: Future, R: Future>(feed: F, read: R) -> (Option<F::Ou
 
 fn start(args: &Args) -> Result<Child> {
     let worker = find("espalier-worker")?;
+    let (vectors, descriptions) = (args.labels_vectors.iter(), args.descriptions.iter());
     Command::new(&worker)
         .arg("predict")
-        .arg("--model")
-        .arg(&args.model)
-        .args(["--format", "jsonl"])
-        .args(repeated("--task", &args.tasks))
-        .args(args.labels.iter().flat_map(|labels| ["--labels", labels]))
-        .args(vectors(args))
-        .args(repeated("--description", &args.descriptions))
-        .args(repeated("--template", &args.templates))
+        .arg(joined("--model", &args.model))
+        .arg("--format=jsonl")
+        .args(args.tasks.iter().map(|task| joined("--task", task)))
+        .args(args.labels.iter().map(|labels| joined("--labels", labels)))
+        .args(vectors.map(|file| joined("--labels-vectors", file)))
+        .args(descriptions.map(|one| joined("--description", one)))
+        .args(args.templates.iter().map(|one| joined("--template", one)))
         .args(chosen(args))
-        .args(
-            args.masks
-                .iter()
-                .flat_map(|dir| [OsStr::new("--masks"), dir.as_os_str()]),
-        )
+        .args(args.masks.iter().map(|dir| joined("--masks", dir)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -215,15 +211,12 @@ fn chosen(args: &Args) -> Vec<String> {
     given.collect()
 }
 
-/// The flag of a file of vectors, if there is one.
-fn vectors(args: &Args) -> impl Iterator<Item = &OsStr> {
-    let file = args.labels_vectors.iter();
-    file.flat_map(|file| [OsStr::new("--labels-vectors"), file.as_os_str()])
-}
-
-/// A flag before each of its values.
-fn repeated<'a>(flag: &'a str, values: &'a [String]) -> impl Iterator<Item = &'a str> {
-    values.iter().flat_map(move |value| [flag, value.as_str()])
+/// A flag and its value in one word: in two, a value that begins with a hyphen would be taken for a flag.
+fn joined(flag: &str, value: impl AsRef<OsStr>) -> OsString {
+    let mut word = OsString::from(flag);
+    word.push("=");
+    word.push(value);
+    word
 }
 
 /// Reads and shows all answers; answers their number.

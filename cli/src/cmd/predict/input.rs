@@ -34,6 +34,10 @@ async fn feed(input: impl AsyncBufRead + Unpin, mut to: ChildStdin, name: &str) 
         number += 1;
         let Some(line) = line else { break };
         if line.trim().is_empty() {
+            // The worker passes over it too, and counts it: its errors name the same lines.
+            if to.write_all(b"\n").await.is_err() {
+                break;
+            }
             continue;
         }
         let question = question(&line).map_err(|message| {
