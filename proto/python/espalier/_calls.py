@@ -143,7 +143,7 @@ class Calls:
                         folder: str | os.PathLike[str] | None, validate_only: bool) -> v1.CreateJobRequest:
         spec = jobfile.read(job, overrides, folder)
         missing = [] if isinstance(job, v1.JobSpec) else jobfile.missing_files(spec)
-        if missing and is_loopback(self.server) and not validate_only:
+        if missing and is_local(self.server) and not validate_only:
             raise JobFileError([Violation(name, f"{path} does not exist") for name, path in missing])
         for name, path in missing:
             warnings.warn(f"{name}: {path} does not exist on this machine; the workers must have it", stacklevel=4)
@@ -172,9 +172,22 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine, so that the coordinator sees the same files."""
+    """Whether an address is of this machine."""
     host = urlsplit(address).hostname or ""
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is that of the cluster that `espalier up` runs here, so that it sees the same files.
+
+    One of this machine alone says nothing: a port-forward may lead from it anywhere.
+    """
+    def place(address: str) -> tuple[str, str, int | None]:
+        parts = urlsplit(address)
+        return parts.scheme, "localhost" if is_loopback(address) else parts.hostname or "", parts.port
+
+    local = local_server()
+    return local is not None and place(address) == place(local)
 
 
 def local_server() -> str | None:
