@@ -17,6 +17,16 @@ use std::time::Duration;
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest part of a store's own words in an error.
 const MOST_WORDS: usize = 300;
+/// What errors hold that may be over soon: the store's own, too many requests, a connection that breaks off.
+const PASSING: [&str; 7] = [
+    "status: 5",
+    "status: 429",
+    "ConnectionReset",
+    "ConnectionAborted",
+    "BrokenPipe",
+    "UnexpectedEof",
+    "IncompleteMessage",
+];
 /// Endings of files in a model's directory that are the same weights for other programs.
 const OF_OTHERS: [&str; 5] = [".bin", ".h5", ".msgpack", ".onnx", ".gguf"];
 /// Folders of a model's directory without which it is another model.
@@ -283,7 +293,12 @@ impl Remote {
                     self.silent()
                 } else {
                     let message = self.words(&other.to_string());
-                    Error::Failed { url, message }
+                    let passes = PASSING.iter().any(|part| has(part));
+                    Error::Failed {
+                        url,
+                        message,
+                        passes,
+                    }
                 }
             }
         }

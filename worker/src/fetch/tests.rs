@@ -7,7 +7,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt as _, PutPayload};
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -149,8 +149,8 @@ fn files_of_classes_are_brought() {
     assert_eq!(zero_shot.vectors.as_deref(), Some("/of numbers.csv"));
 }
 
-/// A server that gives the same bytes for every path but `/none` and `/denied`, and counts how often;
-/// as an S3 server and as an HTTP server.
+/// A server that gives the same bytes for every path but `/none`, `/denied` and `/broken`, and counts how
+/// often; as an S3 server and as an HTTP server.
 struct Server {
     url: String,
     sent: Arc<AtomicUsize>,
@@ -179,6 +179,7 @@ fn answer(mut stream: TcpStream, header: &str, sent: &AtomicUsize) {
     let status = match request.split(' ').nth(1).unwrap_or_default() {
         path if path.contains("none") => "404 Not Found",
         path if path.contains("denied") => "403 Forbidden",
+        path if path.contains("broken") => "503 Service Unavailable",
         _ => "200 OK",
     };
     let body = match status {
@@ -296,4 +297,50 @@ fn a_job_that_is_told_to_stop_stops() {
     let error = bring_with(&job(&url), &cache, &s3("", &[])).unwrap_err();
     assert!(matches!(error, Error::Stopped), "{error}");
     assert_eq!(names(dir.path(), ".part"), 0);
+}
+
+// Promise: a job outlives an outage of its store, and ends at once where nothing would be different the next
+// time; only a full disk is called one.
+#[test]
+fn an_outage_is_no_end() {
+    let server = Server::start(STEADY);
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new(dir.path(), &GO_ON);
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let asked = [
+        (format!("{}/broken.jsonl", server.url), true),
+        (format!("http://{port}/gone.jsonl"), true),
+        (format!("{}/none.jsonl", server.url), false),
+        (format!("{}/denied.jsonl", server.url), false),
+    ];
+    for (url, passes) in asked {
+        let error = bring_with(&job(&url), &cache, &s3("", &[])).unwrap_err();
+        let failure = error.failure();
+        assert_eq!(
+            (failure.code.as_str(), failure.retryable),
+            ("fetch", passes),
+            "{error}"
+        );
+    }
+    let url = "http://host/a".to_owned();
+    assert!(Error::Changed { url: url.clone() }.failure().retryable);
+    let (found, expected) = (1, 2);
+    let cut = Error::Cut {
+        url,
+        found,
+        expected,
+    };
+    assert!(cut.failure().retryable);
+    for (kind, code, advice) in [
+        (ErrorKind::StorageFull, "disk_full", "make room"),
+        (ErrorKind::QuotaExceeded, "disk_full", "make room"),
+        (ErrorKind::PermissionDenied, "fetch", "may write there"),
+    ] {
+        let failure = Error::cache(dir.path())(kind.into()).failure();
+        assert_eq!((failure.code.as_str(), failure.retryable), (code, false));
+        assert!(failure.message.contains(advice), "{}", failure.message);
+    }
 }
