@@ -222,7 +222,7 @@ impl Remote {
     /// If it isn't there any more, is another one by now, or nobody answers.
     pub(super) async fn get(&self, meta: &ObjectMeta) -> Result<GetResult, Error> {
         let got = self.within(self.store.get(&meta.location)).await?;
-        if (got.meta.size, &got.meta.e_tag) != (meta.size, &meta.e_tag) {
+        if !is_same(&got.meta, meta) {
             return Err(Error::Changed {
                 url: self.url.clone(),
             });
@@ -317,6 +317,13 @@ impl Remote {
         }
         text.chars().take(MOST_WORDS).collect()
     }
+}
+
+/// Whether two answers of a store are about the same bytes. The time of change counts where no ETag says it
+/// better, and in whole seconds: lists of objects may have it more precisely than answers about one.
+fn is_same(one: &ObjectMeta, other: &ObjectMeta) -> bool {
+    let is_same_time = one.last_modified.timestamp() == other.last_modified.timestamp();
+    one.size == other.size && one.e_tag == other.e_tag && (one.e_tag.is_some() || is_same_time)
 }
 
 /// What is listed right below `prefix`, by names that begin with `folder`, without weights for other programs.
