@@ -188,7 +188,7 @@ impl Remote {
     /// If it isn't there or nobody answers.
     pub(super) async fn objects(&self, what: What) -> Result<Vec<Object>, Error> {
         if what == What::File {
-            let meta = self.within(self.store.head(&self.path)).await?;
+            let meta = self.meta().await?;
             let name = self.name.clone();
             return Ok(vec![Object { name, meta }]);
         }
@@ -214,6 +214,21 @@ impl Remote {
         }
         objects.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(objects)
+    }
+
+    /// What the store says of the file of this URL.
+    async fn meta(&self) -> Result<ObjectMeta, Error> {
+        let head = self.store.head(&self.path);
+        match tokio::time::timeout(PATIENCE, head).await {
+            // A signed URL is signed for one method, and some servers know no HEAD. What comes after the
+            // head of this answer is not read.
+            Ok(Err(cause)) if !self.is_s3 && refuses_method(&cause) => {
+                let got = self.within(self.store.get(&self.path)).await?;
+                Ok(got.meta)
+            }
+            Ok(answer) => answer.map_err(|cause| self.error(cause)),
+            Err(_) => Err(self.silent()),
+        }
     }
 
     /// Begins to fetch an object.
@@ -316,6 +331,16 @@ impl Remote {
             text = text.replace(secret, "***");
         }
         text.chars().take(MOST_WORDS).collect()
+    }
+}
+
+/// Whether a server may do for GET what it doesn't do for HEAD: it answered 403 or 405.
+fn refuses_method(cause: &object_store::Error) -> bool {
+    match cause {
+        object_store::Error::PermissionDenied { .. } => true,
+        // So is 405 called, too, and nothing but its text says that it is none.
+        object_store::Error::NotFound { .. } => format!("{cause:?}").contains("status: 405"),
+        _ => false,
     }
 }
 
