@@ -24,31 +24,39 @@ impl<'a> Cache<'a> {
         Self { dir, stop }
     }
 
-    /// The path of a file or directory, which is fetched if it isn't here.
+    /// The path of a file or directory, which is fetched if it isn't here, and its version: the same on
+    /// all machines that have the same bytes of the same store.
     ///
     /// # Errors
     /// If it can't be fetched or kept.
-    pub(super) async fn bring(&self, remote: &Remote, what: What) -> Result<PathBuf, Error> {
+    pub(super) async fn bring(
+        &self,
+        remote: &Remote,
+        what: What,
+    ) -> Result<(PathBuf, String), Error> {
         let objects = remote.objects(what).await?;
-        let entry = self.entry(remote, &objects).await?;
-        Ok(match (what, objects.first()) {
+        let (entry, version) = self.entry(remote, &objects).await?;
+        let path = match (what, objects.first()) {
             (What::File, Some(object)) => entry.join(&object.name),
             _ => entry,
-        })
+        };
+        Ok((path, version))
     }
 
-    async fn entry(&self, remote: &Remote, objects: &[Object]) -> Result<PathBuf, Error> {
+    async fn entry(&self, remote: &Remote, objects: &[Object]) -> Result<(PathBuf, String), Error> {
         // Of a store that says nothing but a size nobody knows whether the bytes are the same.
         let is_steady = objects.iter().all(Object::is_steady);
-        let key = key(remote, objects);
+        let key = key(&remote.identity, objects);
+        // Without the server's address, which need not be the same on all machines.
+        let version = self::key("", objects);
         let entry = self.dir.join(&key);
         if is_steady && entry.is_dir() {
-            return Ok(entry);
+            return Ok((entry, version));
         }
         std::fs::create_dir_all(self.dir).map_err(Error::cache(self.dir))?;
         let _lock = self.lock(remote, &key).await?;
         if is_steady && entry.is_dir() {
-            return Ok(entry);
+            return Ok((entry, version));
         }
         // What somebody left who died over it.
         let part = self.dir.join(format!("{key}.part"));
@@ -68,19 +76,22 @@ impl<'a> Cache<'a> {
                 return Err(error);
             }
         }
-        let entry = match is_steady {
-            true => entry,
-            false => self.dir.join(format!("{key}-{}", short(&content))),
+        let (entry, version) = match is_steady {
+            true => (entry, version),
+            false => {
+                let content = short(&content);
+                (self.dir.join(format!("{key}-{content}")), content)
+            }
         };
         if entry.is_dir() {
             std::fs::remove_dir_all(&part).map_err(Error::cache(&part))?;
-            return Ok(entry);
+            return Ok((entry, version));
         }
         sync(&part)?;
         std::fs::rename(&part, &entry).map_err(Error::cache(&entry))?;
         sync(self.dir)?;
         tracing::info!(url = remote.url, path = %entry.display(), "fetched");
-        Ok(entry)
+        Ok((entry, version))
     }
 
     /// Waits until nobody else fetches this entry.
@@ -158,15 +169,28 @@ fn sync(dir: &Path) -> Result<(), Error> {
     opened.map_err(Error::cache(dir))
 }
 
+/// One digest of the versions of several files, in order; empty if there are none.
+pub(super) fn digest(versions: &[String]) -> String {
+    if versions.is_empty() {
+        return String::new();
+    }
+    let mut hasher = blake3::Hasher::new();
+    for version in versions {
+        // All are of one length: no two lists are the same bytes.
+        hasher.update(version.as_bytes());
+    }
+    short(&hasher)
+}
+
 /// Name of an entry: everything that says which bytes are meant.
-fn key(remote: &Remote, objects: &[Object]) -> String {
+fn key(identity: &str, objects: &[Object]) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut add = |part: &str| {
         // The length in front: no two lists of parts are the same bytes.
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     };
-    add(&remote.identity);
+    add(identity);
     for Object { name, meta } in objects {
         add(name);
         add(meta.e_tag.as_deref().unwrap_or_default());

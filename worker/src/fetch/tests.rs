@@ -1,6 +1,6 @@
 use super::cache::Cache;
 use super::remote::{Remote, Variables};
-use super::{Error, What, bring_with};
+use super::{Error, What};
 use espalier_spec::JobSpec;
 use espalier_spec::job::Descriptions;
 use object_store::memory::InMemory;
@@ -31,7 +31,12 @@ fn put(store: &InMemory, key: &str, body: &'static [u8]) {
 
 fn fetch(dir: &Path, store: &Arc<InMemory>, key: &str, what: What) -> Result<PathBuf, Error> {
     let remote = Remote::of(Arc::<InMemory>::clone(store), key);
-    runtime().block_on(Cache::new(dir, &GO_ON).bring(&remote, what))
+    let brought = runtime().block_on(Cache::new(dir, &GO_ON).bring(&remote, what));
+    brought.map(|(path, _)| path)
+}
+
+fn bring_with(spec: &JobSpec, cache: &Cache<'_>, variables: &Variables) -> Result<JobSpec, Error> {
+    super::bring_with(spec, cache, variables).map(|brought| brought.spec)
 }
 
 fn names(dir: &Path, ending: &str) -> usize {
@@ -286,6 +291,31 @@ fn a_file_without_a_head_is_fetched() {
         assert_eq!(one, two);
         assert_eq!(fs::read(&path).unwrap(), b"kept");
     }
+}
+
+// Promise: workers that fetch the same version say the same of it, wherever they keep it and whatever they
+// call its server; those that fetch another one, or none, say something else.
+#[test]
+fn a_version_is_told() {
+    let old = Server::start(STEADY);
+    let new = Server::start("ETag: \"2\"\r\nLast-Modified: Fri, 02 Jan 2026 03:04:05 GMT\r\n");
+    let unsure = Server::start("");
+    let told = |train: &str, endpoint: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path(), &GO_ON);
+        let variables = s3(endpoint, &[("AWS_ALLOW_HTTP", "true")]);
+        let brought = super::bring_with(&job(train), &cache, &variables).unwrap();
+        brought.fetched
+    };
+    let s3_url = "s3://bucket/x/train.jsonl";
+    let first = told(s3_url, &old.url);
+    assert!(!first.is_empty());
+    let other_name = old.url.replace("127.0.0.1", "localhost");
+    assert_eq!(told(s3_url, &other_name), first);
+    assert_ne!(told(s3_url, &new.url), first);
+    let plain = format!("{}/train.jsonl", unsure.url);
+    assert_eq!(told(&plain, ""), told(&plain, ""));
+    assert_eq!(told("file:///train.jsonl", ""), "");
 }
 
 // Promise: what can go wrong names the URL and what to do, and no key and no signature.
