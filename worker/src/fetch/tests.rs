@@ -137,6 +137,42 @@ fn a_prefix_is_a_directory() {
     assert!(none.to_string().contains("config.json"), "{none}");
 }
 
+// Promise: a model whose fetch was stopped goes on with the file that was not whole: those before it are not
+// fetched again.
+#[test]
+fn a_stopped_fetch_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(InMemory::new());
+    for key in ["m/config.json", "m/model.safetensors"] {
+        put(&store, key, BODY);
+    }
+    let parts = || {
+        let entries = fs::read_dir(dir.path()).unwrap();
+        let mut paths = entries.map(|entry| entry.unwrap().path().join("config.json"));
+        paths.find(|path| path.is_file())
+    };
+    let stop = || parts().is_some();
+    let remote = Remote::of(Arc::<InMemory>::clone(&store), "m");
+    let cache = Cache::new(dir.path(), &stop);
+    let bring = cache.bring(&remote, What::Directory);
+    let error = runtime().block_on(bring).unwrap_err();
+    assert!(matches!(error, Error::Stopped), "{error}");
+    assert_eq!(
+        (names(dir.path(), ".part"), names(dir.path(), ".new")),
+        (1, 0)
+    );
+    // Had it been fetched again, this would be gone.
+    let kept = vec![b'x'; BODY.len()];
+    fs::write(parts().unwrap(), &kept).unwrap();
+    let model = fetch(dir.path(), &store, "m", What::Directory).unwrap();
+    assert_eq!(fs::read(model.join("config.json")).unwrap(), kept);
+    assert_eq!(fs::read(model.join("model.safetensors")).unwrap(), BODY);
+    assert_eq!(
+        (names(dir.path(), ".part"), names(dir.path(), ".new")),
+        (0, 0)
+    );
+}
+
 // Promise: whatever file a job names may be a URL, those of classes too.
 #[test]
 fn files_of_classes_are_brought() {
@@ -360,7 +396,7 @@ fn errors_name_the_url() {
     );
 }
 
-// Promise: a job that is told to stop stops fetching and leaves nothing behind.
+// Promise: a job that is told to stop stops fetching and leaves nothing of a file behind.
 #[test]
 fn a_job_that_is_told_to_stop_stops() {
     let server = Server::start(STEADY);
