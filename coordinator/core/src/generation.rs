@@ -115,7 +115,11 @@ impl Machine {
             ))
         } else {
             match &live.profile {
-                Some((first, other)) if *other != profile => Some(format!(
+                Some((first, other)) if other.fetched_others(&profile) => Some(format!(
+                    "workers {first} and {name} fetched different versions of the job's files: one \
+                     was changed at its URL in between; submit the job again when it changes no more"
+                )),
+                Some((first, other)) if !other.agrees(&profile) => Some(format!(
                     "workers {first} and {name} found different models or data; check that {} and \
                      the data files are the same on both",
                     job.spec.backbone.path

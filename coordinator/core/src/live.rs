@@ -106,7 +106,7 @@ pub(crate) enum LeaseState {
 pub(crate) struct Live {
     /// Workers that have prepared it, and where their ranks listen.
     pub(crate) acks: BTreeMap<WorkerId, Vec<PeerAddress>>,
-    /// The first worker's profile; all others must equal it.
+    /// The first worker's profile; all others must agree with it.
     pub(crate) profile: Option<(WorkerId, Profile)>,
     /// Snapshots in the memory of the workers that have prepared it.
     pub(crate) held: BTreeMap<WorkerId, Vec<HeldSnapshot>>,

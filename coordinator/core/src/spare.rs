@@ -237,7 +237,14 @@ impl Machine {
         let Some(job) = self.state.jobs.get(&at.0) else {
             return;
         };
-        let wrong = job_fits(job, profile).err();
+        let first = self.live.get(&at.0).and_then(|live| live.profile.as_ref());
+        let wrong = match first {
+            Some((first, other)) if other.fetched_others(profile) => Some(format!(
+                "fetched other versions of the job's files than worker {first}: one was changed at \
+                 its URL in between"
+            )),
+            _ => job_fits(job, profile).err(),
+        };
         let ended = job.state().is_final();
         match self.spares.get_mut(at) {
             Some(spare) if spare.state == SpareState::Asked => spare.state = SpareState::Ready,

@@ -1,7 +1,8 @@
 //! Stories of a cluster: lists of events and what must follow from them.
 
-use crate::kit::{Bench, failure, orders, ranks, running, spec, worker};
+use crate::kit::{Bench, address, failure, orders, profile, ranks, running, spec, worker};
 use espalier_core::{Command, ErrorKind, Event, JobState, Outcome, WorkerState};
+use espalier_spec::plan::Profile;
 use espalier_spec::report::{Affinity, Progress, TaskPair};
 use espalier_spec::{Generation, Step};
 
@@ -144,6 +145,36 @@ fn the_queue_keeps_order_and_says_why() {
     assert_eq!(bench.state("late"), JobState::Queued);
     bench.cancel("two").unwrap();
     assert_eq!(bench.state("late"), JobState::Preparing);
+}
+
+#[test]
+fn workers_with_other_versions_of_the_files_do_not_start() {
+    // Promise: workers that fetched different versions of a file never train together, and the job says
+    // why; one that tells of none may be of an older release.
+    let prepared = |second: &str| {
+        let mut bench = Bench::new();
+        let conns = [bench.join("a", 1), bench.join("b", 1)];
+        bench.create(&ranks("x", 2));
+        for (rank, (conn, fetched)) in (0..).zip(conns.into_iter().zip(["one", second])) {
+            bench.step(Event::Prepared {
+                conn,
+                job: "x".into(),
+                generation: Generation(1),
+                addresses: vec![address(rank)],
+                profile: Profile {
+                    fetched: fetched.to_owned(),
+                    ..profile()
+                },
+                snapshots: Vec::new(),
+            });
+        }
+        bench
+    };
+    assert_eq!(prepared("one").state("x"), JobState::Running);
+    assert_eq!(prepared("").state("x"), JobState::Running);
+    let failed = prepared("two").job("x").failure.unwrap();
+    let expected = "workers a and b fetched different versions";
+    assert!(failed.message.starts_with(expected), "{}", failed.message);
 }
 
 #[test]
