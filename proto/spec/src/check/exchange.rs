@@ -2,6 +2,7 @@
 
 use super::Findings;
 use crate::JobSpec;
+use crate::balancer::Class;
 use crate::exchange::{Affinity, Sharding, SyncKind};
 
 pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
@@ -27,6 +28,9 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
                 .to_owned()
         },
     );
+    if class == Class::Losses && spec.balancer.weighs_by_losses() {
+        whole_step(spec, found);
+    }
     let sharding = match exchange.sharding {
         Sharding::None => return,
         Sharding::Optimizer => "optimizer (the default)",
@@ -41,14 +45,40 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
     );
 }
 
+/// What is summed is weighed before, and weights that follow from the losses of the whole step are
+/// known before a rank's first backward pass only if it makes no more than that one.
+fn whole_step(spec: &JobSpec, found: &mut Findings) {
+    let method = spec.balancer.method;
+    let training = &spec.training;
+    found.require(training.accumulation <= 1, "training.accumulation", || {
+        format!(
+            "is {}, which computes a step in parts, but with exchange.sync all_reduce `{method}` \
+             needs the losses of the whole step before the first part's gradients; leave it out, or \
+             set `exchange.sync: owner_combine`",
+            training.accumulation
+        )
+    });
+    // Nobody knows yet how many ranks a job gets that names no number: there may be but one.
+    let ranks = spec.resources.ranks.unwrap_or(1);
+    let shards = spec.resources.shards.unwrap_or(ranks);
+    found.require(shards <= ranks, "resources.shards", || {
+        format!(
+            "is {shards}, so that a rank with several shards computes a step in parts, but with \
+             exchange.sync all_reduce `{method}` needs the losses of the whole step before the first \
+             part's gradients; leave it out, set `resources.ranks` to {shards} too, or set \
+             `exchange.sync: owner_combine`"
+        )
+    });
+}
+
 #[cfg(test)]
 mod tests {
+    use crate::balancer::{BalancerSpec, Method};
     use crate::exchange::{Affinity, Sharding, SyncKind};
     use crate::{JobSpec, check};
 
-    #[test]
-    fn an_all_reduce_sees_no_task_apart() {
-        // Affinity can't be asked for where only sums travel; the answer says what to change.
+    /// A job of one task whose gradients an all-reduce sums.
+    fn job() -> JobSpec {
         let mut spec: JobSpec = serde_json::from_value(serde_json::json!({
             "name": "x",
             "backbone": { "path": "m" },
@@ -57,6 +87,40 @@ mod tests {
         .expect("a job");
         spec.exchange.sync = SyncKind::AllReduce;
         spec.exchange.sharding = Sharding::None;
+        spec
+    }
+
+    #[test]
+    fn weights_by_losses_need_the_whole_step() {
+        // Promise: where only sums travel, a method that weighs by losses is refused for a step that
+        // a rank computes in parts, and for no other; the answer names the field that cuts it.
+        let mut spec = job();
+        spec.balancer = BalancerSpec::of(Method::Uw);
+        assert_eq!(check(&spec), Ok(()));
+        (spec.resources.ranks, spec.resources.shards) = (Some(2), Some(2));
+        assert_eq!(check(&spec), Ok(()));
+        spec.training.accumulation = 2;
+        spec.resources.shards = Some(3);
+        let violations = check(&spec).expect_err("parts");
+        let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["training.accumulation", "resources.shards"]);
+        for violation in &violations {
+            assert!(violation.message.contains("exchange.sync: owner_combine"));
+        }
+        // Weights that are known before the losses are don't mind.
+        for method in [Method::Mean, Method::Equal, Method::Fixed] {
+            spec.balancer = BalancerSpec::of(method);
+            assert_eq!(check(&spec), Ok(()), "{method}");
+        }
+        spec.balancer = BalancerSpec::of(Method::Uw);
+        spec.exchange.sync = SyncKind::Auto;
+        assert_eq!(check(&spec), Ok(()));
+    }
+
+    #[test]
+    fn an_all_reduce_sees_no_task_apart() {
+        // Affinity can't be asked for where only sums travel; the answer says what to change.
+        let mut spec = job();
         assert_eq!(check(&spec), Ok(()));
         spec.exchange.affinity = Affinity::On;
         let violations = check(&spec).expect_err("a contradiction");
