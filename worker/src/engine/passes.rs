@@ -306,11 +306,36 @@ fn weigh(grad: &Tensor, runs: &[Run], weights: &[f64]) -> Result<(), Error> {
         return Ok(());
     }
     for (task, rows) in runs {
-        if weights[*task] != 1.0 {
-            let _ = grad
-                .f_narrow(0, rows.start as i64, rows.len() as i64)?
-                .f_mul_scalar_(weights[*task])?;
+        let weight = weights[*task];
+        if weight == 1.0 {
+            continue;
         }
+        let mut own = grad.f_narrow(0, rows.start as i64, rows.len() as i64)?;
+        // What is not wanted may be no number, so it is not multiplied by 0.
+        let _ = if weight == 0.0 {
+            own.f_zero_()?
+        } else {
+            own.f_mul_scalar_(weight)?
+        };
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: a task of weight 0 leaves nothing in the features' gradient, be its own no number; the
+    // others' rows are multiplied by theirs.
+    #[test]
+    fn what_is_not_wanted_is_nothing() {
+        let nan = f32::NAN;
+        let grad = Tensor::from_slice(&[1.0f32, 2.0, nan, nan, 5.0, 6.0]).view([3, 2]);
+        let runs: [Run; 3] = [(0, 0..1), (1, 1..2), (2, 2..3)];
+        weigh(&grad, &runs, &[1.0, 0.0, 3.0]).unwrap();
+        assert_eq!(
+            torch::data(&grad).unwrap(),
+            [1.0, 2.0, 0.0, 0.0, 15.0, 18.0]
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::Findings;
 use crate::JobSpec;
-use crate::balancer::Class;
+use crate::balancer::{Class, OnNonFinite};
 use crate::exchange::{Affinity, Sharding, SyncKind};
 
 pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
@@ -28,8 +28,11 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
                 .to_owned()
         },
     );
-    if class == Class::Losses && spec.balancer.weighs_by_losses() {
-        whole_step(spec, found);
+    if class == Class::Losses {
+        nothing_left_out(spec, found);
+        if spec.balancer.weighs_by_losses() {
+            whole_step(spec, found);
+        }
     }
     let sharding = match exchange.sharding {
         Sharding::None => return,
@@ -43,6 +46,23 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
              `sharding: none`, or `sync: owner_combine`"
         ),
     );
+}
+
+/// Of a sum no task can be taken out any more.
+fn nothing_left_out(spec: &JobSpec, found: &mut Findings) {
+    let skips = spec.balancer.on_non_finite == OnNonFinite::SkipTaskStep;
+    found.require(!skips, "balancer.on_non_finite", || {
+        // A step of one task has nothing left without it.
+        let instead = match spec.tasks.len() {
+            0 | 1 => "",
+            _ => ", or set `exchange.sync: owner_combine`",
+        };
+        format!(
+            "is skip_task_step, but with exchange.sync all_reduce the tasks' gradients are summed and \
+             none can be left out of a step; leave it out (the job then fails and names the \
+             task){instead}"
+        )
+    });
 }
 
 /// What is summed is weighed before, and weights that follow from the losses of the whole step are
@@ -73,7 +93,7 @@ fn whole_step(spec: &JobSpec, found: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use crate::balancer::{BalancerSpec, Method};
+    use crate::balancer::{BalancerSpec, Method, OnNonFinite};
     use crate::exchange::{Affinity, Sharding, SyncKind};
     use crate::{JobSpec, check};
 
@@ -114,6 +134,29 @@ mod tests {
         }
         spec.balancer = BalancerSpec::of(Method::Uw);
         spec.exchange.sync = SyncKind::Auto;
+        assert_eq!(check(&spec), Ok(()));
+    }
+
+    #[test]
+    fn an_all_reduce_leaves_no_task_out() {
+        // Promise: to skip a task that is not finite is refused where only sums travel, instead of
+        // doing nothing; with two tasks the answer names the way on which it works.
+        let mut spec = job();
+        spec.balancer.on_non_finite = OnNonFinite::SkipTaskStep;
+        for tasks in 1..=2 {
+            if tasks == 2 {
+                let mut other = spec.tasks[0].clone();
+                other.name = "u".to_owned();
+                spec.tasks.push(other);
+            }
+            let violations = check(&spec).expect_err("a contradiction");
+            assert_eq!(violations.len(), 1, "{violations:?}");
+            assert_eq!(violations[0].field, "balancer.on_non_finite");
+            assert!(violations[0].message.contains("exchange.sync all_reduce"));
+            let way = violations[0].message.contains("sync: owner_combine");
+            assert_eq!(way, tasks == 2);
+        }
+        (spec.exchange.sync, spec.exchange.sharding) = (SyncKind::Auto, Sharding::Optimizer);
         assert_eq!(check(&spec), Ok(()));
     }
 
