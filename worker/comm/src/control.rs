@@ -21,6 +21,8 @@ pub(crate) struct Control {
     stream: TcpStream,
     inbox: Vec<u8>,
     gone: Option<Farewell>,
+    /// It is gone because the peer ended the connection: nothing was noticed elsewhere.
+    ended: bool,
     /// Where ranks have a secret.
     sealed: Option<Box<Sealed>>,
 }
@@ -58,6 +60,7 @@ impl Control {
             stream,
             inbox: Vec::new(),
             gone: None,
+            ended: false,
             sealed: seals.map(|seals| {
                 Box::new(Sealed {
                     seals,
@@ -76,6 +79,12 @@ impl Control {
     /// Why the peer is gone; None while it lives.
     pub(crate) fn gone(&self) -> Option<&Farewell> {
         self.gone.as_ref()
+    }
+
+    /// Whether the peer itself ended the connection. What it sent on another one before may still be on
+    /// its way: the two are not in step.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
     }
 
     /// Records a loss noticed elsewhere, preferring the peer's own last words.
@@ -110,7 +119,10 @@ impl Control {
         let mut heard = false;
         while self.gone.is_none() {
             match self.stream.read(&mut chunk) {
-                Ok(0) => self.gone = Some(self.last_words("its process ended or closed the link")),
+                Ok(0) => {
+                    self.ended = true;
+                    self.gone = Some(self.last_words("its process ended or closed the link"));
+                }
                 Ok(n) => {
                     heard = true;
                     let taken = match &mut self.sealed {
@@ -131,7 +143,11 @@ impl Control {
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => self.gone = Some(self.last_words(&format!("connection broke: {e}"))),
+                Err(e) => {
+                    // A sign of life that crosses its good-bye makes a reset of its close.
+                    self.ended = self.words().is_some();
+                    self.gone = Some(self.last_words(&format!("connection broke: {e}")));
+                }
             }
         }
         heard
@@ -168,19 +184,21 @@ impl Control {
         self.inbox.drain(..wakes);
     }
 
+    /// What it said before it left, if all of that has come.
+    fn words(&self) -> Option<Farewell> {
+        let head = self.inbox.get(..BYE_BYTES).filter(|h| h[0] == BYE)?;
+        let culprit = u32::from_le_bytes(head[1..5].try_into().ok()?);
+        let len = usize::from(u16::from_le_bytes(head[5..7].try_into().ok()?));
+        let text = self.inbox.get(BYE_BYTES..BYE_BYTES + len)?;
+        let culprit = (culprit != NOBODY).then_some(culprit as usize);
+        Some(Farewell {
+            culprit,
+            reason: String::from_utf8_lossy(text).into_owned(),
+        })
+    }
+
     fn last_words(&self, otherwise: &str) -> Farewell {
-        let parsed = (|| {
-            let head = self.inbox.get(..BYE_BYTES).filter(|h| h[0] == BYE)?;
-            let culprit = u32::from_le_bytes(head[1..5].try_into().ok()?);
-            let len = usize::from(u16::from_le_bytes(head[5..7].try_into().ok()?));
-            let text = self.inbox.get(BYE_BYTES..BYE_BYTES + len)?;
-            let culprit = (culprit != NOBODY).then_some(culprit as usize);
-            Some(Farewell {
-                culprit,
-                reason: String::from_utf8_lossy(text).into_owned(),
-            })
-        })();
-        parsed.unwrap_or_else(|| Farewell {
+        self.words().unwrap_or_else(|| Farewell {
             culprit: None,
             reason: otherwise.to_string(),
         })
