@@ -26,6 +26,11 @@ impl Trainer {
                 true => vec![ExactSum::default(); self.tasks.len()],
                 false => Vec::new(),
             },
+            // On every rank, also on one that serves no task: ranks sum them up together.
+            row_samples: match self.balancing.parts() {
+                1 => Vec::new(),
+                _ => vec![0.0; self.balancing.rows().len()],
+            },
             ..Sums::default()
         };
         // The rows that all passes of the step read.
@@ -90,7 +95,6 @@ impl Trainer {
             .filter(|sample| !sample.at.target && train.has_label(sample.at.sample as usize))
             .count();
         let rows = self.balancing.rows();
-        sums.row_samples.resize(rows.len(), 0.0);
         let row = |row: &RowId| row.task == task && row.part == what.part;
         if let Some(place) = rows.iter().position(row) {
             sums.row_samples[place] += count as f64;
