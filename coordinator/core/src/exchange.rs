@@ -117,7 +117,7 @@ pub fn choose(spec: &JobSpec, tasks: &[usize]) -> Choice {
         ));
     }
     if plan.dtype == ExchangeType::Bf16 {
-        reasons.push("numbers travel as bf16, as exchange.dtype asks".to_owned());
+        reasons.push(half(&plan, several));
     }
     Choice { plan, reasons }
 }
@@ -146,6 +146,21 @@ fn way(spec: &JobSpec, plan: &ExchangePlan) -> String {
                 .to_owned()
         }
     }
+}
+
+/// Whether bf16 is used. Where gradients are summed on their way they stay exact.
+fn half(plan: &ExchangePlan, several: bool) -> String {
+    let why = if plan.apart {
+        return "task gradients travel as bf16, as exchange.dtype asks".to_owned();
+    } else if !several {
+        "there is one task"
+    } else {
+        "they do not travel apart"
+    };
+    format!(
+        "exchange.dtype: bf16 is not used, as it is for task gradients that travel apart, and {why}; \
+         numbers travel as f32"
+    )
 }
 
 /// "each rank sends 2 gradients a step".
@@ -303,6 +318,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn bf16_is_told_only_where_it_is_used() {
+        // Promise: the plan says that numbers travel as bf16 where they do; elsewhere it says that
+        // they don't, and why.
+        let mut job = spec(2, Method::Upgrad);
+        job.exchange.dtype = ExchangeType::Bf16;
+        let last = |job: &JobSpec| choose(job, &[2, 2]).reasons.pop().unwrap();
+        assert_eq!(
+            last(&job),
+            "task gradients travel as bf16, as exchange.dtype asks"
+        );
+        job.balancer = BalancerSpec::of(Method::Mean);
+        assert!(last(&job).contains("bf16 is not used"), "{}", last(&job));
+        assert!(last(&job).contains("do not travel apart"));
+        job.tasks.truncate(1);
+        assert!(last(&job).contains("there is one task"), "{}", last(&job));
+        job.exchange.dtype = ExchangeType::F32;
+        assert!(!last(&job).contains("bf16"));
     }
 
     #[test]
