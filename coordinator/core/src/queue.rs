@@ -6,7 +6,8 @@
 //! and blocks nobody.
 //!
 //! A job without a number of ranks takes every device of the ready workers at its first placement:
-//! all CUDA devices if there are any (and the job does not ask for the CPU), else all CPU devices.
+//! all CUDA devices if there are any (and the job does not ask for the CPU), else all CPU devices; no
+//! more than it has shards, since a rank without one would have nothing to compute.
 //! Ranks, shards and kind of device are fixed from then on.
 //!
 //! An elastic job counts workers instead of devices (`elastic.rs`).
@@ -284,6 +285,7 @@ impl Machine {
             (None, Device::Auto) => &[Device::Cuda, Device::Cpu],
         };
         let need = job.size.map(|size| size.ranks).or(job.spec.resources.ranks);
+        let most = job.spec.resources.shards.unwrap_or(u32::MAX).max(1);
         let range = elastic::range(job);
         for kind in kinds {
             if let (Some((min, _)), Some(need)) = (range, need) {
@@ -295,7 +297,10 @@ impl Machine {
             let has = self.index.has(*kind);
             match need {
                 Some(need) if need as usize <= has => return Ok((*kind, need.max(1))),
-                None if has > 0 => return Ok((*kind, u32::try_from(has).unwrap_or(u32::MAX))),
+                None if has > 0 => {
+                    let all = u32::try_from(has).unwrap_or(u32::MAX);
+                    return Ok((*kind, all.min(most)));
+                }
                 _ => {}
             }
         }

@@ -178,6 +178,21 @@ fn workers_with_other_versions_of_the_files_do_not_start() {
 }
 
 #[test]
+fn a_job_takes_no_more_ranks_than_it_has_shards() {
+    // Promise: a job that leaves its ranks open has one for each of its shards at most: none has
+    // nothing to compute, and the other devices stay free.
+    for (shards, free) in [(1, 2), (2, 1), (3, 0), (4, 0)] {
+        let mut bench = Bench::new();
+        for name in ["a", "b", "c"] {
+            bench.join(name, 1);
+        }
+        bench.create(&spec("x", serde_json::json!({ "shards": shards })));
+        assert_eq!(bench.state("x"), JobState::Preparing);
+        assert_eq!(bench.machine.cluster().free_ranks, free, "{shards} shards");
+    }
+}
+
+#[test]
 fn a_fault_of_the_job_ends_it_as_reported() {
     // Promise: an error that trying again can't mend fails the job in the worker's own words, and
     // stops the other ranks.
