@@ -227,7 +227,10 @@ struct Run<'a> {
 impl Run<'_> {
     fn run(mut self) -> Result<Ending, Error> {
         let ending = self.whole();
-        if let Err(error) = &ending {
+        // Whom a lost peer took along has told its own already, and whose fault it was.
+        if let Err(error) = &ending
+            && !matches!(error, Error::Comm(_))
+        {
             // Peers are told first, and why: to them a rank that waits for its disk is alive, and they would
             // wait for it as long.
             let abort = self.trainer.exchange.comm().abort_handle();
