@@ -424,6 +424,30 @@ fn a_cause_counts_though_peers_were_faster() {
 }
 
 #[test]
+fn a_pause_during_a_handover_asks_for_a_checkpoint() {
+    // Promise: a pause keeps the steps that were done on disk, also of a job that hands over when it
+    // is paused; if its ranks had agreed on a snapshot before, no checkpoint is claimed.
+    for written in [true, false] {
+        let (mut bench, [a, b, _]) = two_and_a_spare();
+        let (name, x) = (worker("b"), "x".into());
+        let drain = bench.request(|reply| Event::DrainWorker { name, reply });
+        drain.0.unwrap();
+        let (answer, after) = bench.request(|reply| Event::PauseJob { name: x, reply });
+        answer.unwrap();
+        let stop = |conn: ConnId| format!("stop x g1 Checkpoint -> {}", conn.0);
+        assert_eq!(orders(&after)[..2], [stop(a), stop(b)]);
+        if written {
+            bench.checkpoint(a, "x", 1, 8);
+        }
+        bench.stopped(a, "x", 1, Outcome::Ordered);
+        bench.stopped(b, "x", 1, Outcome::Ordered);
+        assert_eq!(bench.state("x"), JobState::Paused);
+        let reason = bench.job("x").state_reason;
+        assert_eq!(reason.contains("the checkpoint of step 8"), written);
+    }
+}
+
+#[test]
 fn a_pause_is_the_operators() {
     // Promise: the account of a pause begins when the job was resumed.
     let (mut bench, [a, b, _]) = two_and_a_spare();
