@@ -59,10 +59,11 @@ impl Machine {
         );
         let deadline = self.now.plus(self.config.prepare_timeout_ms);
         let live = self.live.entry(number).or_default();
-        let progress = live.progress.take();
+        let (progress, ran) = (live.progress.take(), live.ran.take());
         *live = Live {
             deadline: Some(deadline),
             progress,
+            ran,
             ..Live::default()
         };
         self.grant(number, LeaseState::Active);
@@ -185,6 +186,9 @@ impl Machine {
         );
         let workers: BTreeSet<WorkerId> =
             job.seats.iter().map(|seat| seat.worker.clone()).collect();
+        if let Some(live) = self.live.get_mut(&number) {
+            live.ran = live.profile.take();
+        }
         self.tell(
             number,
             message,

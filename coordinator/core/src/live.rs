@@ -108,6 +108,8 @@ pub(crate) struct Live {
     pub(crate) acks: BTreeMap<WorkerId, Vec<PeerAddress>>,
     /// The first worker's profile; all others must agree with it.
     pub(crate) profile: Option<(WorkerId, Profile)>,
+    /// The same of the newest generation that started: spares must agree with it.
+    pub(crate) ran: Option<(WorkerId, Profile)>,
     /// Snapshots in the memory of the workers that have prepared it.
     pub(crate) held: BTreeMap<WorkerId, Vec<HeldSnapshot>>,
     /// When its preparation must be done.

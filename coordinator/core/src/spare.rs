@@ -237,12 +237,18 @@ impl Machine {
         let Some(job) = self.state.jobs.get(&at.0) else {
             return;
         };
-        let first = self.live.get(&at.0).and_then(|live| live.profile.as_ref());
+        // Neither is known after a restart of the coordinator: then what leads to another plan is found.
+        let live = self.live.get(&at.0);
+        let first = live.and_then(|live| live.profile.as_ref().or(live.ran.as_ref()));
         let wrong = match first {
             Some((first, other)) if other.fetched_others(profile) => Some(format!(
                 "fetched other versions of the job's files than worker {first}: one was changed at \
                  its URL in between"
             )),
+            Some((_, other)) if !other.agrees(profile) => {
+                let fits = job_fits(job, profile);
+                Some(fits.err().unwrap_or_else(|| found_others(job)))
+            }
             _ => job_fits(job, profile).err(),
         };
         let ended = job.state().is_final();
@@ -378,9 +384,14 @@ fn job_fits(job: &Job, profile: &Profile) -> Result<(), String> {
     if other.tasks == plan.tasks && other.blocks == plan.blocks && other.shards == plan.shards {
         return Ok(());
     }
-    Err(format!(
+    Err(found_others(job))
+}
+
+/// What is wrong with a worker whose profile is not that of the others; goes on from "it".
+fn found_others(job: &Job) -> String {
+    format!(
         "found another model or other data than the workers that run the job; check that {} and \
          the data files are the same on all",
         job.spec.backbone.path
-    ))
+    )
 }

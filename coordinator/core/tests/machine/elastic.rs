@@ -2,6 +2,7 @@
 
 use crate::kit::{Bench, elastic, failure, orders, profile, ranks, running, worker};
 use espalier_core::{ConnId, Event, JobState, Outcome, WorkerState};
+use espalier_spec::plan::Profile;
 use espalier_spec::recovery::Cause;
 use espalier_spec::{Generation, JobSpec, Rank};
 
@@ -237,10 +238,23 @@ fn a_spare_is_released_for_another_job() {
 fn a_spare_with_another_model_is_not_used() {
     // Promise: a worker that finds something else than those that run the job gets none of its
     // ranks, and the job's events say so.
-    let (mut bench, conns) = four_ranks(&["a"], 1, 2);
-    let b = bench.join("b", 1);
     let mut other = profile();
     other.blocks[0].trainable -= 1_000;
+    a_spare_found(other);
+}
+
+#[test]
+fn a_spare_with_other_data_is_not_used() {
+    // Promise: the same of what would lead to the same plan: ranks there would fail the job.
+    let mut other = profile();
+    other.tasks[0].train_samples += 1;
+    a_spare_found(other);
+}
+
+/// A spare says that it found this, and is not used.
+fn a_spare_found(other: Profile) {
+    let (mut bench, conns) = four_ranks(&["a"], 1, 2);
+    let b = bench.join("b", 1);
     let after = bench.step(Event::Prepared {
         conn: b,
         job: "x".into(),
