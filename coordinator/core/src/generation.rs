@@ -60,10 +60,12 @@ impl Machine {
         let deadline = self.now.plus(self.config.prepare_timeout_ms);
         let live = self.live.entry(number).or_default();
         let (progress, ran) = (live.progress.take(), live.ran.take());
+        let unseen = live.unseen;
         *live = Live {
             deadline: Some(deadline),
             progress,
             ran,
+            unseen,
             ..Live::default()
         };
         self.grant(number, LeaseState::Active);
@@ -188,6 +190,7 @@ impl Machine {
             job.seats.iter().map(|seat| seat.worker.clone()).collect();
         if let Some(live) = self.live.get_mut(&number) {
             live.ran = live.profile.take();
+            live.unseen = 0;
         }
         self.tell(
             number,

@@ -114,6 +114,8 @@ pub(crate) struct Live {
     pub(crate) held: BTreeMap<WorkerId, Vec<HeldSnapshot>>,
     /// When its preparation must be done.
     pub(crate) deadline: Option<Time>,
+    /// Preparations in a row that ended since a worker was out of sight.
+    pub(crate) unseen: u32,
     /// Newest progress, of whichever generation.
     pub(crate) progress: Option<Progress>,
     /// Steps that the newest generation has reported; none before its first report.
