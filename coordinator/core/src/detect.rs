@@ -44,7 +44,7 @@ impl Machine {
 
     /// Why a worker is dead before it was out of sight for long; none if it may live.
     pub(crate) fn is_dead(&self, worker: &Worker) -> Option<String> {
-        let (job, _) = worker.is_accused()?;
+        worker.is_accused()?;
         let link = match worker.link {
             Link::Broken { .. } => "its stream broke".to_owned(),
             Link::Silent { .. } => {
@@ -57,7 +57,8 @@ impl Machine {
             }
             _ => return None,
         };
-        Some(format!("{link}, and its peers in job {job} lost it too"))
+        // Whoever sees the worker reads this, also those who may not know of the job.
+        Some(format!("{link}, and its peers in a job lost it too"))
     }
 
     /// When the time out of sight of a worker ends.

@@ -30,7 +30,8 @@ fn life(bench: &Bench, name: &str) -> WorkerState {
 #[test]
 fn a_worker_that_its_peers_lost_too_is_dead_at_once() {
     // Promise: stream broken and accused by a peer, in either order: the next generation is
-    // prepared in that very step, and goes on from what its workers hold.
+    // prepared in that very step, and goes on from what its workers hold. The worker's reason names
+    // no job: everybody may read it.
     for accused_first in [true, false] {
         let (mut bench, [a, b, c]) = two_and_a_spare();
         let after = if accused_first {
@@ -45,7 +46,10 @@ fn a_worker_that_its_peers_lost_too_is_dead_at_once() {
         };
         let prepare = |conn: ConnId| format!("prepare x g2 -> {}", conn.0);
         assert_eq!(orders(&after), [prepare(a), prepare(c)]);
-        assert_eq!(life(&bench, "b"), WorkerState::Gone);
+        let lost = bench.machine.worker(&worker("b")).unwrap();
+        assert_eq!(lost.state, WorkerState::Gone);
+        let reason = "its stream broke, and its peers in a job lost it too";
+        assert_eq!(lost.state_reason, reason);
         bench.prepared_with(a, "x", 2, &[0], &[(0, 4), (0, 6), (1, 4), (1, 6)]);
         let after = bench.prepared(c, "x", 2, &[1]);
         assert_eq!(
