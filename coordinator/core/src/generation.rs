@@ -40,6 +40,7 @@ impl Machine {
             job.way_on()
         );
         let key = (job.name(), generation);
+        let reached = self.reached_now(number);
         let order = Order::Prepare {
             job: job.name(),
             uid: job.uid.clone(),
@@ -55,6 +56,7 @@ impl Machine {
                 generation,
                 seats,
                 size,
+                reached,
             },
         );
         let deadline = self.now.plus(self.config.prepare_timeout_ms);

@@ -364,6 +364,24 @@ fn pause_resume_and_cancel() {
 }
 
 #[test]
+fn steps_told_of_late_are_done_again() {
+    // Promise: what rank 0 reports after its generation has ended is done again by the next one, and
+    // counted as such.
+    let (mut bench, a, b) = two_ranks();
+    bench.trains(a, "x", 1, 1);
+    bench.progress(a, "x", 1, 7);
+    bench.stopped(b, "x", 1, failure("nan_loss", true));
+    assert_eq!(bench.state("x"), JobState::Queued);
+    bench.progress(a, "x", 1, 9);
+    bench.stopped(a, "x", 1, Outcome::Ordered);
+    bench.prepared_with(a, "x", 2, &[0], &[(0, 4)]);
+    bench.prepared_with(b, "x", 2, &[1], &[(1, 4)]);
+    let recovery = bench.job("x").recoveries[0].clone();
+    assert_eq!((recovery.reached, recovery.from), (Step(9), Step(4)));
+    assert_eq!(recovery.replayed_steps(), 5);
+}
+
+#[test]
 fn a_drained_worker_hands_its_jobs_over() {
     // Promise: a drain moves jobs at a step boundary, with a checkpoint, onto other workers.
     let mut bench = Bench::new();
