@@ -16,7 +16,7 @@ use crate::live::{Key, Worker};
 use crate::machine::Machine;
 use crate::place::{Problem, place};
 use crate::record::Kind;
-use crate::seat::free_devices;
+use crate::seat::{devices, free_devices};
 use crate::spares::{At, Spare, SpareState};
 use crate::state::{Job, Phase, Then};
 use espalier_spec::job::Device;
@@ -56,6 +56,26 @@ impl Machine {
         let here = self.spares.on(&worker.info.name);
         let mut of_name = here.filter(|(_, spare)| spare.key.0 == *job && spare.is_of(worker));
         of_name.all(|(of, spare)| of == number && spare.state != SpareState::Unfit)
+    }
+
+    /// Ready workers with devices of a kind that get no ranks of a job for what was found out about
+    /// them; with the numbers of these devices, all and those that are free.
+    pub(crate) fn unfit(&self, number: u64, kind: Device) -> BTreeMap<&WorkerId, (usize, usize)> {
+        let spares = self.spares.of(number);
+        let unfit = spares.filter(|(_, spare)| spare.state == SpareState::Unfit);
+        let here = unfit.filter_map(|(name, spare)| {
+            let worker = self.workers.get(name)?;
+            let has = devices(worker, kind).count();
+            let takes = worker.strays.is_empty();
+            let free = if takes {
+                free_devices(worker, kind).len()
+            } else {
+                0
+            };
+            let counts = spare.is_of(worker) && self.is_ready(worker) && has > 0;
+            counts.then_some((name, (has, free)))
+        });
+        here.collect()
     }
 
     /// Whether a generation that a worker runs is what it keeps as a spare.

@@ -277,6 +277,32 @@ fn a_spare_found(other: Profile) {
 }
 
 #[test]
+fn a_job_that_unfit_workers_would_have_to_hold_blocks_nobody() {
+    // Promise: workers that get no ranks of a job are no room for it: it waits for others, in words
+    // that name them, and the jobs behind it go on.
+    let mut bench = Bench::new();
+    let (a, b) = (bench.join("a", 1), bench.join("b", 1));
+    bench.create(&ranks("x", 2));
+    bench.prepared(a, "x", 1, &[0]);
+    bench.prepared(b, "x", 1, &[1]);
+    let c = bench.join("c", 1);
+    bench.stopped(c, "x", 1, failure("bad_data", false));
+    let reason = "spot notice".to_owned();
+    bench.step(Event::Goodbye { conn: b, reason });
+    bench.stopped(a, "x", 1, Outcome::Ordered);
+    let why = bench.job("x").state_reason;
+    let waits =
+        "needs 2 cpu ranks; the cluster has 1 (1 free), besides worker c, unfit for this job; ";
+    assert!(why.starts_with(waits), "{why}");
+    bench.create(&ranks("y", 1));
+    assert_eq!(bench.state("y"), JobState::Preparing);
+    // A worker that may host it ends the wait.
+    bench.join("d", 1);
+    bench.join("e", 1);
+    assert_eq!(bench.state("x"), JobState::Preparing);
+}
+
+#[test]
 fn a_rigid_job_has_one_hot_spare() {
     // Promise: a job with a device per rank has one spare that can replace a worker; when one is
     // lost the spare takes its place.
