@@ -9,6 +9,7 @@ use std::path::Path;
 use tch::Kind;
 
 mod convnet;
+mod dropout;
 mod llama;
 mod virtual_tokens;
 
