@@ -137,6 +137,12 @@ pub fn write_export(
     let is_bert = kind == Some("bert");
     let is_script = kind == Some(TORCHSCRIPT);
     let language = Language::of(kind, meta, heads);
+    for field in ["torch_dtype", "dtype"] {
+        if let Some(kind) = config.get_mut(field) {
+            // What the files hold now. Whoever loads them as the source's kind would round what was trained.
+            *kind = json!("float32");
+        }
+    }
     let tables = ["wte.weight", "embed_tokens.weight"];
     let mut decoders = backbone.iter();
     if let Some((_, table)) = decoders.find(|(name, _)| tables.contains(&name.as_str())) {
