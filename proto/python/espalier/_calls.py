@@ -244,7 +244,8 @@ class Shown:
     """The lines of a log that were shown, for when a stream that broke is taken up again: lines have no numbers."""
 
     def __init__(self) -> None:
-        self._since: tuple[int, int] | None = None
+        # Times are those of the workers' clocks, which need not agree.
+        self._since: dict[str, tuple[int, int]] = {}
         self._newest: deque[int] = deque(maxlen=KEPT)
         self._again = False
 
@@ -256,8 +257,8 @@ class Shown:
         """Whether to show a line now; it counts as shown then."""
         time = (line.time.seconds, line.time.nanos)
         key = hash((time, line.worker, line.rank if line.HasField("rank") else None, line.text))
-        if self._again and ((self._since is not None and time < self._since) or key in self._newest):
+        if self._again and (time < self._since.get(line.worker, (0, 0)) or key in self._newest):
             return False
-        self._since = time if self._since is None else self._since
+        self._since.setdefault(line.worker, time)
         self._newest.append(key)
         return True
