@@ -24,7 +24,12 @@ def build():
     """Builds the binaries; cargo says what is wrong where that fails. ESPALIER_NO_BUILD=1 takes what is there."""
     if os.environ.get("ESPALIER_NO_BUILD", "") not in ("", "0"):
         return
-    if subprocess.run(["cargo", "build", "--workspace", "--bins"], cwd=REPO).returncode != 0:
+    settings = REPO / ".espalier/env.sh"
+    if not settings.is_file():
+        raise DemoError(f"no {settings}: run 'make setup' first, which brings libtorch and the pretrained model")
+    # Says where libtorch is; another place than the last time's would compile everything anew.
+    command = ["bash", "-c", '. "$0"; exec cargo build --workspace --bins', settings]
+    if subprocess.run(command, cwd=REPO).returncode != 0:
         raise DemoError("the binaries could not be built, see cargo's message above")
 
 

@@ -157,17 +157,11 @@ impl Client {
         })
     }
 
-    /// Whether the coordinator runs on this machine, so that it sees the same files.
+    /// Whether the coordinator is that of the local cluster in ./.espalier/cluster, which sees the same
+    /// files. An address of this machine alone says nothing: a port-forward may lead from it anywhere.
     pub(crate) fn is_local(&self) -> bool {
-        let Ok(endpoint) = Endpoint::from_shared(self.server.clone()) else {
-            return false;
-        };
-        let host = endpoint
-            .uri()
-            .host()
-            .unwrap_or_default()
-            .trim_matches(['[', ']']);
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        let local = Folder::default().address();
+        local.is_some_and(|local| is_same(&self.server, &local))
     }
 
     /// All jobs in one of these states (all states if empty), in order of creation.
@@ -325,6 +319,25 @@ impl Client {
     }
 }
 
+/// Whether two addresses are one, where all names of this machine are one.
+fn is_same(one: &str, other: &str) -> bool {
+    let place = |address: &str| {
+        let endpoint = Endpoint::from_shared(address.to_owned()).ok()?;
+        let uri = endpoint.uri();
+        let host = uri.host()?.trim_matches(['[', ']']);
+        let address = host.parse::<IpAddr>();
+        let is_here = host == "localhost" || address.is_ok_and(|ip| ip.is_loopback());
+        let host = if is_here { "localhost" } else { host };
+        Some((
+            uri.scheme_str()?.to_owned(),
+            host.to_owned(),
+            uri.port_u16(),
+        ))
+    };
+    let place_of_one = place(one);
+    place_of_one.is_some() && place_of_one == place(other)
+}
+
 fn endpoint(address: &str, tls: &ClientTls) -> Result<Endpoint> {
     let endpoint = Endpoint::from_shared(address.to_owned())
         .ok()
@@ -395,4 +408,33 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same;
+
+    // Promise: a port-forward is not taken for the local cluster, and that is known under all its names.
+    #[test]
+    fn the_local_cluster_is_recognised() {
+        let up = "http://127.0.0.1:7443";
+        for same in [
+            up,
+            "http://127.0.0.1:7443/",
+            "http://localhost:7443",
+            "http://[::1]:7443",
+        ] {
+            assert!(is_same(same, up), "{same}");
+        }
+        for other in [
+            "https://localhost:7443",
+            "http://localhost:7444",
+            "http://localhost",
+            "http://10.0.0.1:7443",
+            "nothing at all",
+        ] {
+            assert!(!is_same(other, up), "{other}");
+        }
+        assert!(!is_same("", ""));
+    }
 }

@@ -25,7 +25,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(cmd::run(args.verb, &context)),
+        Ok(runtime) => {
+            let result = runtime.block_on(cmd::run(args.verb, &context));
+            // Nobody waits any more for a read of standard input that may never end.
+            runtime.shutdown_background();
+            result
+        }
         Err(error) => Err(Error::failure(format!("can't start: {error}"))),
     };
     match result {

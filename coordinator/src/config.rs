@@ -254,6 +254,13 @@ impl Config {
                 expected,
             ));
         }
+        if self.access.max_job_bytes > self.max_message_bytes {
+            let expected = format!(
+                "at most max-message-bytes, {}: a larger job can't be sent",
+                self.max_message_bytes
+            );
+            return Err(range("max-job-bytes", &self.access.max_job_bytes, expected));
+        }
         if self.max_watches == 0 || self.max_watches > 1 << 20 {
             return Err(range(
                 "max-watches",

@@ -204,7 +204,8 @@ async fn pages() {
 #[tokio::test]
 async fn pages_of_large_jobs() {
     let directory = tempfile::tempdir().unwrap();
-    let config = config_with(directory.path(), &["--max-message-bytes", "65536"]);
+    let limits = ["--max-message-bytes=65536", "--max-job-bytes=65536"];
+    let config = config_with(directory.path(), &limits);
     let node = Node::configured(&config).await;
     let names: Vec<String> = (0..12).map(|i| format!("job-{i:02}")).collect();
     for name in &names {

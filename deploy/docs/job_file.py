@@ -10,7 +10,7 @@ from pathlib import Path
 PATH = Path(__file__).resolve().parents[2] / "docs/job-file.md"
 HEAD = """# The job file
 
-Every field that a job file may have. `espalier submit`, `espalier local` and `espalier.load` of the
+Every field that a job file may have. `espalier submit`, `espalier validate` and `Client.submit` of the
 [Python package](../proto/python/README.md) read it as YAML; a field that is not here is an error. For an editor that
 completes and checks, write the schema to a file with `espalier schema > job.schema.json` and put
 `# yaml-language-server: $schema=job.schema.json` on the job file's first line. How to choose among the values:

@@ -74,6 +74,7 @@ fn seeds() -> Vec<Vec<u8>> {
             share: 0.5,
             sample_cost: 20.0,
         }],
+        fetched: "0123456789abcdef".to_owned(),
     };
     vec![
         v1::CreateJobRequest {

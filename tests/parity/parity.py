@@ -30,7 +30,7 @@ JOB = REPO / "tests/parity/job.yaml"
 MODEL = make_golden.MODEL
 BIN = Path(os.environ.get("ESPALIER_BIN_DIR") or Path(os.environ.get("CARGO_TARGET_DIR", REPO / "target")) / "debug")
 SENTENCES = 100
-POOLINGS = ["mean", "pooler"]
+POOLINGS = ["mean", "cls", "max", "last", "pooler"]
 
 
 def sentences():

@@ -167,10 +167,14 @@ fn predict(
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     }
     let (mut prompts, mut done) = (0, 0);
-    let mut lines = std::io::stdin().lock().lines().enumerate();
+    // Blank lines say nothing and yet count: numbers of lines are those of whoever wrote them.
+    let is_blank =
+        |line: &std::io::Result<String>| line.as_ref().is_ok_and(|line| line.trim().is_empty());
+    let lines = std::io::stdin().lock().lines().enumerate();
+    let mut lines = lines.filter(|(_, line)| !is_blank(line));
     let mut out = std::io::stdout().lock();
     loop {
-        let mut texts = Vec::new();
+        let (mut texts, mut numbers) = (Vec::new(), Vec::new());
         let mut inputs = Vec::new();
         let (mut worded, mut words) = (Vec::new(), Vec::new());
         for (number, line) in lines.by_ref().take(BATCH) {
@@ -214,6 +218,7 @@ fn predict(
             }
             inputs.push(input.with_context(line)?);
             texts.push(text);
+            numbers.push(number + 1);
         }
         if inputs.is_empty() {
             return Ok(());
@@ -245,11 +250,11 @@ fn predict(
             }
         }
         if let Some(sampling) = &sampling {
-            for (text, answer) in texts.iter().zip(&mut answers) {
+            for ((text, number), answer) in texts.iter().zip(&numbers).zip(&mut answers) {
                 let prompt = text.as_deref().unwrap_or_default();
                 prompts += 1;
                 let made = predictor.go_on(prompt, tasks, (sampling, prompts - 1));
-                answer.extend(made.with_context(|| format!("line {prompts}"))?);
+                answer.extend(made.with_context(|| format!("line {number}"))?);
             }
         }
         if let Some(dir) = masks {

@@ -126,7 +126,8 @@ fn title(answer: &Answer<'_>) -> String {
 /// Heat map, evidence, tasks, words.
 fn page(answer: &Answer<'_>, affinity: &Affinity, screen: &Screen, width: usize) -> String {
     let bold = |title: &str| screen.paint(title, Style::new().bold());
-    let mut out = format!("{} ({})\n\n", bold(&title(answer)), answer.state);
+    let head = bold(&text::plain(&title(answer)));
+    let mut out = format!("{head} ({})\n\n", answer.state);
     out.push_str(&heat::render(&Grid::new(affinity), screen, width));
     out.push_str(&format!("\n{}\n", bold("Evidence")));
     out.push_str(&evidence(affinity).render(screen, 2));
@@ -141,7 +142,7 @@ fn page(answer: &Answer<'_>, affinity: &Affinity, screen: &Screen, width: usize)
     ] {
         out.push_str(&format!("\n{}\n", bold(title)));
         for sentence in sentences {
-            out.push_str(&format!("  - {sentence}\n"));
+            out.push_str(&format!("  - {}\n", text::plain(sentence)));
         }
     }
     out

@@ -134,58 +134,66 @@ fn describe(description: &Description, screen: &Screen) -> String {
 }
 
 fn heading(title: &str, screen: &Screen, out: &mut String) {
-    let _ = writeln!(out, "\n{}", screen.paint(title, Style::new().bold()));
+    let title = text::plain(title);
+    let _ = writeln!(out, "\n{}", screen.paint(&title, Style::new().bold()));
 }
 
 fn facts(job: &Job, screen: &Screen, out: &mut String) {
-    let mut fact = |name: &str, value: &str| {
-        if !value.is_empty() {
-            let _ = writeln!(out, "{:<14} {value}", format!("{name}:"));
-        }
-    };
     let time = |time: Option<crate::view::Moment>| {
         time.map_or(String::new(), |time| {
             format!("{} ({} ago)", text::moment(time.0), text::span(time.age()))
         })
     };
-    fact("Name", &job.name);
-    fact("Uid", &job.uid);
-    fact(
-        "State",
-        &screen.paint(state_name(job.state), state_style(job.state)),
-    );
-    fact("Reason", &job.state_reason);
-    fact("Created", &time(job.create_time));
-    fact("Started", &time(job.start_time));
-    fact("Ended", &time(job.end_time));
+    fact(out, "Name", &job.name);
+    fact(out, "Uid", &job.uid);
+    // A word of ours, in colours of ours.
+    let state = screen.paint(state_name(job.state), state_style(job.state));
+    let _ = writeln!(out, "{:<14} {state}", "State:");
+    fact(out, "Reason", &job.state_reason);
+    fact(out, "Created", &time(job.create_time));
+    fact(out, "Started", &time(job.start_time));
+    fact(out, "Ended", &time(job.end_time));
     if let (Some(start), Some(end)) = (job.start_time, job.end_time) {
         fact(
+            out,
             "Took",
             &text::span(end.0.saturating_sub(start.0) as f64 / 1e3),
         );
     }
     if let Some(spec) = &job.spec {
-        fact("Priority", &spec.priority.to_string());
-        fact("Backbone", &spec.backbone.path);
+        fact(out, "Priority", &spec.priority.to_string());
+        fact(out, "Backbone", &spec.backbone.path);
         let tasks: Vec<String> = spec
             .tasks
             .iter()
             .map(|task| format!("{} ({})", task.name, task.head.as_str()))
             .collect();
-        fact("Tasks", &tasks.join(", "));
+        fact(out, "Tasks", &tasks.join(", "));
         if let Some(range) = spec.resources.workers {
             let now = job.plan.as_ref().map(|plan| hosts(plan).len());
             let now = now.map_or(String::new(), |now| format!(", {now} in the plan"));
-            fact("Workers", &format!("{} to {}{now}", range.min, range.max));
+            fact(
+                out,
+                "Workers",
+                &format!("{} to {}{now}", range.min, range.max),
+            );
         }
     }
     if let Some(checkpoint) = &job.checkpoint {
         fact(
+            out,
             "Checkpoint",
             &format!("step {} in {}", checkpoint.step, checkpoint.path),
         );
     }
-    fact("Export", &job.export_path);
+    fact(out, "Export", &job.export_path);
+}
+
+/// A line, if there is something to say; values may be what others wrote.
+fn fact(out: &mut String, name: &str, value: &str) {
+    if !value.is_empty() {
+        let _ = writeln!(out, "{:<14} {}", format!("{name}:"), text::plain(value));
+    }
 }
 
 fn progress(job: &Job, screen: &Screen, out: &mut String) {
@@ -219,7 +227,7 @@ fn progress(job: &Job, screen: &Screen, out: &mut String) {
         .map(|(task, loss)| format!("{task} {}", text::figure(*loss)))
         .collect();
     if !losses.is_empty() {
-        let _ = writeln!(out, "  loss: {}", losses.join(", "));
+        let _ = writeln!(out, "  loss: {}", text::plain(&losses.join(", ")));
     }
 }
 
@@ -242,10 +250,10 @@ fn affinity(job: &Job, screen: &Screen, out: &mut String) {
         return;
     };
     for sentence in findings(affinity) {
-        let _ = writeln!(out, "  - {sentence}");
+        let _ = writeln!(out, "  - {}", text::plain(&sentence));
     }
     for sentence in advice(affinity, job.is_balanced()) {
-        let _ = writeln!(out, "  to try: {sentence}");
+        let _ = writeln!(out, "  to try: {}", text::plain(&sentence));
     }
 }
 
@@ -264,7 +272,7 @@ fn costs(job: &Job, screen: &Screen, out: &mut String) {
         }
         heading(title, screen, out);
         for line in lines {
-            let _ = writeln!(out, "  {line}");
+            let _ = writeln!(out, "  {}", text::plain(&line));
         }
     }
 }
@@ -319,9 +327,9 @@ fn evaluation_table(job: &Job, evaluation: &Evaluation) -> Table {
 
 fn plan_section(plan: &Plan, screen: &Screen, out: &mut String) {
     for reason in &plan.reasons {
-        let _ = writeln!(out, "  - {reason}");
+        let _ = writeln!(out, "  - {}", text::plain(reason));
     }
-    out.push_str(&shared_devices(plan));
+    out.push_str(&text::plain(&shared_devices(plan)));
     let owned: Vec<u64> = plan
         .seats
         .iter()
@@ -366,6 +374,37 @@ mod tests {
     use super::*;
     use espalier_spec::job::Metric;
     use espalier_spec::report::{Progress, TaskScores};
+
+    // Promise: nothing that others wrote, in whatever part of a job, steers the terminal of who reads it.
+    #[test]
+    fn texts_of_others_steer_no_terminal() {
+        let evil = || "x\u{1b}]0;y\u{7}\u{9b}2J".to_owned();
+        let mut job = Job::read(v1::Job {
+            name: evil(),
+            uid: evil(),
+            state_reason: evil(),
+            export_path: evil(),
+            ..v1::Job::default()
+        })
+        .expect("readable");
+        job.progress = Some(Progress {
+            losses: [(evil(), 0.5)].into(),
+            ..Progress::default()
+        });
+        job.evaluations = vec![Evaluation {
+            split: evil(),
+            ..Evaluation::default()
+        }];
+        let screen = Screen {
+            terminal: false,
+            color: false,
+        };
+        let events = Vec::new();
+        let text = describe(&Description { job, events }, &screen);
+        assert_eq!(text.matches("x ]0;y  2J").count(), 6, "{text:?}");
+        let steers = |c: char| c.is_control() && c != '\n';
+        assert!(!text.contains(steers), "{text:?}");
+    }
 
     #[test]
     fn a_job_is_described_in_sections() {

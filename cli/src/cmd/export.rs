@@ -3,7 +3,7 @@
 use crate::Outcome;
 use crate::client::Client;
 use crate::error::{Code, Error, Result};
-use crate::output::Context;
+use crate::output::{Context, text};
 use crate::view::{Job, state_name};
 use espalier_proto::v1::job::State;
 use serde::Serialize;
@@ -58,7 +58,11 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
             job: job.name,
             path: job.export_path,
         };
-        context.answer(&answer, |_| answer.path.clone())?;
+        // A program gets the path as it is; the coordinator's text steers no terminal.
+        context.answer(&answer, |screen| match screen.terminal {
+            true => text::plain(&answer.path),
+            false => answer.path.clone(),
+        })?;
         return Ok(Code::Ok);
     };
     let from = Path::new(&job.export_path);

@@ -4,17 +4,19 @@
 //! The model runs in `espalier-worker predict`, a child process: this command links no torch. Inputs
 //! go to its standard input as JSON Lines, answers come back in the same order.
 
+mod input;
+
 use crate::Outcome;
 use crate::error::{Code, Error, Result};
 use crate::local::find;
 use crate::output::{Cell, Context, Format, Table, text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::Stdio;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, Command};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -123,20 +125,12 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
         ));
     };
     let answers = BufReader::new(stdout).lines();
-    let feed = async {
-        match &args.file {
-            Some(path) => {
-                let file = tokio::fs::File::open(path)
-                    .await
-                    .map_err(|error| unreadable(path, &error))?;
-                feed(BufReader::new(file), stdin, &path.display().to_string()).await
-            }
-            None => feed(BufReader::new(tokio::io::stdin()), stdin, "standard input").await,
-        }
-    };
-    let read = read(answers, context);
-    let (fed, answered) = tokio::join!(feed, read);
-    if fed.is_err() || answered.is_err() {
+    let (fed, answered) = until_answered(
+        input::feed_all(args.file.as_deref(), stdin),
+        read(answers, context),
+    )
+    .await;
+    if !matches!(fed, Some(Ok(_))) || answered.is_err() {
         // Not needed any more; it may have ended already.
         let _ = child.start_kill();
     }
@@ -144,13 +138,18 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
         .wait()
         .await
         .map_err(|error| Error::failure(format!("can't wait for espalier-worker: {error}")))?;
-    let (sent, received) = (fed?, answered?);
+    let (sent, received) = (fed.transpose()?, answered?);
     if !status.success() {
         return Err(
             Error::failure(format!("espalier-worker predict failed ({status})"))
                 .hint("its own message is above"),
         );
     }
+    let Some(sent) = sent else {
+        return Err(Error::failure(format!(
+            "espalier-worker ended after {received} answers, before it had all inputs"
+        )));
+    };
     if sent != received {
         return Err(Error::failure(format!(
             "{sent} inputs went in, but {received} answers came out"
@@ -162,24 +161,33 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
     Ok(Code::Ok)
 }
 
+/// Runs both until `read` ends: who gives no more answers takes no more inputs, and the next one may never
+/// come. What `feed` ended with is absent if it had not ended.
+async fn until_answered<F: Future, R: Future>(feed: F, read: R) -> (Option<F::Output>, R::Output) {
+    let (mut feed, mut read) = (std::pin::pin!(feed), std::pin::pin!(read));
+    let mut fed = None;
+    loop {
+        tokio::select! {
+            answered = &mut read => return (fed, answered),
+            end = &mut feed, if fed.is_none() => fed = Some(end),
+        }
+    }
+}
+
 fn start(args: &Args) -> Result<Child> {
     let worker = find("espalier-worker")?;
+    let (vectors, descriptions) = (args.labels_vectors.iter(), args.descriptions.iter());
     Command::new(&worker)
         .arg("predict")
-        .arg("--model")
-        .arg(&args.model)
-        .args(["--format", "jsonl"])
-        .args(repeated("--task", &args.tasks))
-        .args(args.labels.iter().flat_map(|labels| ["--labels", labels]))
-        .args(vectors(args))
-        .args(repeated("--description", &args.descriptions))
-        .args(repeated("--template", &args.templates))
+        .arg(joined("--model", &args.model))
+        .arg("--format=jsonl")
+        .args(args.tasks.iter().map(|task| joined("--task", task)))
+        .args(args.labels.iter().map(|labels| joined("--labels", labels)))
+        .args(vectors.map(|file| joined("--labels-vectors", file)))
+        .args(descriptions.map(|one| joined("--description", one)))
+        .args(args.templates.iter().map(|one| joined("--template", one)))
         .args(chosen(args))
-        .args(
-            args.masks
-                .iter()
-                .flat_map(|dir| [OsStr::new("--masks"), dir.as_os_str()]),
-        )
+        .args(args.masks.iter().map(|dir| joined("--masks", dir)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -203,96 +211,12 @@ fn chosen(args: &Args) -> Vec<String> {
     given.collect()
 }
 
-/// The flag of a file of vectors, if there is one.
-fn vectors(args: &Args) -> impl Iterator<Item = &OsStr> {
-    let file = args.labels_vectors.iter();
-    file.flat_map(|file| [OsStr::new("--labels-vectors"), file.as_os_str()])
-}
-
-/// A flag before each of its values.
-fn repeated<'a>(flag: &'a str, values: &'a [String]) -> impl Iterator<Item = &'a str> {
-    values.iter().flat_map(move |value| [flag, value.as_str()])
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Error {
-    let code = match error.kind() {
-        std::io::ErrorKind::NotFound => Code::NotFound,
-        _ => Code::Failure,
-    };
-    Error::new(code, format!("can't read {}: {error}", path.display()))
-}
-
-/// Sends each line as a JSON value; answers their number.
-async fn feed(input: impl AsyncBufRead + Unpin, mut to: ChildStdin, name: &str) -> Result<usize> {
-    let mut lines = input.lines();
-    let mut count = 0;
-    let mut number = 0;
-    loop {
-        let line = lines.next_line().await.map_err(|error| {
-            Error::failure(format!("can't read line {} of {name}: {error}", number + 1))
-        })?;
-        number += 1;
-        let Some(line) = line else { break };
-        if line.trim().is_empty() {
-            continue;
-        }
-        let question = question(&line).map_err(|message| {
-            Error::failure(format!("line {number} of {name} {message}"))
-                .hint("expected plain text, or JSON Lines with a field `text`, `question`, `image` or `audio`")
-        })?;
-        let mut message = question.to_string();
-        message.push('\n');
-        if to.write_all(message.as_bytes()).await.is_err() {
-            // The worker has ended: its exit code tells more than a broken pipe.
-            break;
-        }
-        count += 1;
-    }
-    let _ = to.shutdown().await;
-    Ok(count)
-}
-
-/// What a line asks the worker: the field `text`, `question`, `image` or `audio` of a JSON object, else the
-/// line itself as text.
-fn question(line: &str) -> Result<Value, String> {
-    let fields = match serde_json::from_str::<Value>(line) {
-        Ok(Value::Object(fields)) => fields,
-        // A text may well begin with a brace.
-        _ => return Ok(serde_json::json!({ "text": line })),
-    };
-    let known = ["text", "image", "audio"];
-    let is_question = !known.iter().any(|name| fields.contains_key(*name));
-    if let Some(question) = fields.get("question").filter(|_| is_question) {
-        return match (question, fields.get("context")) {
-            (Value::String(question), Some(Value::String(context))) => {
-                Ok(serde_json::json!({ "text": question, "pair": context }))
-            }
-            (Value::String(_), None) => Err("has a `question` without its `context`".to_owned()),
-            _ => Err("has a `question` or a `context` that is no string".to_owned()),
-        };
-    }
-    let mut found = known
-        .into_iter()
-        .filter_map(|name| Some((name, fields.get(name)?)));
-    match (found.next(), found.next()) {
-        (Some((one, _)), Some((other, _))) => Err(format!("has both `{one}` and `{other}`")),
-        (Some(("text", text @ Value::String(_))), None) => match fields.get("pair") {
-            None => Ok(serde_json::json!({ "text": text })),
-            Some(pair @ Value::String(_)) => Ok(serde_json::json!({ "text": text, "pair": pair })),
-            Some(_) => Err("has a `pair` that is no string".to_owned()),
-        },
-        (Some((name, value)), None) => match (name, value) {
-            (_, Value::String(_)) | ("image", Value::Array(_)) => {
-                Ok(serde_json::json!({ name: value }))
-            }
-            ("text", _) => Err("has a `text` that is no string".to_owned()),
-            ("image", _) => Err("has an `image` that is no path and no list".to_owned()),
-            (name, _) => Err(format!("has an `{name}` that is no path")),
-        },
-        (None, _) => {
-            Err("is JSON without a field `text`, `question`, `image` or `audio`".to_owned())
-        }
-    }
+/// A flag and its value in one word: in two, a value that begins with a hyphen would be taken for a flag.
+fn joined(flag: &str, value: impl AsRef<OsStr>) -> OsString {
+    let mut word = OsString::from(flag);
+    word.push("=");
+    word.push(value);
+    word
 }
 
 /// Reads and shows all answers; answers their number.
@@ -428,45 +352,19 @@ fn short(prediction: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{question, short};
+    use super::{short, until_answered};
     use serde_json::json;
 
-    #[test]
-    fn lines_are_texts_or_json() {
-        // Plain lines, JSON Lines of both kinds and texts that begin with a brace are all read.
-        assert_eq!(question("a text"), Ok(json!({"text": "a text"})));
-        assert_eq!(
-            question(r#"{"text": "x", "id": 3}"#),
-            Ok(json!({"text": "x"}))
-        );
-        assert_eq!(
-            question(r#"{"image": [0, 1.5]}"#),
-            Ok(json!({"image": [0, 1.5]}))
-        );
-        assert_eq!(
-            question("{braces} are text"),
-            Ok(json!({"text": "{braces} are text"}))
-        );
-        let pair = r#"{"text":"a","pair":"b"}"#;
-        for path in [r#"{"image":"a.png"}"#, r#"{"audio":"a.wav"}"#, pair] {
-            assert_eq!(question(path).map(|q| q.to_string()), Ok(path.to_owned()));
-        }
-        assert_eq!(
-            question(r#"{"question": "who?", "context": "me", "id": "7"}"#),
-            Ok(json!({"text": "who?", "pair": "me"}))
-        );
-        for bad in [
-            r#"{"txt": "x"}"#,
-            r#"{"question": "x"}"#,
-            r#"{"question": "x", "context": 3}"#,
-            r#"{"text": 3}"#,
-            r#"{"image": 3}"#,
-            r#"{"audio": [1]}"#,
-            r#"{"text": "x", "audio": "a.wav"}"#,
-            r#"{"text": "x", "pair": 3}"#,
-        ] {
-            assert!(question(bad).is_err(), "{bad}");
-        }
+    // Promise: the end of the answers ends the wait for inputs; inputs that end first are waited out.
+    #[tokio::test]
+    async fn no_input_is_waited_for_without_a_reader() {
+        let endless = std::future::pending::<u8>();
+        assert_eq!(until_answered(endless, async { 3 }).await, (None, 3));
+        let later = async {
+            tokio::task::yield_now().await;
+            4
+        };
+        assert_eq!(until_answered(async { 1 }, later).await, (Some(1), 4));
     }
 
     #[test]

@@ -24,8 +24,8 @@ With --wait the exit code is that of `espalier watch`.";
 /// Submit a job
 ///
 /// The file is checked here first. Relative paths in it start from the file's own folder. Files
-/// that are missing on this machine are an error if the coordinator runs here too, and else a
-/// warning.
+/// that are missing on this machine are an error if the local cluster in ./.espalier/cluster is to
+/// run the job, and else a warning.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

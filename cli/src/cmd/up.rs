@@ -73,8 +73,14 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Outcome {
 /// a terminal, and waits until its cluster is ready.
 async fn detach(args: &Args, folder: &Folder, context: &Context) -> Outcome {
     // Refuses early and to the terminal what the other process would refuse into its log.
-    drop(folder.lock()?);
-    folder.clear();
+    let lock = folder.lock()?;
+    // What a killed cluster left behind stays on record: the other process ends it. Only `ready` goes, so
+    // that the old record is not taken for that of the new cluster should it get the same process id.
+    if let Some(mut state) = folder.state() {
+        state.ready = false;
+        folder.write(&state)?;
+    }
+    drop(lock);
     let path = folder.join("logs").join("up.log");
     let failed =
         |what: &str, error: std::io::Error| Error::failure(format!("can't {what}: {error}"));
@@ -132,6 +138,9 @@ async fn detach(args: &Args, folder: &Folder, context: &Context) -> Outcome {
             ))?;
             context.note(&format!("page: {}/", state.server));
             context.note(&format!("stop it with `espalier down{}`", flag(args)));
+            for notice in folder.drained(&state) {
+                context.warn(&notice);
+            }
             return Ok(Code::Ok);
         }
         wait_or_end(&mut child).await?;

@@ -252,7 +252,7 @@ impl<'a> View<'a> {
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("━╸─"));
             }
-            bar.set_prefix(format!("{name:<width$}"));
+            bar.set_prefix(format!("{:<width$}", text::plain(name)));
             (bars.clone(), bar)
         });
         Self {
@@ -268,7 +268,8 @@ impl<'a> View<'a> {
 
     /// A line of text about the job, above the bars if there are any.
     fn say(&self, message: &str) {
-        let line = format!("{:<width$}  {message}", self.name, width = self.width);
+        let name = text::plain(&self.name);
+        let line = format!("{name:<width$}  {message}", width = self.width);
         match &self.bar {
             Some((bars, _)) => {
                 // The terminal is gone: nobody is left to tell.
@@ -373,7 +374,7 @@ fn speed(progress: &Progress) -> String {
         .map(|(task, loss)| format!("{task} {}", text::figure(*loss)))
         .collect();
     if !losses.is_empty() {
-        text.push_str(&format!(" | loss {}", losses.join(" ")));
+        text.push_str(&format!(" | loss {}", text::plain(&losses.join(" "))));
     }
     text
 }
@@ -386,7 +387,7 @@ fn cost(recovery: &Recovery) -> String {
         cause_name(recovery.cause)
     );
     if !recovery.worker.is_empty() {
-        line.push_str(&format!(" of {}", recovery.worker));
+        line.push_str(&format!(" of {}", text::plain(&recovery.worker)));
     }
     line.push_str(&format!(
         ": from step {} ({}), {} steps again",
@@ -426,6 +427,7 @@ fn figures(evaluation: &Evaluation) -> Vec<String> {
         .tasks
         .iter()
         .map(|(task, scores)| {
+            let task = text::plain(task);
             let mut line = format!("{task:<widest$}  loss {}", text::figure(scores.loss));
             for (metric, value) in &scores.metrics {
                 line.push_str(&format!("  {} {}", metric.as_str(), text::figure(*value)));

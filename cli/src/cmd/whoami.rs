@@ -3,7 +3,7 @@
 use crate::Outcome;
 use crate::client::Client;
 use crate::error::Code;
-use crate::output::Context;
+use crate::output::{Context, text};
 use espalier_proto::v1;
 use espalier_proto::v1::who_am_i_response::Role;
 use serde::Serialize;
@@ -54,7 +54,8 @@ pub(crate) async fn run(_: &Args, context: &Context) -> Outcome {
             "none" => "nobody is asked who they are".to_owned(),
             method => format!("known by {method}"),
         };
-        format!("{}: {role}, {may} ({of}); {known}", caller.name)
+        let said = format!("{}: {role}, {may} ({of}); {known}", caller.name);
+        text::plain(&said)
     })?;
     Ok(Code::Ok)
 }

@@ -1,6 +1,7 @@
 //! Runs a coordinator and its workers until they are told to stop.
 
 use super::folder::{Folder, Process, State};
+use super::leftovers;
 use super::program::{Program, Sink, find};
 use super::stops::Stops;
 use super::supervise::{Event, Policy, Wish, supervise};
@@ -42,7 +43,7 @@ pub(crate) async fn run(options: &Options, context: &Context) -> Result<Code> {
     let coordinator = find("espalier-coordinator")?;
     let worker = find("espalier-worker")?;
     let _lock = options.folder.lock()?;
-    end_leftovers(&options.folder, context).await;
+    leftovers::end(&options.folder, context).await;
     let listen = free_address(options.listen)?;
     let mut stops = Stops::new()?;
     let mut cluster = Cluster::new(options, listen, context);
@@ -248,8 +249,13 @@ impl<'a> Cluster<'a> {
                 }
                 _ = tick.tick() => {
                     let workers = client.all_workers().await?;
-                    let ready = workers.iter().filter(|worker| worker.state() == WorkerState::Ready);
-                    if ready.count() >= self.options.workers as usize {
+                    let of = |state: WorkerState| workers.iter().filter(move |worker| worker.state() == state);
+                    let ready = of(WorkerState::Ready).count();
+                    // A drain outlasts a restart: such a worker is up, and gets no jobs since somebody said so.
+                    let drained = of(WorkerState::Draining).map(|worker| worker.name.clone());
+                    let drained: Vec<String> = drained.collect();
+                    if ready + drained.len() >= self.options.workers as usize {
+                        self.state.drained = drained;
                         return Ok(());
                     }
                 }
@@ -264,12 +270,7 @@ impl<'a> Cluster<'a> {
         self.state.ready = true;
         self.options.folder.write(&self.state)?;
         let (workers, ranks) = (self.options.workers, self.options.ranks_per_worker);
-        let is_default = self.options.folder.display() == Folder::default().display();
-        let flag = if is_default {
-            String::new()
-        } else {
-            format!("--server {} ", self.state.server)
-        };
+        let flag = self.options.folder.server_flag(&self.state);
         self.context.note(&format!(
             "\ncluster is ready at {}: {workers} {} with {ranks} {} each, data in {}\npage: {}/\n\n  \
              espalier {flag}submit job.yaml --wait\n",
@@ -279,6 +280,9 @@ impl<'a> Cluster<'a> {
             self.options.folder.display(),
             self.state.server,
         ));
+        for notice in self.options.folder.drained(&self.state) {
+            self.context.warn(&notice);
+        }
         Ok(())
     }
 
@@ -436,38 +440,4 @@ fn free_address(listen: SocketAddr) -> Result<SocketAddr> {
             Error::failure(format!("can't listen on {listen}: {error}"))
         }
     })
-}
-
-/// Ends processes of a cluster whose `espalier up` was killed: they would hold its files.
-async fn end_leftovers(folder: &Folder, context: &Context) {
-    for process in folder.state().unwrap_or_default().processes {
-        let link = std::fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
-        let program = link
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        // Process ids are used again: only what runs one of our binaries is ours.
-        if !program.starts_with("espalier-") {
-            continue;
-        }
-        context.warn(&format!(
-            "{} of an earlier cluster still runs as process {}; ending it",
-            process.name, process.pid
-        ));
-        let Some(pid) = i32::try_from(process.pid)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
-        else {
-            continue;
-        };
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        for _ in 0..100 {
-            if rustix::process::test_kill_process(pid).is_err() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    }
 }

@@ -29,6 +29,9 @@ pub(crate) struct State {
     pub(crate) ready: bool,
     /// The child processes.
     pub(crate) processes: Vec<Process>,
+    /// Names of the workers that were drained when the cluster came up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) drained: Vec<String>,
 }
 
 /// A child process.
@@ -58,6 +61,26 @@ impl Folder {
     /// The folder as people know it.
     pub(crate) fn display(&self) -> String {
         self.0.display().to_string()
+    }
+
+    /// The flag with which other verbs find the cluster, and a space; empty where they look by themselves.
+    pub(crate) fn server_flag(&self, state: &State) -> String {
+        if self.display() == Self::default().display() {
+            String::new()
+        } else {
+            format!("--server {} ", state.server)
+        }
+    }
+
+    /// What to tell of each drained worker: it is up and yet gets nothing to do.
+    pub(crate) fn drained(&self, state: &State) -> Vec<String> {
+        let flag = self.server_flag(state);
+        let notice = |name: &String| {
+            format!(
+                "{name} is drained and gets no jobs; `espalier {flag}undrain {name}` takes it back"
+            )
+        };
+        state.drained.iter().map(notice).collect()
     }
 
     /// Makes the folder and takes it for this process.
@@ -151,6 +174,25 @@ impl Folder {
 mod tests {
     use super::{Folder, Process, State};
 
+    // Promise: who starts a cluster with a drained worker learns which one and how to take it back.
+    #[test]
+    fn drained_workers_are_told() {
+        let state = State {
+            server: "http://127.0.0.1:1".to_owned(),
+            drained: vec!["worker-2".to_owned()],
+            ..State::default()
+        };
+        assert_eq!(
+            Folder::default().drained(&state),
+            ["worker-2 is drained and gets no jobs; `espalier undrain worker-2` takes it back"]
+        );
+        let told = Folder::new(Some(std::path::Path::new("other"))).drained(&state);
+        let command = "`espalier --server http://127.0.0.1:1 undrain worker-2`";
+        assert!(told[0].contains(command), "{told:?}");
+        let told = Folder::default().drained(&State::default());
+        assert!(told.is_empty(), "{told:?}");
+    }
+
     #[test]
     fn one_cluster_per_folder() {
         // A held folder is refused with the holder's process id, and is free when it is let go.
@@ -166,6 +208,7 @@ mod tests {
                 name: "coordinator".to_owned(),
                 pid: 1,
             }],
+            drained: Vec::new(),
         };
         folder.write(&state).expect("written");
         assert!(folder.is_running());

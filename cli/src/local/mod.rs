@@ -2,10 +2,11 @@
 //!
 //! `folder` is where it keeps its state, `program` finds and starts a process, `supervise` keeps
 //! one running, `cluster` runs them all and stops them in order: workers first, so that they can
-//! say good-bye to the coordinator.
+//! say good-bye to the coordinator. `leftovers` ends what a cluster left that was killed.
 
 mod cluster;
 mod folder;
+mod leftovers;
 mod program;
 mod stops;
 mod supervise;

@@ -1,6 +1,7 @@
 //! A symmetric matrix of cosines as a heat map: its colours, and how it looks on a terminal.
 
 use super::Screen;
+use super::text::plain;
 use crate::view::affinity::Relation;
 use espalier_spec::report::{Affinity, TaskPair};
 use owo_colors::{Style, XtermColors};
@@ -119,7 +120,8 @@ impl Room {
 
 /// The heat map in lines of at most `width` columns where that is possible at all, and a legend.
 pub(crate) fn render(grid: &Grid<'_>, screen: &Screen, width: usize) -> String {
-    let names: Vec<String> = grid.names.iter().map(|name| cut(name, LONGEST)).collect();
+    let name = |name: &&str| cut(&plain(name), LONGEST);
+    let names: Vec<String> = grid.names.iter().map(name).collect();
     let widest = names.iter().map(|name| name.width()).max().unwrap_or(0);
     let digits = names.len().to_string().len();
     let tasks = names.len();

@@ -133,10 +133,8 @@ impl Context {
 
     /// Warns.
     pub(crate) fn warn(&self, text: &str) {
-        self.note(&format!(
-            "{} {text}",
-            self.stderr.paint("warning:", Style::new().yellow().bold())
-        ));
+        let head = self.stderr.paint("warning:", Style::new().yellow().bold());
+        self.note(&format!("{head} {}", text::plain(text)));
     }
 }
 
@@ -171,6 +169,8 @@ impl Screen {
     /// Writes an error to standard error.
     pub(crate) fn error(&self, error: &Error) {
         let head = self.paint("error:", Style::new().red().bold());
+        // What others wrote, such as names and logs, may be in it.
+        let error = text::plain(&error.to_string());
         let _ = writeln!(std::io::stderr(), "{head} {error}");
     }
 }

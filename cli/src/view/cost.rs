@@ -60,8 +60,9 @@ fn way(plan: &ExchangePlan) -> String {
         Sharding::Full => "optimizer state and parameters sharded",
     });
     parts.push(match plan.dtype {
-        ExchangeType::F32 => "numbers travel as f32",
-        ExchangeType::Bf16 => "numbers travel as bf16",
+        // Only gradients that travel apart are halved.
+        ExchangeType::Bf16 if plan.apart => "numbers travel as bf16",
+        ExchangeType::F32 | ExchangeType::Bf16 => "numbers travel as f32",
     });
     parts.join(", ")
 }
@@ -137,6 +138,20 @@ mod tests {
             exchange(None, Some(&ExchangeStats::default())),
             ["rank 0 sends 0 B a step; the exchange takes 0 ms"]
         );
+    }
+
+    #[test]
+    fn bf16_is_told_where_it_is_used() {
+        // Promise: numbers are said to travel as bf16 only where they do: if gradients are apart.
+        for apart in [true, false] {
+            let plan = ExchangePlan {
+                apart,
+                dtype: ExchangeType::Bf16,
+                ..ExchangePlan::default()
+            };
+            let told = exchange(Some(&plan), None).join(" ");
+            assert_eq!(told.contains("travel as bf16"), apart, "{told}");
+        }
     }
 
     #[test]

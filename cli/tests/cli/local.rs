@@ -74,6 +74,27 @@ fn a_port_in_use_is_told() {
     assert!(!folder.path().join("was-started").exists());
 }
 
+// Promise: what a killed cluster left behind stays on record until it is ended, in the background too.
+#[test]
+fn a_background_start_forgets_no_process() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    script(folder.path(), "espalier-coordinator", "exit 1");
+    script(folder.path(), "espalier-worker", "exit 1");
+    let place = folder.path().join(".espalier/cluster");
+    std::fs::create_dir_all(&place).expect("made");
+    // No system has a process of this number: nothing is ended here.
+    let record = r#"{"pid": 4294967295, "server": "http://127.0.0.1:1", "ready": true,
+        "processes": [{"name": "worker-1", "pid": 4294967295}]}"#;
+    std::fs::write(place.join("up.json"), record).expect("written");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("an address").to_string();
+    // Ends before it has a record of its own.
+    let run = up(folder.path(), &["--listen", &address, "--detach"]);
+    assert_eq!(run.code, 6, "{}", run.stderr);
+    let left = std::fs::read_to_string(place.join("up.json")).expect("still there");
+    assert!(left.contains("worker-1"), "{left}");
+}
+
 #[test]
 fn a_missing_program_is_told() {
     // A folder without the binaries is named.

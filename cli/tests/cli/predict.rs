@@ -5,11 +5,13 @@ use crate::run::{Run, command, finished};
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-/// Answers every line with the same prediction and the line it got as text.
+/// Answers every line that is not blank with the same prediction and the line it got as text.
 const WORKER: &str = r#"
-[ "$1 $2 $3 $4 $5" = "predict --model model --format jsonl" ] || { echo "bad arguments: $*" >&2; exit 8; }
+[ "$1 $2 $3" = "predict --model=model --format=jsonl" ] || { echo "bad arguments: $*" >&2; exit 8; }
 while read -r line; do
+  [ -n "$line" ] || continue
   text=${line#'{"text":'}; text=${text%'}'}
   printf '{"text":%s,"predictions":{"section":{"label":"games","score":0.934},"value":{"value":3.25}}}\n' "$text"
 done"#;
@@ -35,12 +37,13 @@ fn predict(folder: &Path, args: &[&str], input: &str) -> Run {
 
 #[test]
 fn classes_named_at_prediction_reach_the_worker() {
-    // --labels, --description and --template go through as they are; two of them need the first.
+    // --labels, --description and --template go through as they are, whatever they begin with; two of them
+    // need the first.
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::create_dir(folder.path().join("model")).expect("made");
     let worker = r#"
-shift 5
-[ "$*" = "--labels a b,c --description c=the third --template about {}" ] || { echo "bad arguments: $*" >&2; exit 8; }
+shift 3
+[ "$*" = "--labels=a b,c --description=c=the third --template=-about {}" ] || { echo "bad arguments: $*" >&2; exit 8; }
 while read -r line; do
   printf '{"text":"x","predictions":{"label":{"label":"a b","score":0.6}}}\n'
 done"#;
@@ -50,8 +53,7 @@ done"#;
         "a b,c",
         "--description",
         "c=the third",
-        "--template",
-        "about {}",
+        "--template=-about {}",
     ];
     let done = predict(folder.path(), &args, "x\n");
     assert_eq!(
@@ -70,7 +72,7 @@ fn how_tokens_are_chosen_reaches_the_worker() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::create_dir(folder.path().join("model")).expect("made");
     let worker = r#"
-shift 5
+shift 3
 [ "$*" = "--max-new-tokens=49 --top-k=20 --only-tokens=<i" ] || { echo "bad arguments: $*" >&2; exit 8; }
 while read -r line; do
   printf '{"text":"x","predictions":{"draw":{"completion":"<i01>","tokens":1,"stop":"length"}}}\n'
@@ -113,6 +115,25 @@ fn texts_become_a_table_or_json_lines() {
     assert_eq!(lines.stdout, line("a puzzle") + &line("chess"));
 }
 
+// Promise: the worker counts lines as the person does who wrote them, so that its errors name the right one.
+#[test]
+fn blank_lines_are_counted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(folder.path().join("model")).expect("made");
+    let worker = r#"
+number=0
+while read -r line; do
+  number=$((number + 1))
+  [ -n "$line" ] || continue
+  printf '{"text":"x","predictions":{"at":{"value":%s}}}\n' "$number"
+done"#;
+    script(folder.path(), "espalier-worker", worker);
+    let done = predict(folder.path(), &["-o", "json"], "a\n\n \nb\n");
+    let line =
+        |at: u32| format!("{{\"text\":\"x\",\"predictions\":{{\"at\":{{\"value\":{at}}}}}}}\n");
+    assert_eq!(done.stdout, line(1) + &line(4), "{}", done.stderr);
+}
+
 #[test]
 fn named_tasks_reach_the_worker() {
     // The worker computes no other task; one that the model does not name is refused before it starts.
@@ -122,8 +143,8 @@ fn named_tasks_reach_the_worker() {
     let meta = r#"{"tasks": [{"name": "section"}, {"name": "value"}]}"#;
     std::fs::write(model.join("espalier.json"), meta).expect("written");
     let worker = r#"
-shift 5
-[ "$*" = "--task section --task value" ] || { echo "bad arguments: $*" >&2; exit 8; }
+shift 3
+[ "$*" = "--task=section --task=value" ] || { echo "bad arguments: $*" >&2; exit 8; }
 while read -r line; do
   printf '{"text":"x","predictions":{"section":{"label":"games","score":0.9}}}\n'
 done"#;
@@ -145,6 +166,39 @@ done"#;
         "{}",
         unknown.stderr
     );
+}
+
+// Promise: a worker that dies ends the command at once, though more input may still come.
+#[test]
+fn a_worker_that_fails_is_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(folder.path().join("model")).expect("made");
+    script(folder.path(), "espalier-worker", "exit 1");
+    let mut child = command(folder.path())
+        .env("ESPALIER_BIN_DIR", folder.path().join("bin"))
+        .args(["predict", "--model", "model"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("espalier starts");
+    let input = child.stdin.take().expect("a pipe");
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("waited") {
+            break Some(status);
+        }
+        if begun.elapsed() > Duration::from_secs(60) {
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // Only now does the input end.
+    drop(input);
+    if status.is_none() {
+        let _ = child.kill();
+    }
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::machine::Machine;
 use crate::member::seconds;
 use crate::queue::is_kind;
 use crate::record::Change;
+use crate::recover::End;
+use crate::state::Phase;
 use espalier_spec::recovery::Cause;
 use espalier_spec::{Rank, WorkerId};
 use std::collections::BTreeSet;
@@ -42,7 +44,7 @@ impl Machine {
 
     /// Why a worker is dead before it was out of sight for long; none if it may live.
     pub(crate) fn is_dead(&self, worker: &Worker) -> Option<String> {
-        let (job, _) = worker.is_accused()?;
+        worker.is_accused()?;
         let link = match worker.link {
             Link::Broken { .. } => "its stream broke".to_owned(),
             Link::Silent { .. } => {
@@ -55,7 +57,8 @@ impl Machine {
             }
             _ => return None,
         };
-        Some(format!("{link}, and its peers in job {job} lost it too"))
+        // Whoever sees the worker reads this, also those who may not know of the job.
+        Some(format!("{link}, and its peers in a job lost it too"))
     }
 
     /// When the time out of sight of a worker ends.
@@ -123,8 +126,25 @@ impl Machine {
                 worker.strays.insert(key.clone(), lease.uid.clone());
             }
             let why = format!("worker {name} is out of sight while it prepares");
-            self.ranks_lost(&name, &key, &lease, &why);
+            self.unseen_preparing(lease.number, &name, &why);
         }
+    }
+
+    /// Prepares a job again without a worker out of sight. A stream that breaks is no fault of the job
+    /// and doesn't count as a restart; but a job may be what kills its workers, so as many as it has
+    /// restarts are let pass in a row.
+    fn unseen_preparing(&mut self, number: u64, name: &WorkerId, why: &str) {
+        // Another of its workers may have been out of sight, too.
+        if self.phase(number) != Some(Phase::Preparing) {
+            return;
+        }
+        let live = self.live.entry(number).or_default();
+        live.unseen = live.unseen.saturating_add(1);
+        let end = End {
+            counts: live.unseen > self.config.max_restarts,
+            ..End::fault(name)
+        };
+        self.retry(number, why, end);
     }
 
     /// Whether a job could go on at once without a worker: other ready ones have room for it.

@@ -14,7 +14,7 @@
 
 use crate::generation::count;
 use crate::machine::Machine;
-use crate::queue::Wait;
+use crate::queue::{Wait, some};
 use crate::state::Job;
 use espalier_spec::job::Device;
 use espalier_spec::plan::Seat;
@@ -44,11 +44,13 @@ pub(crate) fn noun(number: usize, of: &str) -> String {
 impl Machine {
     /// Why an elastic job waits for workers.
     pub(crate) fn too_few(&self, number: u64, job: &Job, kind: Device, min: usize) -> Wait {
+        let unfit = self.unfit(number, kind);
         Wait::Few {
             need: min,
             kind,
-            has: self.index.hosts(kind),
+            has: self.index.hosts(kind).saturating_sub(unfit.len()),
             free: self.usable(number, job, kind).len(),
+            unfit: some(&unfit),
         }
     }
 

@@ -8,7 +8,7 @@
 
 use crate::generation::count;
 use espalier_spec::JobSpec;
-use espalier_spec::balancer::{Class, Method, Normalize, OnNonFinite};
+use espalier_spec::balancer::{Class, Normalize, OnNonFinite};
 use espalier_spec::exchange::{Affinity, ExchangeType, Sharding, SyncKind};
 use espalier_spec::job::{AdaptiveBy, Sampler};
 use espalier_spec::plan::{ExchangePlan, SyncPath};
@@ -22,18 +22,24 @@ pub struct Choice {
     pub reasons: Vec<String>,
 }
 
-/// Whether the tasks' gradients have to travel apart wherever the tasks are computed.
+/// Whether the tasks' gradients have to travel apart wherever the tasks are computed by so many
+/// ranks.
 #[must_use]
-pub fn needs_apart(spec: &JobSpec) -> bool {
-    why_apart(spec).is_some()
+pub fn needs_apart(spec: &JobSpec, ranks: usize) -> bool {
+    why_apart(spec, ranks).is_some()
 }
 
 /// What needs them apart.
-fn why_apart(spec: &JobSpec) -> Option<String> {
+fn why_apart(spec: &JobSpec, ranks: usize) -> Option<String> {
     let method = spec.balancer.method;
-    let nobody_looks = spec.tasks.len() < 2 || spec.exchange.sync == SyncKind::AllReduce;
-    if nobody_looks || method.info().class == Class::Representation {
+    let all_reduce = spec.exchange.sync == SyncKind::AllReduce;
+    if all_reduce || method.info().class == Class::Representation {
         None
+    } else if spec.tasks.len() < 2 {
+        // There is nothing to compare it with, but its weight, too, is found from the losses of a
+        // whole step.
+        let late = spec.balancer.weighs_by_losses() && spec.computes_in_parts(ranks);
+        late.then(|| by_whole_step(spec))
     } else if method.info().class.separate_gradients() {
         Some(format!("{method} needs them"))
     } else if spec.exchange.affinity == Affinity::On {
@@ -44,13 +50,18 @@ fn why_apart(spec: &JobSpec) -> Option<String> {
         Some("balancer.normalize needs their norms".to_owned())
     } else if spec.balancer.on_non_finite == OnNonFinite::SkipTaskStep {
         Some("a task that is not finite is to be skipped".to_owned())
-    } else if weighs_by_losses(spec) && in_parts(spec) {
-        Some(format!(
-            "{method} weighs by the losses of a whole step, which is computed in parts"
-        ))
+    } else if spec.balancer.weighs_by_losses() && spec.computes_in_parts(1) {
+        // By one rank, whatever there are: a job of several tasks keeps the way that it has.
+        Some(by_whole_step(spec))
     } else {
         None
     }
+}
+
+/// Why weights can't be known before a rank's first backward pass.
+fn by_whole_step(spec: &JobSpec) -> String {
+    let method = spec.balancer.method;
+    format!("{method} weighs by the losses of a whole step, which is computed in parts")
 }
 
 /// Whether shares of tasks depend on how gradients agree.
@@ -58,25 +69,11 @@ fn follows_affinity(spec: &JobSpec) -> bool {
     matches!(&spec.sampler, Sampler::Adaptive(given) if given.by == AdaptiveBy::Affinity)
 }
 
-/// Whether weights depend on this step's losses.
-fn weighs_by_losses(spec: &JobSpec) -> bool {
-    let plain = matches!(
-        spec.balancer.method,
-        Method::Mean | Method::Equal | Method::Fixed
-    );
-    !plain || spec.balancer.log_losses
-}
-
-/// Whether a rank may compute its part of a step in several passes.
-fn in_parts(spec: &JobSpec) -> bool {
-    spec.training.accumulation > 1 || spec.resources.shards.is_some_and(|shards| shards > 1)
-}
-
 /// Chooses for a job whose ranks serve so many tasks each, in order of rank.
 #[must_use]
 pub fn choose(spec: &JobSpec, tasks: &[usize]) -> Choice {
     let wish = &spec.exchange;
-    let needed = why_apart(spec);
+    let needed = why_apart(spec, tasks.len());
     let sync = match wish.sync {
         SyncKind::OwnerCombine => SyncPath::OwnerCombine,
         SyncKind::AllReduce => SyncPath::AllReduce,
@@ -120,7 +117,7 @@ pub fn choose(spec: &JobSpec, tasks: &[usize]) -> Choice {
         ));
     }
     if plan.dtype == ExchangeType::Bf16 {
-        reasons.push("numbers travel as bf16, as exchange.dtype asks".to_owned());
+        reasons.push(half(&plan, several));
     }
     Choice { plan, reasons }
 }
@@ -151,6 +148,21 @@ fn way(spec: &JobSpec, plan: &ExchangePlan) -> String {
     }
 }
 
+/// Whether bf16 is used. Where gradients are summed on their way they stay exact.
+fn half(plan: &ExchangePlan, several: bool) -> String {
+    let why = if plan.apart {
+        return "task gradients travel as bf16, as exchange.dtype asks".to_owned();
+    } else if !several {
+        "there is one task"
+    } else {
+        "they do not travel apart"
+    };
+    format!(
+        "exchange.dtype: bf16 is not used, as it is for task gradients that travel apart, and {why}; \
+         numbers travel as f32"
+    )
+}
+
 /// "each rank sends 2 gradients a step".
 fn gradients(tasks: &[usize]) -> String {
     let least = tasks.iter().copied().min().unwrap_or(0);
@@ -166,7 +178,7 @@ fn gradients(tasks: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use espalier_spec::balancer::{BalancerSpec, METHODS};
+    use espalier_spec::balancer::{BalancerSpec, METHODS, Method};
     use espalier_spec::job::AdaptiveSpec;
 
     fn spec(tasks: usize, balancer: Method) -> JobSpec {
@@ -190,13 +202,13 @@ mod tests {
         // Promise: where weights can't be known before a step's first backward pass, or need norms,
         // tasks are kept apart, however cheap the method.
         let mut job = spec(2, Method::Dwa);
-        assert!(!needs_apart(&job));
+        assert!(!needs_apart(&job, 1));
         job.training.accumulation = 2;
-        assert!(needs_apart(&job));
+        assert!(needs_apart(&job, 1));
         job.balancer = BalancerSpec::of(Method::Equal);
-        assert!(!needs_apart(&job));
+        assert!(!needs_apart(&job, 1));
         job.balancer.normalize = Normalize::L2;
-        assert!(needs_apart(&job));
+        assert!(needs_apart(&job, 1));
         let mut job = spec(2, Method::Equal);
         job.exchange.sync = SyncKind::AllReduce;
         assert_eq!(choose(&job, &[1, 1]).plan.sharding, Sharding::None);
@@ -205,7 +217,7 @@ mod tests {
             by: AdaptiveBy::Affinity,
             ..AdaptiveSpec::default()
         });
-        assert!(needs_apart(&job));
+        assert!(needs_apart(&job, 1));
     }
 
     #[test]
@@ -217,7 +229,7 @@ mod tests {
             let choice = choose(&spec, &[3, 2]);
             let needed = info.class.separate_gradients();
             assert_eq!(choice.plan.apart, needed, "{}", info.name);
-            assert_eq!(needs_apart(&spec), needed, "{}", info.name);
+            assert_eq!(needs_apart(&spec, 2), needed, "{}", info.name);
             assert_eq!(choice.plan.sync, SyncPath::OwnerCombine, "{}", info.name);
         }
         let reasons = choose(&spec(2, Method::Upgrad), &[2, 2]).reasons;
@@ -264,6 +276,30 @@ mod tests {
     }
 
     #[test]
+    fn a_task_alone_is_weighed_by_its_whole_step() {
+        // Promise: where a rank computes a step in several passes, no pass asks the balancer, whose
+        // weight is of all losses, even if there is one task only; where each rank makes one pass
+        // nothing changes.
+        for method in [Method::Uw, Method::ImtlL, Method::Si] {
+            let mut job = spec(1, method);
+            job.resources.shards = Some(2);
+            assert!(!choose(&job, &[1, 1]).plan.apart, "{method}");
+            job.resources.shards = Some(3);
+            let choice = choose(&job, &[1, 1]);
+            assert!(choice.plan.apart, "{method}");
+            assert!(choice.reasons[1].contains("computed in parts"), "{method}");
+            job.resources.shards = None;
+            job.training.accumulation = 2;
+            assert!(choose(&job, &[1, 1]).plan.apart, "{method}");
+        }
+        for method in [Method::Mean, Method::Equal, Method::Fixed] {
+            let mut job = spec(1, method);
+            job.training.accumulation = 2;
+            assert!(!choose(&job, &[1, 1]).plan.apart, "{method}");
+        }
+    }
+
+    #[test]
     fn a_wish_is_obeyed() {
         // Promise: what the job says of its exchange is what its ranks do.
         let mut spec = spec(2, Method::Mean);
@@ -282,6 +318,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn bf16_is_told_only_where_it_is_used() {
+        // Promise: the plan says that numbers travel as bf16 where they do; elsewhere it says that
+        // they don't, and why.
+        let mut job = spec(2, Method::Upgrad);
+        job.exchange.dtype = ExchangeType::Bf16;
+        let last = |job: &JobSpec| choose(job, &[2, 2]).reasons.pop().unwrap();
+        assert_eq!(
+            last(&job),
+            "task gradients travel as bf16, as exchange.dtype asks"
+        );
+        job.balancer = BalancerSpec::of(Method::Mean);
+        assert!(last(&job).contains("bf16 is not used"), "{}", last(&job));
+        assert!(last(&job).contains("do not travel apart"));
+        job.tasks.truncate(1);
+        assert!(last(&job).contains("there is one task"), "{}", last(&job));
+        job.exchange.dtype = ExchangeType::F32;
+        assert!(!last(&job).contains("bf16"));
     }
 
     #[test]

@@ -40,6 +40,7 @@ impl Machine {
             job.way_on()
         );
         let key = (job.name(), generation);
+        let reached = self.reached_now(number);
         let order = Order::Prepare {
             job: job.name(),
             uid: job.uid.clone(),
@@ -55,14 +56,18 @@ impl Machine {
                 generation,
                 seats,
                 size,
+                reached,
             },
         );
         let deadline = self.now.plus(self.config.prepare_timeout_ms);
         let live = self.live.entry(number).or_default();
-        let progress = live.progress.take();
+        let (progress, ran) = (live.progress.take(), live.ran.take());
+        let unseen = live.unseen;
         *live = Live {
             deadline: Some(deadline),
             progress,
+            ran,
+            unseen,
             ..Live::default()
         };
         self.grant(number, LeaseState::Active);
@@ -115,7 +120,11 @@ impl Machine {
             ))
         } else {
             match &live.profile {
-                Some((first, other)) if *other != profile => Some(format!(
+                Some((first, other)) if other.fetched_others(&profile) => Some(format!(
+                    "workers {first} and {name} fetched different versions of the job's files: one \
+                     was changed at its URL in between; submit the job again when it changes no more"
+                )),
+                Some((first, other)) if !other.agrees(&profile) => Some(format!(
                     "workers {first} and {name} found different models or data; check that {} and \
                      the data files are the same on both",
                     job.spec.backbone.path
@@ -181,6 +190,10 @@ impl Machine {
         );
         let workers: BTreeSet<WorkerId> =
             job.seats.iter().map(|seat| seat.worker.clone()).collect();
+        if let Some(live) = self.live.get_mut(&number) {
+            live.ran = live.profile.take();
+            live.unseen = 0;
+        }
         self.tell(
             number,
             message,

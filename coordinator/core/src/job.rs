@@ -144,6 +144,12 @@ impl Machine {
                 mode,
                 ..
             }) => {
+                // Nobody keeps a snapshot in memory for the length of a pause.
+                let mode = match mode {
+                    StopMode::Handover => StopMode::Checkpoint,
+                    StopMode::Checkpoint | StopMode::Abort => mode,
+                };
+                self.stop_ranks(number, mode);
                 let message = "pause asked for while it moved; it stays paused once it has stopped";
                 self.tell(
                     number,

@@ -106,12 +106,16 @@ pub(crate) enum LeaseState {
 pub(crate) struct Live {
     /// Workers that have prepared it, and where their ranks listen.
     pub(crate) acks: BTreeMap<WorkerId, Vec<PeerAddress>>,
-    /// The first worker's profile; all others must equal it.
+    /// The first worker's profile; all others must agree with it.
     pub(crate) profile: Option<(WorkerId, Profile)>,
+    /// The same of the newest generation that started: spares must agree with it.
+    pub(crate) ran: Option<(WorkerId, Profile)>,
     /// Snapshots in the memory of the workers that have prepared it.
     pub(crate) held: BTreeMap<WorkerId, Vec<HeldSnapshot>>,
     /// When its preparation must be done.
     pub(crate) deadline: Option<Time>,
+    /// Preparations in a row that ended since a worker was out of sight.
+    pub(crate) unseen: u32,
     /// Newest progress, of whichever generation.
     pub(crate) progress: Option<Progress>,
     /// Steps that the newest generation has reported; none before its first report.

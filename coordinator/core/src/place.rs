@@ -76,7 +76,7 @@ pub fn place(problem: &Problem<'_>) -> Plan {
         &problem.profile.tasks,
         &groups,
         count,
-        needs_apart(problem.spec),
+        needs_apart(problem.spec, world),
     );
     let blocks = slice(&problem.profile.blocks, world);
     let served: Vec<usize> = shards.iter().map(|shards| served(&tasks, shards)).collect();

@@ -6,7 +6,8 @@
 //! and blocks nobody.
 //!
 //! A job without a number of ranks takes every device of the ready workers at its first placement:
-//! all CUDA devices if there are any (and the job does not ask for the CPU), else all CPU devices.
+//! all CUDA devices if there are any (and the job does not ask for the CPU), else all CPU devices; no
+//! more than it has shards, since a rank without one would have nothing to compute.
 //! Ranks, shards and kind of device are fixed from then on.
 //!
 //! An elastic job counts workers instead of devices (`elastic.rs`).
@@ -17,8 +18,8 @@ use crate::index::at;
 use crate::machine::Machine;
 use crate::record::{Kind, Waiting};
 use crate::state::{Job, Phase, Size};
-use espalier_spec::JobId;
 use espalier_spec::job::Device;
+use espalier_spec::{JobId, WorkerId};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -35,6 +36,8 @@ pub(crate) enum Wait {
         kind: Device,
         has: usize,
         free: usize,
+        /// Those that get no ranks of this job; they are not counted.
+        unfit: Option<Crowd>,
         draining: usize,
     },
     /// There are enough ranks, but others use them.
@@ -50,6 +53,8 @@ pub(crate) enum Wait {
         kind: Device,
         has: usize,
         free: usize,
+        /// Those that get no ranks of this job; they are not counted.
+        unfit: Option<Crowd>,
     },
     /// Another job is first; none: one of another namespace, whose name is told to nobody here.
     Behind { job: Option<JobId> },
@@ -78,6 +83,7 @@ impl fmt::Display for Wait {
                 kind,
                 has,
                 free,
+                unfit,
                 draining,
             } => {
                 match need {
@@ -85,6 +91,7 @@ impl fmt::Display for Wait {
                     None => write!(f, "needs a worker with a {}", of(*kind).trim())?,
                 }
                 write!(f, "; the cluster has {has} ({free} free)")?;
+                besides(unfit.as_ref(), f)?;
                 match draining {
                     0 => Ok(()),
                     n => write!(f, ", besides {n} of draining workers"),
@@ -107,9 +114,11 @@ impl fmt::Display for Wait {
                 kind,
                 has,
                 free,
+                unfit,
             } => {
                 let need = elastic::noun(*need, of(*kind));
-                write!(f, "needs {need}; the cluster has {has} ({free} free)")
+                write!(f, "needs {need}; the cluster has {has} ({free} free)")?;
+                besides(unfit.as_ref(), f)
             }
             Wait::Behind { job: Some(job) } => write!(f, "waits behind job {job}"),
             Wait::Behind { job: None } => f.write_str("waits behind a job of another namespace"),
@@ -127,6 +136,18 @@ impl Wait {
             Wait::Busy { .. } | Wait::Few { .. } | Wait::Behind { .. } => Some(Waiting::Busy),
         }
     }
+}
+
+fn besides(unfit: Option<&Crowd>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match unfit {
+        Some(workers) => write!(f, ", besides {workers}, unfit for this job"),
+        None => Ok(()),
+    }
+}
+
+/// The workers that [`Machine::unfit`] finds, if there are any.
+pub(crate) fn some(unfit: &BTreeMap<&WorkerId, (usize, usize)>) -> Option<Crowd> {
+    (!unfit.is_empty()).then(|| Crowd::of(unfit.keys().copied()))
 }
 
 /// "cpu " or "cuda " in front of "rank".
@@ -284,18 +305,25 @@ impl Machine {
             (None, Device::Auto) => &[Device::Cuda, Device::Cpu],
         };
         let need = job.size.map(|size| size.ranks).or(job.spec.resources.ranks);
+        let most = job.spec.resources.shards.unwrap_or(u32::MAX).max(1);
         let range = elastic::range(job);
         for kind in kinds {
+            // Nobody waits for what this job can't have.
+            let unfit = self.unfit(number, *kind);
             if let (Some((min, _)), Some(need)) = (range, need) {
-                if self.index.hosts(*kind) >= min {
+                if self.index.hosts(*kind).saturating_sub(unfit.len()) >= min {
                     return Ok((*kind, need.max(1)));
                 }
                 continue;
             }
-            let has = self.index.has(*kind);
+            let lost: usize = unfit.values().map(|(has, _)| has).sum();
+            let has = self.index.has(*kind).saturating_sub(lost);
             match need {
                 Some(need) if need as usize <= has => return Ok((*kind, need.max(1))),
-                None if has > 0 => return Ok((*kind, u32::try_from(has).unwrap_or(u32::MAX))),
+                None if has > 0 => {
+                    let all = u32::try_from(has).unwrap_or(u32::MAX);
+                    return Ok((*kind, all.min(most)));
+                }
                 _ => {}
             }
         }
@@ -307,12 +335,15 @@ impl Machine {
         if let Some((min, _)) = range {
             return Err(self.too_few(number, job, kind, min));
         }
-        let (has, free) = (self.index.has(kind), self.index.free(kind));
+        let unfit = self.unfit(number, kind);
+        let lost: usize = unfit.values().map(|(has, _)| has).sum();
+        let taken: usize = unfit.values().map(|(_, free)| free).sum();
         Err(Wait::Short {
             need,
             kind,
-            has,
-            free,
+            has: self.index.has(kind).saturating_sub(lost),
+            free: self.index.free(kind).saturating_sub(taken),
+            unfit: some(&unfit),
             draining: self.index.draining(kind),
         })
     }

@@ -133,6 +133,10 @@ pub enum Kind {
         seats: Vec<Seat>,
         /// Fixed from the first placement on.
         size: Size,
+        /// Steps that the generation before it is known to have done, also by reports that came after it
+        /// had ended.
+        #[serde(default)]
+        reached: Step,
     },
     /// It trains.
     Started {

@@ -173,6 +173,7 @@ impl Machine {
             } => {
                 self.stopped_pausing(number, &name, head, outcome);
             }
+            Phase::Queued => self.stopped_late(number, outcome),
             _ => {}
         }
     }
@@ -227,6 +228,17 @@ impl Machine {
             // The others wait for this one in vain; the job goes on from an older checkpoint.
             Outcome::Failure(_) => self.stop_ranks(number, StopMode::Abort),
             Outcome::Ordered | Outcome::Exported(_) => {}
+        }
+    }
+
+    /// The job is back in the queue, as others of its ranks were faster to say that they lost a peer. What
+    /// that peer itself found wrong says more: the same again would end the same way. No later generation
+    /// has begun, since it waits for these ranks.
+    fn stopped_late(&mut self, number: u64, outcome: Outcome) {
+        if let Outcome::Failure(failure) = outcome
+            && !failure.retryable
+        {
+            self.fail(number, failure);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::live::{Key, Worker};
 use crate::machine::Machine;
 use crate::place::{Problem, place};
 use crate::record::Kind;
-use crate::seat::free_devices;
+use crate::seat::{devices, free_devices};
 use crate::spares::{At, Spare, SpareState};
 use crate::state::{Job, Phase, Then};
 use espalier_spec::job::Device;
@@ -56,6 +56,26 @@ impl Machine {
         let here = self.spares.on(&worker.info.name);
         let mut of_name = here.filter(|(_, spare)| spare.key.0 == *job && spare.is_of(worker));
         of_name.all(|(of, spare)| of == number && spare.state != SpareState::Unfit)
+    }
+
+    /// Ready workers with devices of a kind that get no ranks of a job for what was found out about
+    /// them; with the numbers of these devices, all and those that are free.
+    pub(crate) fn unfit(&self, number: u64, kind: Device) -> BTreeMap<&WorkerId, (usize, usize)> {
+        let spares = self.spares.of(number);
+        let unfit = spares.filter(|(_, spare)| spare.state == SpareState::Unfit);
+        let here = unfit.filter_map(|(name, spare)| {
+            let worker = self.workers.get(name)?;
+            let has = devices(worker, kind).count();
+            let takes = worker.strays.is_empty();
+            let free = if takes {
+                free_devices(worker, kind).len()
+            } else {
+                0
+            };
+            let counts = spare.is_of(worker) && self.is_ready(worker) && has > 0;
+            counts.then_some((name, (has, free)))
+        });
+        here.collect()
     }
 
     /// Whether a generation that a worker runs is what it keeps as a spare.
@@ -237,7 +257,20 @@ impl Machine {
         let Some(job) = self.state.jobs.get(&at.0) else {
             return;
         };
-        let wrong = job_fits(job, profile).err();
+        // Neither is known after a restart of the coordinator: then what leads to another plan is found.
+        let live = self.live.get(&at.0);
+        let first = live.and_then(|live| live.profile.as_ref().or(live.ran.as_ref()));
+        let wrong = match first {
+            Some((first, other)) if other.fetched_others(profile) => Some(format!(
+                "fetched other versions of the job's files than worker {first}: one was changed at \
+                 its URL in between"
+            )),
+            Some((_, other)) if !other.agrees(profile) => {
+                let fits = job_fits(job, profile);
+                Some(fits.err().unwrap_or_else(|| found_others(job)))
+            }
+            _ => job_fits(job, profile).err(),
+        };
         let ended = job.state().is_final();
         match self.spares.get_mut(at) {
             Some(spare) if spare.state == SpareState::Asked => spare.state = SpareState::Ready,
@@ -371,9 +404,14 @@ fn job_fits(job: &Job, profile: &Profile) -> Result<(), String> {
     if other.tasks == plan.tasks && other.blocks == plan.blocks && other.shards == plan.shards {
         return Ok(());
     }
-    Err(format!(
+    Err(found_others(job))
+}
+
+/// What is wrong with a worker whose profile is not that of the others; goes on from "it".
+fn found_others(job: &Job) -> String {
+    format!(
         "found another model or other data than the workers that run the job; check that {} and \
          the data files are the same on all",
         job.spec.backbone.path
-    ))
+    )
 }

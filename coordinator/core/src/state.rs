@@ -208,6 +208,7 @@ impl Job {
                 generation,
                 seats,
                 size,
+                reached,
             } => {
                 if *generation <= self.generation {
                     return Err(format!(
@@ -218,6 +219,11 @@ impl Job {
                 self.generation = *generation;
                 self.seats.clone_from(seats);
                 self.size = Some(*size);
+                if *reached > self.reached {
+                    // Progress, known too late; the restart that led here counts.
+                    self.restarts = self.restarts.min(1);
+                    self.reached = *reached;
+                }
                 phase = Some(Phase::Preparing);
             }
             Kind::Started {

@@ -237,5 +237,6 @@ fn profile() -> v1::Profile {
             share: 1.0,
             sample_cost: 20.0,
         }],
+        fetched: String::new(),
     }
 }

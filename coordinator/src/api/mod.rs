@@ -95,9 +95,9 @@ pub(crate) async fn routes(
     let cluster = ClusterServiceServer::new(cluster::Clusters(gate.clone()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit);
-    let workers = WorkerServiceServer::new(workers::Workers(gate))
-        .max_decoding_message_size(limit)
-        .max_encoding_message_size(limit);
+    // An order is an accepted job with its seats or plan, so it may be larger than what a client may send; to refuse
+    // it here would end the worker's stream, again and again.
+    let workers = WorkerServiceServer::new(workers::Workers(gate)).max_decoding_message_size(limit);
     let (reporter, health) = tonic_health::server::health_reporter();
     report_health(&reporter, ServingStatus::NotServing).await;
     let reflection = || {

@@ -218,6 +218,7 @@ mod tests {
             ("--oidc-role team=worker", "oidc-role"),
             ("--max-calls 0", "max-calls"),
             ("--max-job-bytes 1", "max-job-bytes"),
+            ("--max-job-bytes 4194305", "max-message-bytes"),
             ("--request-timeout 0ms", "request-timeout"),
         ] {
             let flags: Vec<&str> = flags.split(' ').collect();

@@ -270,6 +270,7 @@ impl Worker {
                 share: 1.0,
                 sample_cost: 20.0,
             }],
+            fetched: String::new(),
         };
         self.say(Message::Prepared(v1::Prepared {
             job: prepare.job.clone(),

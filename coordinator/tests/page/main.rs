@@ -200,7 +200,8 @@ async fn what_is_no_call() {
 #[tokio::test]
 async fn huge_bodies() {
     let directory = tempfile::tempdir().unwrap();
-    let config = config_with(directory.path(), &["--max-message-bytes", "65536"]);
+    let limits = ["--max-message-bytes=65536", "--max-job-bytes=65536"];
+    let config = config_with(directory.path(), &limits);
     let node = Node::configured(&config).await;
     let headers = [JSON, ("content-length", "10000000000")];
     let told = send(node.address, "POST /api/JobService/GetJob", &headers, b"").await;

@@ -125,6 +125,18 @@ impl Coordinator {
         }
     }
 
+    /// Whether it shows the caller jobs of a namespace; of one of another namespace it says that there is none.
+    ///
+    /// # Errors
+    /// The coordinator's, or that it can't be reached.
+    pub async fn sees(&self, namespace: &str) -> Result<bool, ApiError> {
+        let caller = self
+            .cluster(|mut cluster| async move { cluster.who_am_i(v1::WhoAmIRequest {}).await })
+            .await?;
+        let namespaces = caller.namespaces;
+        Ok(namespaces.is_empty() || namespaces.iter().any(|own| own == namespace))
+    }
+
     /// Submits a job, or finds the one that was submitted with this id, be it of another spec.
     ///
     /// # Errors

@@ -135,7 +135,25 @@ impl Context {
         let (namespace, name) = resource.key();
         match self.coordinator.job(&job_name(&namespace, &name)).await {
             Ok(Some(job)) => Seen::Present(Box::new(job)),
-            Ok(None) => Seen::Absent,
+            Ok(None) => self.look_again(resource, &namespace).await,
+            Err(error) => Seen::Away(error.message),
+        }
+    }
+
+    /// What it means that a job is not found: one that the operator may not see is not found either, and must
+    /// not be given up for it.
+    async fn look_again(&self, resource: &TrainingJob, namespace: &str) -> Seen {
+        let status = resource.status.as_ref();
+        if status.is_none_or(|status| status.job_uid.is_none()) {
+            // None is known of: a submission that was refused, be it for the namespace, made none.
+            return Seen::Absent;
+        }
+        match self.coordinator.sees(namespace).await {
+            Ok(true) => Seen::Absent,
+            Ok(false) => Seen::Away(format!(
+                "it shows the operator no jobs of the namespace {namespace}; let the operator's token or \
+                 certificate see this namespace"
+            )),
             Err(error) => Seen::Away(error.message),
         }
     }

@@ -143,7 +143,7 @@ class Calls:
                         folder: str | os.PathLike[str] | None, validate_only: bool) -> v1.CreateJobRequest:
         spec = jobfile.read(job, overrides, folder)
         missing = [] if isinstance(job, v1.JobSpec) else jobfile.missing_files(spec)
-        if missing and is_loopback(self.server) and not validate_only:
+        if missing and is_local(self.server) and not validate_only:
             raise JobFileError([Violation(name, f"{path} does not exist") for name, path in missing])
         for name, path in missing:
             warnings.warn(f"{name}: {path} does not exist on this machine; the workers must have it", stacklevel=4)
@@ -172,9 +172,22 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine, so that the coordinator sees the same files."""
+    """Whether an address is of this machine."""
     host = urlsplit(address).hostname or ""
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is that of the cluster that `espalier up` runs here, so that it sees the same files.
+
+    One of this machine alone says nothing: a port-forward may lead from it anywhere.
+    """
+    def place(address: str) -> tuple[str, str, int | None]:
+        parts = urlsplit(address)
+        return parts.scheme, "localhost" if is_loopback(address) else parts.hostname or "", parts.port
+
+    local = local_server()
+    return local is not None and place(address) == place(local)
 
 
 def local_server() -> str | None:
@@ -231,7 +244,8 @@ class Shown:
     """The lines of a log that were shown, for when a stream that broke is taken up again: lines have no numbers."""
 
     def __init__(self) -> None:
-        self._since: tuple[int, int] | None = None
+        # Times are those of the workers' clocks, which need not agree.
+        self._since: dict[str, tuple[int, int]] = {}
         self._newest: deque[int] = deque(maxlen=KEPT)
         self._again = False
 
@@ -243,8 +257,8 @@ class Shown:
         """Whether to show a line now; it counts as shown then."""
         time = (line.time.seconds, line.time.nanos)
         key = hash((time, line.worker, line.rank if line.HasField("rank") else None, line.text))
-        if self._again and ((self._since is not None and time < self._since) or key in self._newest):
+        if self._again and (time < self._since.get(line.worker, (0, 0)) or key in self._newest):
             return False
-        self._since = time if self._since is None else self._since
+        self._since.setdefault(line.worker, time)
         self._newest.append(key)
         return True

@@ -313,6 +313,15 @@ class Settings(unittest.TestCase):
         with self.assertWarnsRegex(UserWarning, "without encryption"):
             Client("http://coordinator:7443", token="secret").close()
 
+    def test_a_port_forward_is_no_local_cluster(self):
+        with mock.patch.object(_calls, "local_server", return_value="http://127.0.0.1:7443"):
+            for address, local in [("http://127.0.0.1:7443", True), ("http://localhost:7443", True), ("https://localhost:7443", False),
+                                   ("http://localhost:7444", False), ("http://10.0.0.1:7443", False)]:
+                with self.subTest(address):
+                    self.assertEqual(_calls.is_local(address), local)
+        with mock.patch.object(_calls, "local_server", return_value=None):
+            self.assertFalse(_calls.is_local("http://127.0.0.1:7443"))
+
 
 if __name__ == "__main__":
     unittest.main()

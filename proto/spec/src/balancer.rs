@@ -83,6 +83,14 @@ impl BalancerSpec {
         let known = self.method.info().param(name)?;
         Some(self.params.get(name).copied().unwrap_or(known.default))
     }
+
+    /// Whether a step's weights are found after its losses: all ranks ask for them together, once
+    /// a step.
+    #[must_use]
+    pub fn weighs_by_losses(&self) -> bool {
+        let plain = matches!(self.method, Method::Mean | Method::Equal | Method::Fixed);
+        !plain || self.log_losses
+    }
 }
 
 /// A method of balancing. [`Method::info`] tells class, paper and parameters.

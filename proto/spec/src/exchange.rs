@@ -11,7 +11,7 @@ pub struct ExchangeSpec {
     pub sync: SyncKind,
     /// What each rank keeps only its own slices of.
     pub sharding: Sharding,
-    /// Type of the numbers that travel.
+    /// Type of the tasks' gradients where they travel apart; all else travels as f32.
     pub dtype: ExchangeType,
     /// Compute a block's activations again in its backward pass instead of keeping them: less
     /// memory for about a third more time.
@@ -49,7 +49,7 @@ pub enum Sharding {
     Full,
 }
 
-/// Type of the numbers that travel.
+/// Type of the tasks' gradients where they travel apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -57,7 +57,8 @@ pub enum ExchangeType {
     /// 32 bits: exact.
     #[default]
     F32,
-    /// 16 bits: half the traffic, gradients rounded to 8 bits of mantissa; sums stay in 32.
+    /// 16 bits: half the traffic of these gradients, which are rounded to 8 bits of mantissa; sums
+    /// stay in 32. No effect where gradients are summed on their way, which the plan says.
     Bf16,
 }
 

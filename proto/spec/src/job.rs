@@ -322,6 +322,15 @@ pub enum Sampler {
     Probabilities(BTreeMap<String, f64>),
 }
 
+impl JobSpec {
+    /// Whether some of so many ranks may compute their part of a step in several passes.
+    #[must_use]
+    pub fn computes_in_parts(&self, ranks: usize) -> bool {
+        let shards = self.resources.shards;
+        self.training.accumulation > 1 || shards.is_some_and(|shards| shards as usize > ranks)
+    }
+}
+
 /// Durable recovery points.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

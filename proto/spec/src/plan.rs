@@ -22,6 +22,25 @@ pub struct Profile {
     pub blocks: Vec<BlockProfile>,
     /// Tasks in the order of the job spec.
     pub tasks: Vec<TaskProfile>,
+    /// Digest of the versions of the files that were fetched from URLs; empty if there are none.
+    #[serde(default)]
+    pub fetched: String,
+}
+
+impl Profile {
+    /// Whether both workers fetched files, but not the same versions of them. Of one that says nothing nobody
+    /// knows: it may be of an older release.
+    #[must_use]
+    pub fn fetched_others(&self, other: &Self) -> bool {
+        let both = !self.fetched.is_empty() && !other.fetched.is_empty();
+        both && self.fetched != other.fetched
+    }
+
+    /// Whether another worker found the same model and data.
+    #[must_use]
+    pub fn agrees(&self, other: &Self) -> bool {
+        !self.fetched_others(other) && self.blocks == other.blocks && self.tasks == other.tasks
+    }
 }
 
 /// Size of one block.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
     /// Ranks (devices) the job trains on; default: every rank of the cluster at the time the job
-    /// is placed for the first time.
+    /// is placed for the first time, at most one per shard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranks: Option<u32>,
     /// Shards (logical ranks) that every step's batch is split into; default: one per rank. Fix it

@@ -226,6 +226,7 @@ impl Wire for Profile {
                     sample_cost: task.sample_cost,
                 })
                 .collect(),
+            fetched: self.fetched.clone(),
         }
     }
 
@@ -272,6 +273,10 @@ impl Wire for Profile {
                 sample_cost,
             });
         }
-        Profile { blocks, tasks }
+        Profile {
+            blocks,
+            tasks,
+            fetched: m.fetched,
+        }
     }
 }

@@ -345,7 +345,11 @@ fn profile() -> impl Strategy<Value = Profile> {
             sample_cost,
         },
     );
-    (vec(block, 0..3), vec(task, 0..3)).prop_map(|(blocks, tasks)| Profile { blocks, tasks })
+    (vec(block, 0..3), vec(task, 0..3), word()).prop_map(|(blocks, tasks, fetched)| Profile {
+        blocks,
+        tasks,
+        fetched,
+    })
 }
 
 fn returns<T>(value: T) -> Result<(), TestCaseError>

@@ -194,6 +194,7 @@ pub(crate) fn profile() -> Profile {
     Profile {
         blocks: vec![block("layer.0", 5_000), block("head.topic", 40)],
         tasks: vec![task],
+        fetched: String::new(),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::flow::{Outgoing, Place, Then};
 use crate::fold::Fold;
 use crate::header::Header;
-use crate::memory::DType;
+use crate::memory::{DType, zeroed};
 use crate::mesh::{Mesh, Until};
 use crate::opening::{greet, heads, outbox};
 use crate::pending::Outcome;
@@ -242,9 +242,5 @@ fn bytes<'a>(
 
 /// Zeroed memory; an absurd length is an error, not an abort.
 fn room(len: u64) -> std::result::Result<Vec<u8>, String> {
-    let len = usize::try_from(len).map_err(|e| e.to_string())?;
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(len).map_err(|e| e.to_string())?;
-    bytes.resize(len, 0);
-    Ok(bytes)
+    zeroed(usize::try_from(len).map_err(|e| e.to_string())?)
 }

@@ -21,6 +21,8 @@ pub(crate) struct Control {
     stream: TcpStream,
     inbox: Vec<u8>,
     gone: Option<Farewell>,
+    /// It is gone because the peer ended the connection: nothing was noticed elsewhere.
+    ended: bool,
     /// Where ranks have a secret.
     sealed: Option<Box<Sealed>>,
 }
@@ -39,6 +41,8 @@ const WAKE: u8 = b'w';
 const BYE: u8 = b'g';
 /// BYE, culprit (u32, `NOBODY` for none), length of the reason (u16).
 const BYE_BYTES: usize = 7;
+/// Most bytes of a reason.
+const MOST_WORDS: usize = 1000;
 const NOBODY: u32 = u32::MAX;
 
 impl Control {
@@ -58,6 +62,7 @@ impl Control {
             stream,
             inbox: Vec::new(),
             gone: None,
+            ended: false,
             sealed: seals.map(|seals| {
                 Box::new(Sealed {
                     seals,
@@ -76,6 +81,12 @@ impl Control {
     /// Why the peer is gone; None while it lives.
     pub(crate) fn gone(&self) -> Option<&Farewell> {
         self.gone.as_ref()
+    }
+
+    /// Whether the peer itself ended the connection. What it sent on another one before may still be on
+    /// its way: the two are not in step.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
     }
 
     /// Records a loss noticed elsewhere, preferring the peer's own last words.
@@ -110,7 +121,10 @@ impl Control {
         let mut heard = false;
         while self.gone.is_none() {
             match self.stream.read(&mut chunk) {
-                Ok(0) => self.gone = Some(self.last_words("its process ended or closed the link")),
+                Ok(0) => {
+                    self.ended = true;
+                    self.gone = Some(self.last_words("its process ended or closed the link"));
+                }
                 Ok(n) => {
                     heard = true;
                     let taken = match &mut self.sealed {
@@ -121,7 +135,7 @@ impl Control {
                         Some(sealed) => sealed.take(&chunk[..n], &mut self.inbox),
                     };
                     self.skip_wakes();
-                    if let Err(reason) = taken {
+                    if let Some(reason) = taken.err().or_else(|| self.nonsense()) {
                         // Not its last words: whoever writes here may have made them up.
                         self.gone = Some(Farewell {
                             culprit: None,
@@ -131,7 +145,11 @@ impl Control {
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => self.gone = Some(self.last_words(&format!("connection broke: {e}"))),
+                Err(e) => {
+                    // A sign of life that crosses its good-bye makes a reset of its close.
+                    self.ended = self.words().is_some();
+                    self.gone = Some(self.last_words(&format!("connection broke: {e}")));
+                }
             }
         }
         heard
@@ -139,7 +157,7 @@ impl Control {
 
     /// Tells the peer why this rank leaves, and closes. Never blocks.
     pub(crate) fn say_goodbye(&mut self, farewell: &Farewell) {
-        let mut end = farewell.reason.len().min(1000);
+        let mut end = farewell.reason.len().min(MOST_WORDS);
         while !farewell.reason.is_char_boundary(end) {
             end -= 1;
         }
@@ -168,19 +186,40 @@ impl Control {
         self.inbox.drain(..wakes);
     }
 
+    /// What is wrong with what has come, if anything is: the rest would be kept for ever.
+    fn nonsense(&self) -> Option<String> {
+        let first = *self.inbox.first()?;
+        if first != BYE {
+            return Some(format!(
+                "it broke the protocol: expected a sign of life or a good-bye, found {first:#04x}"
+            ));
+        }
+        let length = self.inbox.get(5..BYE_BYTES);
+        let length = length.and_then(|length| <[u8; 2]>::try_from(length).ok());
+        let length = length.map_or(0, |length| usize::from(u16::from_le_bytes(length)));
+        let longest = length.max(self.inbox.len().saturating_sub(BYE_BYTES));
+        (longest > MOST_WORDS).then(|| {
+            format!(
+                "it broke the protocol: expected a good-bye of at most {MOST_WORDS} bytes, found {longest}"
+            )
+        })
+    }
+
+    /// What it said before it left, if all of that has come.
+    fn words(&self) -> Option<Farewell> {
+        let head = self.inbox.get(..BYE_BYTES).filter(|h| h[0] == BYE)?;
+        let culprit = u32::from_le_bytes(head[1..5].try_into().ok()?);
+        let len = usize::from(u16::from_le_bytes(head[5..7].try_into().ok()?));
+        let text = self.inbox.get(BYE_BYTES..BYE_BYTES + len)?;
+        let culprit = (culprit != NOBODY).then_some(culprit as usize);
+        Some(Farewell {
+            culprit,
+            reason: String::from_utf8_lossy(text).into_owned(),
+        })
+    }
+
     fn last_words(&self, otherwise: &str) -> Farewell {
-        let parsed = (|| {
-            let head = self.inbox.get(..BYE_BYTES).filter(|h| h[0] == BYE)?;
-            let culprit = u32::from_le_bytes(head[1..5].try_into().ok()?);
-            let len = usize::from(u16::from_le_bytes(head[5..7].try_into().ok()?));
-            let text = self.inbox.get(BYE_BYTES..BYE_BYTES + len)?;
-            let culprit = (culprit != NOBODY).then_some(culprit as usize);
-            Some(Farewell {
-                culprit,
-                reason: String::from_utf8_lossy(text).into_owned(),
-            })
-        })();
-        parsed.unwrap_or_else(|| Farewell {
+        self.words().unwrap_or_else(|| Farewell {
             culprit: None,
             reason: otherwise.to_string(),
         })
@@ -221,5 +260,66 @@ impl Sealed {
             self.arrived.drain(..whole);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// What a peer counts as that sends this and stays.
+    fn after(bytes: &[u8]) -> Farewell {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let ours = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let (mut theirs, _) = listener.accept().expect("accept");
+        let mut control = Control::new((ours, None)).expect("control");
+        theirs.write_all(bytes).expect("write");
+        while control.gone().is_none() {
+            control.read();
+        }
+        assert!(!control.ended());
+        control.gone().cloned().expect("gone")
+    }
+
+    // Promise: what is neither a sign of life nor a good-bye of bounded length is a loss at once, and is not
+    // kept.
+    #[test]
+    fn nonsense_is_a_loss() {
+        let mut long = vec![BYE];
+        long.extend_from_slice(&NOBODY.to_le_bytes());
+        long.extend_from_slice(&u16::MAX.to_le_bytes());
+        let mut more = vec![WAKE, BYE];
+        more.resize(2 + BYE_BYTES + MOST_WORDS, 0);
+        for (bytes, words) in [
+            (&b"wwx"[..], "found 0x78"),
+            (&long[..], "found 65535"),
+            (&more[..], "found 1001"),
+        ] {
+            let Farewell { culprit, reason } = after(bytes);
+            assert!(reason.contains(words), "{reason}");
+            assert_eq!(culprit, None);
+        }
+    }
+
+    // Promise: a good-bye of the most words is heard.
+    #[test]
+    fn a_long_good_bye_is_heard() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let ours = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let theirs = listener.accept().expect("accept").0;
+        let mut control = Control::new((ours, None)).expect("control");
+        let mut theirs = Control::new((theirs, None)).expect("control");
+        theirs.wake();
+        theirs.say_goodbye(&Farewell {
+            culprit: Some(3),
+            reason: "x".repeat(2 * MOST_WORDS),
+        });
+        while control.gone().is_none() {
+            control.read();
+        }
+        let Farewell { culprit, reason } = control.gone().cloned().expect("gone");
+        assert_eq!((culprit, reason.len()), (Some(3), MOST_WORDS));
+        assert!(control.ended());
     }
 }

@@ -4,6 +4,7 @@
 //! one of the crate with `unsafe` code.
 #![allow(unsafe_code)]
 
+use std::alloc::{Layout, alloc_zeroed};
 use std::fmt;
 
 use crate::bf16::Bf16;
@@ -338,5 +339,37 @@ pub(crate) fn borrow<T: Element>(slice: &[T]) -> Region {
         len: slice.len(),
         dtype: T::DTYPE,
         memory: Memory::Host,
+    }
+}
+
+/// So many zero bytes, or why there is no room for them. They come from the system as they are, so that pages
+/// cost memory only when they are written: what a peer promises to send is not taken before it comes.
+pub(crate) fn zeroed(len: usize) -> Result<Vec<u8>, String> {
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let layout = Layout::array::<u8>(len).map_err(|e| e.to_string())?;
+    // SAFETY: the layout is not empty.
+    let ptr = unsafe { alloc_zeroed(layout) };
+    if ptr.is_null() {
+        return Err(format!("there is no room for {len} bytes"));
+    }
+    // SAFETY: the global allocator gave `ptr` for the layout of `len` bytes, which is that of a vector
+    // of this capacity; all of them are initialised, to 0.
+    Ok(unsafe { Vec::from_raw_parts(ptr, len, len) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::zeroed;
+
+    // Promise: an absurd length is an error, not the end of the process.
+    #[test]
+    fn an_absurd_length_is_an_error() {
+        for len in [usize::MAX, isize::MAX as usize, 1 << 62] {
+            zeroed(len).expect_err("no room");
+        }
+        assert_eq!(zeroed(0), Ok(Vec::new()));
+        assert_eq!(zeroed(5), Ok(vec![0; 5]));
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Link {
     unmoved: u64,
     /// Set when bytes were received that can't be believed.
     spoiled: bool,
+    /// Set when nothing more will come on the lane.
+    drained: bool,
     /// The peer's last sign of life; none before its first.
     heard: Option<Instant>,
 }
@@ -79,6 +81,7 @@ impl Link {
             received: 0,
             unmoved: 0,
             spoiled: false,
+            drained: false,
             heard: None,
         }
     }
@@ -88,6 +91,12 @@ impl Link {
         if self.control.read() {
             self.heard = Some(Instant::now());
         }
+    }
+
+    /// Whether the peer has left in order, but its last bytes may still be on their way here: they travel
+    /// on another connection than its good-bye, which can be faster. What is in a ring is here.
+    fn may_bring_more(&self) -> bool {
+        matches!(self.lane, Lane::Tcp(_)) && self.control.ended() && !self.drained
     }
 
     /// Positions that payloads are aligned to, outgoing and incoming: those in the ring, where
@@ -115,6 +124,7 @@ impl Link {
             sent,
             received,
             spoiled,
+            drained,
             unmoved: _,
             heard,
         } = self;
@@ -145,6 +155,7 @@ impl Link {
             }
             Err(reason) => {
                 control.lost(&reason);
+                *drained = true;
                 *spoiled = match lane {
                     Lane::Shm(_) => true,
                     Lane::Tcp(tcp) => tcp.forged(),
@@ -243,8 +254,14 @@ impl Mesh {
         if !self.pulse.is_due(now) {
             return;
         }
-        let links = self.links.iter_mut().flatten();
-        for link in links.filter(|link| link.control.gone().is_none()) {
+        for link in self.links.iter_mut().flatten() {
+            if link.control.gone().is_some() {
+                // Its last bytes are waited for no longer than a sign of life would be.
+                if link.may_bring_more() && self.pulse.silent(link.heard, now).is_some() {
+                    link.drained = true;
+                }
+                continue;
+            }
             link.control.wake();
             // What has arrived while this rank itself was stopped counts first.
             link.listen();
@@ -254,9 +271,13 @@ impl Mesh {
         }
     }
 
-    /// Fails if a peer that something is still needed from (or for) is gone.
+    /// Fails if a peer that something is still needed from (or for) is gone, and can't bring it any more.
     fn blame_the_gone(&self, op: OpId, out: &[Outgoing<'_>], intake: &dyn Intake) -> Result<()> {
-        let needed = |peer: usize| intake.want(peer) > 0 || out[peer].left() > 0;
+        let comes = |peer: usize| {
+            let link = self.links[peer].as_ref();
+            link.is_some_and(Link::may_bring_more)
+        };
+        let needed = |peer: usize| out[peer].left() > 0 || (intake.want(peer) > 0 && !comes(peer));
         match self.gone(needed) {
             None => Ok(()),
             Some((peer, reason)) => Err(Error::PeerLost { peer, op, reason }),
@@ -324,14 +345,18 @@ impl Mesh {
         if quiet {
             let mut fds = vec![PollFd::from_borrowed_fd(self.abort.event(), PollFlags::IN)];
             for (peer, link) in self.links.iter().enumerate() {
-                let Some(link) = link.as_ref().filter(|l| l.control.gone().is_none()) else {
+                let here = |link: &&Link| link.control.gone().is_none();
+                let Some(link) = link.as_ref().filter(|l| here(l) || l.may_bring_more()) else {
                     continue;
                 };
-                fds.push(PollFd::from_borrowed_fd(link.control.fd(), PollFlags::IN));
+                let here = here(&link);
+                if here {
+                    fds.push(PollFd::from_borrowed_fd(link.control.fd(), PollFlags::IN));
+                }
                 if let Lane::Tcp(tcp) = &link.lane {
                     let mut flags = PollFlags::empty();
                     flags.set(PollFlags::IN, intake.want(peer) > 0);
-                    flags.set(PollFlags::OUT, out[peer].left() > 0);
+                    flags.set(PollFlags::OUT, here && out[peer].left() > 0);
                     if !flags.is_empty() {
                         fds.push(PollFd::from_borrowed_fd(tcp.fd(), flags));
                     }
@@ -381,5 +406,92 @@ pub(crate) fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> std::io::
     match poll(fds, limit.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Kind;
+    use crate::flow::Place;
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    const OP: OpId = OpId {
+        seq: 0,
+        kind: Kind::Barrier,
+    };
+
+    /// Both ends of a connection.
+    fn wire() -> [TcpStream; 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let ours = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        [ours, listener.accept().expect("accept").0]
+    }
+
+    /// Rank 0 of two, and the ends of its peer: data, control.
+    fn mesh() -> (Mesh, [TcpStream; 2]) {
+        let ([data, their_data], [control, their_control]) = (wire(), wire());
+        let lane = Lane::Tcp(TcpLink::new((data, None)).expect("lane"));
+        let link = Link::new(lane, Control::new((control, None)).expect("control"));
+        let mesh = Mesh {
+            rank: 0,
+            size: 2,
+            links: vec![None, Some(link)],
+            abort: AbortHandle::new().expect("handle"),
+            timeout: Duration::from_secs(60),
+            flight: Flight::new(),
+            pulse: Pulse::new(Duration::ZERO),
+        };
+        (mesh, [their_data, their_control])
+    }
+
+    /// Takes 4 bytes from the peer, to which there are `left` to be sent.
+    fn take(mesh: &mut Mesh, left: &[u8]) -> Result<[u8; 4]> {
+        let mut bytes = [0; 4];
+        let mut intake = Place::new([<&mut [u8]>::default(), &mut bytes[..]]);
+        let mut out = [Outgoing::default(), Outgoing::new(left, &[])];
+        mesh.drive(OP, &mut out, &mut intake, Until::Finished)?;
+        Ok(bytes)
+    }
+
+    // Promise: who has sent everything and leaves is no loss, though its good-bye overtakes its bytes.
+    #[test]
+    fn a_good_bye_overtakes_no_bytes() {
+        let (mut mesh, [mut data, control]) = mesh();
+        control.shutdown(Shutdown::Both).expect("close");
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            data.write_all(&[1, 2, 3, 4]).expect("write");
+        });
+        assert_eq!(take(&mut mesh, &[]).expect("all has come"), [1, 2, 3, 4]);
+        writer.join().expect("thread");
+    }
+
+    // Promise: who leaves without having sent everything is lost as soon as that is known, and so is, at
+    // once, who takes no more bytes.
+    #[test]
+    fn who_leaves_too_early_is_lost() {
+        let lost =
+            |error: Error| assert!(matches!(error, Error::PeerLost { peer: 1, .. }), "{error}");
+        let (mut mesh, [mut data, control]) = self::mesh();
+        drop(control);
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            data.write_all(&[1, 2]).expect("write");
+        });
+        lost(take(&mut mesh, &[]).expect_err("half of it"));
+        writer.join().expect("thread");
+        let (mut mesh, [data, control]) = self::mesh();
+        control.shutdown(Shutdown::Both).expect("close");
+        // Until the end of the control connection has come.
+        let link = mesh.links[1].as_mut().expect("a link");
+        while link.control.gone().is_none() {
+            link.listen();
+        }
+        let began = Instant::now();
+        lost(take(&mut mesh, &[0; 4]).expect_err("nobody takes them"));
+        assert!(began.elapsed() < Duration::from_secs(30));
+        drop(data);
     }
 }

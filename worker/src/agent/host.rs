@@ -230,14 +230,16 @@ impl Host {
         if let Some(loaded) = holding.loaded() {
             return Ok(Some(loaded));
         }
-        let spec = match fetch::bring(&assignment.spec, &assignment.cache, &stop) {
-            Ok(local) => local,
+        let brought = fetch::bring(&assignment.spec, &assignment.cache, &stop);
+        let fetch::Brought { spec, fetched } = match brought {
+            Ok(brought) => brought,
             Err(fetch::Error::Stopped) => return Ok(None),
             Err(error) => return Err(error.failure()),
         };
         let roots = allowed.of_samples(&assignment.cache);
         let sources = Sources::load_within(&spec, &roots).map_err(|e| e.failure())?;
-        let profile = sources.profile(&spec).map_err(|e| e.failure())?;
+        let mut profile = sources.profile(&spec).map_err(|e| e.failure())?;
+        profile.fetched = fetched;
         let loaded = Loaded {
             spec: Arc::new(spec),
             sources: Arc::new(sources),

@@ -33,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_FAREWELL: Duration = Duration::from_secs(20);
 /// Reports kept while the coordinator is away; log lines beyond it are dropped, oldest first.
 const KEPT_LINES: usize = 10_000;
+/// Largest order: an accepted job with its seats or plan. It is as large as `--max-message-bytes` of a coordinator
+/// may be, since an order that can't be read ends the stream, and comes again with the next one.
+const ORDER_BYTES: usize = 1 << 30;
 
 /// What a worker is told on its command line.
 #[derive(Clone, Debug)]
@@ -217,7 +220,8 @@ impl Agent {
             .credentials
             .read()
             .map_err(|e| Status::unavailable(e.to_string()))?;
-        let mut client = WorkerServiceClient::with_interceptor(channel, bearer);
+        let mut client = WorkerServiceClient::with_interceptor(channel, bearer)
+            .max_decoding_message_size(ORDER_BYTES);
         let (sender, receiver) = mpsc::channel(64);
         let hello = Message::Hello(v1::Hello {
             name: self.config.name.clone(),

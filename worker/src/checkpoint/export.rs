@@ -3,6 +3,7 @@
 //! ```text
 //! export/
 //!   config.json model.safetensors tokenizer.json ...   the backbone: AutoModel loads it
+//!   modules.json 1_Pooling/                            as the job pooled, where sentence-transformers can
 //!   espalier.json heads.safetensors                    tasks, labels, heads: `espalier predict`
 //!   tasks/<task>/                                      AutoModelForSequenceClassification loads it (or
 //!                                                      …TokenClassification, …QuestionAnswering)
@@ -20,7 +21,7 @@
 
 use super::adapter::Adapter;
 use super::durable::sync;
-use super::{Error, write_tensors};
+use super::{Error, sentences, write_tensors};
 use crate::heads::ADAPTER;
 use crate::model::{LM_HEAD, TORCHSCRIPT, write_script};
 use espalier_spec::job::{HeadKind, Pooling};
@@ -41,7 +42,7 @@ pub const HEADS_FILE: &str = "heads.safetensors";
 pub const ADAPTER_DIR: &str = "adapter";
 
 const MODELING: &str = include_str!("modeling_espalier.py");
-const BACKBONE_FILES: [&str; 13] = [
+const BACKBONE_FILES: [&str; 11] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -50,10 +51,8 @@ const BACKBONE_FILES: [&str; 13] = [
     "merges.txt",
     "generation_config.json",
     "added_tokens.json",
-    "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
-    "1_Pooling/config.json",
     "preprocessor_config.json",
 ];
 
@@ -138,6 +137,12 @@ pub fn write_export(
     let is_bert = kind == Some("bert");
     let is_script = kind == Some(TORCHSCRIPT);
     let language = Language::of(kind, meta, heads);
+    for field in ["torch_dtype", "dtype"] {
+        if let Some(kind) = config.get_mut(field) {
+            // What the files hold now. Whoever loads them as the source's kind would round what was trained.
+            *kind = json!("float32");
+        }
+    }
     let tables = ["wte.weight", "embed_tokens.weight"];
     let mut decoders = backbone.iter();
     if let Some((_, table)) = decoders.find(|(name, _)| tables.contains(&name.as_str())) {
@@ -179,6 +184,8 @@ pub fn write_export(
         })?;
     }
     copy_beside(source, &temporary)?;
+    let is_whole = adapters.iter().all(Adapter::is_merged);
+    sentences::write(source, &temporary, meta.pooling, is_whole)?;
     write_tensors(&temporary.join(HEADS_FILE), heads, None)?;
     for adapter in adapters {
         adapter.write(&temporary, source)?;
@@ -189,7 +196,7 @@ pub fn write_export(
     })?;
     write_json(&temporary.join(META_FILE), &value)?;
 
-    if is_bert && adapters.iter().all(Adapter::is_merged) {
+    if is_bert && is_whole {
         let keys: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
         let has_class = |task: &&ExportedTask| has_class(task.head) && !has_adapter(task, heads);
         for task in meta.tasks.iter().filter(has_class) {
@@ -399,15 +406,12 @@ fn copy_beside(source: &Path, target: &Path) -> Result<(), Error> {
             continue;
         }
         let to = target.join(name);
-        if let Some(parent) = to.parent() {
-            create(parent)?;
-        }
         fs::copy(&from, &to).map_err(|e| Error::io("copy", &to, e))?;
     }
     Ok(())
 }
 
-fn read_json(path: &Path) -> Result<Map<String, Value>, Error> {
+pub(super) fn read_json(path: &Path) -> Result<Map<String, Value>, Error> {
     let text = fs::read(path).map_err(|e| Error::io("read", path, e))?;
     serde_json::from_slice(&text).map_err(|e| Error::Damaged {
         path: path.into(),

@@ -20,6 +20,7 @@ mod image;
 mod images;
 mod parts;
 mod saving;
+mod sentences;
 mod uploading;
 
 pub use adapter::{Adapter, LowRank};

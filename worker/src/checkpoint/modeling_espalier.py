@@ -1,9 +1,11 @@
-"""Sequence classification over a BERT encoder whose token vectors are pooled by mean, max or [CLS]."""
+"""Sequence classification over a BERT encoder whose token vectors are pooled by mean, max, [CLS] or the last token."""
 
 import torch
 from torch import nn
 from transformers import BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+POOLINGS = ("mean", "cls", "max", "last")
 
 
 class EspalierForSequenceClassification(BertPreTrainedModel):
@@ -12,6 +14,10 @@ class EspalierForSequenceClassification(BertPreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
+        kind = getattr(config, "espalier_pooling", None)
+        if kind not in POOLINGS:
+            # Any other way of pooling would give logits that the classifier was not trained on.
+            raise ValueError(f"config.json: espalier_pooling is {kind!r}, expected one of {', '.join(POOLINGS)}: export the job again")
         self.bert = BertModel(config, add_pooling_layer=False)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
@@ -21,6 +27,11 @@ class EspalierForSequenceClassification(BertPreTrainedModel):
         kind = self.config.espalier_pooling
         if kind == "cls":
             return hidden[:, 0]
+        if kind == "last":
+            # The last position that is no padding, on whichever side padding stands.
+            places = torch.arange(mask.shape[1], device=mask.device)
+            last = (places * (mask != 0)).amax(dim=1)
+            return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
         mask = mask.unsqueeze(-1)
         if kind == "max":
             return hidden.masked_fill(mask == 0, torch.finfo(hidden.dtype).min).amax(dim=1)

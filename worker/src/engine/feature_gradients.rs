@@ -42,20 +42,22 @@ impl FeatureGradients {
         Ok(sums)
     }
 
-    /// Brings the weighted sum to the features' gradient.
+    /// Brings the weighted sum to the features' gradient. What has no weight takes no part: it may be
+    /// no number.
     ///
     /// # Errors
     /// If libtorch refuses.
     pub(super) fn combine(self, weights: &[f64]) -> Result<(), Error> {
         let total = self.dropped.f_zeros_like()?;
-        for ((task, rows), grad) in &self.parts {
+        let wanted = |task: &usize| weights[*task] != 0.0;
+        for ((task, rows), grad) in self.parts.iter().filter(|((task, _), _)| wanted(task)) {
             let mut place = total.f_narrow(0, rows.start as i64, rows.len() as i64)?;
             let _ = place.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
         }
         torch::backward(&[&self.dropped], &[&total])?;
         if let Some(rows) = &self.rows {
             let mut total = rows.f_zeros_like()?;
-            for (task, grad) in &self.row_parts {
+            for (task, grad) in self.row_parts.iter().filter(|(task, _)| wanted(task)) {
                 let _ = total.f_add_(&grad.f_mul_scalar(weights[*task])?)?;
             }
             torch::backward(&[rows], &[&total])?;
@@ -109,6 +111,26 @@ mod tests {
         gradients.combine(&[1.0, 10.0]).unwrap();
         let grad = features.grad();
         assert_eq!(torch::data(&grad).unwrap(), [-18.0, 14.0, 6.0, 48.0]);
+    }
+
+    // Promise: a task of weight 0 takes no part, be its gradient no number, neither by the features nor
+    // by the vectors of words.
+    #[test]
+    fn what_has_no_weight_takes_no_part() {
+        let leaf = || Tensor::zeros([1, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let (features, words) = (leaf(), leaf());
+        let good = || Tensor::from_slice(&[1.0f32, 2.0]).view([1, 2]);
+        let bad = || Tensor::from_slice(&[f32::NAN, f32::INFINITY]).view([1, 2]);
+        let gradients = FeatureGradients {
+            dropped: features.f_mul_scalar(2.0).unwrap(),
+            parts: vec![((0, 0..1), good()), ((1, 0..1), bad())],
+            rows: Some(words.f_mul_scalar(1.0).unwrap()),
+            row_parts: vec![(0, good()), (1, bad())],
+        };
+        gradients.combine(&[3.0, 0.0]).unwrap();
+        let (features, words) = (features.grad(), words.grad());
+        assert_eq!(torch::data(&features).unwrap(), [6.0, 12.0]);
+        assert_eq!(torch::data(&words).unwrap(), [3.0, 6.0]);
     }
 
     // Promise: a task has one gradient of all rows, however many parts its samples come in.

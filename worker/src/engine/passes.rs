@@ -26,6 +26,11 @@ impl Trainer {
                 true => vec![ExactSum::default(); self.tasks.len()],
                 false => Vec::new(),
             },
+            // On every rank, also on one that serves no task: ranks sum them up together.
+            row_samples: match self.balancing.parts() {
+                1 => Vec::new(),
+                _ => vec![0.0; self.balancing.rows().len()],
+            },
             ..Sums::default()
         };
         // The rows that all passes of the step read.
@@ -90,7 +95,6 @@ impl Trainer {
             .filter(|sample| !sample.at.target && train.has_label(sample.at.sample as usize))
             .count();
         let rows = self.balancing.rows();
-        sums.row_samples.resize(rows.len(), 0.0);
         let row = |row: &RowId| row.task == task && row.part == what.part;
         if let Some(place) = rows.iter().position(row) {
             sums.row_samples[place] += count as f64;
@@ -306,11 +310,36 @@ fn weigh(grad: &Tensor, runs: &[Run], weights: &[f64]) -> Result<(), Error> {
         return Ok(());
     }
     for (task, rows) in runs {
-        if weights[*task] != 1.0 {
-            let _ = grad
-                .f_narrow(0, rows.start as i64, rows.len() as i64)?
-                .f_mul_scalar_(weights[*task])?;
+        let weight = weights[*task];
+        if weight == 1.0 {
+            continue;
         }
+        let mut own = grad.f_narrow(0, rows.start as i64, rows.len() as i64)?;
+        // What is not wanted may be no number, so it is not multiplied by 0.
+        let _ = if weight == 0.0 {
+            own.f_zero_()?
+        } else {
+            own.f_mul_scalar_(weight)?
+        };
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: a task of weight 0 leaves nothing in the features' gradient, be its own no number; the
+    // others' rows are multiplied by theirs.
+    #[test]
+    fn what_is_not_wanted_is_nothing() {
+        let nan = f32::NAN;
+        let grad = Tensor::from_slice(&[1.0f32, 2.0, nan, nan, 5.0, 6.0]).view([3, 2]);
+        let runs: [Run; 3] = [(0, 0..1), (1, 1..2), (2, 2..3)];
+        weigh(&grad, &runs, &[1.0, 0.0, 3.0]).unwrap();
+        assert_eq!(
+            torch::data(&grad).unwrap(),
+            [1.0, 2.0, 0.0, 0.0, 15.0, 18.0]
+        );
+    }
 }

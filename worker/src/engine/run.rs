@@ -227,6 +227,15 @@ struct Run<'a> {
 impl Run<'_> {
     fn run(mut self) -> Result<Ending, Error> {
         let ending = self.whole();
+        // Whom a lost peer took along has told its own already, and whose fault it was.
+        if let Err(error) = &ending
+            && !matches!(error, Error::Comm(_))
+        {
+            // Peers are told first, and why: to them a rank that waits for its disk is alive, and they would
+            // wait for it as long.
+            let abort = self.trainer.exchange.comm().abort_handle();
+            abort.abort(error.to_string());
+        }
         self.measure_snapshots();
         // Where a rank was lost, nobody waits for its part; what is whole already is told.
         match &ending {

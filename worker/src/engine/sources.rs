@@ -179,6 +179,8 @@ impl Sources {
         Ok(Profile {
             blocks,
             tasks: tasks.collect(),
+            // Only who fetched them knows.
+            fetched: String::new(),
         })
     }
 }

@@ -67,7 +67,8 @@ pub(super) struct Sums {
     pub(super) tokens: u64,
     /// Token ids and gradients of the rows they read, of all micro-batches of each slot.
     pub(super) rows: Vec<(Vec<u32>, Vec<f32>)>,
-    /// Samples of each row of the gradient matrix, where a batch is cut into parts.
+    /// Samples of each row of the gradient matrix, where a batch is cut into parts: equally many numbers on
+    /// all ranks.
     pub(super) row_samples: Vec<f64>,
     /// Weights that had to be known before backward.
     pub(super) early: Option<Decision>,

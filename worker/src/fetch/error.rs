@@ -91,6 +91,8 @@ pub enum Error {
         url: String,
         /// What the store said.
         message: String,
+        /// Whether it is trouble of the store that may be over soon.
+        passes: bool,
     },
     /// The same of what is written.
     #[error("{url}: cannot be written to: {message}")]
@@ -111,7 +113,7 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// The place on this machine.
-    #[error("{}: fetched files cannot be kept there: {cause}; make room, or give another --data-dir", file.display())]
+    #[error("{}: fetched files cannot be kept there: {cause}; {}", file.display(), advice(cause))]
     Cache {
         /// The path.
         file: PathBuf,
@@ -146,7 +148,7 @@ impl Error {
                 what: "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, and that the \
                        keys may write into the bucket, list and delete",
             },
-            Self::Failed { url, message } => Self::Refused { url, message },
+            Self::Failed { url, message, .. } => Self::Refused { url, message },
             other => other,
         }
     }
@@ -155,14 +157,38 @@ impl Error {
     #[must_use]
     pub fn failure(&self) -> Failure {
         let code = match self {
-            Self::Cache { .. } => "disk_full",
+            Self::Cache { cause, .. } if is_full(cause) => "disk_full",
             _ => "fetch",
+        };
+        // A store that is away for longer than its calls are repeated should not end a job that could go on
+        // once it is back; the coordinator bounds how often the same is tried.
+        let retryable = match self {
+            Self::Unreachable { .. } | Self::Changed { .. } | Self::Cut { .. } => true,
+            Self::Failed { passes, .. } => *passes,
+            _ => false,
         };
         Failure {
             code: code.to_owned(),
             message: self.to_string(),
-            retryable: false,
+            retryable,
             lost: None,
         }
+    }
+}
+
+/// Whether there is no room for more.
+fn is_full(cause: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        cause.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}
+
+/// What to do about a place that takes no files.
+fn advice(cause: &std::io::Error) -> &'static str {
+    match is_full(cause) {
+        true => "make room, or give another --data-dir",
+        false => "check that the worker may write there, or give another --data-dir",
     }
 }

@@ -1,8 +1,8 @@
 //! Files of a job that lie elsewhere: brought to this machine once, before the job is prepared.
 //!
 //! [`bring`] gives back the job with paths in place of URLs, so that nothing else knows there were
-//! any. `remote` talks to the store of a URL, `cache` keeps what was fetched, and `error` says what
-//! went wrong. `depot` is a place that files are put into, too.
+//! any, and a digest that tells whether workers which fetched each for itself have the same. `remote`
+//! talks to the store of a URL, `cache` keeps what was fetched, and `error` says what went wrong. `depot` is a place that files are put into, too.
 
 mod cache;
 mod depot;
@@ -31,29 +31,46 @@ enum What {
     Directory,
 }
 
-/// The job with a path on this machine in place of every URL. What is not there yet is fetched into
-/// `cache`; workers that share it fetch nothing twice. Settings of S3 are those of the environment.
+/// A job whose files are on this machine.
+#[derive(Debug)]
+pub struct Brought {
+    /// The job with a path in place of every URL.
+    pub spec: JobSpec,
+    /// Digest of the versions of the files that were fetched, in the job's order; empty if there are none.
+    pub fetched: String,
+}
+
+/// Brings the files of a job's URLs to this machine. What is not there yet is fetched into `cache`; workers
+/// that share it fetch nothing twice. Settings of S3 are those of the environment.
 ///
 /// # Errors
 /// Names the URL, what is wrong, and what to do; [`Error::Stopped`] once `stop` says so.
-pub fn bring(spec: &JobSpec, cache: &Path, stop: Stop<'_>) -> Result<JobSpec, Error> {
+pub fn bring(spec: &JobSpec, cache: &Path, stop: Stop<'_>) -> Result<Brought, Error> {
     let variables = Variables::from_environment();
     bring_with(spec, &Cache::new(cache, stop), &variables)
 }
 
-fn bring_with(spec: &JobSpec, cache: &Cache<'_>, variables: &Variables) -> Result<JobSpec, Error> {
+fn bring_with(spec: &JobSpec, cache: &Cache<'_>, variables: &Variables) -> Result<Brought, Error> {
     let mut local = spec.clone();
+    let mut versions = Vec::new();
     // All tasks that name a URL read the same bytes, even if they change while this runs.
     let mut known: BTreeMap<String, String> = BTreeMap::new();
     for (place, what) in places(&mut local) {
         let found = match known.get(place.as_str()) {
             Some(found) => found.clone(),
-            None => find(place, what, cache, variables)?,
+            None => {
+                let (found, version) = find(place, what, cache, variables)?;
+                versions.extend(version);
+                found
+            }
         };
         known.insert(place.clone(), found.clone());
         *place = found;
     }
-    Ok(local)
+    Ok(Brought {
+        spec: local,
+        fetched: cache::digest(&versions),
+    })
 }
 
 /// Every path or URL of a file that workers read.
@@ -89,14 +106,20 @@ fn places(spec: &mut JobSpec) -> Vec<(&mut String, What)> {
     places
 }
 
-fn find(text: &str, what: What, cache: &Cache<'_>, variables: &Variables) -> Result<String, Error> {
+/// The path of a file, and its version if it was fetched.
+fn find(
+    text: &str,
+    what: What,
+    cache: &Cache<'_>,
+    variables: &Variables,
+) -> Result<(String, Option<String>), Error> {
     let wrong = |message: String| Error::Url {
         url: shown(text),
         message,
     };
     let location = Location::parse(text).map_err(wrong)?;
     if let Location::Path(path) = location {
-        return Ok(path);
+        return Ok((path, None));
     }
     let remote = Remote::open(text, &location, variables)?;
     // Few URLs, once per job: a runtime for each costs nothing that anybody would see.
@@ -104,9 +127,9 @@ fn find(text: &str, what: What, cache: &Cache<'_>, variables: &Variables) -> Res
         .enable_all()
         .build()
         .map_err(|cause| wrong(format!("cannot be fetched: no threads for it: {cause}")))?;
-    let path = runtime.block_on(cache.bring(&remote, what))?;
+    let (path, version) = runtime.block_on(cache.bring(&remote, what))?;
     match path.to_str() {
-        Some(path) => Ok(path.to_owned()),
+        Some(path) => Ok((path.to_owned(), Some(version))),
         None => Err(wrong(format!(
             "cannot be kept in {}, whose name is no UTF-8; give another --data-dir",
             path.display()

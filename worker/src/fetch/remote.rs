@@ -17,6 +17,16 @@ use std::time::Duration;
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest part of a store's own words in an error.
 const MOST_WORDS: usize = 300;
+/// What errors hold that may be over soon: the store's own, too many requests, a connection that breaks off.
+const PASSING: [&str; 7] = [
+    "status: 5",
+    "status: 429",
+    "ConnectionReset",
+    "ConnectionAborted",
+    "BrokenPipe",
+    "UnexpectedEof",
+    "IncompleteMessage",
+];
 /// Endings of files in a model's directory that are the same weights for other programs.
 const OF_OTHERS: [&str; 5] = [".bin", ".h5", ".msgpack", ".onnx", ".gguf"];
 /// Folders of a model's directory without which it is another model.
@@ -178,7 +188,7 @@ impl Remote {
     /// If it isn't there or nobody answers.
     pub(super) async fn objects(&self, what: What) -> Result<Vec<Object>, Error> {
         if what == What::File {
-            let meta = self.within(self.store.head(&self.path)).await?;
+            let meta = self.meta().await?;
             let name = self.name.clone();
             return Ok(vec![Object { name, meta }]);
         }
@@ -206,13 +216,28 @@ impl Remote {
         Ok(objects)
     }
 
+    /// What the store says of the file of this URL.
+    async fn meta(&self) -> Result<ObjectMeta, Error> {
+        let head = self.store.head(&self.path);
+        match tokio::time::timeout(PATIENCE, head).await {
+            // A signed URL is signed for one method, and some servers know no HEAD. What comes after the
+            // head of this answer is not read.
+            Ok(Err(cause)) if !self.is_s3 && refuses_method(&cause) => {
+                let got = self.within(self.store.get(&self.path)).await?;
+                Ok(got.meta)
+            }
+            Ok(answer) => answer.map_err(|cause| self.error(cause)),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
     /// Begins to fetch an object.
     ///
     /// # Errors
     /// If it isn't there any more, is another one by now, or nobody answers.
     pub(super) async fn get(&self, meta: &ObjectMeta) -> Result<GetResult, Error> {
         let got = self.within(self.store.get(&meta.location)).await?;
-        if (got.meta.size, &got.meta.e_tag) != (meta.size, &meta.e_tag) {
+        if !is_same(&got.meta, meta) {
             return Err(Error::Changed {
                 url: self.url.clone(),
             });
@@ -283,7 +308,12 @@ impl Remote {
                     self.silent()
                 } else {
                     let message = self.words(&other.to_string());
-                    Error::Failed { url, message }
+                    let passes = PASSING.iter().any(|part| has(part));
+                    Error::Failed {
+                        url,
+                        message,
+                        passes,
+                    }
                 }
             }
         }
@@ -302,6 +332,23 @@ impl Remote {
         }
         text.chars().take(MOST_WORDS).collect()
     }
+}
+
+/// Whether a server may do for GET what it doesn't do for HEAD: it answered 403 or 405.
+fn refuses_method(cause: &object_store::Error) -> bool {
+    match cause {
+        object_store::Error::PermissionDenied { .. } => true,
+        // So is 405 called, too, and nothing but its text says that it is none.
+        object_store::Error::NotFound { .. } => format!("{cause:?}").contains("status: 405"),
+        _ => false,
+    }
+}
+
+/// Whether two answers of a store are about the same bytes. The time of change counts where no ETag says it
+/// better, and in whole seconds: lists of objects may have it more precisely than answers about one.
+fn is_same(one: &ObjectMeta, other: &ObjectMeta) -> bool {
+    let is_same_time = one.last_modified.timestamp() == other.last_modified.timestamp();
+    one.size == other.size && one.e_tag == other.e_tag && (one.e_tag.is_some() || is_same_time)
 }
 
 /// What is listed right below `prefix`, by names that begin with `folder`, without weights for other programs.

@@ -99,12 +99,17 @@ pub fn cosines(features: &Tensor, classes: &Tensor) -> Result<Tensor, Error> {
     Ok(unit(features)?.f_matmul(&classes.f_transpose(0, 1)?)?)
 }
 
-/// Outputs from cosines: times exp(`log_scale` `[1]`), at most 100.
+/// Outputs from cosines: times exp(`log_scale` `[1]`), at most 100. Beyond that the gradient is the one at 100 (a
+/// straight-through estimate, Bengio et al. 2013, arXiv 1308.3432): with none, as a clamp has, the scale could never
+/// come down again.
 ///
 /// # Errors
 /// If libtorch refuses.
 pub fn scaled(cosines: &Tensor, log_scale: &Tensor) -> Result<Tensor, Error> {
-    let scale = log_scale.f_clamp_max(LARGEST_SCALE.ln())?.f_exp()?;
+    let within = log_scale.f_clamp_max(LARGEST_SCALE.ln())?.f_detach()?;
+    // 0 with the derivative 1, so that the value is that of the clamp to the bit.
+    let through = log_scale.f_sub(&log_scale.f_detach()?)?;
+    let scale = within.f_add(&through)?.f_exp()?;
     Ok(cosines.f_mul(&scale)?)
 }
 
@@ -115,4 +120,26 @@ pub fn scaled(cosines: &Tensor, log_scale: &Tensor) -> Result<Tensor, Error> {
 pub fn unit(rows: &Tensor) -> Result<Tensor, Error> {
     let length = rows.f_norm_scalaropt_dim(2.0, [-1i64], true)?;
     Ok(rows.f_div(&length.f_clamp_min(1e-12)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: the scale is exp of its logarithm, 100 at most to the bit, and is pulled down from beyond as from 100.
+    #[test]
+    fn scales_beyond_the_largest_come_down() {
+        let cosines = Tensor::from_slice(&[0.5f32, -0.25]).view([1, 2]);
+        for (log_scale, clamped) in [(2.0f32, 2.0f32), (6.0, LARGEST_SCALE.ln() as f32)] {
+            let leaf = Tensor::from_slice(&[log_scale]).set_requires_grad(true);
+            let outputs = scaled(&cosines, &leaf).unwrap();
+            let expected = &cosines * Tensor::from_slice(&[clamped]).exp();
+            assert!(outputs.equal(&expected), "{log_scale}");
+            outputs.sum(Kind::Float).backward();
+            // The derivative of (0.5 - 0.25) exp(s).
+            let expected = 0.25 * f64::from(clamped).exp();
+            let found = leaf.grad().double_value(&[0]);
+            assert!((found - expected).abs() < 1e-4 * expected, "{found}");
+        }
+    }
 }

@@ -231,6 +231,7 @@ fn check(source: &Source, config: &Config, dropout: Option<f64>) -> Result<Layer
         transposed: false,
         eps: config.layer_norm_eps,
         dropout: dropout.unwrap_or(config.hidden_dropout_prob),
+        drops_attended: true,
         attention_dropout: dropout.unwrap_or(config.attention_probs_dropout_prob),
     };
     let fields = ["hidden_size", "num_attention_heads", "intermediate_size"];

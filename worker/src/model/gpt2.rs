@@ -273,6 +273,7 @@ fn check(source: &Source, config: &Config, options: &Options) -> Result<Layers, 
         transposed: true,
         eps: config.layer_norm_epsilon,
         dropout: options.dropout.unwrap_or(config.resid_pdrop),
+        drops_attended: true,
         attention_dropout: options.dropout.unwrap_or(config.attn_pdrop),
     };
     layers.check(source, ["n_embd", "n_head", "n_inner"])?;

@@ -29,6 +29,8 @@ pub(super) struct Layers {
     pub(super) eps: f64,
     /// Rate of what attention and feed-forward give.
     pub(super) dropout: f64,
+    /// That rate holds of what attention gives, too, and not of the feed-forward part alone.
+    pub(super) drops_attended: bool,
     /// Rate of attention probabilities.
     pub(super) attention_dropout: f64,
 }
@@ -188,7 +190,12 @@ impl Layers {
             let part = |place: i64| qkv_t3h.f_narrow(-1, place * h, h);
             let attended_th = attend([&part(0)?, &part(1)?, &part(2)?], site)?;
             let y_th = linear(&attended_th, (1, 5))?;
-            ctx.dropout(y_th, keys, site + 1, self.dropout)
+            let rate = if self.drops_attended {
+                self.dropout
+            } else {
+                0.0
+            };
+            ctx.dropout(y_th, keys, site + 1, rate)
         };
         let feed = |x_th: &Tensor| -> Result<Tensor, Error> {
             let up_ti = linear(x_th, (2, 8))?;

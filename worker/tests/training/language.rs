@@ -24,13 +24,13 @@ fn decoder(dir: &Path, family: &str) {
         "gpt2" => json!({
             "model_type": "gpt2", "vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 2,
             "n_positions": 16, "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1,
-            "initializer_range": 0.1, "eos_token_id": 3,
+            "initializer_range": 0.1, "eos_token_id": 3, "torch_dtype": "float16",
         }),
         _ => json!({
             "model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
             "max_position_embeddings": 16, "initializer_range": 0.1, "eos_token_id": [3],
-            "attention_dropout": 0.1, "tie_word_embeddings": false,
+            "attention_dropout": 0.1, "tie_word_embeddings": false, "dtype": "bfloat16",
         }),
     };
     std::fs::write(dir.join("model/config.json"), config.to_string()).unwrap();
@@ -289,12 +289,13 @@ fn only_prompts_are_longer_than_training() {
     assert!(predictor.go_on(&long, &[], (&short, 0)).is_ok());
 }
 
-// Promise: the export is a language model with a matrix of its own, and is read back as one.
+// Promise: the export is a language model with a matrix of its own, says of what kind its numbers are, whatever its
+// source's were, and is read back as one.
 #[test]
 fn exports_are_language_models() {
-    for (family, name) in [
-        ("gpt2", "transformer.h.0.attn.c_attn.weight"),
-        ("llama", "model.layers.0.self_attn.k_proj.weight"),
+    for (family, name, kind) in [
+        ("gpt2", "transformer.h.0.attn.c_attn.weight", "torch_dtype"),
+        ("llama", "model.layers.0.self_attn.k_proj.weight", "dtype"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let before = exported(folder.path(), family);
@@ -302,6 +303,9 @@ fn exports_are_language_models() {
         let config: Value =
             serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
         assert_eq!(config["tie_word_embeddings"], false);
+        assert_eq!(config[kind], "float32");
+        let kinds = ["torch_dtype", "dtype"].map(|field| config.get(field).is_some());
+        assert_ne!(kinds[0], kinds[1], "no field is added");
         let class = config["architectures"][0].as_str().unwrap();
         assert!(["GPT2LMHeadModel", "LlamaForCausalLM"].contains(&class));
         let names = Tensor::read_safetensors(dir.join("model.safetensors")).unwrap();

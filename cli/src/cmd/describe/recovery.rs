@@ -36,7 +36,8 @@ pub(super) fn section(job: &Job, screen: &Screen, out: &mut String) {
     }
     out.push_str(&table(&all[earlier..]).render(screen, 2));
     for recovery in &all[earlier..] {
-        let _ = writeln!(out, "  g{}: {}", recovery.generation, recovery.reason);
+        let reason = text::plain(&recovery.reason);
+        let _ = writeln!(out, "  g{}: {reason}", recovery.generation);
     }
 }
 

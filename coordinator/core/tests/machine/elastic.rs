@@ -2,6 +2,7 @@
 
 use crate::kit::{Bench, elastic, failure, orders, profile, ranks, running, worker};
 use espalier_core::{ConnId, Event, JobState, Outcome, WorkerState};
+use espalier_spec::plan::Profile;
 use espalier_spec::recovery::Cause;
 use espalier_spec::{Generation, JobSpec, Rank};
 
@@ -237,10 +238,23 @@ fn a_spare_is_released_for_another_job() {
 fn a_spare_with_another_model_is_not_used() {
     // Promise: a worker that finds something else than those that run the job gets none of its
     // ranks, and the job's events say so.
-    let (mut bench, conns) = four_ranks(&["a"], 1, 2);
-    let b = bench.join("b", 1);
     let mut other = profile();
     other.blocks[0].trainable -= 1_000;
+    a_spare_found(other);
+}
+
+#[test]
+fn a_spare_with_other_data_is_not_used() {
+    // Promise: the same of what would lead to the same plan: ranks there would fail the job.
+    let mut other = profile();
+    other.tasks[0].train_samples += 1;
+    a_spare_found(other);
+}
+
+/// A spare says that it found this, and is not used.
+fn a_spare_found(other: Profile) {
+    let (mut bench, conns) = four_ranks(&["a"], 1, 2);
+    let b = bench.join("b", 1);
     let after = bench.step(Event::Prepared {
         conn: b,
         job: "x".into(),
@@ -260,6 +274,32 @@ fn a_spare_with_another_model_is_not_used() {
     bench.step(Event::WorkerDisconnected { conn: b });
     let (b, after) = bench.connect("b", 1, "second", Vec::new());
     assert_eq!(orders(&after), [format!("spare x g1 -> {}", b.0)]);
+}
+
+#[test]
+fn a_job_that_unfit_workers_would_have_to_hold_blocks_nobody() {
+    // Promise: workers that get no ranks of a job are no room for it: it waits for others, in words
+    // that name them, and the jobs behind it go on.
+    let mut bench = Bench::new();
+    let (a, b) = (bench.join("a", 1), bench.join("b", 1));
+    bench.create(&ranks("x", 2));
+    bench.prepared(a, "x", 1, &[0]);
+    bench.prepared(b, "x", 1, &[1]);
+    let c = bench.join("c", 1);
+    bench.stopped(c, "x", 1, failure("bad_data", false));
+    let reason = "spot notice".to_owned();
+    bench.step(Event::Goodbye { conn: b, reason });
+    bench.stopped(a, "x", 1, Outcome::Ordered);
+    let why = bench.job("x").state_reason;
+    let waits =
+        "needs 2 cpu ranks; the cluster has 1 (1 free), besides worker c, unfit for this job; ";
+    assert!(why.starts_with(waits), "{why}");
+    bench.create(&ranks("y", 1));
+    assert_eq!(bench.state("y"), JobState::Preparing);
+    // A worker that may host it ends the wait.
+    bench.join("d", 1);
+    bench.join("e", 1);
+    assert_eq!(bench.state("x"), JobState::Preparing);
 }
 
 #[test]

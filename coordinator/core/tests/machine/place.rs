@@ -62,6 +62,7 @@ fn profile(costs: &[(f64, f64)], sizes: &[u64]) -> Profile {
     Profile {
         blocks: sizes.iter().enumerate().map(block).collect(),
         tasks: costs.iter().enumerate().map(task).collect(),
+        fetched: String::new(),
     }
 }
 

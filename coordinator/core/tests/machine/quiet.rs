@@ -1,7 +1,7 @@
 //! What most events of a large cluster skip: a look at every worker and every job.
 
-use crate::kit::{Bench, ranks, running, worker};
-use espalier_core::{ConnId, Event, WorkerState};
+use crate::kit::{Bench, config, ranks, running, worker};
+use espalier_core::{ConnId, Event, JobState, WorkerState};
 
 fn beat(bench: &mut Bench, conn: ConnId, with: &[espalier_core::RunningJob]) {
     let running = with.to_vec();
@@ -53,4 +53,33 @@ fn a_stream_that_was_replaced_speaks_for_nobody() {
     bench.step(Event::WorkerDisconnected { conn: old });
     beat(&mut bench, new, &[]);
     assert_eq!(heard(&bench).0, bench.now);
+}
+
+#[test]
+fn streams_that_break_while_preparing_are_no_restarts() {
+    // Promise: a job that moves on from a worker out of sight loses no restart by that, until as many
+    // workers in a row as it has restarts were lost so: then the job may be what kills them.
+    let mut bench = Bench::new();
+    let mut conns = [bench.join("a", 1), bench.join("b", 1)];
+    bench.create(&ranks("x", 1));
+    let restarts = config().max_restarts;
+    let mut breaks = |bench: &mut Bench, generation: u64| {
+        assert_eq!(bench.state("x"), JobState::Preparing, "{generation}");
+        // The job is on one of the two, in turn.
+        let at = (generation as usize + 1) % 2;
+        bench.step(Event::WorkerDisconnected { conn: conns[at] });
+        let events = bench.machine.events(&"x".into(), 0).unwrap();
+        let mut ended = events.iter().rev().map(|event| event.message.clone());
+        let ended = ended.find(|message| message.contains(" ended: ")).unwrap();
+        // It comes back with nothing to stop.
+        conns[at] = bench.join(["a", "b"][at], 1);
+        ended
+    };
+    for generation in 1..=u64::from(restarts) {
+        let ended = breaks(&mut bench, generation);
+        assert!(ended.contains("out of sight"), "{ended}");
+        assert!(!ended.contains("(restart"), "{ended}");
+    }
+    let ended = breaks(&mut bench, u64::from(restarts) + 1);
+    assert!(ended.contains("(restart 1 of"), "{ended}");
 }

@@ -30,7 +30,8 @@ fn life(bench: &Bench, name: &str) -> WorkerState {
 #[test]
 fn a_worker_that_its_peers_lost_too_is_dead_at_once() {
     // Promise: stream broken and accused by a peer, in either order: the next generation is
-    // prepared in that very step, and goes on from what its workers hold.
+    // prepared in that very step, and goes on from what its workers hold. The worker's reason names
+    // no job: everybody may read it.
     for accused_first in [true, false] {
         let (mut bench, [a, b, c]) = two_and_a_spare();
         let after = if accused_first {
@@ -45,7 +46,10 @@ fn a_worker_that_its_peers_lost_too_is_dead_at_once() {
         };
         let prepare = |conn: ConnId| format!("prepare x g2 -> {}", conn.0);
         assert_eq!(orders(&after), [prepare(a), prepare(c)]);
-        assert_eq!(life(&bench, "b"), WorkerState::Gone);
+        let lost = bench.machine.worker(&worker("b")).unwrap();
+        assert_eq!(lost.state, WorkerState::Gone);
+        let reason = "its stream broke, and its peers in a job lost it too";
+        assert_eq!(lost.state_reason, reason);
         bench.prepared_with(a, "x", 2, &[0], &[(0, 4), (0, 6), (1, 4), (1, 6)]);
         let after = bench.prepared(c, "x", 2, &[1]);
         assert_eq!(
@@ -400,6 +404,51 @@ fn steady_fire_is_survived_as_long_as_snapshots_get_newer() {
     }
     let lives = (0..10).take_while(|_| again(&mut bench, 29)).count();
     assert_eq!(lives, 2, "its third restart without progress was the last");
+}
+
+#[test]
+fn a_cause_counts_though_peers_were_faster() {
+    // Promise: a rank that fails tells its peers before it has stopped itself, so their reports come
+    // first: the job ends by its own words all the same, and is not tried again.
+    let (mut bench, [a, b, _]) = two_and_a_spare();
+    let after = bench.stopped(b, "x", 1, lost(0));
+    assert_eq!(orders(&after), [format!("stop x g1 Abort -> {}", a.0)]);
+    assert_eq!(bench.state("x"), JobState::Queued);
+    let after = bench.stopped(a, "x", 1, failure("bad_data", false));
+    assert!(orders(&after).is_empty(), "{after:?}");
+    assert_eq!(bench.state("x"), JobState::Failed);
+    let failed = bench.job("x").failure.unwrap();
+    assert_eq!(failed.message, "task topic, file a.jsonl, row 7: bad_data");
+    assert_eq!(life(&bench, "a"), WorkerState::Ready);
+    // What can pass is tried again, as before.
+    let (mut bench, [a, b, _]) = two_and_a_spare();
+    bench.stopped(b, "x", 1, lost(0));
+    bench.stopped(a, "x", 1, failure("no_snapshot", true));
+    assert_eq!(bench.state("x"), JobState::Preparing);
+}
+
+#[test]
+fn a_pause_during_a_handover_asks_for_a_checkpoint() {
+    // Promise: a pause keeps the steps that were done on disk, also of a job that hands over when it
+    // is paused; if its ranks had agreed on a snapshot before, no checkpoint is claimed.
+    for written in [true, false] {
+        let (mut bench, [a, b, _]) = two_and_a_spare();
+        let (name, x) = (worker("b"), "x".into());
+        let drain = bench.request(|reply| Event::DrainWorker { name, reply });
+        drain.0.unwrap();
+        let (answer, after) = bench.request(|reply| Event::PauseJob { name: x, reply });
+        answer.unwrap();
+        let stop = |conn: ConnId| format!("stop x g1 Checkpoint -> {}", conn.0);
+        assert_eq!(orders(&after)[..2], [stop(a), stop(b)]);
+        if written {
+            bench.checkpoint(a, "x", 1, 8);
+        }
+        bench.stopped(a, "x", 1, Outcome::Ordered);
+        bench.stopped(b, "x", 1, Outcome::Ordered);
+        assert_eq!(bench.state("x"), JobState::Paused);
+        let reason = bench.job("x").state_reason;
+        assert_eq!(reason.contains("the checkpoint of step 8"), written);
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Stories of a cluster: lists of events and what must follow from them.
 
-use crate::kit::{Bench, failure, orders, ranks, running, spec, worker};
+use crate::kit::{Bench, address, failure, orders, profile, ranks, running, spec, worker};
 use espalier_core::{Command, ErrorKind, Event, JobState, Outcome, WorkerState};
+use espalier_spec::plan::Profile;
 use espalier_spec::report::{Affinity, Progress, TaskPair};
 use espalier_spec::{Generation, Step};
 
@@ -144,6 +145,51 @@ fn the_queue_keeps_order_and_says_why() {
     assert_eq!(bench.state("late"), JobState::Queued);
     bench.cancel("two").unwrap();
     assert_eq!(bench.state("late"), JobState::Preparing);
+}
+
+#[test]
+fn workers_with_other_versions_of_the_files_do_not_start() {
+    // Promise: workers that fetched different versions of a file never train together, and the job says
+    // why; one that tells of none may be of an older release.
+    let prepared = |second: &str| {
+        let mut bench = Bench::new();
+        let conns = [bench.join("a", 1), bench.join("b", 1)];
+        bench.create(&ranks("x", 2));
+        for (rank, (conn, fetched)) in (0..).zip(conns.into_iter().zip(["one", second])) {
+            bench.step(Event::Prepared {
+                conn,
+                job: "x".into(),
+                generation: Generation(1),
+                addresses: vec![address(rank)],
+                profile: Profile {
+                    fetched: fetched.to_owned(),
+                    ..profile()
+                },
+                snapshots: Vec::new(),
+            });
+        }
+        bench
+    };
+    assert_eq!(prepared("one").state("x"), JobState::Running);
+    assert_eq!(prepared("").state("x"), JobState::Running);
+    let failed = prepared("two").job("x").failure.unwrap();
+    let expected = "workers a and b fetched different versions";
+    assert!(failed.message.starts_with(expected), "{}", failed.message);
+}
+
+#[test]
+fn a_job_takes_no_more_ranks_than_it_has_shards() {
+    // Promise: a job that leaves its ranks open has one for each of its shards at most: none has
+    // nothing to compute, and the other devices stay free.
+    for (shards, free) in [(1, 2), (2, 1), (3, 0), (4, 0)] {
+        let mut bench = Bench::new();
+        for name in ["a", "b", "c"] {
+            bench.join(name, 1);
+        }
+        bench.create(&spec("x", serde_json::json!({ "shards": shards })));
+        assert_eq!(bench.state("x"), JobState::Preparing);
+        assert_eq!(bench.machine.cluster().free_ranks, free, "{shards} shards");
+    }
 }
 
 #[test]
@@ -315,6 +361,24 @@ fn pause_resume_and_cancel() {
         ErrorKind::FailedPrecondition
     );
     assert_eq!(bench.cancel("z").unwrap_err().kind, ErrorKind::NotFound);
+}
+
+#[test]
+fn steps_told_of_late_are_done_again() {
+    // Promise: what rank 0 reports after its generation has ended is done again by the next one, and
+    // counted as such.
+    let (mut bench, a, b) = two_ranks();
+    bench.trains(a, "x", 1, 1);
+    bench.progress(a, "x", 1, 7);
+    bench.stopped(b, "x", 1, failure("nan_loss", true));
+    assert_eq!(bench.state("x"), JobState::Queued);
+    bench.progress(a, "x", 1, 9);
+    bench.stopped(a, "x", 1, Outcome::Ordered);
+    bench.prepared_with(a, "x", 2, &[0], &[(0, 4)]);
+    bench.prepared_with(b, "x", 2, &[1], &[(1, 4)]);
+    let recovery = bench.job("x").recoveries[0].clone();
+    assert_eq!((recovery.reached, recovery.from), (Step(9), Step(4)));
+    assert_eq!(recovery.replayed_steps(), 5);
 }
 
 #[test]

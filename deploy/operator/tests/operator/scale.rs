@@ -57,6 +57,7 @@ async fn prepare(worker: &mut Worker, name: &str) {
             share: 1.0,
             sample_cost: 20.0,
         }],
+        fetched: String::new(),
     };
     let prepared = v1::Prepared {
         job: prepare.job.clone(),

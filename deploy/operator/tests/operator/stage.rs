@@ -61,6 +61,12 @@ impl Stage {
 
     /// One that looks for the coordinator at an address.
     pub(crate) fn operator_at(&self, server: &str) -> Operator {
+        self.operator_as(server, &TokenFrom::Nowhere)
+    }
+
+    /// One that looks for the coordinator at an address and says who it is.
+    pub(crate) fn operator_as(&self, server: &str, token: &TokenFrom) -> Operator {
+        let coordinator = || Coordinator::new(server, ClientTls::default(), token.clone()).unwrap();
         let (news, _) = mpsc::unbounded_channel();
         let reporter = Reporter {
             controller: "espalier.dev/operator".into(),
@@ -68,9 +74,9 @@ impl Stage {
         };
         Operator(Context {
             client: self.api.client(),
-            coordinator: at(server),
+            coordinator: coordinator(),
             recorder: Recorder::new(self.api.client(), reporter),
-            watches: Watches::new(at(server), news),
+            watches: Watches::new(coordinator(), news),
             health: Arc::new(Health::default()),
             traces: None,
             devices_per_worker: 1,

@@ -1,8 +1,9 @@
 //! Conflicts, lost answers, and a coordinator that is away.
 
-use crate::apiserver::{Fault, Key};
-use crate::kit::Node;
+use crate::apiserver::{ApiServer, Fault, Key};
+use crate::kit::{Node, config_with};
 use crate::stage::{JOBS, Stage};
+use espalier_operator::coordinator::TokenFrom;
 use espalier_operator::resource::State;
 use serde_json::json;
 
@@ -103,6 +104,57 @@ async fn a_coordinator_that_is_away() {
     stage.settle(&stage.operator(), "a").await;
     assert_eq!(stage.condition("a", "CoordinatorReachable").0, "True");
     assert_eq!(stage.status("a").job_uid, Some(uid));
+    stage.node.stop().await;
+}
+
+/// Whom the coordinator knows, by the hashes of `esp_all` and `esp_some`.
+const TOKENS: &str = r#"
+- name: "all"
+  sha256: "8842029ed7fa3a1f777291f8c5f7733df7ae72b00b9dbf4806770d1c5e4d3c19"
+  role: admin
+- name: "some"
+  sha256: "414a5cc500c30cff91f16b265a6737c16d5c8c285872572d64cbbcb32026a495"
+  role: submitter
+  namespaces: [other]
+"#;
+
+// Promise: an operator that may not see a namespace gives none of its jobs up: no resource is lost or let go of,
+// and one that may see it goes on with the same job.
+#[tokio::test]
+async fn a_namespace_that_is_hidden() {
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens.yaml");
+    std::fs::write(&tokens, TOKENS).unwrap();
+    let flags = ["--token-file", tokens.to_str().unwrap()];
+    let config = config_with(&directory.path().join("data"), &flags);
+    let stage = Stage {
+        api: ApiServer::start().await,
+        node: Node::configured(&config).await,
+        directory,
+    };
+    let operator = |name: &str| {
+        let file = stage.directory.path().join(name);
+        std::fs::write(&file, format!("esp_{name}")).unwrap();
+        let server = format!("http://{}", stage.node.address);
+        stage.operator_as(&server, &TokenFrom::File(file))
+    };
+    let (all, some) = (operator("all"), operator("some"));
+    stage.create("a");
+    stage.settle(&all, "a").await;
+    let uid = stage.status("a").job_uid;
+    assert!(uid.is_some(), "{:?}", stage.status("a"));
+    some.pass("a").await.unwrap();
+    assert_eq!(stage.status("a").state, Some(State::Queued));
+    assert_eq!(stage.condition("a", "CoordinatorReachable").0, "False");
+    stage.delete("a");
+    some.pass("a").await.unwrap();
+    assert_eq!(stage.status("a").job_uid, uid);
+    all.pass("a").await.unwrap();
+    assert_eq!(stage.status("a").job_uid, uid);
+    for _ in 0..10 {
+        all.pass("a").await.unwrap();
+    }
+    assert!(stage.resource("a").is_none(), "{:?}", stage.status("a"));
     stage.node.stop().await;
 }
 

@@ -162,6 +162,7 @@ impl Shape {
             transposed: false,
             eps: config.layer_norm_eps,
             dropout: config.hidden_dropout_prob,
+            drops_attended: true,
             attention_dropout: config.attention_probs_dropout_prob,
         };
         let fields = ["hidden_size", "num_attention_heads", "intermediate_size"];
@@ -202,6 +203,8 @@ impl Shape {
             transposed: false,
             eps: layer_norm_eps(),
             dropout: config.dropout,
+            // Its layers drop attention's probabilities and what the feed-forward part gives, no more.
+            drops_attended: false,
             attention_dropout: config.attention_dropout,
         };
         layers.check(source, ["dim", "n_heads", "hidden_dim"])?;

@@ -69,6 +69,7 @@ pub fn profile() -> Profile {
             block("head.section", 40),
         ],
         tasks: vec![task("section", 0.7), task("topic", 0.3)],
+        fetched: String::new(),
     }
 }
 
