@@ -179,6 +179,7 @@ class Stage:
         address = f"{self.net.address(name)}:{self.ports[name]}"
         command = [BIN / "espalier-coordinator", "--listen", address, "--data-dir", self.folder / name,
                    "--max-restarts", self.args.max_restarts, *(["--insecure"] if self.net.apart else [])]
+        command += self.args.coordinator_flags.split()
         if self.args.etcd:
             # Word by word, {etcd} and {url} filled in.
             command += [word.format(etcd=self.etcd_url, url=self.url(name), name=name) for word in self.args.ha_flags.split()]
@@ -186,7 +187,8 @@ class Stage:
 
     def start_worker(self, name, delay=None):
         command = [BIN / "espalier-worker", "run", "--coordinator", self.servers, "--name", name, "--ranks", self.args.ranks_per_worker,
-                   "--threads", 1, "--data-dir", self.data, "--listen", f"{self.net.address(name)}:0", "--log-format", "json"]
+                   "--threads", 1, "--data-dir", self.data, "--listen", f"{self.net.address(name)}:0", "--log-format", "json",
+                   *self.args.worker_flags.split()]
         delay = self.args.restart_delay if delay is None else delay
         self.workers[name] = Process(self, name, name, command, delay, {"ESPALIER_LOG": LOG, "OMP_NUM_THREADS": "1"})
 
