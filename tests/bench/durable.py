@@ -21,7 +21,7 @@ import secure
 from ours import REPO
 
 DIGITS = ["--set", "training.steps=1500", "--set", "checkpoint.every_steps=100", "--set", "evaluation.every_steps=1500"]
-MINILM = ["--set", "training.steps=150", "--set", "checkpoint.every_steps=15", "--set", "recovery={}"]
+MINILM = ["--set", "training.steps=100", "--set", "checkpoint.every_steps=10", "--set", "recovery={}"]
 JOBS = {"digits": (secure.JOB, DIGITS), "MiniLM": (ours.JOB, MINILM)}
 
 
@@ -65,7 +65,8 @@ def measure(folder, job, more):
         cluster.espalier("watch", "durable")
         found = cluster.counts()
     if not all(counts.get("steps_total") for counts in found):
-        raise RuntimeError(f"the job did not train; logs are in {folder}")
+        steps = [counts.get("steps_total") for counts in found]
+        raise RuntimeError(f"workers count {steps} steps; logs are in {folder}")
     return found
 
 

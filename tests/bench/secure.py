@@ -65,6 +65,17 @@ class Cluster:
             self.start(name, "espalier-worker", "run", "--coordinator", server, "--name", name, "--ranks", "1", "--threads", "1",
                        "--data-dir", "data", *who)
 
+        # A job takes the workers that are there when it is placed.
+        while self.ready() < 2:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the workers did not join: {self.folder}/one.log")
+            time.sleep(0.05)
+
+    def ready(self):
+        workers = json.loads(self.espalier("workers", "-o", "json"))
+        workers = workers.get("workers", []) if isinstance(workers, dict) else workers
+        return sum(worker.get("state") == "READY" for worker in workers)
+
     def shown(self, holder, ca):
         folder = self.folder / "certs" / holder
         return ["--tls-cert", folder / "tls.crt", "--tls-key", folder / "tls.key", ca, folder / "ca.crt"]
