@@ -2,7 +2,8 @@
 //!
 //! [`bring`] gives back the job with paths in place of URLs, so that nothing else knows there were
 //! any, and a digest that tells whether workers which fetched each for itself have the same. `remote`
-//! talks to the store of a URL, `cache` keeps what was fetched, and `error` says what went wrong. `depot` is a place that files are put into, too.
+//! talks to the store of a URL, `cache` keeps what was fetched, and `error` says what went wrong. `depot` is a place
+//! that files are put into, too.
 
 mod cache;
 mod depot;
