@@ -4,6 +4,7 @@
 mod kit;
 
 mod adaptation;
+mod adaptation_steps;
 mod adaptive;
 mod cache;
 mod ctc;
@@ -24,3 +25,4 @@ mod tags;
 mod task_adapters;
 mod tuning;
 mod vocabulary;
+mod zero_shot;

@@ -4,7 +4,7 @@
 #[path = "../apiserver/mod.rs"]
 mod apiserver;
 mod ends;
-#[path = "../../../../coordinator/tests/kit/mod.rs"]
+#[path = "../../../../coordinator/tests/server/kit/mod.rs"]
 mod kit;
 mod lease;
 mod life;

@@ -1,11 +1,8 @@
 //! One suite over every store.
-#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
-mod kit;
-
+use crate::kit::etcd::{Server, elect};
 use espalier_coordinator::etcd::{Etcd, Keys};
 use espalier_coordinator::store::{EtcdStore, MemoryStore, RedbStore, Store, StoreError};
-use kit::etcd::{Server, elect};
 use tokio::runtime::Runtime;
 
 fn entries(words: &[&str]) -> Vec<Vec<u8>> {

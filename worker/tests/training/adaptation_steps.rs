@@ -1,6 +1,5 @@
 //! Training steps with domain adaptation against PyTorch: how much a method's loss counts beside that of the
 //! labels, and what comes back through a gradient reversal. `tests/golden/adaptation_steps.py` made the numbers.
-#![allow(clippy::unwrap_used)]
 
 use espalier_comm::{Listener, PeerAddr, Rendezvous, connect, host_id};
 use espalier_spec::plan::{BlockPlacement, ExchangePlan, Profile, Seat, TaskPlacement};
@@ -14,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Tensor};
 
-const GOLDEN: &str = include_str!("../src/adapt/steps.json");
+const GOLDEN: &str = include_str!("../../src/adapt/steps.json");
 
 #[derive(Deserialize)]
 struct Golden {

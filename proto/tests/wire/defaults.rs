@@ -1,5 +1,4 @@
 //! What a message leaves out means what a job file that leaves it out means.
-#![allow(clippy::unwrap_used)]
 
 use espalier_proto::{Wire, v1};
 use espalier_spec::job::{ContrastiveSpec, Sampler};

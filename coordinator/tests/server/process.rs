@@ -1,5 +1,4 @@
 //! The binary itself: readiness, signals, exit codes.
-#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
 use std::io::Read;
 use std::net::SocketAddr;

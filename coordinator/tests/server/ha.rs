@@ -1,15 +1,12 @@
 //! Several coordinators on one etcd: who leads, what survives, what a stale leader can do.
-#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
-mod kit;
-
+use crate::kit::etcd::{Server, elect};
+use crate::kit::{Node, Worker, config_with, events, hello, soon, spec, to_end, until};
 use espalier_coordinator::Config;
 use espalier_coordinator::etcd::{Keys, delete};
 use espalier_proto::v1::cluster_service_client::ClusterServiceClient;
 use espalier_proto::v1::job_service_client::JobServiceClient;
 use espalier_proto::{ApiError, ErrorKind, v1};
-use kit::etcd::{Server, elect};
-use kit::{Node, Worker, config_with, events, hello, soon, spec, to_end, until};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tonic::transport::{Channel, Endpoint};

@@ -1,16 +1,11 @@
 //! Attempts to get in, over real TLS: every one is refused, with its code, and counted. The table is that
 //! of docs/security.md.
-#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
-#[path = "kit/door.rs"]
-mod door;
-mod kit;
-
-use door::{Guarded, Header, House, Issuer, Someone, now, put};
-use door::{connect, connect_as, create, job, list, who, work};
+use crate::door::{Guarded, Header, House, Issuer, Someone, now, put};
+use crate::door::{connect, connect_as, create, job, list, who, work};
+use crate::kit::{soon, until};
 use espalier_proto::{ApiError, v1};
 use espalier_tls::{Ca, Identity, Issued, Kind, Validity};
-use kit::{soon, until};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -75,7 +70,7 @@ async fn nobody_gets_in() {
     by_size_and_number(&open, &mut table).await;
     assert!(table.rows.len() >= 25, "{}", table.rows.len());
 
-    let documented = include_str!("../../docs/security.md");
+    let documented = include_str!("../../../docs/security.md");
     for row in &table.rows {
         let all = table.rows.join("\n");
         assert!(

@@ -1,8 +1,6 @@
 //! The coordinator over TLS: who comes in, new certificates under load, strangers, etcd over TLS.
-#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
-mod kit;
-
+use crate::kit::{Node, config_with, hello, soon, until};
 use espalier_coordinator::etcd::Etcd;
 use espalier_coordinator::{Config, Error, serve, start_configured};
 use espalier_proto::v1::coordinator_message::Message as Order;
@@ -10,7 +8,6 @@ use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use espalier_proto::v1::{self, worker_message::Message};
 use espalier_proto::{ApiError, ErrorKind};
 use espalier_tls::{Ca, ClientFiles, ClientTls, Issued, Kind, explain};
-use kit::{Node, config_with, hello, soon, until};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::slice::from_ref;
@@ -226,9 +223,9 @@ impl Drop for SecureEtcd {
 
 impl SecureEtcd {
     fn start(directory: &Path, certificates: &Path) -> (Self, String) {
-        let url = format!("https://127.0.0.1:{}", kit::etcd::free_port());
-        let peer = format!("http://127.0.0.1:{}", kit::etcd::free_port());
-        let child = Command::new(kit::etcd::program())
+        let url = format!("https://127.0.0.1:{}", crate::kit::etcd::free_port());
+        let peer = format!("http://127.0.0.1:{}", crate::kit::etcd::free_port());
+        let child = Command::new(crate::kit::etcd::program())
             .arg("--data-dir")
             .arg(directory.join("etcd"))
             .args([

@@ -1,13 +1,10 @@
 //! What browsers and programs without gRPC get on the same port: the page, calls as JSON, series.
-#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
 mod http;
-#[path = "../kit/mod.rs"]
-mod kit;
 
+use self::http::{Answer, call, open, send};
+use crate::kit::{Node, Worker, config_with, hello, soon, until};
 use espalier_proto::{ApiError, ErrorKind, v1};
-use http::{Answer, call, open, send};
-use kit::{Node, Worker, config_with, hello, soon, until};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use v1::worker_message::Message;

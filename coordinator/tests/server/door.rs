@@ -1,7 +1,6 @@
 //! A coordinator that asks everybody who they are, and those who try to get past it.
-#![allow(clippy::unwrap_used, dead_code)] // not every test file uses all of it
 
-use super::kit::{config_with, hello, soon, spec};
+use crate::kit::{config_with, hello, soon, spec};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use espalier_coordinator::metrics::Metrics;

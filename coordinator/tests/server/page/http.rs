@@ -1,6 +1,6 @@
 //! Requests over HTTP/1.1 as browsers and scripts send them.
 
-use crate::JSON;
+use super::JSON;
 use crate::kit::soon;
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -1,10 +1,7 @@
 //! A job's whole life over real gRPC: clients on one side, a worker's stream on the other.
-#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
-mod kit;
-
+use crate::kit::{Node, Worker, events, hello, soon, to_end};
 use espalier_proto::{ApiError, ErrorKind, v1};
-use kit::{Node, Worker, events, hello, soon, to_end};
 use v1::job::State;
 use v1::watch_job_response::Update;
 use v1::worker_message::Message;
@@ -140,7 +137,7 @@ async fn a_restart_takes_up_its_jobs() {
     let directory = tempfile::tempdir().unwrap();
     let node = Node::start(directory.path()).await;
     let request = v1::CreateJobRequest {
-        spec: Some(kit::spec("long")),
+        spec: Some(crate::kit::spec("long")),
         request_id: "0191d2a4-8b1f-7000-8000-000000000001".into(),
         validate_only: false,
     };

@@ -1,5 +1,4 @@
 //! Classes that are named at prediction, with the pretrained MiniLM.
-#![allow(clippy::unwrap_used)]
 
 use espalier_spec::job::Pooling;
 use espalier_worker::data::Input;

@@ -1,12 +1,9 @@
 //! What clients and workers get for odd requests, and what any gRPC client expects of a server.
-#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
-mod kit;
-
+use crate::kit::{Node, Worker, config_with, hello, soon, spec};
 use espalier_coordinator::config::VERSION;
 use espalier_coordinator::store::{Log, Store, StoreError};
 use espalier_proto::{ApiError, ErrorKind, v1};
-use kit::{Node, Worker, config_with, hello, soon, spec};
 use tonic::Status;
 use v1::worker_message::Message;
 
@@ -440,7 +437,7 @@ impl Store for Full {
 #[tokio::test]
 async fn a_store_that_fails_ends_the_coordinator() {
     let directory = tempfile::tempdir().unwrap();
-    let node = Node::with(&kit::config(directory.path()), Box::new(Full)).await;
+    let node = Node::with(&crate::kit::config(directory.path()), Box::new(Full)).await;
     let request = v1::CreateJobRequest {
         spec: Some(spec("lost")),
         ..Default::default()

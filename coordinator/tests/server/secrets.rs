@@ -1,12 +1,9 @@
 //! Secrets of generations: who is told one, that whoever leads next tells the same, and that none is shown.
-#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
-mod kit;
-
+use crate::kit::etcd::Server;
+use crate::kit::{Node, Worker, config_with, hello, until};
 use espalier_coordinator::Config;
 use espalier_proto::v1;
-use kit::etcd::Server;
-use kit::{Node, Worker, config_with, hello, until};
 use std::path::Path;
 
 const JOB: &str = "secret";

@@ -1,10 +1,7 @@
 //! What Prometheus and kubelet see of a coordinator.
-#![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
-mod kit;
-
+use crate::kit::{Node, Worker, config_with, hello, soon, until};
 use espalier_proto::v1;
-use kit::{Node, Worker, config_with, hello, soon, until};
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,9 +1,8 @@
 //! Promise: whatever bytes the network brings, messages are read or refused, and what was accepted is accepted again.
-#![allow(clippy::unwrap_used)]
 
-#[path = "../../fuzz/src/mutate.rs"]
+#[path = "../../../fuzz/src/mutate.rs"]
 mod mutate;
-#[path = "../../fuzz/src/rpc.rs"]
+#[path = "../../../fuzz/src/rpc.rs"]
 mod rpc;
 
 use espalier_proto::{Wire, time, v1};
