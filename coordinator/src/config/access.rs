@@ -167,7 +167,7 @@ impl AccessArgs {
 }
 
 /// Whether a URL leads to this host.
-fn is_loopback(url: &str) -> bool {
+pub(super) fn is_loopback(url: &str) -> bool {
     let rest = url.trim_start_matches("http://");
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // Of `user@host` the host counts: everything before it could be made to look like another one.
