@@ -149,13 +149,19 @@ def guard_faults(resources):
                 yield f"{label(role)}: may read secrets"
 
 
+def monitoring_faults(resources):
+    """Who is scraped is shown, too."""
+    if named(resources, "ServiceMonitor") and "espalier-dashboard" not in named(resources, "ConfigMap"):
+        yield "ConfigMap/espalier-dashboard: not there, though there is monitoring"
+
+
 def faults(resources):
     """What is wrong, a sentence each."""
     found = []
     for resource in resources:
         if resource["kind"] in WORKLOADS:
             found += [f"{label(resource)}: {fault}" for fault in workload_faults(resource)]
-    return found + list(reference_faults(resources)) + list(guard_faults(resources))
+    return found + list(reference_faults(resources)) + list(guard_faults(resources)) + list(monitoring_faults(resources))
 
 
 def _worker(resources):
