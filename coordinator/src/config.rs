@@ -2,11 +2,13 @@
 
 mod access;
 mod data_plane;
+mod store;
 mod tls;
 
 pub use access::AccessArgs;
 pub use data_plane::{DataPlane, DataPlaneFlags};
 pub use espalier_telemetry::LogFormat;
+pub use store::StoreAt;
 pub use tls::{ClientCertificates, Tls};
 
 use clap::Parser;
@@ -59,8 +61,8 @@ pub struct Config {
     /// How long the leader may be silent before another coordinator takes over
     #[arg(long, default_value_t = Period::of(defaults::LEASE_TTL_MS))]
     pub lease_ttl: Period,
-    /// Serve beyond this host without encryption or without asking who calls: anyone who reaches the
-    /// port can run jobs
+    /// Serve beyond this host without encryption or without asking who calls, and call an etcd beyond it
+    /// in plain text: anyone who reaches the port can run jobs
     #[arg(long, env = "ESPALIER_INSECURE")]
     pub insecure: bool,
     /// Encryption
@@ -116,44 +118,6 @@ pub struct Config {
     pub data_plane: DataPlaneFlags,
 }
 
-/// Where jobs and workers are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreAt {
-    /// In a file of this directory; none: of the data directory.
-    Redb(Option<PathBuf>),
-    /// In an etcd with these endpoints.
-    Etcd(Vec<String>),
-}
-
-impl FromStr for StoreAt {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, place) = text.split_once(':').unwrap_or((text, ""));
-        match kind {
-            "redb" if place.is_empty() => Ok(Self::Redb(None)),
-            "redb" => Ok(Self::Redb(Some(place.into()))),
-            "etcd" => {
-                let endpoints: Vec<String> = place
-                    .split(',')
-                    .map(|endpoint| endpoint.trim().trim_end_matches('/').to_owned())
-                    .collect();
-                let is_url = |at: &str| at.starts_with("http://") || at.starts_with("https://");
-                match endpoints.iter().find(|at| !is_url(at)) {
-                    None => Ok(Self::Etcd(endpoints)),
-                    Some(odd) => Err(format!(
-                        "`{odd}` is no endpoint of etcd, expected such as \
-                         etcd:https://HOST1:2379,https://HOST2:2379, or http:// for plain text"
-                    )),
-                }
-            }
-            other => Err(format!(
-                "`{other}` is no kind of store, expected redb, redb:DIRECTORY or etcd:https://HOST:2379"
-            )),
-        }
-    }
-}
-
 /// Settings that contradict each other or make no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -168,6 +132,12 @@ pub enum ConfigError {
         /// The flags that are missing.
         missing: &'static str,
     },
+    /// Anybody on the way to etcd could read what is kept, or change it.
+    #[error(
+        "--store etcd:{0} is plain text beyond this host: pass https://HOST:PORT, with --etcd-ca, --etcd-cert and \
+         --etcd-key, or pass --insecure if everybody on the network may read and change what is kept"
+    )]
+    ExposedStore(String),
     /// Other coordinators could not say where this one is.
     #[error(
         "--listen {0} is no address that others can reach, and with --store etcd clients and workers are \
@@ -236,6 +206,9 @@ impl Config {
                 let address = self.listen;
                 return Err(ConfigError::Exposed { address, missing });
             }
+        }
+        if let Some(endpoint) = self.store.exposed().filter(|_| !self.insecure) {
+            return Err(ConfigError::ExposedStore(endpoint.to_owned()));
         }
         self.access.validate()?;
         let beat = self.heartbeat_interval;
@@ -439,24 +412,6 @@ mod tests {
             short.contains("gone-after") && short.contains("1s"),
             "{short}"
         );
-    }
-
-    // Promise: stores are read as documented, and a slip says what was expected.
-    #[test]
-    fn stores() {
-        assert_eq!(parse(&[]).store, StoreAt::Redb(None));
-        let other = parse(&["--store", "redb:/var/lib/espalier"]).store;
-        assert_eq!(other, StoreAt::Redb(Some("/var/lib/espalier".into())));
-        let etcd = parse(&["--store", "etcd:http://a:2379, http://b:2379/"]).store;
-        let endpoints = ["http://a:2379", "http://b:2379"].map(str::to_owned);
-        assert_eq!(etcd, StoreAt::Etcd(endpoints.to_vec()));
-        let secure = parse(&["--store", "etcd:https://a:2379"]).store;
-        assert_eq!(secure, StoreAt::Etcd(vec!["https://a:2379".into()]));
-        for bad in ["etcd", "etcd:", "etcd:a:2379", "etcd:ftp://a:2379"] {
-            let error = bad.parse::<StoreAt>().unwrap_err();
-            assert!(error.contains("etcd:https://HOST1:2379"), "{bad}: {error}");
-        }
-        assert!("sqlite:x".parse::<StoreAt>().unwrap_err().contains("redb"));
     }
 
     // Promise: nobody is sent to an address that can't be reached.

@@ -44,9 +44,10 @@ def render(folder):
 
 
 def with_secrets(work):
-    """A copy of deploy/kubernetes whose local overlay has files where secrets.sh would put keys."""
+    """A copy of deploy/kubernetes, and of what it refers to, whose local overlay has files where secrets.sh would put keys."""
     copy = work / "kubernetes"
     shutil.copytree(REPO / "deploy/kubernetes", copy, ignore=shutil.ignore_patterns("secrets"))
+    shutil.copytree(REPO / "deploy/observability", work / "observability")
     secrets = copy / "overlays/local/secrets"
     for name in ["coordinator", "worker", "operator"]:
         (secrets / name).mkdir(parents=True)

@@ -61,6 +61,9 @@ def container_faults(container):
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         if probe not in container:
             yield f"has no {probe}"
+        # Kubernetes' own default is a second, which a busy node may take: that is no reason to kill anything.
+        elif container[probe].get("timeoutSeconds", 1) < 5:
+            yield f"its {probe} waits less than 5 s for an answer"
     live, ready = (container.get(probe, {}) for probe in ("livenessProbe", "readinessProbe"))
     how = lambda probe: probe.get("grpc", {}).get("service") or probe.get("httpGet", {}).get("path")
     if how(live) == how(ready):
@@ -130,8 +133,9 @@ def guard_faults(resources):
         if not chosen:
             yield f"{label(service)}: chooses no pods"
     worker = named(resources, "StatefulSet").get("espalier-worker")
-    if worker and not pod(worker)["containers"][0].get("lifecycle", {}).get("preStop"):
-        yield "StatefulSet/espalier-worker: leaves without handing over"
+    # SIGTERM makes it hand over. A notice lies in a volume of the pod, which outlives a container that a probe ends.
+    if worker and any("--notice-file" in argument for argument in pod(worker)["containers"][0].get("args", [])):
+        yield "StatefulSet/espalier-worker: a restarted container finds the notice to the one before, and leaves again"
     if worker and pod(worker).get("terminationGracePeriodSeconds", 30) < 30:
         yield "StatefulSet/espalier-worker: less time to hand over than the worker takes"
     # The operator scales them; a manifest with a number would undo that with every `kubectl apply`.
@@ -145,13 +149,19 @@ def guard_faults(resources):
                 yield f"{label(role)}: may read secrets"
 
 
+def monitoring_faults(resources):
+    """Who is scraped is shown, too."""
+    if named(resources, "ServiceMonitor") and "espalier-dashboard" not in named(resources, "ConfigMap"):
+        yield "ConfigMap/espalier-dashboard: not there, though there is monitoring"
+
+
 def faults(resources):
     """What is wrong, a sentence each."""
     found = []
     for resource in resources:
         if resource["kind"] in WORKLOADS:
             found += [f"{label(resource)}: {fault}" for fault in workload_faults(resource)]
-    return found + list(reference_faults(resources)) + list(guard_faults(resources))
+    return found + list(reference_faults(resources)) + list(guard_faults(resources)) + list(monitoring_faults(resources))
 
 
 def _worker(resources):
@@ -177,7 +187,8 @@ BREAKS = {
     "no liveness probe": lambda r: _container(r).pop("livenessProbe"),
     "liveness that waits for peers": lambda r: _container(r).update(livenessProbe=_container(r)["readinessProbe"]),
     "plain text to the coordinator": lambda r: _container(r).update(args=["--coordinator=http://espalier-coordinator:7443"]),
-    "no drain before the end": lambda r: _container(r).pop("lifecycle"),
+    "probes that wait for a second": lambda r: _container(r)["livenessProbe"].pop("timeoutSeconds"),
+    "a notice that outlives its container": lambda r: _container(r)["args"].append("--notice-file=/tmp/leave"),
     "too little time for a drain": lambda r: pod(_worker(r)).update(terminationGracePeriodSeconds=5),
     "a number of workers": lambda r: _worker(r)["spec"].update(replicas=2),
     "a secret that is not there": lambda r: pod(_worker(r))["volumes"][-1].update(secret={"secretName": "none"}),

@@ -10,7 +10,7 @@
 //!   namespaces: [vision]
 //! ```
 
-use super::reload::Reloaded;
+use super::reload::{Reloaded, says_nothing};
 use super::{AccessError, Method, Principal, Role};
 use espalier_tls::{Identity, Kind};
 use serde::Deserialize;
@@ -71,6 +71,9 @@ pub(super) fn principal(identity: &Identity, users: Option<&Certificates>) -> Pr
 }
 
 fn read(text: &str) -> Result<BTreeMap<String, (Role, Vec<String>)>, String> {
+    if says_nothing(text) {
+        return Ok(BTreeMap::new());
+    }
     let entries: Vec<Entry> = serde_saphyr::from_str(text)
         .map_err(|error| format!("{error}; expected a list of entries with name and role"))?;
     let mut users = BTreeMap::new();
@@ -106,6 +109,28 @@ mod tests {
             kind,
             name: name.to_owned(),
         }
+    }
+
+    // Promise: who empties the file takes everybody's role away, and what makes no sense changes nothing.
+    #[test]
+    fn an_emptied_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roles.yaml");
+        let bob = "- {name: bob, role: admin}\n";
+        std::fs::write(&path, bob).unwrap();
+        let users = Certificates::open(&path).unwrap();
+        let role = || principal(&identity(Kind::User, "bob"), Some(&users)).role;
+        for nothing in ["", "\n", "# nobody yet\n", "[]"] {
+            std::fs::write(&path, bob).unwrap();
+            assert_eq!(role(), Role::Admin);
+            std::fs::write(&path, "nonsense").unwrap();
+            assert_eq!(role(), Role::Admin);
+            std::fs::write(&path, nothing).unwrap();
+            assert_eq!(role(), Role::None, "{nothing:?}");
+        }
+        // So a coordinator may begin with one, too.
+        std::fs::write(&path, "").unwrap();
+        assert!(Certificates::open(&path).is_ok());
     }
 
     // Promise: a certificate alone makes nobody more than its kind says.

@@ -2,11 +2,13 @@
 
 use super::audit::Entry;
 use super::guard::{self, Guard};
-use super::limits::{Permit, Span};
+use super::limits::{OPERATOR, Permit, Span};
 use super::table::{Call, Need};
-use super::{Access, Object, Principal, Role, certificates, denied, refusal, unauthenticated};
+use super::{
+    Access, Method, Object, Principal, Role, certificates, denied, refusal, unauthenticated,
+};
 use espalier_proto::{ApiError, ErrorKind};
-use espalier_tls::Caller;
+use espalier_tls::{Caller, Identity, Kind};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
@@ -141,6 +143,11 @@ impl Visit {
             format!("host {}", caller.address.ip())
         })
     }
+
+    /// Whom the certificate names, if there is one that names anybody.
+    fn identity(&self) -> Option<&Identity> {
+        self.caller.as_ref()?.identity.as_ref()
+    }
 }
 
 /// Who is let in, if it has to be known, and the place that it takes.
@@ -215,8 +222,8 @@ impl Access {
         if !self.enabled || caller.role == Role::Worker {
             return Ok((Some(caller), None));
         }
-        let who = format!("{} {}", caller.method.as_str(), caller.name);
-        match place(&who) {
+        let (who, times) = share(visit.identity(), &caller);
+        match self.limits.admit_times(&who, times, visit.call.span, now) {
             Ok(permit) => Ok((Some(caller), Some(permit))),
             Err(error) => Err(Refused::new(Some(caller), error)),
         }
@@ -231,12 +238,9 @@ impl Access {
         if connection.is_some_and(|connection| connection.standing.is_void()) {
             return Err(guard::void());
         }
-        let identity = visit
-            .caller
-            .as_ref()
-            .and_then(|caller| caller.identity.as_ref());
-        let by_certificate =
-            identity.map(|identity| certificates::principal(identity, self.certificates.as_ref()));
+        let by_certificate = visit
+            .identity()
+            .map(|identity| certificates::principal(identity, self.certificates.as_ref()));
         match (&visit.token, by_certificate) {
             // A certificate that opens nothing does not stand in the way of a token that does.
             (Some(token), None) => self.authenticate_patiently(token).await,
@@ -316,6 +320,16 @@ impl Access {
     }
 }
 
+/// Whose limits count where somebody is known, and how many times everybody's they are.
+fn share(identity: Option<&Identity>, caller: &Principal) -> (String, u32) {
+    let operates = identity.is_some_and(|identity| identity.kind == Kind::Operator);
+    // Who shows a token besides may be known by that.
+    if operates && caller.method == Method::Certificate {
+        return (format!("operator {}", caller.name), OPERATOR);
+    }
+    (format!("{} {}", caller.method.as_str(), caller.name), 1)
+}
+
 /// The error of a caller whose role is too small.
 pub(super) fn denied_role(visit: &Visit, caller: &Principal) -> ApiError {
     let message = format!(
@@ -387,6 +401,25 @@ impl HttpBody for Held {
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    // Promise: an operator has limits of its own, whatever others are called, and only its certificate makes one.
+    #[test]
+    fn operators_have_limits_of_their_own() {
+        let known = |kind| {
+            let identity = Identity::new(kind, "a").unwrap();
+            let caller = certificates::principal(&identity, None);
+            share(Some(&identity), &caller)
+        };
+        assert_eq!(known(Kind::Operator), ("operator a".to_owned(), OPERATOR));
+        assert_eq!(known(Kind::Admin), ("certificate a".to_owned(), 1));
+        let token = Principal {
+            method: Method::Token,
+            ..Principal::anonymous()
+        };
+        let identity = Identity::new(Kind::Operator, "a");
+        let by_token = ("token anonymous".to_owned(), 1);
+        assert_eq!(share(identity.as_ref(), &token), by_token);
+    }
 
     // Promise: a token comes in its header; in the page's cookie only where the page's calls go, so that
     // another site can't borrow it.

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// Callers that may be kept before the idle ones are looked for.
 const KEPT: usize = 1024;
 
+/// How much of everybody's limits an operator may take up: it calls for everybody who may create a
+/// TrainingJob and follows each job, and its watches must leave some of `--max-watches` to others.
+pub(super) const OPERATOR: u32 = 10;
+
 /// How long a call lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Span {
@@ -33,6 +37,8 @@ pub(super) struct Limits {
 
 #[derive(Clone, Copy, Debug)]
 struct Usage {
+    /// Times everybody's limits that it may take up.
+    times: u32,
     /// Calls that may be made at once, as of `at`.
     bucket: f64,
     at: Instant,
@@ -64,13 +70,14 @@ impl Limits {
     }
 
     /// Calls that may be made at once after a while of none.
-    fn burst(&self) -> f64 {
-        2.0 * f64::from(self.rate)
+    fn burst(&self, times: u32) -> f64 {
+        2.0 * f64::from(self.rate) * f64::from(times)
     }
 
     fn filled(&self, usage: &Usage, now: Instant) -> f64 {
-        let gained = now.saturating_duration_since(usage.at).as_secs_f64() * f64::from(self.rate);
-        (usage.bucket + gained).min(self.burst())
+        let rate = f64::from(self.rate) * f64::from(usage.times);
+        let gained = now.saturating_duration_since(usage.at).as_secs_f64() * rate;
+        (usage.bucket + gained).min(self.burst(usage.times))
     }
 
     /// Takes a place for a call.
@@ -84,15 +91,32 @@ impl Limits {
         span: Span,
         now: Instant,
     ) -> Result<Permit, ApiError> {
+        self.admit_times(caller, 1, span, now)
+    }
+
+    /// Takes a place for a call of one that may take up everybody's limits so many `times`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Limits::admit`].
+    pub(super) fn admit_times(
+        self: &Arc<Self>,
+        caller: &str,
+        times: u32,
+        span: Span,
+        now: Instant,
+    ) -> Result<Permit, ApiError> {
         let mut callers = self.callers();
         if callers.len() >= KEPT && !callers.contains_key(caller) {
             let idle = |usage: &Usage| {
-                usage.calls + usage.watches == 0 && self.filled(usage, now) >= self.burst()
+                usage.calls + usage.watches == 0
+                    && self.filled(usage, now) >= self.burst(usage.times)
             };
             callers.retain(|_, usage| !idle(usage));
         }
         let usage = callers.entry(caller.to_owned()).or_insert(Usage {
-            bucket: self.burst(),
+            times,
+            bucket: self.burst(times),
             at: now,
             calls: 0,
             watches: 0,
@@ -100,13 +124,14 @@ impl Limits {
         usage.bucket = self.filled(usage, now);
         usage.at = now;
         if self.rate > 0 && usage.bucket < 1.0 {
-            let wait = Duration::from_secs_f64((1.0 - usage.bucket) / f64::from(self.rate));
-            let error = exhausted("TOO_FAST", self.rate, "calls in a second", "max-rate");
+            let rate = self.rate.saturating_mul(times);
+            let wait = Duration::from_secs_f64((1.0 - usage.bucket) / f64::from(rate));
+            let error = exhausted("TOO_FAST", rate, "calls in a second", "max-rate");
             return Err(error.with("retry_after_ms", wait.as_millis().max(1)));
         }
         let (held, limit) = match span {
-            Span::Short => (&mut usage.calls, self.calls),
-            Span::Watch => (&mut usage.watches, self.watches),
+            Span::Short => (&mut usage.calls, self.calls.saturating_mul(times)),
+            Span::Watch => (&mut usage.watches, self.watches.saturating_mul(times)),
         };
         if *held >= limit {
             return Err(match span {
@@ -201,6 +226,29 @@ mod tests {
         drop((one, watch));
         assert!(admit(Span::Short).is_ok() && admit(Span::Watch).is_ok());
         drop(two);
+    }
+
+    // Promise: who calls for many may take up many times as much, and takes nothing from those it calls for.
+    #[test]
+    fn some_may_take_up_more() {
+        let limits = limits(10, 2, 1);
+        let now = Instant::now();
+        let watch = || limits.admit_times("operator", 3, Span::Watch, now);
+        let open: Vec<_> = (0..3).map(|_| watch().unwrap()).collect();
+        let error = watch().unwrap_err();
+        assert_eq!(error.reason, "TOO_MANY_CALLER_WATCHES");
+        assert_eq!(error.metadata["limit"], "3");
+        let call = || {
+            limits
+                .admit_times("operator", 3, Span::Short, now)
+                .map(drop)
+        };
+        // Twice 30 at once, of which the watches were three.
+        assert_eq!((0..100).filter(|_| call().is_ok()).count(), 57);
+        let error = call().unwrap_err();
+        assert_eq!(error.metadata["retry_after_ms"], "33");
+        limits.admit("a", Span::Watch, now).map(drop).unwrap();
+        drop(open);
     }
 
     // Promise: names that were seen once are not kept for ever.

@@ -29,6 +29,13 @@ impl Stamp {
     }
 }
 
+/// Whether a file of YAML has nothing in it but space and comments. Such a file names nobody: who empties it
+/// takes away what it gave, and it may be filled later.
+pub(super) fn says_nothing(text: &str) -> bool {
+    let silent = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    text.lines().all(silent)
+}
+
 /// What a file says, as of its last version that made sense.
 #[derive(Debug)]
 pub(super) struct Reloaded<T> {

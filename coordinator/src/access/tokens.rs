@@ -8,7 +8,7 @@
 //!   expires: 2027-01-31T00:00:00Z   # default: never
 //! ```
 
-use super::reload::Reloaded;
+use super::reload::{Reloaded, says_nothing};
 use super::{AccessError, Method, Principal, Role, unauthenticated};
 use espalier_proto::{ApiError, time};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
@@ -84,9 +84,7 @@ fn same(one: &[u8], other: &[u8]) -> bool {
 }
 
 fn read(text: &str) -> Result<Vec<Token>, String> {
-    // A file with nothing in it lets nobody in; it may be filled later.
-    let says_nothing = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-    if text.lines().all(says_nothing) {
+    if says_nothing(text) {
         return Ok(Vec::new());
     }
     let entries: Vec<Entry> = serde_saphyr::from_str(text).map_err(|error| {

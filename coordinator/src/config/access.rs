@@ -77,7 +77,8 @@ pub struct AccessArgs {
     #[arg(long, value_name = "CLAIM", requires = "oidc_issuer")]
     pub oidc_namespaces_claim: Option<String>,
     /// Calls in a second that one caller may make for long (twice as many at once); 0: any number.
-    /// Limits of one caller apply where callers are known, to all but workers
+    /// Limits of one caller apply where callers are known, to all but workers; an operator (by its
+    /// certificate) may take up ten times as much
     #[arg(long, value_name = "N", default_value_t = RATE)]
     pub max_rate: u32,
     /// Calls of one caller that may be under way at once
@@ -166,7 +167,7 @@ impl AccessArgs {
 }
 
 /// Whether a URL leads to this host.
-fn is_loopback(url: &str) -> bool {
+pub(super) fn is_loopback(url: &str) -> bool {
     let rest = url.trim_start_matches("http://");
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // Of `user@host` the host counts: everything before it could be made to look like another one.

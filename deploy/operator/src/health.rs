@@ -17,6 +17,8 @@ pub struct Health {
     leads: AtomicBool,
     passes: AtomicU64,
     failures: AtomicU64,
+    unseen: AtomicU64,
+    unscaled: AtomicU64,
 }
 
 impl Health {
@@ -38,6 +40,16 @@ impl Health {
         if !well {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Resources could not be listed or watched: nothing is known of changes.
+    pub fn unseen(&self) {
+        self.unseen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The workers could not be scaled.
+    pub fn unscaled(&self) {
+        self.unscaled.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -65,7 +77,42 @@ impl Subject for Health {
             "Looks at a resource that ended in an error and are repeated.",
         )
         .sample(&[], self.failures.load(Ordering::Relaxed));
+        text.counter(
+            "espalier_operator_watch_errors",
+            "Lists and watches of resources that failed and are begun anew.",
+        )
+        .sample(&[], self.unseen.load(Ordering::Relaxed));
+        text.counter(
+            "espalier_operator_scale_errors",
+            "Looks at the number of workers that ended in an error and are repeated.",
+        )
+        .sample(&[], self.unscaled.load(Ordering::Relaxed));
         process::write(&mut text);
         text.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: whatever the operator fails at is counted, each kind apart.
+    #[tokio::test]
+    async fn failures_are_counted() {
+        let health = Health::default();
+        health.passed(true);
+        health.passed(false);
+        health.unseen();
+        health.unscaled();
+        health.unscaled();
+        let text = health.metrics(Format::Classic).await;
+        for line in [
+            "espalier_operator_reconciles_total 2",
+            "espalier_operator_reconcile_errors_total 1",
+            "espalier_operator_watch_errors_total 1",
+            "espalier_operator_scale_errors_total 2",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line}: {text}");
+        }
     }
 }

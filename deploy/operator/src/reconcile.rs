@@ -1,7 +1,7 @@
 //! One resource at a time: observe, decide, write, act, settle, write.
 
 use crate::coordinator::Coordinator;
-use crate::decide::{Act, Outcome, Seen, World, decide, may_have_job, notes, settle};
+use crate::decide::{Act, Outcome, Seen, World, decide, later, may_have_job, notes, settle};
 use crate::health::Health;
 use crate::names::job_name;
 use crate::resource::{FINALIZER, State, TrainingJob, TrainingJobStatus};
@@ -91,7 +91,11 @@ impl Context {
             self.watches.forget(key);
             return Ok(Action::await_change());
         };
-        let job = self.look(&resource).await;
+        let job = match self.look(&resource).await {
+            Ok(job) => job,
+            // It answers, but does not say anything of the job now: nothing is decided.
+            Err(Busy(pause)) => return Ok(Action::requeue(pause)),
+        };
         let mut world = World {
             now: Timestamp::now(),
             resource,
@@ -128,33 +132,33 @@ impl Context {
     }
 
     /// The job of a resource's name, if it may have one.
-    async fn look(&self, resource: &TrainingJob) -> Seen {
+    async fn look(&self, resource: &TrainingJob) -> Result<Seen, Busy> {
         if !may_have_job(resource) {
-            return Seen::Absent;
+            return Ok(Seen::Absent);
         }
         let (namespace, name) = resource.key();
         match self.coordinator.job(&job_name(&namespace, &name)).await {
-            Ok(Some(job)) => Seen::Present(Box::new(job)),
+            Ok(Some(job)) => Ok(Seen::Present(Box::new(job))),
             Ok(None) => self.look_again(resource, &namespace).await,
-            Err(error) => Seen::Away(error.message),
+            Err(error) => unseen(error),
         }
     }
 
     /// What it means that a job is not found: one that the operator may not see is not found either, and must
     /// not be given up for it.
-    async fn look_again(&self, resource: &TrainingJob, namespace: &str) -> Seen {
+    async fn look_again(&self, resource: &TrainingJob, namespace: &str) -> Result<Seen, Busy> {
         let status = resource.status.as_ref();
         if status.is_none_or(|status| status.job_uid.is_none()) {
             // None is known of: a submission that was refused, be it for the namespace, made none.
-            return Seen::Absent;
+            return Ok(Seen::Absent);
         }
         match self.coordinator.sees(namespace).await {
-            Ok(true) => Seen::Absent,
-            Ok(false) => Seen::Away(format!(
+            Ok(true) => Ok(Seen::Absent),
+            Ok(false) => Ok(Seen::Away(format!(
                 "it shows the operator no jobs of the namespace {namespace}; let the operator's token or \
                  certificate see this namespace"
-            )),
-            Err(error) => Seen::Away(error.message),
+            ))),
+            Err(error) => unseen(error),
         }
     }
 
@@ -320,6 +324,17 @@ impl Context {
     }
 }
 
+/// The coordinator answers that it is asked too much, and may be asked again after this time.
+struct Busy(Duration);
+
+/// What an error says of a job that was asked for.
+fn unseen(error: ApiError) -> Result<Seen, Busy> {
+    match later(&error) {
+        Some(pause) => Err(Busy(pause)),
+        None => Ok(Seen::Away(error.message)),
+    }
+}
+
 /// The uid of the job that an act was about, which is its trace. None: no job came of it.
 fn uid_of<'a>(world: &'a World, act: &Act, outcome: &'a Outcome) -> Option<&'a str> {
     match (act, outcome) {
@@ -337,6 +352,16 @@ mod tests {
     use super::*;
     use crate::decide::kit::{Cluster, resource};
     use espalier_proto::ErrorKind;
+
+    // Promise: a coordinator that is asked too much is not taken for one that is away.
+    #[test]
+    fn too_much_is_not_away() {
+        let error = |kind| ApiError::new(kind, "TOO_FAST", "slow down");
+        let busy = unseen(error(ErrorKind::ResourceExhausted).with("retry_after_ms", 50));
+        assert!(matches!(busy, Err(Busy(pause)) if pause == Duration::from_millis(50)));
+        let away = unseen(error(ErrorKind::Unavailable));
+        assert!(matches!(away, Ok(Seen::Away(why)) if why == "slow down"));
+    }
 
     // Promise: a span goes into the trace of the job that its act was about, never into another's.
     #[test]

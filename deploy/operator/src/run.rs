@@ -157,14 +157,21 @@ async fn work(
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(UnboundedReceiverStream::new(heard))
         .run(reconcile, again, context)
-        .for_each(|done| async move {
+        .for_each(|done| {
             match done {
                 Ok(_) => {}
                 // It has gone while it waited for its turn.
                 Err(ControllerError::ObjectNotFound(_)) => {}
                 Err(ControllerError::ReconcilerFailed(error, _)) if error.passes() => {}
-                Err(error) => tracing::warn!("{error}"),
+                Err(error) => {
+                    // What failed at a resource was counted there.
+                    if !matches!(error, ControllerError::ReconcilerFailed(..)) {
+                        health.unseen();
+                    }
+                    tracing::warn!("{error}");
+                }
             }
+            std::future::ready(())
         });
     let scaling = async {
         match settings.bounds() {
@@ -178,7 +185,7 @@ async fn work(
                     settings.devices_per_worker,
                     settings.patience(),
                 );
-                scaler.run().await;
+                scaler.run(health).await;
             }
         }
     };

@@ -1,6 +1,7 @@
 //! The hands of [`crate::scale`]: reads StatefulSet, jobs and workers, and does one thing about them.
 
 use crate::coordinator::Coordinator;
+use crate::health::Health;
 use crate::scale::{Bounds, Fleet, ScaleAct, WorkerSeen, decide, need};
 use espalier_proto::{ApiError, ErrorKind};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -66,8 +67,8 @@ impl Scaler {
         }
     }
 
-    /// Looks again and again, for ever.
-    pub async fn run(mut self) {
+    /// Looks again and again, for ever. What fails is counted in `health`.
+    pub async fn run(mut self, health: &Health) {
         let mut said = String::new();
         loop {
             let pause = match self.pass().await {
@@ -75,8 +76,9 @@ impl Scaler {
                     said.clear();
                     if soon { SOON } else { LOOK }
                 }
-                // Nothing is scaled on what is not known. Said once.
+                // Nothing is scaled on what is not known. Said once, and counted each time.
                 Err(error) => {
+                    health.unscaled();
                     let error = error.to_string();
                     if error != said {
                         tracing::warn!("workers are not scaled: {error}");

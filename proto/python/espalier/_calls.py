@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import threading
 import uuid
 import warnings
 from collections import deque
@@ -55,6 +55,13 @@ def methods() -> dict[str, MethodDescriptor]:
 METHODS = methods()
 
 
+class Held:
+    """A channel, what tells the certificates that it was opened with from later ones, and the calls under way on it."""
+
+    def __init__(self, stamp: Any, channel: Any) -> None:
+        self.stamp, self.channel, self.calls = stamp, channel, 0
+
+
 class Calls:
     """Where to call and with what; the channels are the subclass's."""
 
@@ -73,9 +80,12 @@ class Calls:
         # As commands do: who has certificates means an encrypted connection.
         scheme = "https" if self._ca or self._cert else "http"
         self._route = Route(server or environment("ESPALIER_SERVER") or local_server() or DEFAULT_SERVER, scheme)
-        # By address, with what tells the certificates that it was opened with from later ones.
-        self._channels: dict[str, tuple[Any, Any]] = {}
-        self._replaced: list[Any] = []
+        # Of the two below: several threads may call at once.
+        self._lock = threading.Lock()
+        # By address.
+        self._channels: dict[str, Held] = {}
+        # Those that gave way to others and on which calls may still run.
+        self._replaced: list[Held] = []
         if bool(self._cert) != bool(self._key):
             raise EspalierError("a certificate and its key go together: give both `cert` and `key`, or neither")
         given = self._route.given
@@ -89,19 +99,27 @@ class Calls:
         """Address of the coordinator that is called now."""
         return self._route.address
 
-    def _connection(self, insecure: Callable[..., Any], secure: Callable[..., Any]) -> Any:
-        """A channel to the coordinator that is called now; a new one once certificates have been renewed."""
-        address = self._route.address
-        held = self._channels.get(address)
-        stamp = self._stamp(address)
-        if held and stamp in (None, held[0]):
-            return held[1]
-        channel = self._open(address, insecure, secure)
-        if held:
-            # Streams may still run on it.
-            self._replaced.append(held[1])
-        self._channels[address] = (stamp, channel)
-        return channel
+    def _borrow(self, insecure: Callable[..., Any], secure: Callable[..., Any]) -> Held:
+        """For one call, a channel to the coordinator that is called now; a new one once certificates have been renewed."""
+        with self._lock:
+            address = self._route.address
+            held = self._channels.get(address)
+            stamp = self._stamp(address)
+            if held is None or stamp not in (None, held.stamp):
+                opened = Held(stamp, self._open(address, insecure, secure))
+                if held is not None:
+                    self._replaced.append(held)
+                held = self._channels[address] = opened
+            held.calls += 1
+            return held
+
+    def _give_back(self, held: Held) -> list[Any]:
+        """A call is over. Answers channels to be closed now: others took their place, and no call runs on them."""
+        with self._lock:
+            held.calls -= 1
+            idle = [old.channel for old in self._replaced if old.calls == 0]
+            self._replaced = [old for old in self._replaced if old.calls > 0]
+        return idle
 
     def _stamp(self, address: str) -> Any:
         """Changes with the files of certificates; None while one is not there, as when it is being replaced."""
@@ -114,8 +132,9 @@ class Calls:
 
     def _all_channels(self) -> list[Any]:
         """Every channel, to be closed; there are none from then on."""
-        found = [channel for _, channel in self._channels.values()] + self._replaced
-        self._channels, self._replaced = {}, []
+        with self._lock:
+            found = [held.channel for held in [*self._channels.values(), *self._replaced]]
+            self._channels, self._replaced = {}, []
         return found
 
     def _open(self, address: str, insecure: Callable[..., Any], secure: Callable[..., Any]) -> Any:
@@ -192,6 +211,11 @@ def is_local(address: str) -> bool:
 
 def local_server() -> str | None:
     """Address of the cluster that `espalier up` runs here, if it does."""
+    try:
+        # POSIX alone has it, and there alone `espalier up` runs; clusters elsewhere can be called from everywhere.
+        import fcntl
+    except ImportError:
+        return None
     try:
         with open(LOCAL / "lock", "rb") as lock:
             # Who runs a cluster holds its lock; a file that is left over says nothing.

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -181,8 +182,15 @@ class AsyncClient(_calls.Calls):
 
     # How calls are made
 
-    def _channel(self) -> grpc.aio.Channel:
-        return self._connection(grpc.aio.insecure_channel, grpc.aio.secure_channel)
+    @asynccontextmanager
+    async def _channel(self) -> AsyncIterator[grpc.aio.Channel]:
+        """The channel of one call. Where another one took its place meanwhile, its last call closes it."""
+        held = self._borrow(grpc.aio.insecure_channel, grpc.aio.secure_channel)
+        try:
+            yield held.channel
+        finally:
+            for idle in self._give_back(held):
+                await idle.close()
 
     async def _call(self, name: str, request: Any, *, safe: bool = True) -> Any:
         """One answer. What is not safe to repeat goes to a coordinator that is known to lead."""
@@ -191,8 +199,9 @@ class AsyncClient(_calls.Calls):
         attempts = Attempts(self._route, safe, ELECTION)
         while True:
             try:
-                call = _calls.callable_of(self._channel(), METHODS[name])
-                answer = await call(request, timeout=self._timeout, metadata=self._metadata())
+                async with self._channel() as channel:
+                    call = _calls.callable_of(channel, METHODS[name])
+                    answer = await call(request, timeout=self._timeout, metadata=self._metadata())
                 self._route.reached()
                 return answer
             except grpc.RpcError as broken:
@@ -210,17 +219,18 @@ class AsyncClient(_calls.Calls):
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
-            call = _calls.callable_of(self._channel(), METHODS[name])(request, timeout=left, metadata=self._metadata())
-            try:
-                async for answer in call:
-                    self._route.reached()
-                    attempts, begun = None, True
-                    yield answer
-                return
-            except grpc.RpcError as broken:
-                error = of_rpc(broken, self._route.address)
-            finally:
-                call.cancel()
+            async with self._channel() as channel:
+                call = _calls.callable_of(channel, METHODS[name])(request, timeout=left, metadata=self._metadata())
+                try:
+                    async for answer in call:
+                        self._route.reached()
+                        attempts, begun = None, True
+                        yield answer
+                    return
+                except grpc.RpcError as broken:
+                    error = of_rpc(broken, self._route.address)
+                finally:
+                    call.cancel()
             attempts = attempts or Attempts(self._route, True, WATCH)
             pause = None if begun and resume is None else attempts.pause(error)
             if pause is None:

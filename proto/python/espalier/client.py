@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -187,8 +188,15 @@ class Client(_calls.Calls):
 
     # How calls are made
 
-    def _channel(self) -> grpc.Channel:
-        return self._connection(grpc.insecure_channel, grpc.secure_channel)
+    @contextmanager
+    def _channel(self) -> Iterator[grpc.Channel]:
+        """The channel of one call. Where another one took its place meanwhile, its last call closes it."""
+        held = self._borrow(grpc.insecure_channel, grpc.secure_channel)
+        try:
+            yield held.channel
+        finally:
+            for idle in self._give_back(held):
+                idle.close()
 
     def _call(self, name: str, request: Any, *, safe: bool = True) -> Any:
         """One answer. What is not safe to repeat goes to a coordinator that is known to lead."""
@@ -197,8 +205,9 @@ class Client(_calls.Calls):
         attempts = Attempts(self._route, safe, ELECTION)
         while True:
             try:
-                call = _calls.callable_of(self._channel(), METHODS[name])
-                answer = call(request, timeout=self._timeout, metadata=self._metadata())
+                with self._channel() as channel:
+                    call = _calls.callable_of(channel, METHODS[name])
+                    answer = call(request, timeout=self._timeout, metadata=self._metadata())
                 self._route.reached()
                 return answer
             except grpc.RpcError as broken:
@@ -216,17 +225,18 @@ class Client(_calls.Calls):
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
-            call = _calls.callable_of(self._channel(), METHODS[name])(request, timeout=left, metadata=self._metadata())
-            try:
-                for answer in call:
-                    self._route.reached()
-                    attempts, begun = None, True
-                    yield answer
-                return
-            except grpc.RpcError as broken:
-                error = of_rpc(broken, self._route.address)
-            finally:
-                call.cancel()
+            with self._channel() as channel:
+                call = _calls.callable_of(channel, METHODS[name])(request, timeout=left, metadata=self._metadata())
+                try:
+                    for answer in call:
+                        self._route.reached()
+                        attempts, begun = None, True
+                        yield answer
+                    return
+                except grpc.RpcError as broken:
+                    error = of_rpc(broken, self._route.address)
+                finally:
+                    call.cancel()
             attempts = attempts or Attempts(self._route, True, WATCH)
             pause = None if begun and resume is None else attempts.pause(error)
             if pause is None:

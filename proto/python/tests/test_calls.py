@@ -304,6 +304,37 @@ class Progress(unittest.TestCase):
         self.assertEqual((len(lines), lines[1], lines[-1]), (12, "a: step 10 of 100, t 1.000", "a: SUCCEEDED: done"))
 
 
+class Channels(unittest.TestCase):
+    @staticmethod
+    def opened(*_, **__):
+        # As slow as reading certificates may be: others come meanwhile.
+        time.sleep(0.05)
+        return mock.Mock()
+
+    def test_threads_share_one(self):
+        with Client("http://coordinator:7443") as client, futures.ThreadPoolExecutor(8) as threads:
+            borrowed = [threads.submit(client._borrow, self.opened, self.opened) for _ in range(8)]
+            self.assertEqual(len({id(held.result().channel) for held in borrowed}), 1)
+
+    def test_a_replaced_one_is_closed_with_its_last_call(self):
+        with Client("https://coordinator:7443") as client, mock.patch.object(client, "_stamp", side_effect=[1, 1, 2, 3]):
+            borrow = lambda: client._borrow(self.opened, self.opened)
+            stream, call = borrow(), borrow()
+            self.assertIs(stream, call)
+            renewed = borrow()
+            self.assertIsNot(renewed, stream)
+            self.assertEqual(client._give_back(renewed), [])
+            self.assertEqual(client._give_back(call), [])
+            self.assertEqual(client._give_back(stream), [stream.channel])
+            # One on which nothing runs goes with the first call on its successor.
+            self.assertEqual(client._give_back(borrow()), [renewed.channel])
+            self.assertEqual(client._replaced, [])
+
+    def test_elsewhere_than_on_posix(self):
+        with mock.patch.dict("sys.modules", {"fcntl": None}):
+            self.assertIsNone(_calls.local_server())
+
+
 class Settings(unittest.TestCase):
     def test_what_makes_no_sense_is_said(self):
         for options in [{"server": " , "}, {"server": "host"}, {"server": "http://host:port"}, {"server": "ftp://host:1"}, {"server": "https://h:1", "cert": "a"},

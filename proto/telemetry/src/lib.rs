@@ -9,6 +9,7 @@
 //!
 //! Nothing here is global: who has something to say holds what it says it through.
 
+mod guests;
 pub mod log;
 pub mod process;
 pub mod status;

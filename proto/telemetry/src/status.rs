@@ -1,9 +1,11 @@
 //! How a process is, for kubelet and Prometheus: `/healthz`, `/readyz`, `/metrics` and
-//! `grpc.health.v1` on a port of its own, in plain text. Nothing here is secret, nothing steers.
+//! `grpc.health.v1` on a port of its own, in plain text. Nothing here is secret, nothing steers. Nobody is asked who
+//! they are: who can reach the port is the network's to say, and how much of it callers hold is bounded.
 //!
 //! It lives as long as it answers: liveness never waits for peers. The gRPC service "" is liveness;
 //! [`READY`] is readiness.
 
+use crate::guests::{Guests, Limits};
 use crate::text::Format;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -16,7 +18,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
@@ -27,6 +28,8 @@ pub const READY: &str = "ready";
 const LOOK: Duration = Duration::from_millis(500);
 /// Requests that one connection may have open.
 const CALLS: u32 = 16;
+/// Silence after which a client of HTTP/2 is asked whether it is there, and how long it may take to answer.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -107,8 +110,10 @@ pub async fn serve<S: Subject>(
         .accept_http1(true)
         .max_concurrent_streams(CALLS)
         .timeout(PATIENCE)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), end);
+        .serve_with_incoming_shutdown(Guests::new(listener, Limits::default()), end);
     tokio::select! {
         served = server => served,
         () = tell(subject.as_ref(), &health) => Ok(()),

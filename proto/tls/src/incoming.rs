@@ -41,8 +41,15 @@ pub struct Incoming {
     /// Each ends with a connection, or with none if it is not let through.
     handshakes: JoinSet<Option<Connection>>,
     /// Those under way, the oldest first.
-    under_way: VecDeque<AbortHandle>,
+    under_way: VecDeque<Handshake>,
     pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// A handshake under way.
+struct Handshake {
+    /// Whose it is.
+    address: SocketAddr,
+    task: AbortHandle,
 }
 
 impl Incoming {
@@ -65,26 +72,34 @@ impl Incoming {
     }
 
     fn begin(&mut self, stream: TcpStream, address: SocketAddr) {
-        let limits = &self.door.limits;
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            let many = format!("{} connections are open", limits.connections);
-            return self.door.refuse(address, reason::CONNECTIONS, &many);
-        };
-        self.under_way.retain(|handshake| !handshake.is_finished());
-        // A client that means it needs milliseconds: the oldest is one that only holds its place.
-        if self.under_way.len() >= limits.handshakes.max(1)
-            && let Some(oldest) = self.under_way.pop_front()
-        {
-            oldest.abort();
-            let many = format!(
-                "{} handshakes are under way; the oldest ends",
-                limits.handshakes
-            );
-            self.door.refuse(address, reason::HANDSHAKES, &many);
-        }
         let door = Arc::clone(&self.door);
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let many = format!("{} connections are open", door.limits.connections);
+            return door.refuse(address, reason::CONNECTIONS, &many);
+        };
+        if let Some(oldest) = self.make_room() {
+            let many = format!(
+                "{} handshakes are under way, and this one is the oldest",
+                door.limits.handshakes
+            );
+            door.refuse(oldest, reason::HANDSHAKES, &many);
+        }
         let handshake = async move { door.admit(stream, address, place).await };
-        self.under_way.push_back(self.handshakes.spawn(handshake));
+        let task = self.handshakes.spawn(handshake);
+        self.under_way.push_back(Handshake { address, task });
+    }
+
+    /// Ends the oldest handshake where as many as may be are under way; answers whose it was. A client that
+    /// means it needs milliseconds: the oldest is one that only holds its place.
+    fn make_room(&mut self) -> Option<SocketAddr> {
+        self.under_way
+            .retain(|handshake| !handshake.task.is_finished());
+        if self.under_way.len() < self.door.limits.handshakes.max(1) {
+            return None;
+        }
+        let oldest = self.under_way.pop_front()?;
+        oldest.task.abort();
+        Some(oldest.address)
     }
 }
 
@@ -263,5 +278,32 @@ impl Door {
             unsaid,
             "refused a connection from {address}: {detail}"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: the log names the client whose handshake ends, not the one that comes in for it.
+    #[tokio::test]
+    async fn the_oldest_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = Limits {
+            handshakes: 2,
+            ..Limits::default()
+        };
+        let mut incoming = plain(listener, limits);
+        let mut silent = Vec::new();
+        for _ in 0..2 {
+            assert_eq!(incoming.make_room(), None);
+            silent.push(TcpStream::connect(address).await.unwrap());
+            let (stream, from) = incoming.listener.accept().await.unwrap();
+            incoming.begin(stream, from);
+        }
+        let oldest = silent[0].local_addr().unwrap();
+        assert_eq!(incoming.make_room(), Some(oldest));
+        assert_eq!(incoming.make_room(), None);
     }
 }

@@ -30,8 +30,21 @@ pub async fn told_to_leave(notice: Option<PathBuf>) {
     }
 }
 
+/// Completes once the file is there. One that was there before the worker counts, too: the machine may have
+/// been told while the worker came up, and a worker that stays on a lost machine costs its jobs more than one
+/// that has to be started again.
 async fn appears(file: &Path) {
     let mut look = interval(LOOK);
+    // This one comes at once.
+    look.tick().await;
+    if file.exists() {
+        tracing::warn!(
+            file = %file.display(),
+            "the notice file was there before this worker: leaving; if the notice is an old one, remove the \
+             file, or every start ends like this"
+        );
+        return;
+    }
     loop {
         look.tick().await;
         if file.exists() {
@@ -45,13 +58,28 @@ async fn appears(file: &Path) {
 mod tests {
     use super::*;
 
-    // Promise: a notice file is as good as a signal.
+    // Promise: a notice that came before the worker is as good as a signal: it may be of this very machine.
     #[tokio::test]
-    async fn a_notice_file_is_seen() {
+    async fn an_early_notice_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("notice");
         std::fs::write(&file, "").unwrap();
         let told = told_to_leave(Some(file));
+        tokio::time::timeout(Duration::from_secs(10), told)
+            .await
+            .unwrap();
+    }
+
+    // Promise: so is one that comes while the worker works, and before it comes nobody leaves.
+    #[tokio::test]
+    async fn a_later_notice_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("notice");
+        let mut told = std::pin::pin!(told_to_leave(Some(file.clone())));
+        // Enough for the first look, and not for the second.
+        let early = tokio::time::timeout(LOOK / 4, told.as_mut()).await;
+        assert!(early.is_err());
+        std::fs::write(&file, "").unwrap();
         tokio::time::timeout(Duration::from_secs(10), told)
             .await
             .unwrap();

@@ -7,7 +7,7 @@ use espalier_tls::ClientFlags;
 use espalier_worker::agent::{self, Config, Limits, TelemetryFlags, log::JobLog};
 use espalier_worker::allow::Allowed;
 use espalier_worker::model::forbid_scripts;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::Layered;
@@ -48,10 +48,12 @@ pub(crate) struct Run {
     /// Where jobs keep checkpoints and exports; all workers of a job must see the same directory.
     #[arg(long, default_value = "espalier-data")]
     data_dir: PathBuf,
-    /// Address that ranks listen on for their peers; port 0 takes free ones.
-    #[arg(long, default_value = "127.0.0.1:0")]
+    /// Address that ranks listen on for their peers: IP:PORT, or the IP alone; without a port, and with port
+    /// 0, free ones are taken.
+    #[arg(long, default_value = "127.0.0.1:0", value_parser = listen_at)]
     listen: SocketAddr,
-    /// Leave, as on SIGTERM, once this file exists; a machine's notice that it will be taken away.
+    /// Leave, as on SIGTERM, once this file exists; a machine's notice that it will be taken away. A file
+    /// that is there at the start counts: remove it if the machine stays.
     #[arg(long, value_name = "PATH")]
     notice_file: Option<PathBuf>,
     #[command(flatten)]
@@ -116,6 +118,17 @@ pub(crate) fn work(run: Run) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An address with a port, or without one: a pod knows its IP, and of which family it is nobody says before.
+fn listen_at(text: &str) -> Result<SocketAddr, String> {
+    let whole = text.parse::<SocketAddr>();
+    let bare = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 0));
+    whole.or(bare).map_err(|_| {
+        format!(
+            "`{text}` is no address, expected IP:PORT such as 10.0.0.21:0 or [fd00::21]:0, or the IP alone"
+        )
+    })
+}
+
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
@@ -123,5 +136,35 @@ fn host_name() -> String {
         "worker".to_owned()
     } else {
         name.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Promise: a worker listens at an address of either family, and needs no port to be told.
+    #[test]
+    fn addresses_to_listen_at() {
+        for (text, expected) in [
+            ("10.0.0.21:7000", "10.0.0.21:7000"),
+            ("10.0.0.21", "10.0.0.21:0"),
+            ("[fd00::21]:7000", "[fd00::21]:7000"),
+            ("fd00::21", "[fd00::21]:0"),
+        ] {
+            let address = listen_at(text).unwrap();
+            assert_eq!(address.to_string(), expected, "{text}");
+        }
+        for text in [
+            "",
+            "here",
+            "10.0.0.21:",
+            "10.0.0.21:65536",
+            "[fd00::21]",
+            ":0",
+        ] {
+            let error = listen_at(text).unwrap_err();
+            assert!(error.contains("or the IP alone"), "{error}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! follows from the act's outcome. Acts are safe to repeat, and what one of them relies on later (the id of a
 //! submission, the job that gives way) is in the status before it is done.
 
+mod busy;
 mod ending;
 #[cfg(test)]
 pub(crate) mod kit;
@@ -16,6 +17,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub use busy::later;
 pub use notes::{Note, notes};
 pub use settle::{Outcome, settle};
 pub use status::condition;

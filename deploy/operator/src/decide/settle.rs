@@ -1,5 +1,6 @@
 //! The status that follows from what became of an act.
 
+use super::busy::{is_too_large, later};
 use super::status::Draft;
 use super::{Act, Decision, RETRY, SOON, World};
 use espalier_proto::{ApiError, ErrorKind, v1};
@@ -20,6 +21,12 @@ pub enum Outcome {
 #[must_use]
 pub fn settle(world: &World, act: &Act, outcome: &Outcome) -> Decision {
     let mut draft = Draft::new(world);
+    if let Outcome::Failed(error) = outcome
+        && let Some(pause) = later(error)
+    {
+        // It answers, and nothing was done: what is known stays as it is.
+        return Decision::wait(draft.unchanged(), pause);
+    }
     match (act, outcome) {
         (Act::Create { .. }, Outcome::Done(Some(job))) => {
             draft.mirror(job);
@@ -55,6 +62,10 @@ fn refusal(mut draft: Draft, world: &World, error: &ApiError) -> Decision {
         }
         ErrorKind::InvalidArgument | ErrorKind::OutOfRange | ErrorKind::FailedPrecondition => {
             // The id is kept: an earlier try, of another version of the job, may have come through.
+            draft.reachable();
+            draft.reject("Invalid", &error.message);
+        }
+        ErrorKind::ResourceExhausted if is_too_large(error) => {
             draft.reachable();
             draft.reject("Invalid", &error.message);
         }

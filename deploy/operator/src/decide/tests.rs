@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use super::kit::{Cluster, Crash, resource};
-use super::{Act, condition};
+use super::{Act, Outcome, condition};
 use crate::resource::State;
-use espalier_proto::v1;
+use espalier_proto::{ApiError, ErrorKind, v1};
 use serde_json::json;
+use std::time::Duration;
 use v1::job::State as Job;
 
 /// A cluster whose resource has its job.
@@ -381,6 +382,36 @@ fn an_act_that_is_denied() {
     cluster.settle();
     assert_eq!(cluster.status().state, Some(State::Pausing));
     assert_eq!(is(&cluster, "Hindered").0, "False");
+}
+
+// Promise: a coordinator that is asked too much is not away: nothing is written, and the same act follows when it
+// may be asked again.
+#[test]
+fn a_busy_coordinator() {
+    let mut cluster = running();
+    cluster.edit(|spec| spec.suspend = true);
+    let world = cluster.world().unwrap();
+    let pause = next(&cluster).unwrap();
+    let create = Act::Create {
+        spec: Box::default(),
+        request_id: "id".into(),
+    };
+    let busy = |reason: &str| {
+        let error = ApiError::new(ErrorKind::ResourceExhausted, reason, "slow down");
+        Outcome::Failed(error.with("retry_after_ms", 250))
+    };
+    for act in [&pause, &create] {
+        let settled = super::settle(&world, act, &busy("TOO_FAST"));
+        assert_eq!(settled.status, cluster.status(), "{act:?}");
+        let again = Some(Duration::from_millis(250));
+        assert_eq!(settled.again, again, "{act:?}");
+    }
+    // Of one that is too large no patience makes less.
+    let settled = super::settle(&world, &create, &busy("JOB_TOO_LARGE"));
+    assert_eq!(settled.status.state, Some(State::Rejected));
+    assert_eq!(settled.again, Some(super::RETRY));
+    cluster.settle();
+    assert_eq!(cluster.status().state, Some(State::Pausing));
 }
 
 // Promise: the operator's clock may be a day off: no living job ends for it, an ended one goes when its time is
