@@ -301,7 +301,7 @@ impl Agent {
                     }),
                 }
             }
-            Some(Order::Welcome(_)) | None => {}
+            Some(Order::Welcome(_) | Order::Acknowledged(_)) | None => {}
         }
     }
 

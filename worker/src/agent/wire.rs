@@ -14,6 +14,7 @@ use std::time::UNIX_EPOCH;
 pub(super) fn message(message: Message) -> v1::WorkerMessage {
     v1::WorkerMessage {
         message: Some(message),
+        sequence: 0,
     }
 }
 
