@@ -5,23 +5,27 @@
 //! write too, so nobody is shown what could still be lost.
 
 mod clock;
+mod error;
 mod persist;
+mod taken;
 
 use self::clock::Clock;
+use self::error::refusal;
+use self::taken::Taken;
 use crate::metrics::Observer;
 use crate::notices::Notices;
 use crate::role::Lease;
-use crate::store::codec;
-use crate::store::{Store, StoreError};
-use espalier_core::{
-    Answer, Command, ConnId, Event, Hello, Machine, Order, Record, ReplayError, ReplyId, Time,
-};
-use espalier_proto::{ApiError, ErrorKind};
+use crate::store::{Store, codec};
+use espalier_core::{Answer, Command, ConnId, Event, Hello, Machine, Order, Record, ReplyId, Time};
+use espalier_proto::ApiError;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+
+pub use self::error::DriverError;
+pub(crate) use self::error::stopped;
 
 /// Messages taken together at most.
 const BATCH: usize = 256;
@@ -37,25 +41,6 @@ type Read = Box<dyn FnOnce(&Machine) + Send>;
 /// What goes out on a worker's stream; an error ends it.
 pub(crate) type Orders = mpsc::Receiver<Result<Order, ApiError>>;
 
-/// Why the driver stopped or could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum DriverError {
-    /// The store failed.
-    #[error("the store failed: {0}")]
-    Store(#[from] StoreError),
-    /// The store's code panicked.
-    #[error(
-        "the store failed with a bug: {0}; restart, and restore the data directory if it recurs"
-    )]
-    Panicked(String),
-    /// The store was not heard of for too long: another coordinator may have been elected.
-    #[error("the lead has lapsed")]
-    Lapsed,
-    /// The log does not make sense.
-    #[error("the store can't be replayed: {0}")]
-    Replay(#[from] ReplayError),
-}
-
 enum Message {
     Request {
         make: Make,
@@ -67,12 +52,21 @@ enum Message {
         stream: Stream,
     },
     Report(Event),
+    /// A report that is acknowledged and may come again.
+    Numbered {
+        conn: ConnId,
+        sequence: u64,
+        event: Event,
+    },
     Read(Read),
 }
 
 /// The driver's end of a worker's stream.
 struct Stream {
     orders: mpsc::Sender<Result<Order, ApiError>>,
+    /// Number of the newest report that is durable with all before it. Not among the orders: it needs no
+    /// room there, and the newest number says all.
+    acknowledged: watch::Sender<u64>,
     /// Dropped with the stream: tells its reader to end.
     _open: oneshot::Sender<()>,
 }
@@ -83,6 +77,8 @@ pub(crate) struct Connection {
     pub(crate) conn: ConnId,
     /// Resolves when the driver has ended the stream.
     pub(crate) ended: oneshot::Receiver<()>,
+    /// Changes when reports up to another number are durable.
+    pub(crate) acknowledged: watch::Receiver<u64>,
 }
 
 /// How the API talks to the driver. Every call fails with `UNAVAILABLE` once the driver stopped.
@@ -137,8 +133,10 @@ impl Handle {
         let conn = ConnId(self.conns.fetch_add(1, Ordering::Relaxed));
         let (orders, outbound) = mpsc::channel(ORDERS);
         let (open, ended) = oneshot::channel();
+        let (acknowledge, acknowledged) = watch::channel(0);
         let stream = Stream {
             orders,
+            acknowledged: acknowledge,
             _open: open,
         };
         self.send(Message::Connect {
@@ -147,12 +145,36 @@ impl Handle {
             stream,
         })
         .await?;
-        Ok((Connection { conn, ended }, outbound))
+        let connection = Connection {
+            conn,
+            ended,
+            acknowledged,
+        };
+        Ok((connection, outbound))
     }
 
     /// Reports what a worker said.
     pub(crate) async fn report(&self, event: Event) -> Result<(), ApiError> {
         self.send(Message::Report(event)).await
+    }
+
+    /// Reports what a worker said under a number: it is acknowledged once it is durable, and counts once if it
+    /// comes again. 0 is no number.
+    pub(crate) async fn deliver(
+        &self,
+        conn: ConnId,
+        sequence: u64,
+        event: Event,
+    ) -> Result<(), ApiError> {
+        if sequence == 0 {
+            return self.report(event).await;
+        }
+        self.send(Message::Numbered {
+            conn,
+            sequence,
+            event,
+        })
+        .await
     }
 
     /// Who is told when something changed.
@@ -167,32 +189,14 @@ impl Handle {
     }
 }
 
-/// The error of a coordinator that stops, or whose lead is over.
-pub(crate) fn stopped() -> ApiError {
-    ApiError::new(
-        ErrorKind::Unavailable,
-        "COORDINATOR_STOPPING",
-        "the coordinator stops or another one takes over; nothing was acknowledged, try again",
-    )
-}
-
-/// A refusal of the machine as the wire's error.
-pub(crate) fn refusal(error: espalier_core::Error) -> ApiError {
-    let kind = match error.kind {
-        espalier_core::ErrorKind::NotFound => ErrorKind::NotFound,
-        espalier_core::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
-        espalier_core::ErrorKind::FailedPrecondition => ErrorKind::FailedPrecondition,
-        espalier_core::ErrorKind::InvalidArgument => ErrorKind::InvalidArgument,
-    };
-    ApiError::new(kind, error.reason, error.message)
-}
-
 /// What to do once a batch is durable, in order.
 enum Action {
     Command(Command),
     Read(Read),
     /// A worker's stream has ended on its side.
     Forget(ConnId),
+    /// A worker's reports up to this number are durable.
+    Acknowledge(ConnId, u64),
 }
 
 #[derive(Default)]
@@ -214,6 +218,7 @@ pub(crate) struct Driver {
     replies: BTreeMap<ReplyId, Reply>,
     next_reply: u64,
     streams: BTreeMap<ConnId, Stream>,
+    taken: Taken,
     /// Events that follow from running commands.
     found: VecDeque<Event>,
     snapshot_every: u64,
@@ -258,6 +263,7 @@ impl Driver {
             replies: BTreeMap::new(),
             next_reply: 1,
             streams: BTreeMap::new(),
+            taken: Taken::default(),
             found: VecDeque::new(),
             snapshot_every,
             snapshot_at,
@@ -340,6 +346,11 @@ impl Driver {
                     Action::Command(command) => self.run_command(command),
                     Action::Read(read) => read(&self.machine),
                     Action::Forget(conn) => drop(self.streams.remove(&conn)),
+                    Action::Acknowledge(conn, sequence) => {
+                        if let Some(stream) = self.streams.get(&conn) {
+                            stream.acknowledged.send_replace(sequence);
+                        }
+                    }
                 }
             }
         }
@@ -366,6 +377,7 @@ impl Driver {
                 stream,
             } => {
                 self.streams.insert(conn, stream);
+                self.taken.begin(conn, &hello);
                 self.step(Event::WorkerConnected { conn, hello }, batch);
             }
             Message::Report(event) => {
@@ -378,12 +390,29 @@ impl Driver {
                 // to say still reads the reason.
                 batch.actions.extend(gone.map(Action::Forget));
             }
+            Message::Numbered {
+                conn,
+                sequence,
+                event,
+            } => {
+                if self.taken.is_new(conn, sequence) {
+                    self.step(event, batch);
+                }
+                // Also of one that came again: what was said the first time may have been lost.
+                let newest = self.taken.newest(conn);
+                let acknowledge = newest.map(|newest| Action::Acknowledge(conn, newest));
+                batch.actions.extend(acknowledge);
+            }
             Message::Read(read) => batch.actions.push(Action::Read(read)),
         }
     }
 
     fn step(&mut self, event: Event, batch: &mut Batch) {
+        if let Event::WorkerDisconnected { conn } = &event {
+            self.taken.end(*conn);
+        }
         let output = self.machine.step(self.now, event);
+        self.taken.follow(&output);
         batch.records.extend(output.records);
         batch
             .actions

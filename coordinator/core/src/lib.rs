@@ -35,7 +35,9 @@
 //! What workers must hold to, besides the words of `WorkerService`:
 //!
 //! - `running` in Hello and Heartbeat names every generation from its Prepare on until its Stopped
-//!   is sent; a Stopped that could not be sent is sent after the next Hello.
+//!   is sent; a Stopped that could not be sent is sent after the next Hello, which may name the generation still.
+//! - What lasts (all but Heartbeat and Progress) may be told again after the next Hello, in its order and
+//!   before anything newer, as if it were new.
 //! - A Stop is answered with Stopped, whatever the state of the generation's ranks; a repeated one
 //!   is harmless; so is a repeated Start.
 //! - A Prepare for a spare is answered with Prepared without addresses, and named in `running` without

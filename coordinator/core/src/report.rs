@@ -1,7 +1,8 @@
 //! What workers report of running generations: progress, evaluations, checkpoints, the end.
 //!
 //! A report counts only if its worker holds seats of the job's newest generation; others are stale
-//! and ignored.
+//! and ignored. One that is told again changes nothing: a worker repeats what was not acknowledged, and a
+//! coordinator that takes over does not know what the one before it took.
 
 use crate::command::StopMode;
 use crate::event::{ConnId, Outcome};
@@ -10,6 +11,7 @@ use crate::machine::Machine;
 use crate::record::{Change, Kind};
 use crate::recover::End;
 use crate::state::{Phase, Then};
+use crate::view::Detail;
 use espalier_spec::WorkerId;
 use espalier_spec::recovery::Cause;
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
@@ -83,6 +85,9 @@ impl Machine {
         };
         let evaluation = finite(evaluation);
         self.reached(number, evaluation.step);
+        if self.was_told(number, &Detail::Evaluation(Box::new(evaluation.clone()))) {
+            return;
+        }
         let message = format!(
             "evaluated on the {} files after step {}: {:.4} in the mean{}",
             evaluation.split,
@@ -102,6 +107,9 @@ impl Machine {
             return;
         };
         self.reached(number, checkpoint.step);
+        if self.was_told(number, &Detail::Checkpoint(checkpoint.clone())) {
+            return;
+        }
         let message = format!(
             "checkpoint of step {} written{}",
             checkpoint.step,
@@ -112,6 +120,16 @@ impl Machine {
             }
         );
         self.tell(number, message, Kind::Checkpointed(checkpoint));
+    }
+
+    /// Whether the newest generation has told this before, since it started.
+    fn was_told(&self, number: u64, news: &Detail) -> bool {
+        let job = self.state.jobs.get(&number);
+        let events = job.into_iter().flat_map(|job| job.events.iter().rev());
+        let mut own = events
+            .filter_map(|event| event.detail.as_ref())
+            .take_while(|detail| !matches!(detail, Detail::Plan(_)));
+        own.any(|detail| detail == news)
     }
 
     /// The newest generation is known to have done so many steps.

@@ -145,7 +145,7 @@ async fn obey(
     seen: &Seen,
 ) -> anyhow::Result<()> {
     match order {
-        Order::Welcome(_) => {}
+        Order::Welcome(_) | Order::Acknowledged(_) => {}
         Order::Prepare(prepare) => {
             let own = prepare.seats.iter().filter(|seat| seat.worker == name);
             let ranks: Vec<u32> = own.map(|seat| seat.rank).collect();
@@ -202,6 +202,7 @@ async fn obey(
 async fn say(reports: &mpsc::Sender<v1::WorkerMessage>, message: Message) -> anyhow::Result<()> {
     let message = v1::WorkerMessage {
         message: Some(message),
+        sequence: 0,
     };
     reports
         .send(message)

@@ -19,7 +19,7 @@ use espalier_spec::{Generation, JobId, Rank, Step, WorkerId};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, Streaming};
 
 /// How long a new stream may take to say Hello.
@@ -50,6 +50,7 @@ impl WorkerService for Workers {
         let shared = self.0.lead()?;
         let (lead, secrets) = (shared.lead.clone(), shared.secrets.clone());
         let (connection, orders) = shared.driver.connect(hello).await?;
+        let acknowledged = WatchStream::from_changes(connection.acknowledged.clone());
         // Errors of the reader end the stream as the driver's do.
         let (fault, faults) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -72,7 +73,8 @@ impl WorkerService for Workers {
             let message = message.map(|message| order(message, &lead, &secrets));
             message.map_err(Status::from)
         });
-        Ok(Response::new(Box::pin(outbound)))
+        let acknowledged = acknowledged.map(|sequence| Ok::<_, Status>(acknowledgement(sequence)));
+        Ok(Response::new(Box::pin(outbound.merge(acknowledged))))
     }
 }
 
@@ -120,13 +122,12 @@ async fn read(
                 return Ok(());
             }
         };
+        let (conn, sequence) = (connection.conn, message.sequence);
         match message.message {
             Some(Inbound::Logs(lines)) => keep(shared, worker, lines).await?,
             Some(message) => {
-                shared
-                    .driver
-                    .report(event(connection.conn, message)?)
-                    .await?
+                let event = event(conn, message)?;
+                shared.driver.deliver(conn, sequence, event).await?;
             }
             None => {
                 return Err(ApiError::field(
@@ -297,6 +298,13 @@ fn address(address: v1::PeerAddress) -> PeerAddress {
     }
 }
 
+fn acknowledgement(sequence: u64) -> v1::CoordinatorMessage {
+    let acknowledged = v1::Acknowledged { sequence };
+    v1::CoordinatorMessage {
+        message: Some(Outbound::Acknowledged(acknowledged)),
+    }
+}
+
 fn order(order: Order, lead: &Lead, secrets: &Secrets) -> v1::CoordinatorMessage {
     let message = match order {
         Order::Welcome {
@@ -305,6 +313,7 @@ fn order(order: Order, lead: &Lead, secrets: &Secrets) -> v1::CoordinatorMessage
             heartbeat_interval: Some(time::duration(heartbeat_interval_ms as f64 / 1000.0)),
             term: lead.term,
             cluster: lead.cluster.clone(),
+            acknowledges: true,
         }),
         Order::Prepare {
             job,

@@ -1,5 +1,7 @@
 use super::*;
-use crate::store::{Log, MemoryStore};
+use crate::store::{Log, MemoryStore, StoreError};
+use espalier_core::Outcome;
+use espalier_spec::Generation;
 use std::io::ErrorKind::StorageFull;
 
 fn hello(name: &str, version: &str) -> Hello {
@@ -147,6 +149,49 @@ async fn a_slow_write_makes_nobody_late() {
         );
         assert!(orders.is_empty() && !orders.is_closed());
     }
+    stop.send(true).unwrap();
+    driving.await.unwrap().unwrap();
+}
+
+// Promise: a report is acknowledged only once all that was decided with it is durable; one that comes again, be it
+// on another stream, is acknowledged once more and changes nothing.
+#[tokio::test]
+async fn what_is_acknowledged_is_durable() {
+    let (begun, mut begins) = mpsc::unbounded_channel();
+    let (go_on, wait) = std::sync::mpsc::channel();
+    let store = Slow {
+        kept: MemoryStore::default(),
+        begun,
+        go_on: wait,
+    };
+    let (driver, handle) = open(store, 1000);
+    let (mut first, _orders) = handle.connect(hello("w", "1.0.0")).await.unwrap();
+    // Nobody gave the worker this generation: the machine counts the report as stale.
+    let stopped_as = |conn| Event::Stopped {
+        conn,
+        job: "unknown".into(),
+        generation: Generation(1),
+        outcome: Outcome::Ordered,
+    };
+    let event = stopped_as(first.conn);
+    handle.deliver(first.conn, 7, event).await.unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let driving = tokio::spawn(driver.run(stopped));
+    begins.recv().await.unwrap();
+    assert!(!first.acknowledged.has_changed().unwrap());
+    (0..100).for_each(|_| go_on.send(()).unwrap());
+    first.acknowledged.changed().await.unwrap();
+    assert_eq!(*first.acknowledged.borrow_and_update(), 7);
+
+    let (mut second, _orders) = handle.connect(hello("w", "1.0.0")).await.unwrap();
+    for sequence in [6, 7] {
+        let event = stopped_as(second.conn);
+        handle.deliver(second.conn, sequence, event).await.unwrap();
+    }
+    second.acknowledged.changed().await.unwrap();
+    assert_eq!(*second.acknowledged.borrow_and_update(), 7);
+    let stale = handle.read(|machine| machine.cluster().stale_reports).await;
+    assert_eq!(stale.unwrap(), 1);
     stop.send(true).unwrap();
     driving.await.unwrap().unwrap();
 }

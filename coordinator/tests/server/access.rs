@@ -1,7 +1,7 @@
 //! Who may do what, on one host: tokens, namespaces, what is hidden, what is written down, what is kept.
 
 use crate::door::{Guarded, Header, Someone, create, entry, job, list, now, put, who};
-use crate::kit::{hello, soon, to_end, until};
+use crate::kit::{hello, said, soon, to_end, until};
 use espalier_proto::{ApiError, ErrorKind, time, v1};
 use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -101,8 +101,8 @@ async fn open_calls_end_with_their_token() {
     let (gone, less) = (watch("esp_gone").await, watch("esp_less").await);
     let lasting = watch("esp_short").await;
     let (reports, outbound) = mpsc::channel(4);
-    let message = Some(Message::Hello(hello("w")));
-    reports.send(v1::WorkerMessage { message }).await.unwrap();
+    let first = said(Message::Hello(hello("w")));
+    reports.send(first).await.unwrap();
     let mut worker = with("esp_w").workers();
     let orders = worker.connect(ReceiverStream::new(outbound)).await.unwrap();
     let bearer = "authorization: Bearer esp_gone\r\n";
@@ -211,8 +211,8 @@ async fn names_of_others_are_not_told() {
     assert_eq!(ApiError::from(&twice.unwrap_err()).reason, "JOB_EXISTS");
 
     let (reports, outbound) = mpsc::channel(4);
-    let message = Some(Message::Hello(hello("w")));
-    reports.send(v1::WorkerMessage { message }).await.unwrap();
+    let first = said(Message::Hello(hello("w")));
+    reports.send(first).await.unwrap();
     let mut worker = with("esp_w").workers();
     let orders = worker.connect(ReceiverStream::new(outbound)).await.unwrap();
     let drain = async |token: &str| {
@@ -285,8 +285,8 @@ async fn callers_see_their_namespaces() {
 
     // The first job of the queue gets the worker: a, which sam may not see.
     let (reports, outbound) = mpsc::channel(4);
-    let message = Some(Message::Hello(hello("w")));
-    reports.send(v1::WorkerMessage { message }).await.unwrap();
+    let first = said(Message::Hello(hello("w")));
+    reports.send(first).await.unwrap();
     let mut worker = with("esp_w").workers();
     let orders = worker.connect(ReceiverStream::new(outbound)).await.unwrap();
     let used_by = async |someone: &Someone| {

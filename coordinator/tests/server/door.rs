@@ -1,6 +1,6 @@
 //! A coordinator that asks everybody who they are, and those who try to get past it.
 
-use crate::kit::{config_with, hello, soon, spec};
+use crate::kit::{config_with, hello, said, soon, spec};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use espalier_coordinator::metrics::Metrics;
@@ -305,10 +305,7 @@ pub(crate) fn job(name: &str, namespace: &str) -> v1::JobSpec {
 }
 
 pub(crate) async fn work(someone: &Someone, name: &str) -> Result<(), Status> {
-    let first = v1::WorkerMessage {
-        message: Some(Message::Hello(hello(name))),
-    };
-    let stream = tokio_stream::once(first);
+    let stream = tokio_stream::once(said(Message::Hello(hello(name))));
     let orders = soon("an answer", someone.workers().connect(stream)).await;
     orders.map(drop)
 }

@@ -12,6 +12,7 @@ mod kit;
 mod metrics;
 mod page;
 mod process;
+mod reports;
 mod requests;
 mod secrets;
 mod store;

@@ -1,11 +1,11 @@
 //! The coordinator over TLS: who comes in, new certificates under load, strangers, etcd over TLS.
 
-use crate::kit::{Node, config_with, hello, soon, until};
+use crate::kit::{Node, config_with, hello, said, soon, until};
 use espalier_coordinator::etcd::Etcd;
 use espalier_coordinator::{Config, Error, serve, start_configured};
 use espalier_proto::v1::coordinator_message::Message as Order;
+use espalier_proto::v1::worker_message::Message;
 use espalier_proto::v1::worker_service_client::WorkerServiceClient;
-use espalier_proto::v1::{self, worker_message::Message};
 use espalier_proto::{ApiError, ErrorKind};
 use espalier_tls::{Ca, ClientFiles, ClientTls, Issued, Kind, explain};
 use std::path::{Path, PathBuf};
@@ -144,10 +144,8 @@ async fn rotation_during_a_stream() {
     let config = place.config(&[]);
     let node = Node::secured(&config, &worker).await;
     let (reports, outbound) = mpsc::channel(4);
-    let say = |message| v1::WorkerMessage {
-        message: Some(message),
-    };
-    reports.send(say(Message::Hello(hello("w")))).await.unwrap();
+    let first = said(Message::Hello(hello("w")));
+    reports.send(first).await.unwrap();
     let mut client = WorkerServiceClient::new(node.channel.clone());
     let opened = soon("the stream", client.connect(ReceiverStream::new(outbound))).await;
     let mut orders = opened.unwrap().into_inner();

@@ -32,6 +32,7 @@ fn spec() -> v1::JobSpec {
 fn report(message: Report) -> Vec<u8> {
     v1::WorkerMessage {
         message: Some(message),
+        sequence: 7,
     }
     .encode_to_vec()
 }
@@ -117,7 +118,9 @@ fn seeds() -> Vec<Vec<u8>> {
             heartbeat_interval: Some(time::duration(1.0)),
             term: 7,
             cluster: "espalier".to_owned(),
+            acknowledges: true,
         })),
+        order(Order::Acknowledged(v1::Acknowledged { sequence: 7 })),
         order(Order::Prepare(v1::Prepare {
             job: job.clone(),
             job_uid: "uid".to_owned(),

@@ -20,6 +20,7 @@ async fn a_worker_of_another_version() {
             instance: "1".into(),
             ..Default::default()
         })),
+        sequence: 0,
     };
     let mut client = WorkerServiceClient::new(cluster.channel().await.unwrap());
     let status = match client.connect(tokio_stream::once(hello)).await {

@@ -105,6 +105,7 @@ mod tests {
             heartbeat_interval: None,
             term,
             cluster: cluster.to_owned(),
+            acknowledges: true,
         };
         let mut obeyed = Obeyed::default();
         obeyed.admit(&welcome("a", 7)).unwrap();

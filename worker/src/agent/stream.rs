@@ -4,6 +4,7 @@ use super::held::Held;
 use super::host::{Assignment, Hosted};
 use super::leader::{Obeyed, endpoint, is_refusal, route, told, told_status};
 use super::limits::Limits;
+use super::outbox::Outbox;
 use super::report::{Address, Content, Outcome, Report};
 use super::telemetry::Telemetry;
 use super::wire;
@@ -15,7 +16,7 @@ use espalier_proto::v1::worker_service_client::WorkerServiceClient;
 use espalier_proto::{ApiError, Credentials, Route};
 use espalier_spec::Generation;
 use espalier_tls::{ClientTls, TlsError};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,8 +32,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a leaving worker waits for its jobs to reach a step boundary.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(20);
-/// Reports kept while the coordinator is away; log lines beyond it are dropped, oldest first.
-const KEPT_LINES: usize = 10_000;
+/// How long it looks, once none of them runs, for a coordinator that takes its last reports.
+const LAST_REPORTS: Duration = Duration::from_secs(5);
 /// Largest order: an accepted job with its seats or plan. It is as large as `--max-message-bytes` of a coordinator
 /// may be, since an order that can't be read ends the stream, and comes again with the next one.
 const ORDER_BYTES: usize = 1 << 30;
@@ -101,7 +102,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         jobs: BTreeMap::new(),
         held: Arc::default(),
         leaving: false,
-        kept: VecDeque::new(),
+        outbox: Outbox::default(),
         obeyed: Obeyed::default(),
     };
     let mut shutdown = pin!(shutdown);
@@ -157,8 +158,8 @@ struct Agent {
     held: Arc<Held>,
     /// Told to stop.
     leaving: bool,
-    /// Messages that the coordinator has not been sent yet.
-    kept: VecDeque<v1::WorkerMessage>,
+    /// What the coordinator has not been told, or may not have taken.
+    outbox: Outbox,
     obeyed: Obeyed,
 }
 
@@ -166,7 +167,7 @@ type Sender = mpsc::Sender<v1::WorkerMessage>;
 
 impl Agent {
     /// One connection, from hello to its end. A leaving worker ends it, with a good-bye, as soon as
-    /// no job runs.
+    /// no job runs and the coordinator has taken all that was reported. It may be given up at any await.
     async fn serve(&mut self, address: &str) -> Result<(), Status> {
         let (sender, mut orders, beat) = self.connect(address).await?;
         let (term, leaving) = (self.obeyed.term(), self.leaving);
@@ -174,13 +175,16 @@ impl Agent {
         let mut heartbeat = interval(beat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            while let Some(message) = self.kept.pop_front() {
-                if let Err(error) = sender.send(message).await {
-                    self.kept.push_front(error.0);
+            while self.outbox.has_more() {
+                // Nothing is taken out before there is room for it.
+                let Ok(room) = sender.reserve().await else {
                     return Ok(());
+                };
+                if let Some(message) = self.outbox.take() {
+                    room.send(message);
                 }
             }
-            if leaving && self.jobs.is_empty() {
+            if leaving && self.jobs.is_empty() && self.outbox.is_settled() {
                 let goodbye = Message::Goodbye(v1::Goodbye {
                     reason: "told to stop".to_owned(),
                 });
@@ -199,7 +203,9 @@ impl Agent {
                 _ = heartbeat.tick() => {
                     let running = self.running();
                     let message = Message::Heartbeat(v1::Heartbeat { running });
-                    self.kept.push_back(wire::message(message));
+                    if sender.send(wire::message(message)).await.is_err() {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -228,7 +234,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.config.host.clone(),
             devices: self.config.devices.clone(),
-            running: self.running(),
+            running: self.unsettled(),
             instance: self.instance.clone(),
         });
         // The channel is new and empty: there is room.
@@ -242,6 +248,7 @@ impl Agent {
         match first.and_then(|m| m.message) {
             Some(Order::Welcome(welcome)) => {
                 self.obeyed.admit(&welcome)?;
+                self.outbox.open(welcome.acknowledges);
                 self.config.telemetry.metrics.welcomed();
                 let interval = welcome
                     .heartbeat_interval
@@ -267,14 +274,17 @@ impl Agent {
     }
 
     fn running(&self) -> Vec<v1::RunningJob> {
-        let running = |(job, hosted): (&String, &Hosted)| v1::RunningJob {
-            job: job.clone(),
-            job_uid: hosted.uid.clone(),
-            generation: hosted.generation.0,
-            step: hosted.control.step(),
-            ranks: hosted.ranks.iter().map(|rank| rank.0).collect(),
-        };
-        self.jobs.iter().map(running).collect()
+        let jobs = self.jobs.iter();
+        jobs.map(|(job, hosted)| wire::running(job, hosted))
+            .collect()
+    }
+
+    /// What runs, and what has ended without the coordinator's having said that it knows: it must not take ranks
+    /// for lost whose end it is told right after this.
+    fn unsettled(&self) -> Vec<v1::RunningJob> {
+        let mut all = self.running();
+        all.extend(self.outbox.ended().cloned());
+        all
     }
 
     fn obey(&mut self, order: v1::CoordinatorMessage) {
@@ -293,6 +303,8 @@ impl Agent {
                         _ => hosted.control.abort(),
                     },
                     Some(_) => {}
+                    // That it has ended is on its way.
+                    None if self.outbox.tells_end(&stop.job, stop.generation) => {}
                     // Nothing runs: say so, lest the coordinator waits.
                     None => self.keep(Report {
                         job: stop.job.as_str().into(),
@@ -300,6 +312,9 @@ impl Agent {
                         content: Content::Stopped(Outcome::Ordered),
                     }),
                 }
+            }
+            Some(Order::Acknowledged(acknowledged)) => {
+                self.outbox.acknowledge(acknowledged.sequence);
             }
             Some(Order::Welcome(_)) | None => {}
         }
@@ -395,9 +410,10 @@ impl Agent {
         }
     }
 
-    /// Keeps what a job says until it is sent. Of progress only the newest is kept.
+    /// Keeps what a job says until it is sent; what lasts, until it is acknowledged.
     fn keep(&mut self, report: Report) {
         let job = report.job.as_str();
+        let mut ends = None;
         if matches!(report.content, Content::Stopped(_))
             && self
                 .jobs
@@ -405,22 +421,12 @@ impl Agent {
                 .is_some_and(|h| h.generation == report.generation)
             && let Some(hosted) = self.jobs.remove(job)
         {
+            ends = Some(wire::running(job, &hosted));
             // Its thread ends right after this report.
             hosted.join();
         }
         let message = wire::report(report, &self.config.name);
-        let is_progress = |m: &v1::WorkerMessage| matches!(m.message, Some(Message::Progress(_)));
-        let is_log = |m: &v1::WorkerMessage| matches!(m.message, Some(Message::Logs(_)));
-        if is_progress(&message) {
-            self.kept
-                .retain(|kept| !is_progress(kept) || !wire::same_job(kept, &message));
-        }
-        if self.kept.len() > KEPT_LINES
-            && let Some(oldest) = self.kept.iter().position(is_log)
-        {
-            self.kept.remove(oldest);
-        }
-        self.kept.push_back(message);
+        self.outbox.put(message, ends);
     }
 
     /// Stops all jobs at a step boundary, in the memory of other workers if there are some, passes on
@@ -432,22 +438,34 @@ impl Agent {
         }
         let farewell = tokio::time::timeout(LONGEST_FAREWELL, self.farewell(&mut route));
         if farewell.await.is_err() {
-            tracing::warn!("jobs did not stop in time; leaving without them");
+            tracing::warn!(
+                jobs = self.jobs.len(),
+                "jobs did not stop in time, or their last reports were not taken; leaving"
+            );
         }
         for hosted in self.jobs.values() {
             hosted.control.abort();
         }
     }
 
-    /// Serves until no job runs; without a coordinator, too: ranks hand over to each other.
+    /// Serves until no job runs and a coordinator has taken all reports; without one, too: ranks hand over to
+    /// each other.
     async fn farewell(&mut self, route: &mut Route) {
+        let mut stopped: Option<Instant> = None;
         loop {
             let ended = self.serve(route.address()).await;
             while let Ok(report) = self.incoming.try_recv() {
                 self.keep(report);
             }
             if self.jobs.is_empty() {
-                return;
+                let waited = stopped.get_or_insert_with(Instant::now).elapsed();
+                if self.outbox.is_settled() {
+                    return;
+                }
+                if waited > LAST_REPORTS {
+                    tracing::warn!("no coordinator took the last reports of jobs; leaving");
+                    return;
+                }
             }
             if let Err(status) = ended {
                 let reason = status.message();

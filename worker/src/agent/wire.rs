@@ -1,6 +1,6 @@
 //! Between the stream's messages and what the agent and its jobs speak of.
 
-use super::host::StartOrder;
+use super::host::{Hosted, StartOrder};
 use super::report::{Content, Outcome, Report};
 use espalier_comm::Secret;
 use espalier_proto::v1::worker_message::Message;
@@ -14,6 +14,18 @@ use std::time::UNIX_EPOCH;
 pub(super) fn message(message: Message) -> v1::WorkerMessage {
     v1::WorkerMessage {
         message: Some(message),
+        sequence: 0,
+    }
+}
+
+/// Writes that a job runs.
+pub(super) fn running(job: &str, hosted: &Hosted) -> v1::RunningJob {
+    v1::RunningJob {
+        job: job.to_owned(),
+        job_uid: hosted.uid.clone(),
+        generation: hosted.generation.0,
+        step: hosted.control.step(),
+        ranks: hosted.ranks.iter().map(|rank| rank.0).collect(),
     }
 }
 

@@ -193,6 +193,14 @@ pub(crate) fn hello(name: &str) -> v1::Hello {
     }
 }
 
+/// A message that needs no acknowledgement.
+pub(crate) fn said(message: Message) -> v1::WorkerMessage {
+    v1::WorkerMessage {
+        message: Some(message),
+        sequence: 0,
+    }
+}
+
 /// A worker's end of its stream.
 pub(crate) struct Worker {
     reports: mpsc::Sender<v1::WorkerMessage>,
@@ -205,12 +213,7 @@ impl Worker {
     /// Connects and says `first`.
     pub(crate) async fn open(node: &Node, first: Message) -> Result<Self, tonic::Status> {
         let (reports, outbound) = mpsc::channel(16);
-        reports
-            .send(v1::WorkerMessage {
-                message: Some(first),
-            })
-            .await
-            .unwrap();
+        reports.send(said(first)).await.unwrap();
         let mut client = WorkerServiceClient::new(node.channel.clone());
         let connect = client.connect(ReceiverStream::new(outbound));
         let orders = soon("the stream", connect).await?.into_inner();
@@ -230,12 +233,16 @@ impl Worker {
     }
 
     pub(crate) async fn say(&self, message: Message) {
-        self.reports
-            .send(v1::WorkerMessage {
-                message: Some(message),
-            })
-            .await
-            .unwrap();
+        self.say_numbered(0, message).await;
+    }
+
+    /// Says what is to be acknowledged under this number.
+    pub(crate) async fn say_numbered(&self, sequence: u64, message: Message) {
+        let message = v1::WorkerMessage {
+            sequence,
+            ..said(message)
+        };
+        self.reports.send(message).await.unwrap();
     }
 
     pub(crate) async fn try_order(&mut self) -> Result<Option<Order>, tonic::Status> {
