@@ -332,7 +332,12 @@ impl Host {
             return Ok(outcome);
         }
         // What a rank found wrong itself says more than that it lost a peer or was aborted.
-        failures.sort_by_key(|failure| (failure.retryable, failure.code == engine::ABORTED));
+        let heard = |failure: &Failure| match failure.code.as_str() {
+            engine::ABORTED => 2,
+            engine::PEER_LOST => 1,
+            _ => 0,
+        };
+        failures.sort_by_key(|failure| (failure.retryable, heard(failure)));
         let failure = failures.swap_remove(0);
         if failure.retryable
             && let Some(stalled) = self.control.given_up()
