@@ -182,6 +182,21 @@ impl<'a> Copies<'a> {
         Ok(())
     }
 
+    /// Brings back the best model of a step.
+    ///
+    /// # Errors
+    /// [`Error::Copy`], [`Error::Damaged`], or that there is no whole copy.
+    async fn bring_best(&self, store: &Store, best: Step) -> Result<(), Error> {
+        let there = self.list().await?;
+        let folder = format!("best-{:08}", best.0);
+        if !is_whole(&there, &folder) {
+            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+            let copy = format!("a whole copy {}/{folder}", self.job);
+            return Err(Error::io("find", copy, missing));
+        }
+        self.get("best", best, store, &there).await.map(drop)
+    }
+
     async fn get(
         &self,
         kind: &str,
@@ -248,6 +263,29 @@ pub fn bring_back(
     }
     let copies = Copies::open(url, dir, stop)?;
     runtime()?.block_on(copies.bring_back(store, limit))
+}
+
+/// Brings back from `url` the best model of a step of the job in `dir`; asks nobody if it is whole in `store`. Workers
+/// that share `dir` do so one after another.
+///
+/// # Errors
+/// [`Error::Copy`], [`Error::Damaged`] or [`Error::Io`] if there is no copy that can be used, or `stop` said so.
+pub fn bring_best(
+    url: &str,
+    (dir, store): (&Path, &Store),
+    best: Step,
+    stop: Stop<'_>,
+) -> Result<(), Error> {
+    let is_here = || Checkpoint::open(&store.path("best", best)).is_ok();
+    if is_here() {
+        return Ok(());
+    }
+    let _lock = lock(dir, stop)?;
+    if is_here() {
+        return Ok(());
+    }
+    let copies = Copies::open(url, dir, stop)?;
+    runtime()?.block_on(copies.bring_best(store, best))
 }
 
 /// What talks to a store.

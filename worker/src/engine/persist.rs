@@ -112,19 +112,36 @@ impl Trainer {
         Ok(())
     }
 
-    /// Takes up model and heads of the best evaluation.
+    /// Takes up model and heads of the best evaluation, if all ranks find them whole. If not, says so on all ranks, and
+    /// nothing has changed.
     ///
     /// # Errors
-    /// [`Error::NoCheckpoint`] if it is gone.
-    pub fn load_best(&mut self, store: &Store, dir: &Path, step: Step) -> Result<(), Error> {
-        let checkpoint =
-            Checkpoint::open(&store.path("best", step)).map_err(|_| Error::NoCheckpoint {
-                step: step.0,
-                dir: dir.display().to_string(),
-            })?;
+    /// What the communicator says, or what is wrong with a tensor.
+    pub fn load_best(&mut self, store: &Store, step: Step) -> Result<bool, Error> {
+        let opened = Checkpoint::open(&store.path("best", step));
+        if let Err(error) = &opened {
+            tracing::warn!(step = step.0, %error, "the best model cannot be read");
+        }
+        let is_whole = self.all_say(opened.is_ok())?;
+        let Some(checkpoint) = opened.ok().filter(|_| is_whole) else {
+            return Ok(false);
+        };
         self.assemble(true)?;
         self.load_model(&checkpoint)?;
-        self.dismantle()
+        self.dismantle()?;
+        Ok(true)
+    }
+
+    /// Whether all ranks say yes; all call it together.
+    ///
+    /// # Errors
+    /// What the communicator says.
+    pub(super) fn all_say(&self, mine: bool) -> Result<bool, Error> {
+        let all = self
+            .exchange
+            .comm()
+            .all_gather_bytes(vec![u8::from(mine)])?;
+        Ok(all.iter().all(|yes| yes.first() == Some(&1)))
     }
 
     /// Writes the export on rank 0; the others wait.

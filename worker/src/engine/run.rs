@@ -275,7 +275,9 @@ impl Run<'_> {
             let step = checkpoint.step;
             self.state = self.trainer.resume_run(&self.store, &context.dir, step)?;
             tracing::info!(step = self.state.step.0, "going on from checkpoint");
+            self.check_best()?;
         }
+        let context = &self.context;
         let here = held_by(&context.plan.seats, context.rank.0 as usize);
         context.holding.keep_only(&here, self.state.step);
         Ok(())

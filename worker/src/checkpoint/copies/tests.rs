@@ -114,6 +114,25 @@ fn a_copy_comes_back() {
     assert_eq!(setting.bring_back(25), [Step(24)]);
 }
 
+// Promise: a best model that is damaged here comes back from its copy; one without a copy is said to have none.
+#[test]
+fn a_best_model_comes_back() {
+    let setting = Setting::new();
+    setting.add(20, Some(15), 9);
+    let store = setting.store();
+    let best = store.path("best", Step(15));
+    fs::write(best.join("part-00000.safetensors"), "other").unwrap();
+    let bring = |step| {
+        let copies = setting.copies();
+        let brought = copies.bring_best(&store, Step(step));
+        runtime().unwrap().block_on(brought)
+    };
+    bring(15).unwrap();
+    Checkpoint::open(&best).unwrap();
+    let error = bring(16).unwrap_err().to_string();
+    assert!(error.contains("job-1/best-00000016"), "{error}");
+}
+
 // Promise: a copy without a manifest is none, whatever else of it is there, and the next copy removes it; one with
 // other bytes than its manifest says is noticed, and the one before is used.
 #[test]

@@ -1,10 +1,17 @@
-//! The best model of a run: kept when an evaluation finds it.
+//! The best model of a run: kept when an evaluation finds it, taken at the end; what becomes of a damaged one.
 
 use super::Run;
 use crate::agent::report::Content;
 use crate::agent::watched::Phase;
+use crate::checkpoint::{self, Checkpoint};
 use crate::engine::{Error, Which};
-use espalier_spec::Rank;
+use espalier_spec::{Rank, Step};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// How often ranks tell each other that one of them still brings something back.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl Run<'_> {
     /// Evaluates, keeps the model if it is the best, and says whether to stop early.
@@ -59,5 +66,81 @@ impl Run<'_> {
             );
         }
         Ok(is_last)
+    }
+    /// Where the run goes on from a checkpoint whose best model is damaged or gone, a later evaluation chooses anew.
+    /// Rank 0, which wrote it, looks, and all do as it says.
+    pub(super) fn check_best(&mut self) -> Result<(), Error> {
+        let is_kept = self.context.spec.evaluation.select_best;
+        let Some((_, best)) = self.state.best.filter(|_| is_kept) else {
+            return Ok(());
+        };
+        let mut is_whole = true;
+        if self.context.rank == Rank(0)
+            && let Err(error) = Checkpoint::open(&self.store.path("best", best))
+        {
+            is_whole = false;
+            tracing::error!(
+                step = best.0,
+                %error,
+                "the best model so far cannot be read: the next evaluation chooses one anew"
+            );
+        }
+        if !self.trainer.all_say(is_whole)? {
+            self.state.best = None;
+        }
+        Ok(())
+    }
+
+    /// Takes up the best model, from its copy if it is not whole here, and says whether it could: all ranks say the
+    /// same.
+    pub(super) fn take_best(&mut self, best: Step) -> Result<bool, Error> {
+        if self.trainer.load_best(&self.store, best)? {
+            return Ok(true);
+        }
+        if self.context.spec.checkpoint.upload.is_some() {
+            self.bring_best(best)?;
+            if self.trainer.load_best(&self.store, best)? {
+                return Ok(true);
+            }
+        }
+        if self.context.rank == Rank(0) {
+            tracing::error!(
+                best = best.0,
+                last = self.state.step.0,
+                "the best model is damaged or gone, and there is no copy of it: the last one is taken in its place"
+            );
+        }
+        Ok(false)
+    }
+
+    /// Brings the best model back from its copy, on the ranks that do not find it whole. All wait, and hear from each
+    /// other meanwhile.
+    fn bring_best(&self, best: Step) -> Result<(), Error> {
+        let Some(url) = &self.context.spec.checkpoint.upload else {
+            return Ok(());
+        };
+        let (dir, store) = (self.context.dir.as_path(), &self.store);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let bring = scope.spawn(|| {
+                let stop = || over.load(Ordering::Relaxed);
+                checkpoint::bring_best(url, (dir, store), best, &stop)
+            });
+            let wait = || -> Result<(), Error> {
+                while !self.trainer.all_say(bring.is_finished())? {
+                    // A sign of life: a store that does not answer is given up by itself.
+                    self.watched.enter(Phase::Exporting);
+                    thread::sleep(LOOK);
+                }
+                Ok(())
+            };
+            let waited = wait();
+            over.store(true, Ordering::Relaxed);
+            // A panic was reported by the thread itself.
+            if let Ok(Err(error)) = bring.join() {
+                tracing::warn!(step = best.0, %error, "the best model cannot be brought back");
+            }
+            waited
+        })
     }
 }
