@@ -276,7 +276,7 @@ pub fn bring_best(
     best: Step,
     stop: Stop<'_>,
 ) -> Result<(), Error> {
-    let is_here = || Checkpoint::open(&store.path("best", best)).is_ok();
+    let is_here = || store.open("best", best).is_ok();
     if is_here() {
         return Ok(());
     }
@@ -308,7 +308,7 @@ fn is_here(store: &Store, limit: Step) -> bool {
 /// The best model that goes with a checkpoint, if it isn't here.
 fn lacks_best(store: &Store, checkpoint: &Checkpoint) -> Option<Step> {
     let (_, best) = checkpoint.manifest.state.best?;
-    let opened = Checkpoint::open(&store.path("best", best));
+    let opened = store.open("best", best);
     opened.is_err().then_some(best)
 }
 

@@ -5,8 +5,8 @@ use super::part::Part;
 use super::resume::{HEADS, MODEL};
 use super::trainer::Trainer;
 use crate::checkpoint::{
-    Adapter, Checkpoint, Export, ExportedClasses, ExportedTask, FileEntry, LowRank, RunState,
-    Store, Writer, write_export, write_tensors,
+    Adapter, Export, ExportedClasses, ExportedTask, FileEntry, LowRank, RunState, Store, Writer,
+    write_export, write_tensors,
 };
 use crate::model::{Block, adapters_of, prefix, prompt};
 use espalier_comm::CommunicatorExt;
@@ -118,7 +118,7 @@ impl Trainer {
     /// # Errors
     /// What the communicator says, or what is wrong with a tensor.
     pub fn load_best(&mut self, store: &Store, step: Step) -> Result<bool, Error> {
-        let opened = Checkpoint::open(&store.path("best", step));
+        let opened = store.open("best", step);
         if let Err(error) = &opened {
             tracing::warn!(step = step.0, %error, "the best model cannot be read");
         }

@@ -3,7 +3,7 @@
 use super::Run;
 use crate::agent::report::Content;
 use crate::agent::watched::Phase;
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint;
 use crate::engine::{Error, Which};
 use espalier_spec::{Rank, Step};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,7 +76,7 @@ impl Run<'_> {
         };
         let mut is_whole = true;
         if self.context.rank == Rank(0)
-            && let Err(error) = Checkpoint::open(&self.store.path("best", best))
+            && let Err(error) = self.store.open("best", best)
         {
             is_whole = false;
             tracing::error!(
