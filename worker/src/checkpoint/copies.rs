@@ -92,7 +92,7 @@ impl<'a> Copies<'a> {
     }
 
     /// Copies a checkpoint, before it the best model that goes with it unless that is there, and then removes copies
-    /// beyond the `keep` newest.
+    /// beyond the `keep` newest up to this one.
     ///
     /// # Errors
     /// [`Error::Copy`]; then earlier copies are intact.
@@ -109,7 +109,8 @@ impl<'a> Copies<'a> {
             self.put(&mut best, &there).await?;
         }
         self.put(&mut checkpoint, &there).await?;
-        self.retain(keep).await?;
+        let newest = checkpoint.manifest.state.step;
+        self.retain(keep, newest).await?;
         Ok(())
     }
 
@@ -124,11 +125,13 @@ impl<'a> Copies<'a> {
         Ok(())
     }
 
-    /// Removes all but the newest `keep` whole copies and the best models that go with them, and what is not whole.
-    async fn retain(&self, keep: usize) -> Result<(), fetch::Error> {
+    /// Removes all but the newest `keep` whole copies up to `newest`, which was just made, and the best models that go
+    /// with them, and what is not whole. Those of later steps, from before the run went back, don't count and stay.
+    async fn retain(&self, keep: usize, newest: Step) -> Result<(), fetch::Error> {
         let there = self.list().await?;
         let (steps, bests) = (whole(&there, "step"), whole(&there, "best"));
-        let kept = &steps[steps.len().saturating_sub(keep.max(1))..];
+        let until = steps.partition_point(|step| *step <= newest);
+        let kept = &steps[until.saturating_sub(keep.max(1))..];
         // A best model goes with all checkpoints from its step to the next best one's.
         let is_needed = |best: &&Step| kept.first().is_none_or(|oldest| *best <= oldest);
         let oldest_best = bests.iter().rev().find(is_needed);

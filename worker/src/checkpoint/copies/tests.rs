@@ -95,6 +95,25 @@ fn old_copies_go() {
     assert_eq!(setting.folders(), kept);
 }
 
+// Promise: where the run went back the copy that was just made stays, and those of later steps don't take its place.
+#[test]
+fn a_copy_of_an_older_step_stays() {
+    let setting = Setting::new();
+    for step in [10, 20, 30] {
+        setting.add(step, None, 1);
+    }
+    setting.add(15, Some(12), 1);
+    let kept = ["best-00000012", "step-00000015", "step-00000030"];
+    assert_eq!(setting.folders(), kept);
+    setting.add(25, Some(12), 1);
+    let kept = ["best-00000012", "step-00000025", "step-00000030"];
+    assert_eq!(setting.folders(), kept);
+    // Once it has overtaken them only the newest is left.
+    setting.add(35, None, 1);
+    assert!(setting.folders().contains(&"step-00000035".to_owned()));
+    assert!(!setting.folders().contains(&"step-00000030".to_owned()));
+}
+
 // Promise: what is gone here comes back whole, with its best model, and no later one than was asked for.
 #[test]
 fn a_copy_comes_back() {
