@@ -139,3 +139,27 @@ fn a_best_model_that_is_damaged_already_is_chosen_anew() {
     assert_eq!(went.evaluations(), [(STEPS, true)]);
     assert_eq!(went.test().unwrap().step.0, STEPS);
 }
+
+// Promise: a job whose newest checkpoint is damaged in one bit goes on from the one before, on all ranks, and ends with
+// the same bits as if nothing had happened.
+#[test]
+fn a_damaged_checkpoint_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["part-00000.safetensors", "own-00001.safetensors"] {
+        let job = job(folder.path(), |job| {
+            job["checkpoint"] = json!({"every_steps": 3, "keep": 2});
+        });
+        let (a, b) = (Worker::new("a"), Worker::new("b"));
+        let from = job.stopped(&[&a, &b]);
+        flip(&job.kept("step", EVENT + 1).join(file));
+        let went = job.run(2, &[&a, &b], from, &|_, _| {});
+        let before = 6;
+        let reached = [
+            (Milestone::Connected, EVENT + 1),
+            (Milestone::Restored, before),
+            (Milestone::FirstStep, before + 1),
+        ];
+        assert_eq!(went.milestones(), reached, "{file}");
+        job.assert_undisturbed(&went, folder.path());
+    }
+}
