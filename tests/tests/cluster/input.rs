@@ -179,7 +179,7 @@ async fn loss_is_no_number() {
 }
 
 // Promise: when a checkpoint cannot be written the older one stays whole, training goes on, and the
-// job's logs say which file could not be written.
+// job's logs say which file could not be written; a pause that cannot write one is a pause all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_room_for_a_checkpoint() {
     let mut cluster = Cluster::start().unwrap();
@@ -198,5 +198,8 @@ async fn no_room_for_a_checkpoint() {
     assert_eq!(job.state(), State::Running, "{}", job.state_reason);
     let checkpoint = job.checkpoint.unwrap();
     whole(&checkpoint.path);
+    assert_eq!(cluster.cli(&["pause", "full"]).unwrap().code, 0);
+    let paused = cluster.wait_for("full", State::Paused).await.unwrap();
+    assert_eq!(paused.checkpoint.unwrap().path, checkpoint.path);
     assert_eq!(cluster.cli(&["cancel", "full"]).unwrap().code, 0);
 }

@@ -1,6 +1,8 @@
 //! Hosts one generation of one job on this worker: a thread that prepares it and then one thread for
 //! each of its ranks.
 
+mod hang;
+
 use super::control::{Control, Told};
 use super::held::{Held, Holding, Loaded};
 use super::limits::Limits;
@@ -163,6 +165,9 @@ impl Hosted {
     }
 }
 
+/// How a rank ended.
+type RankEnding = Result<Ending, Failure>;
+
 struct Host {
     assignment: Assignment,
     control: Arc<Control>,
@@ -274,6 +279,7 @@ impl Host {
         self.bring_back(&order);
         let order = Arc::new(order);
         let mut ranks = Vec::new();
+        let (alive, over) = mpsc::channel();
         for (seat, listener) in self.assignment.seats.iter().zip(listeners) {
             let context = RankContext {
                 spec: JobSpec::clone(&loaded.spec),
@@ -291,8 +297,10 @@ impl Host {
             };
             let author = self.author(Some(seat.rank));
             let order = Arc::clone(&order);
+            let alive = alive.clone();
             let name = format!("{} {}", self.assignment.spec.name, seat.rank);
             let thread = thread::Builder::new().name(name).spawn(move || {
+                let _alive: mpsc::Sender<()> = alive;
                 let _signed = log::sign(author.clone());
                 let report = |content| {
                     let (job, generation) = (author.job.clone(), author.generation);
@@ -310,14 +318,44 @@ impl Host {
                 }
                 ending.map_err(|e| e.failure())
             });
-            ranks.push(thread.map_err(|e| internal(format!("cannot start a thread: {e}")))?);
+            let thread = thread.map_err(|e| internal(format!("cannot start a thread: {e}")))?;
+            ranks.push((seat.rank, thread));
         }
+        drop(alive);
         let count = order.plan.seats.len();
         let (dir, control) = (&self.assignment.dir, Arc::clone(&self.control));
         let watchdog = Watchdog::start(dir, count, control, self.author(None));
-        // Every thread is joined before the first failure is told.
-        let endings: Vec<_> = ranks.into_iter().map(JoinHandle::join).collect();
+        // Every rank ends before the first failure is told.
+        let endings = self.endings(ranks, &over);
         drop(watchdog);
+        self.outcome(endings)
+    }
+
+    /// How ranks ended. Those that hang are left behind, and the process ends soon.
+    fn endings(
+        &self,
+        ranks: Vec<(Rank, JoinHandle<RankEnding>)>,
+        over: &mpsc::Receiver<()>,
+    ) -> Vec<thread::Result<RankEnding>> {
+        let stalled = hang::wait(over, &self.control);
+        let (mut endings, mut hanging) = (Vec::new(), Vec::new());
+        for (rank, thread) in ranks {
+            match &stalled {
+                Some(stalled) if !thread.is_finished() => {
+                    hanging.push(rank.to_string());
+                    endings.push(Ok(Err(stalled.clone())));
+                }
+                _ => endings.push(thread.join()),
+            }
+        }
+        if !hanging.is_empty() {
+            hang::end_process(&hanging.join(", "));
+        }
+        endings
+    }
+
+    /// What follows for the job from how its ranks here ended.
+    fn outcome(&self, endings: Vec<thread::Result<RankEnding>>) -> Result<Outcome, Failure> {
         let mut outcome = Outcome::Ordered;
         let mut failures = Vec::new();
         for ending in endings {
@@ -332,7 +370,12 @@ impl Host {
             return Ok(outcome);
         }
         // What a rank found wrong itself says more than that it lost a peer or was aborted.
-        failures.sort_by_key(|failure| (failure.retryable, failure.code == engine::ABORTED));
+        let heard = |failure: &Failure| match failure.code.as_str() {
+            engine::ABORTED => 2,
+            engine::PEER_LOST => 1,
+            _ => 0,
+        };
+        failures.sort_by_key(|failure| (failure.retryable, heard(failure)));
         let failure = failures.swap_remove(0);
         if failure.retryable
             && let Some(stalled) = self.control.given_up()

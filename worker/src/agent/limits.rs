@@ -14,7 +14,8 @@ pub struct Limits {
     #[arg(long, value_name = "TIME", default_value = "5s", env = "ESPALIER_PEER_SILENCE", value_parser = time)]
     pub peer_silence: Duration,
     /// A rank that trains and makes no progress for this long writes down what it was doing; after three
-    /// times as long its worker gives the job up, to be tried again. 0: never.
+    /// times as long its worker gives the job up, to be tried again, and ends itself if the rank does not end.
+    /// 0: never.
     #[arg(long, value_name = "TIME", default_value = "60s", env = "ESPALIER_STALL_AFTER", value_parser = time)]
     pub stall_after: Duration,
 }

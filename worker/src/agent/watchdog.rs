@@ -1,6 +1,7 @@
 //! The watchdog: a thread beside the ranks of a job that notices one that trains and makes no progress. It
 //! writes down what the rank was doing, into the log and as `flight/gen-G-rank-R-N.json` in the job's
-//! directory; after three times as long it gives the job up on this worker, so that it is tried again.
+//! directory; after three times as long it gives the job up on this worker, so that it is tried again. A rank that
+//! does not even end then takes the process along (`host/hang`).
 //!
 //! Most waits end before: the communicator's own limits find peers that are lost. What is left is what nobody
 //! expected, and that is what the record is for.
@@ -19,6 +20,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Directory of a job's records.
 const DIR: &str = "flight";
+/// How long a rank that others do not wait for may write before it is given up: a large model to a slow disk.
+const WRITING: Duration = Duration::from_secs(1800);
+/// How long the disk may take for a record: it may be why the rank stands still.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is done about a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,9 +147,11 @@ impl Watch {
                 if seen.len() <= index {
                     seen.push(Seen::new(now));
                 }
-                let verdict = seen[index].look(watched.signs(), now, self.limits);
-                // What comes before training, and a stop that was ordered, end by themselves.
-                if !watched.phase().trains() || self.control.told() != Told::GoOn {
+                let verdict = seen[index].look(watched.signs(), now, self.limits(watched));
+                // What comes before training has limits of its own, and so has a checkpoint or a snapshot that was
+                // ordered: the coordinator's, and then comes an abort.
+                let is_watched = matches!(self.control.told(), Told::GoOn | Told::Abort);
+                if !watched.phase().trains() || !is_watched {
                     continue;
                 }
                 match verdict {
@@ -153,8 +160,6 @@ impl Watch {
                         seen[index].records += 1;
                         self.tell(watched, still, seen[index].records);
                     }
-                    // Alone, a rank waits for nobody: it only computes.
-                    Verdict::Hopeless(_) if self.ranks == 1 => {}
                     Verdict::Hopeless(still) => {
                         self.tell(watched, still, seen[index].records + 1);
                         self.give_up(watched, still);
@@ -162,6 +167,15 @@ impl Watch {
                     }
                 }
             }
+        }
+    }
+
+    /// After what time a rank stands still, and when there is no hope.
+    fn limits(&self, watched: &Watched) -> (Duration, Duration) {
+        let (stalled, hopeless) = self.limits;
+        match self.ranks == 1 && watched.phase().writes() {
+            true => (stalled, hopeless.max(WRITING)),
+            false => (stalled, hopeless),
         }
     }
 
@@ -180,9 +194,7 @@ impl Watch {
             self.author.generation.0, rank.0
         );
         let path = self.dir.join(name);
-        let written = std::fs::create_dir_all(&self.dir)
-            .and_then(|()| std::fs::write(&path, format!("{record:#}\n")));
-        match written {
+        match write(&path, format!("{record:#}\n")) {
             Ok(()) => tracing::warn!(%rank, "{sentence}; written down in {}", path.display()),
             Err(error) => {
                 let path = path.display();
@@ -202,6 +214,21 @@ impl Watch {
             lost: peer.filter(|peer| !own.contains(peer)),
         });
     }
+}
+
+/// Writes a record, in a thread of its own: the disk may never answer.
+fn write(path: &Path, text: String) -> std::io::Result<()> {
+    let (done, written) = mpsc::channel();
+    let path = path.to_owned();
+    thread::Builder::new()
+        .name("flight".to_owned())
+        .spawn(move || {
+            let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+            // Nobody hears of what took too long.
+            let _ = done.send(folder.and_then(|()| std::fs::write(&path, text)));
+        })?;
+    let silent = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    written.recv_timeout(PATIENCE).unwrap_or_else(silent)
 }
 
 /// What a rank waits for, in words.
@@ -287,6 +314,51 @@ mod tests {
         assert_eq!(seen.look((1, 1), after(301), LIMITS), hopeless);
     }
 
+    fn author() -> Author {
+        Author {
+            job: "packages".into(),
+            generation: Generation(4),
+            rank: None,
+            // Nobody reads them.
+            reports: tokio::sync::mpsc::unbounded_channel::<Report>().0,
+        }
+    }
+
+    // Promise: a rank that only computes, or reads, is given up as well, also after an abort that it does not hear; what
+    // comes before training, and a stop at the next step, is left alone.
+    #[test]
+    fn a_rank_alone_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = |phase| {
+            let control = Arc::new(Control::with(Limits {
+                peer_timeout: Duration::from_millis(20),
+                stall_after: Duration::from_millis(20),
+                ..Limits::default()
+            }));
+            control.watch(Rank(0)).enter(phase);
+            let watchdog = Watchdog::start(dir.path(), 1, Arc::clone(&control), author());
+            (control, watchdog)
+        };
+        let (waits, _waits) = begin(Phase::Fetching);
+        let (aborted, _aborted) = begin(Phase::Forward(1));
+        aborted.abort();
+        let (loads, _loads) = begin(Phase::Loading);
+        let (stops, _stops) = begin(Phase::Evaluating);
+        stops.stop_at_boundary();
+        let (writes, _writes) = begin(Phase::Exporting);
+        let patience = Instant::now();
+        while [&waits, &aborted].iter().any(|c| c.given_up().is_none()) {
+            assert!(patience.elapsed() < Duration::from_secs(60));
+            thread::sleep(Duration::from_millis(5));
+        }
+        let failure = waits.given_up().unwrap();
+        assert_eq!((failure.retryable, failure.lost), (true, None));
+        assert!(failure.message.contains("fetching samples"), "{failure:?}");
+        for control in [&loads, &stops, &writes] {
+            assert_eq!(control.given_up(), None);
+        }
+    }
+
     // Promise: a rank whose peer stays away is written down with phase, operation and peer; then its wait is
     // ended, with a failure that names them, may be tried again and blames the peer.
     #[test]
@@ -297,13 +369,6 @@ mod tests {
             stall_after: Duration::from_millis(100),
             ..Limits::default()
         }));
-        let (reports, _kept) = tokio::sync::mpsc::unbounded_channel::<Report>();
-        let author = Author {
-            job: "packages".into(),
-            generation: Generation(4),
-            rank: None,
-            reports,
-        };
         let any = ([127, 0, 0, 1], 0).into();
         let listeners = [Listener::bind(any).unwrap(), Listener::bind(any).unwrap()];
         let peers: Vec<PeerAddr> = listeners
@@ -334,7 +399,7 @@ mod tests {
             let comm = connect(here, rendezvous).unwrap();
             watched.set_step(12);
             watched.enter(Phase::Backward(3));
-            let watchdog = Watchdog::start(dir.path(), 2, Arc::clone(&control), author);
+            let watchdog = Watchdog::start(dir.path(), 2, Arc::clone(&control), author());
             let error = comm.all_reduce(&mut [1f32; 4]).unwrap_err().to_string();
             assert!(
                 error.contains("12 steps done, backward of block 3"),

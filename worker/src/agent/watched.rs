@@ -52,6 +52,12 @@ impl Phase {
         )
     }
 
+    /// Whether it is mostly writing to a disk, which has no steps that could be seen.
+    #[must_use]
+    pub fn writes(self) -> bool {
+        matches!(self, Phase::Checkpointing | Phase::Exporting)
+    }
+
     /// Its place among [`STAGES`], if it is a part of a step.
     fn stage(self) -> Option<usize> {
         match self {

@@ -92,7 +92,7 @@ impl<'a> Copies<'a> {
     }
 
     /// Copies a checkpoint, before it the best model that goes with it unless that is there, and then removes copies
-    /// beyond the `keep` newest.
+    /// beyond the `keep` newest up to this one.
     ///
     /// # Errors
     /// [`Error::Copy`]; then earlier copies are intact.
@@ -109,7 +109,8 @@ impl<'a> Copies<'a> {
             self.put(&mut best, &there).await?;
         }
         self.put(&mut checkpoint, &there).await?;
-        self.retain(keep).await?;
+        let newest = checkpoint.manifest.state.step;
+        self.retain(keep, newest).await?;
         Ok(())
     }
 
@@ -124,11 +125,13 @@ impl<'a> Copies<'a> {
         Ok(())
     }
 
-    /// Removes all but the newest `keep` whole copies and the best models that go with them, and what is not whole.
-    async fn retain(&self, keep: usize) -> Result<(), fetch::Error> {
+    /// Removes all but the newest `keep` whole copies up to `newest`, which was just made, and the best models that go
+    /// with them, and what is not whole. Those of later steps, from before the run went back, don't count and stay.
+    async fn retain(&self, keep: usize, newest: Step) -> Result<(), fetch::Error> {
         let there = self.list().await?;
         let (steps, bests) = (whole(&there, "step"), whole(&there, "best"));
-        let kept = &steps[steps.len().saturating_sub(keep.max(1))..];
+        let until = steps.partition_point(|step| *step <= newest);
+        let kept = &steps[until.saturating_sub(keep.max(1))..];
         // A best model goes with all checkpoints from its step to the next best one's.
         let is_needed = |best: &&Step| kept.first().is_none_or(|oldest| *best <= oldest);
         let oldest_best = bests.iter().rev().find(is_needed);
@@ -180,6 +183,21 @@ impl<'a> Copies<'a> {
             self.get("best", best, store, &there).await?;
         }
         Ok(())
+    }
+
+    /// Brings back the best model of a step.
+    ///
+    /// # Errors
+    /// [`Error::Copy`], [`Error::Damaged`], or that there is no whole copy.
+    async fn bring_best(&self, store: &Store, best: Step) -> Result<(), Error> {
+        let there = self.list().await?;
+        let folder = format!("best-{:08}", best.0);
+        if !is_whole(&there, &folder) {
+            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+            let copy = format!("a whole copy {}/{folder}", self.job);
+            return Err(Error::io("find", copy, missing));
+        }
+        self.get("best", best, store, &there).await.map(drop)
     }
 
     async fn get(
@@ -250,6 +268,29 @@ pub fn bring_back(
     runtime()?.block_on(copies.bring_back(store, limit))
 }
 
+/// Brings back from `url` the best model of a step of the job in `dir`; asks nobody if it is whole in `store`. Workers
+/// that share `dir` do so one after another.
+///
+/// # Errors
+/// [`Error::Copy`], [`Error::Damaged`] or [`Error::Io`] if there is no copy that can be used, or `stop` said so.
+pub fn bring_best(
+    url: &str,
+    (dir, store): (&Path, &Store),
+    best: Step,
+    stop: Stop<'_>,
+) -> Result<(), Error> {
+    let is_here = || store.open("best", best).is_ok();
+    if is_here() {
+        return Ok(());
+    }
+    let _lock = lock(dir, stop)?;
+    if is_here() {
+        return Ok(());
+    }
+    let copies = Copies::open(url, dir, stop)?;
+    runtime()?.block_on(copies.bring_best(store, best))
+}
+
 /// What talks to a store.
 ///
 /// # Errors
@@ -270,7 +311,7 @@ fn is_here(store: &Store, limit: Step) -> bool {
 /// The best model that goes with a checkpoint, if it isn't here.
 fn lacks_best(store: &Store, checkpoint: &Checkpoint) -> Option<Step> {
     let (_, best) = checkpoint.manifest.state.best?;
-    let opened = Checkpoint::open(&store.path("best", best));
+    let opened = store.open("best", best);
     opened.is_err().then_some(best)
 }
 

@@ -1,4 +1,6 @@
-//! Checkpoints on disk: written under a temporary name, committed by manifest and rename.
+//! Checkpoints on disk: written under a temporary name, committed by manifest and rename. One that takes the place of
+//! another, as a run that went back writes, sets that one aside first and removes it last: at every moment one of the
+//! two is whole under a name that readers look for.
 
 use super::files::{entry, write_bytes};
 use super::{Error, FileEntry, read_tensors};
@@ -67,6 +69,8 @@ pub struct Store {
 pub struct Writer {
     temporary: PathBuf,
     target: PathBuf,
+    /// Where what has the target's name is set aside.
+    aside: PathBuf,
 }
 
 /// A verified checkpoint.
@@ -100,6 +104,22 @@ impl Store {
         self.dir.join(format!("{kind}-{:08}", step.0))
     }
 
+    /// Where one is while another takes its place. That it is still there is the trace of a writer that was killed.
+    fn aside(&self, kind: &str, step: Step) -> PathBuf {
+        self.dir.join(format!(".{kind}-{:08}.old", step.0))
+    }
+
+    /// Opens the checkpoint of a step and verifies it; if it is not whole, that whose place it was about to take.
+    ///
+    /// # Errors
+    /// See [`Checkpoint::open`].
+    pub fn open(&self, kind: &str, step: Step) -> Result<Checkpoint, Error> {
+        Checkpoint::open(&self.path(kind, step)).or_else(|error| {
+            let before = Checkpoint::open(&self.aside(kind, step));
+            before.map_err(|_| error)
+        })
+    }
+
     /// Makes the temporary directory that all ranks write their files into. Call it on one rank,
     /// [`Store::join`] on the others after it.
     ///
@@ -125,22 +145,28 @@ impl Store {
         Writer {
             temporary: self.dir.join(name),
             target,
+            aside: self.aside(kind, step),
         }
     }
 
-    /// Removes what generations before this one left unfinished, and this one before `step`.
+    /// Removes what generations before this one left unfinished, and this one before `step`; and what was set aside
+    /// for one that is there.
     pub(super) fn sweep(&self, kind: &str, step: Step) {
         let entries = fs::read_dir(&self.dir).into_iter().flatten();
         for entry in entries.filter_map(Result::ok) {
             let name = entry.file_name();
-            let Some(begun) = name.to_str().and_then(|name| unfinished(name, kind)) else {
+            let Some(name) = name.to_str() else {
                 continue;
             };
-            if begun < (self.generation, step)
+            let is_left =
+                unfinished(name, kind).is_some_and(|begun| begun < (self.generation, step));
+            let is_replaced =
+                aside_of(name, kind).is_some_and(|step| self.path(kind, step).is_dir());
+            if (is_left || is_replaced)
                 && let Err(error) = fs::remove_dir_all(entry.path())
             {
                 let path = entry.path();
-                tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished checkpoint");
+                tracing::warn!(path = %path.display(), %error, "cannot remove what is left of a checkpoint");
             }
         }
     }
@@ -151,12 +177,12 @@ impl Store {
         let Ok(entries) = fs::read_dir(&self.dir) else {
             return Vec::new();
         };
-        let prefix = format!("{kind}-");
         let mut steps: Vec<Step> = entries
             .filter_map(|e| e.ok()?.file_name().into_string().ok())
-            .filter_map(|name| name.strip_prefix(&prefix)?.parse().ok().map(Step))
+            .filter_map(|name| step_of(&name, kind).or_else(|| aside_of(&name, kind)))
             .collect();
         steps.sort_unstable();
+        steps.dedup();
         steps
     }
 
@@ -165,7 +191,7 @@ impl Store {
     #[must_use]
     pub fn newest(&self, kind: &str, limit: Step) -> Option<Checkpoint> {
         for step in self.steps(kind).into_iter().rev().filter(|&s| s <= limit) {
-            match Checkpoint::open(&self.path(kind, step)) {
+            match self.open(kind, step) {
                 Ok(checkpoint) => return Some(checkpoint),
                 Err(error) => {
                     tracing::warn!(step = step.0, %error, "checkpoint cannot be used, trying the one before");
@@ -200,9 +226,10 @@ impl Store {
     }
 
     fn remove(&self, kind: &str, step: Step) {
-        let path = self.path(kind, step);
-        if let Err(error) = fs::remove_dir_all(&path) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove an old checkpoint");
+        for path in [self.path(kind, step), self.aside(kind, step)] {
+            if let Err(error) = remove_if_there(&path) {
+                tracing::warn!(%error, "an old checkpoint stays");
+            }
         }
     }
 }
@@ -275,15 +302,29 @@ impl Writer {
 
     fn publish(&self) -> Result<(), Error> {
         sync(&self.temporary)?;
-        if self.target.exists() {
-            fs::remove_dir_all(&self.target).map_err(|e| Error::io("replace", &self.target, e))?;
+        self.set_aside()?;
+        if let Err(error) = fs::rename(&self.temporary, &self.target) {
+            // Readers would find it where it is, too.
+            let _ = fs::rename(&self.aside, &self.target);
+            return Err(Error::io("rename", &self.target, error));
         }
-        fs::rename(&self.temporary, &self.target)
-            .map_err(|e| Error::io("rename", &self.target, e))?;
-        match self.target.parent() {
-            Some(parent) => sync(parent),
-            None => Ok(()),
+        if let Some(parent) = self.target.parent() {
+            sync(parent)?;
         }
+        if let Err(error) = remove_if_there(&self.aside) {
+            tracing::warn!(%error, "the checkpoint is whole; what it took the place of stays");
+        }
+        Ok(())
+    }
+
+    /// Puts what has the target's name out of the way, where readers still find it.
+    fn set_aside(&self) -> Result<(), Error> {
+        if !self.target.exists() {
+            // What a writer set aside that was killed right then is the only one, and stays until this one is there.
+            return Ok(());
+        }
+        remove_if_there(&self.aside)?;
+        fs::rename(&self.target, &self.aside).map_err(|e| Error::io("replace", &self.target, e))
     }
 
     /// Removes what was written; for a checkpoint that failed.
@@ -369,6 +410,26 @@ impl Checkpoint {
 pub(super) fn outside(manifest: &Manifest) -> Option<&str> {
     let mut names = manifest.files.iter().map(|file| file.name.as_str());
     names.find(|name| matches!(*name, "" | "." | "..") || name.contains(['/', '\\']))
+}
+
+/// The step of one that is there under its own name.
+fn step_of(name: &str, kind: &str) -> Option<Step> {
+    let step = name.strip_prefix(kind)?.strip_prefix('-')?;
+    Some(Step(step.parse().ok()?))
+}
+
+/// The step of one that was set aside.
+fn aside_of(name: &str, kind: &str) -> Option<Step> {
+    step_of(name.strip_prefix('.')?.strip_suffix(".old")?, kind)
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path, error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Generation and step of a checkpoint that was begun, by the name of its temporary directory; the oldest layout's

@@ -24,7 +24,7 @@ mod sentences;
 mod uploading;
 
 pub use adapter::{Adapter, LowRank};
-pub use copies::bring_back;
+pub use copies::{bring_back, bring_best};
 pub use durable::{Checkpoint, Manifest, RunState, Store, Writer};
 pub use error::Error;
 pub use export::{

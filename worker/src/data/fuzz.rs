@@ -10,6 +10,8 @@ mod mutate;
 use super::source;
 use super::source::tests::parquet_file::{Column, write};
 use crate::checkpoint as checkpoints;
+use crate::checkpoint::{Draft, Images, Values};
+use std::borrow::Cow;
 
 #[test]
 fn any_text_file_is_read_or_refused() {
@@ -53,11 +55,41 @@ fn a_damaged_parquet_file_is_refused() {
     }
 }
 
+/// The two images of a rank.
+fn images() -> Images {
+    let numbers = |name: &str| {
+        let values = Values::Numbers(Cow::Owned(vec![0.5; 8]));
+        (name.to_owned(), values)
+    };
+    let ids = ("rows|ids".to_owned(), Values::Ids(vec![3, 4]));
+    let shared = vec![numbers("slice|heads|0|8"), ids, numbers("rows|values")];
+    let own = vec![numbers("heads|first|0|8"), numbers("heads|second|0|8")];
+    let notes = [
+        ("format", "espalier part of rank 0".to_owned()),
+        ("state", "{\"step\": 5}".to_owned()),
+    ];
+    let shared = Draft::new(shared, &notes);
+    let own = Draft::new(own, &notes[..1]);
+    Images::encode(&shared, &own).unwrap()
+}
+
+/// A checkpoint of a layout, as the target takes it.
+fn checkpoint_of(format: u32, files: &str, flag: u8) -> Vec<u8> {
+    let state = r#"{"step": 5, "samples": 1, "tokens": 0, "best": [0.5, 5], "evaluations_without_gain": 0}"#;
+    let manifest =
+        format!(r#"{{"format": {format}, "job": "j", "state": {state}, "files": [{files}]}}"#);
+    let images = images();
+    let (shared, own) = (images.shared(), images.own());
+    let length = (shared.len() as u16).to_le_bytes();
+    [manifest.as_bytes(), &[0, flag], &length, shared, own].concat()
+}
+
 #[test]
 fn any_checkpoint_is_opened_or_refused() {
-    let manifest = br#"{"format": 1, "job": "j", "state": {"step": 5, "samples": 1, "tokens": 0, "best": [0.5, 5],
-        "evaluations_without_gain": 0}, "files": [{"name": "model.safetensors", "bytes": 3, "blake3": "00"}]}"#;
-    let seeds = [[&manifest[..], b"\0ab"].concat()];
-    let tokens: [&[u8]; 4] = [b"../", b"\"files\": []", b"1e400", b"null"];
-    mutate::run(&seeds, &tokens, 2_000, checkpoint::target);
+    let now = checkpoint_of(2, "$0, $1", 0);
+    let before = checkpoint_of(1, "$2", 1);
+    // What lies behind the hashes is reached.
+    assert_eq!(checkpoint::images(&now), 2);
+    let tokens: [&[u8]; 6] = [b"../", b"\"files\": []", b"1e400", b"null", b"$0", b"F32"];
+    mutate::run(&[now, before], &tokens, 2_000, checkpoint::target);
 }

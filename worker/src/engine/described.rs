@@ -3,6 +3,7 @@
 
 use super::Error;
 use super::trainer::Trainer;
+use crate::agent::watched::{Phase, enter};
 use crate::data::Input;
 use crate::heads;
 use crate::metrics::Nearest;
@@ -30,6 +31,7 @@ impl Trainer {
         let mut parts = Vec::new();
         let inputs: Vec<&Input> = classes.inputs(true);
         for part in inputs.chunks(self.spec.evaluation.batch_size.max(1) as usize) {
+            enter(Phase::Evaluating);
             let batch = self.batch(part, &vec![0; part.len()])?;
             if let Some(leaves) = self.features(Some(&batch), &Context::eval())? {
                 parts.push(leaves.features);

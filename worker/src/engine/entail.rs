@@ -4,6 +4,7 @@
 use super::evaluate::Verdict;
 use super::trainer::Trainer;
 use super::{Error, described};
+use crate::agent::watched::{Phase, enter};
 use crate::data::{Input, Split};
 use crate::heads;
 use crate::model::Context;
@@ -34,6 +35,7 @@ impl Trainer {
         let size = self.evaluation_batch();
         let mut pairs: Vec<f32> = Vec::with_capacity(own);
         for pass in 0..self.equally_many(own.div_ceil(size), most.div_ceil(size)) {
+            enter(Phase::Evaluating);
             let places = (pass * size).min(own)..((pass + 1) * size).min(own);
             let pair =
                 |place: usize| split.paired(mine[place / each], &classes.hypotheses[place % each]);

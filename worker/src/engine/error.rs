@@ -6,6 +6,8 @@ use espalier_spec::report::Failure;
 
 /// Code of the failure of a rank that was told to stop at once.
 pub const ABORTED: &str = "aborted";
+/// Code of the failure of a rank whose links to another one broke.
+pub const PEER_LOST: &str = "peer_lost";
 
 /// What can go wrong while a job is prepared or trained.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +56,15 @@ pub enum Error {
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
     /// Writing failed on some rank; all ranks know.
-    #[error("{0}")]
-    Persist(String),
+    #[error("{message}")]
+    Persist {
+        /// Which rank, and why.
+        message: String,
+        /// The failure's code there.
+        code: String,
+        /// Whether the same again can succeed there.
+        retryable: bool,
+    },
     /// libtorch.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
@@ -137,10 +146,16 @@ impl Error {
             Error::Head(_) | Error::Adapt(_) => ("bad_spec", false),
             Error::Metric(_) => ("bad_data", false),
             Error::Comm(espalier_comm::Error::Aborted { .. }) => (ABORTED, true),
-            Error::Comm(error) if error.retryable() => ("peer_lost", true),
+            Error::Comm(error) if error.retryable() => (PEER_LOST, true),
             Error::Comm(_) => ("comm", false),
-            Error::Checkpoint(checkpoint::Error::DiskFull { .. }) => ("disk_full", false),
-            Error::Checkpoint(_) | Error::Persist(_) => ("checkpoint", false),
+            // A disk may have room again, or be back: the job goes on from what was durable before. How often
+            // it tries in vain the coordinator bounds.
+            Error::Checkpoint(checkpoint::Error::DiskFull { .. }) => ("disk_full", true),
+            Error::Checkpoint(checkpoint::Error::Io { .. }) => ("checkpoint", true),
+            Error::Checkpoint(_) => ("checkpoint", false),
+            Error::Persist {
+                code, retryable, ..
+            } => (code.as_str(), *retryable),
             Error::LossNotFinite { .. }
             | Error::GradientNotFinite { .. }
             | Error::TaskGradientNotFinite { .. } => ("nan_loss", false),
@@ -162,6 +177,45 @@ impl Error {
             message: self.to_string(),
             retryable,
             lost,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    // Promise: what a disk refused can be tried again, on the rank that wrote and on those that only heard of it;
+    // what was read and is damaged cannot.
+    #[test]
+    fn what_a_disk_refused_is_tried_again() {
+        let failure = |error: checkpoint::Error| Error::from(error).failure();
+        let refused =
+            |kind: io::ErrorKind| checkpoint::Error::io("write", "a", io::Error::from(kind));
+        for (error, code, retryable) in [
+            (refused(io::ErrorKind::StorageFull), "disk_full", true),
+            (refused(io::ErrorKind::QuotaExceeded), "disk_full", true),
+            (refused(io::ErrorKind::FileTooLarge), "checkpoint", true),
+            (
+                checkpoint::Error::Damaged {
+                    path: "a".into(),
+                    message: "cut".to_owned(),
+                },
+                "checkpoint",
+                false,
+            ),
+        ] {
+            let found = failure(error);
+            assert_eq!((found.code.as_str(), found.retryable), (code, retryable));
+            let heard = Error::Persist {
+                message: format!("rank 1: {}", found.message),
+                code: found.code,
+                retryable: found.retryable,
+            };
+            let heard = heard.failure();
+            assert_eq!((heard.code.as_str(), heard.retryable), (code, retryable));
+            assert!(heard.message.starts_with("rank 1: "), "{heard:?}");
         }
     }
 }

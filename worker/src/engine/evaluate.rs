@@ -17,6 +17,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tch::Tensor;
 
+/// Samples between two signs of life while batches are made.
+const SIGN: usize = 1024;
+
 /// Which samples are evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -204,6 +207,9 @@ impl Trainer {
         let comm = self.exchange.comm();
         let mut costs = Vec::with_capacity(split.len());
         for index in 0..split.len() {
+            if index.is_multiple_of(SIGN) {
+                enter(Phase::Evaluating);
+            }
             costs.push((split.cost(index)?, index));
         }
         costs.sort_unstable();
@@ -212,6 +218,8 @@ impl Trainer {
         for &(_, index) in mine {
             let is_full = |batch: &Vec<_>| batch.len() >= self.evaluation_batch();
             if batches.last().is_some_and(is_full) {
+                // Samples may have to be read and decoded first.
+                enter(Phase::Evaluating);
                 batches.push(Vec::new());
             }
             if let Some(batch) = batches.last_mut() {

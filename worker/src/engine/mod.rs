@@ -53,7 +53,7 @@ mod update;
 mod words;
 
 pub use agree::Stop;
-pub use error::{ABORTED, Error};
+pub use error::{ABORTED, Error, PEER_LOST};
 pub use evaluate::Which;
 pub use headset::{HeadSet, LossSum};
 pub use part::Part;

@@ -5,12 +5,13 @@ use super::part::Part;
 use super::resume::{HEADS, MODEL};
 use super::trainer::Trainer;
 use crate::checkpoint::{
-    Adapter, Checkpoint, Export, ExportedClasses, ExportedTask, FileEntry, LowRank, RunState,
-    Store, write_export, write_tensors,
+    Adapter, Export, ExportedClasses, ExportedTask, FileEntry, LowRank, RunState, Store, Writer,
+    write_export, write_tensors,
 };
 use crate::model::{Block, adapters_of, prefix, prompt};
 use espalier_comm::CommunicatorExt;
 use espalier_spec::job::{HeadKind, Tuning};
+use espalier_spec::report::Failure;
 use espalier_spec::{JobId, Step};
 use std::path::{Path, PathBuf};
 
@@ -23,10 +24,9 @@ impl Trainer {
     pub fn save_run(&mut self, store: &Store, state: &mut RunState) -> Result<PathBuf, Error> {
         let rank = self.exchange.comm().rank();
         let part = self.take_part(state);
-        let begun = if rank == 0 {
-            store.begin("step", state.step)
-        } else {
-            Ok(store.join("step", state.step))
+        let begun = match rank {
+            0 => store.begin("step", state.step).map_err(Error::from),
+            _ => Ok(store.join("step", state.step)),
         };
         self.all(begun.as_ref().map(|_| Vec::new()))?;
         // `all` has returned only if every rank's value is good.
@@ -46,13 +46,12 @@ impl Trainer {
             }
         };
         let target = writer.target().to_owned();
-        let committed = if rank == 0 {
-            let files = parts.iter().flat_map(|part| from_json(part)).collect();
-            writer
-                .commit(&JobId(self.spec.name.clone()), state.clone(), files)
-                .map(|_| ())
-        } else {
-            Ok(())
+        let committed = match rank {
+            0 => {
+                let files = parts.iter().flat_map(|part| from_json(part)).collect();
+                self.commit(writer, state, files)
+            }
+            _ => Ok(()),
         };
         self.all(committed.as_ref().map(|()| Vec::new()))?;
         committed?;
@@ -62,10 +61,21 @@ impl Trainer {
         Ok(target)
     }
 
+    /// Gives what rank 0 and others wrote its name; removes it if that fails: what is there of it takes room.
+    fn commit(&self, writer: Writer, state: &RunState, files: Vec<FileEntry>) -> Result<(), Error> {
+        let job = JobId(self.spec.name.clone());
+        let committed = writer.clone().commit(&job, state.clone(), files);
+        if committed.is_err() {
+            writer.abandon();
+        }
+        Ok(committed.map(drop)?)
+    }
+
     /// Keeps the model as the best one so far: rank 0 writes model and heads.
     ///
     /// # Errors
-    /// [`Error::Persist`] on all ranks if writing failed.
+    /// [`Error::Persist`] on all ranks if writing failed; then the best one before is intact, and every rank can go
+    /// on.
     pub fn save_best(&mut self, store: &Store, state: &RunState) -> Result<PathBuf, Error> {
         self.assemble(false)?;
         let saved = self.write_best(store, state);
@@ -74,42 +84,64 @@ impl Trainer {
     }
 
     fn write_best(&self, store: &Store, state: &RunState) -> Result<PathBuf, Error> {
-        let target = store.path("best", state.step);
-        let written = if self.exchange.comm().rank() == 0 {
-            (|| {
-                let writer = store.begin("best", state.step)?;
-                let model = write_tensors(&writer.file(MODEL), &self.backbone.tensors()?, None)?;
-                let heads =
-                    write_tensors(&writer.file(HEADS), &self.heads.block().export()?, None)?;
-                writer.commit(
-                    &JobId(self.spec.name.clone()),
-                    state.clone(),
-                    vec![model, heads],
-                )?;
-                store.retain_best(state.step);
-                Ok::<(), Error>(())
-            })()
-        } else {
-            Ok(())
+        let written = match self.exchange.comm().rank() {
+            0 => self.write_best_files(store, state),
+            _ => Ok(()),
         };
         self.all(written.as_ref().map(|()| Vec::new()))?;
         written?;
-        Ok(target)
+        Ok(store.path("best", state.step))
     }
 
-    /// Takes up model and heads of the best evaluation.
+    fn write_best_files(&self, store: &Store, state: &RunState) -> Result<(), Error> {
+        let writer = store.begin("best", state.step)?;
+        let write = || {
+            let model = write_tensors(&writer.file(MODEL), &self.backbone.tensors()?, None)?;
+            let heads = self.heads.block().export()?;
+            let heads = write_tensors(&writer.file(HEADS), &heads, None)?;
+            Ok::<_, Error>(vec![model, heads])
+        };
+        match write() {
+            Ok(files) => self.commit(writer, state, files)?,
+            Err(error) => {
+                writer.abandon();
+                return Err(error);
+            }
+        }
+        store.retain_best(state.step);
+        Ok(())
+    }
+
+    /// Takes up model and heads of the best evaluation, if all ranks find them whole. If not, says so on all ranks, and
+    /// nothing has changed.
     ///
     /// # Errors
-    /// [`Error::NoCheckpoint`] if it is gone.
-    pub fn load_best(&mut self, store: &Store, dir: &Path, step: Step) -> Result<(), Error> {
-        let checkpoint =
-            Checkpoint::open(&store.path("best", step)).map_err(|_| Error::NoCheckpoint {
-                step: step.0,
-                dir: dir.display().to_string(),
-            })?;
+    /// What the communicator says, or what is wrong with a tensor.
+    pub fn load_best(&mut self, store: &Store, step: Step) -> Result<bool, Error> {
+        let opened = store.open("best", step);
+        if let Err(error) = &opened {
+            tracing::warn!(step = step.0, %error, "the best model cannot be read");
+        }
+        let is_whole = self.all_say(opened.is_ok())?;
+        let Some(checkpoint) = opened.ok().filter(|_| is_whole) else {
+            return Ok(false);
+        };
         self.assemble(true)?;
         self.load_model(&checkpoint)?;
-        self.dismantle()
+        self.dismantle()?;
+        Ok(true)
+    }
+
+    /// Whether all ranks say yes; all call it together.
+    ///
+    /// # Errors
+    /// What the communicator says.
+    pub(super) fn all_say(&self, mine: bool) -> Result<bool, Error> {
+        let all = self
+            .exchange
+            .comm()
+            .all_gather_bytes(vec![u8::from(mine)])?;
+        Ok(all.iter().all(|yes| yes.first() == Some(&1)))
     }
 
     /// Writes the export on rank 0; the others wait.
@@ -191,10 +223,14 @@ impl Trainer {
     }
 
     /// Gathers every rank's bytes; if any rank failed, all fail with its message.
-    fn all<E: std::fmt::Display>(&self, mine: Result<Vec<u8>, E>) -> Result<Vec<Vec<u8>>, Error> {
+    fn all(&self, mine: Result<Vec<u8>, &Error>) -> Result<Vec<Vec<u8>>, Error> {
         let tagged = match mine {
             Ok(bytes) => [vec![1], bytes].concat(),
-            Err(error) => [vec![0], error.to_string().into_bytes()].concat(),
+            // Texts and flags can always be written as JSON.
+            Err(error) => {
+                let failure = serde_json::to_vec(&error.failure()).unwrap_or_default();
+                [vec![0], failure].concat()
+            }
         };
         let parts = self.exchange.comm().all_gather_bytes(tagged)?;
         let failed = parts
@@ -202,10 +238,24 @@ impl Trainer {
             .enumerate()
             .find(|(_, part)| part.first() != Some(&1));
         if let Some((rank, part)) = failed {
-            let text = String::from_utf8_lossy(part.get(1..).unwrap_or_default());
-            return Err(Error::Persist(format!("rank {rank}: {text}")));
+            return Err(said(rank, part.get(1..).unwrap_or_default()));
         }
         Ok(parts.into_iter().map(|part| part[1..].to_vec()).collect())
+    }
+}
+
+/// What a rank said of its failure.
+fn said(rank: usize, bytes: &[u8]) -> Error {
+    let failure = serde_json::from_slice(bytes).unwrap_or_else(|error| Failure {
+        code: "checkpoint".to_owned(),
+        message: format!("it failed to write, and why can't be read: {error}"),
+        retryable: true,
+        lost: None,
+    });
+    Error::Persist {
+        message: format!("rank {rank}: {}", failure.message),
+        code: failure.code,
+        retryable: failure.retryable,
     }
 }
 

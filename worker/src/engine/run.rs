@@ -1,12 +1,12 @@
 //! The loop of a rank: steps, evaluations, checkpoints, the end.
 
+mod best;
 mod durable;
 mod finish;
 mod measure;
 
 use super::account::Account;
 use super::agree::Stop;
-use super::evaluate::Which;
 use super::metrics::Metrics;
 use super::progress::Meter;
 use super::restore::restore;
@@ -275,7 +275,9 @@ impl Run<'_> {
             let step = checkpoint.step;
             self.state = self.trainer.resume_run(&self.store, &context.dir, step)?;
             tracing::info!(step = self.state.step.0, "going on from checkpoint");
+            self.check_best()?;
         }
+        let context = &self.context;
         let here = held_by(&context.plan.seats, context.rank.0 as usize);
         context.holding.keep_only(&here, self.state.step);
         Ok(())
@@ -446,34 +448,5 @@ impl Run<'_> {
             Arc::clone(order),
             options,
         )?)
-    }
-
-    /// Evaluates, keeps the model if it is the best, and says whether to stop early.
-    fn evaluate(&mut self) -> Result<bool, Error> {
-        self.watched.enter(Phase::Evaluating);
-        let step = self.state.step;
-        let Some(mut evaluation) = self.trainer.evaluate(Which::Validation, step)? else {
-            return Ok(false);
-        };
-        // A figure that is no number is never the best, and JSON would not keep it.
-        let best = evaluation.selection.is_finite()
-            && self
-                .state
-                .best
-                .is_none_or(|(best, _)| evaluation.selection > best);
-        evaluation.best = best;
-        if best {
-            self.state.best = Some((evaluation.selection, step));
-            self.state.evaluations_without_gain = 0;
-            if self.context.spec.evaluation.select_best {
-                self.trainer.save_best(&self.store, &self.state)?;
-            }
-        } else {
-            self.state.evaluations_without_gain += 1;
-        }
-        self.metrics.evaluation(&evaluation);
-        (self.tell)(Content::Evaluation(evaluation));
-        let patience = self.context.spec.evaluation.early_stopping_patience;
-        Ok(patience.is_some_and(|patience| self.state.evaluations_without_gain >= patience))
     }
 }

@@ -5,6 +5,7 @@
 
 use super::Error;
 use super::trainer::Trainer;
+use crate::agent::watched::{Phase, enter};
 use crate::data::{Input, Split};
 use crate::model::Context;
 use crate::torch;
@@ -57,6 +58,7 @@ impl Trainer {
         let most = count.div_ceil(size).div_ceil(self.evaluation_batch());
         let mut bytes = Vec::new();
         for pass in 0..self.equally_many(batches.len(), most) {
+            enter(Phase::Evaluating);
             let batch = batches.get(pass).copied().unwrap_or_default();
             let inputs = batch.iter().map(|&index| split.input(index));
             let inputs = inputs.collect::<Result<Vec<Input>, _>>()?;

@@ -1,17 +1,19 @@
-//! Generations of one job whose workers hold parts of snapshots in memory.
+//! Generations of one job whose workers hold parts of snapshots in memory, or go on from checkpoints.
+
+mod disk;
 
 use crate::kit::{Layout, plan, spec};
 use espalier_comm::{Listener, host_id};
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
 use espalier_spec::recovery::{Milestone, Restore};
-use espalier_spec::report::Evaluation;
+use espalier_spec::report::{Checkpoint, Evaluation};
 use espalier_spec::{Generation, JobSpec, Plan, Rank, Step};
 use espalier_worker::agent::control::Control;
 use espalier_worker::agent::held::{Held, Holding};
 use espalier_worker::agent::report::{Address, Content};
 use espalier_worker::engine::{Ending, Error, RankContext, Sources, run_rank};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -111,19 +113,45 @@ impl Went {
         let stopped = |ending: &Result<Ending, Error>| matches!(ending, Ok(Ending::Stopped));
         assert!(self.endings.iter().all(stopped), "{:?}", self.endings);
     }
+
+    #[track_caller]
+    fn assert_exported(&self) {
+        let exported = |ending: &Result<Ending, Error>| matches!(ending, Ok(Ending::Exported(_)));
+        assert!(self.endings.iter().all(exported), "{:?}", self.endings);
+    }
 }
 
 /// What happens once the run was evaluated after step [`EVENT`]: told each rank's control.
 type Event<'a> = &'a (dyn Fn(&[Arc<Control>]) + Sync);
+/// What happens with everything that rank 0 tells.
+type Hook<'a> = &'a (dyn Fn(&Content, &[Arc<Control>]) + Sync);
+
+/// Where a generation goes on.
+#[derive(Default)]
+struct Origin {
+    resume: Option<Checkpoint>,
+    restore: Option<Restore>,
+}
 
 impl Job {
     fn new(folder: &Path, ranks: u32, sharding: Sharding, every: Option<u64>) -> Self {
-        let spec = spec(folder, STEPS, |job| {
-            job["evaluation"] = json!({"every_steps": EVENT});
-            job["checkpoint"] = json!({"every_steps": 0});
+        Self::changed(folder, ranks, sharding, |job| {
             if let Some(every) = every {
                 job["recovery"] = json!({"snapshot_every": every});
             }
+        })
+    }
+
+    fn changed(
+        folder: &Path,
+        ranks: u32,
+        sharding: Sharding,
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
+        let spec = spec(folder, STEPS, |job| {
+            job["evaluation"] = json!({"every_steps": EVENT});
+            job["checkpoint"] = json!({"every_steps": 0});
+            change(job);
         });
         let sources = Sources::load(&spec).unwrap();
         let how = ExchangePlan {
@@ -148,6 +176,20 @@ impl Job {
         restore: Option<Restore>,
         event: Event<'_>,
     ) -> Went {
+        let from = Origin {
+            restore,
+            ..Origin::default()
+        };
+        self.run(number, hosts, from, &|content, controls| {
+            if let Content::Evaluation(evaluation) = content
+                && evaluation.step == Step(EVENT)
+            {
+                event(controls);
+            }
+        })
+    }
+
+    fn run(&self, number: u64, hosts: &[&Worker], from: Origin, hook: Hook<'_>) -> Went {
         let mut plan = self.plan.clone();
         plan.generation = Generation(number);
         for (seat, host) in plan.seats.iter_mut().zip(hosts) {
@@ -179,8 +221,8 @@ impl Job {
                     threads: 1,
                     dir: self.dir.path().to_owned(),
                     sources: Arc::clone(&self.sources),
-                    resume: None,
-                    restore: restore.clone(),
+                    resume: from.resume.clone(),
+                    restore: from.restore.clone(),
                     secret: None,
                     holding: Arc::new(Holding::open(&hosts[rank].held, UID)),
                     control: Arc::clone(&controls[rank]),
@@ -188,11 +230,7 @@ impl Job {
                 let (addresses, controls, told) = (&addresses, &controls, &told);
                 ranks.push(scope.spawn(move || {
                     let tell = |content: Content| {
-                        if let Content::Evaluation(evaluation) = &content
-                            && evaluation.step == Step(EVENT)
-                        {
-                            event(controls);
-                        }
+                        hook(&content, controls);
                         told.lock().unwrap().push(content);
                     };
                     let control = Arc::clone(&context.control);
@@ -219,8 +257,7 @@ impl Job {
     /// Panics unless this job ended with the same bits as one that nothing happened to.
     #[track_caller]
     fn assert_undisturbed(&self, went: &Went, folder: &Path) {
-        let exported = |ending: &Result<Ending, Error>| matches!(ending, Ok(Ending::Exported(_)));
-        assert!(went.endings.iter().all(exported), "{:?}", went.endings);
+        went.assert_exported();
         let ranks = self.plan.seats.len() as u32;
         let other = Self::new(folder, ranks, self.plan.exchange.sharding, Some(0));
         let alone = Worker::new("alone");

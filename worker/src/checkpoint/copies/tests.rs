@@ -95,6 +95,25 @@ fn old_copies_go() {
     assert_eq!(setting.folders(), kept);
 }
 
+// Promise: where the run went back the copy that was just made stays, and those of later steps don't take its place.
+#[test]
+fn a_copy_of_an_older_step_stays() {
+    let setting = Setting::new();
+    for step in [10, 20, 30] {
+        setting.add(step, None, 1);
+    }
+    setting.add(15, Some(12), 1);
+    let kept = ["best-00000012", "step-00000015", "step-00000030"];
+    assert_eq!(setting.folders(), kept);
+    setting.add(25, Some(12), 1);
+    let kept = ["best-00000012", "step-00000025", "step-00000030"];
+    assert_eq!(setting.folders(), kept);
+    // Once it has overtaken them only the newest is left.
+    setting.add(35, None, 1);
+    assert!(setting.folders().contains(&"step-00000035".to_owned()));
+    assert!(!setting.folders().contains(&"step-00000030".to_owned()));
+}
+
 // Promise: what is gone here comes back whole, with its best model, and no later one than was asked for.
 #[test]
 fn a_copy_comes_back() {
@@ -112,6 +131,25 @@ fn a_copy_comes_back() {
     setting.commit("step", 24, None);
     fs::remove_dir_all(store.path("step", Step(20))).unwrap();
     assert_eq!(setting.bring_back(25), [Step(24)]);
+}
+
+// Promise: a best model that is damaged here comes back from its copy; one without a copy is said to have none.
+#[test]
+fn a_best_model_comes_back() {
+    let setting = Setting::new();
+    setting.add(20, Some(15), 9);
+    let store = setting.store();
+    let best = store.path("best", Step(15));
+    fs::write(best.join("part-00000.safetensors"), "other").unwrap();
+    let bring = |step| {
+        let copies = setting.copies();
+        let brought = copies.bring_best(&store, Step(step));
+        runtime().unwrap().block_on(brought)
+    };
+    bring(15).unwrap();
+    Checkpoint::open(&best).unwrap();
+    let error = bring(16).unwrap_err().to_string();
+    assert!(error.contains("job-1/best-00000016"), "{error}");
 }
 
 // Promise: a copy without a manifest is none, whatever else of it is there, and the next copy removes it; one with

@@ -63,6 +63,66 @@ fn an_unfinished_checkpoint_is_none() {
     assert!(store.steps("step").is_empty());
 }
 
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    names
+}
+
+// Promise: wherever a writer is killed that puts a checkpoint in the place of another one, one of them is found whole,
+// and the next writer leaves one, and nothing else.
+#[test]
+fn a_kill_leaves_one_of_two() {
+    for point in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let target = commit(&store, 500);
+        fs::write(target.join("old"), "").unwrap();
+        let writer = store.join("step", Step(500));
+        // What it does, up to where it is killed: before, between and after the two renames, and while it removes.
+        fs::create_dir(&writer.temporary).unwrap();
+        for file in [MANIFEST, SEAL, "model.safetensors"] {
+            fs::copy(target.join(file), writer.file(file)).unwrap();
+        }
+        if point > 0 {
+            fs::rename(&target, &writer.aside).unwrap();
+        }
+        if point > 1 {
+            fs::rename(&writer.temporary, &target).unwrap();
+        }
+        if point > 2 {
+            fs::remove_file(writer.aside.join(MANIFEST)).unwrap();
+        }
+        assert_eq!(store.steps("step"), [Step(500)], "{point}");
+        let found = store.newest("step", Step(500)).unwrap();
+        assert_eq!(found.path.join("old").exists(), point < 2, "{point}");
+        assert_eq!(found.tensors("model").unwrap().len(), 1);
+        // No checkpoint that is written meanwhile takes the only one along.
+        commit(&store, 400);
+        assert!(store.open("step", Step(500)).is_ok(), "{point}");
+        let target = commit(&store, 500);
+        assert!(!target.join("old").exists(), "{point}");
+        Checkpoint::open(&target).unwrap();
+        assert_eq!(names(dir.path()), ["step-00000400", "step-00000500"]);
+    }
+}
+
+// Promise: what a killed writer had set aside counts among those that are kept, and goes with them.
+#[test]
+fn one_that_was_set_aside_is_kept_like_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let target = commit(&store, 1);
+    fs::rename(target, store.aside("step", Step(1))).unwrap();
+    commit(&store, 2);
+    store.retain("step", 2, Step(2));
+    assert_eq!(store.steps("step"), [Step(1), Step(2)]);
+    store.retain("step", 1, Step(2));
+    assert_eq!(names(dir.path()), ["step-00000002"]);
+}
+
 // Promise: what was left unfinished is removed by a later checkpoint, but nothing of a generation that came after.
 #[test]
 fn what_was_left_unfinished_is_removed() {
@@ -79,12 +139,8 @@ fn what_was_left_unfinished_is_removed() {
         fs::create_dir(dir.path().join(name)).unwrap();
     }
     store.of(Generation(2)).sweep("step", Step(5));
-    let entries = fs::read_dir(dir.path()).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.collect();
-    names.sort_unstable();
     assert_eq!(
-        names,
+        names(dir.path()),
         [
             ".best-00000001.g1.tmp",
             ".step-00000001.g3.tmp",

@@ -9,6 +9,11 @@ use crate::engine::Error;
 use espalier_spec::report::Checkpoint;
 use std::time::{Duration, Instant};
 
+/// How long a write that is waited for may take before the watchdog thinks of it what it does of any other silence.
+const WRITING: Duration = Duration::from_secs(600);
+/// How often such a wait gives a sign of life.
+const LOOK: Duration = Duration::from_secs(1);
+
 impl Run<'_> {
     /// Writes a checkpoint: one that is needed before this returns, any other while training goes on. If the latter
     /// cannot be, training goes on with a warning: the older ones are intact.
@@ -83,6 +88,14 @@ impl Run<'_> {
 
     /// The same, and waits for it.
     pub(super) fn wait_for_saving(&mut self) {
+        let begun = Instant::now();
+        while self.saving.writing().is_some() && begun.elapsed() < WRITING {
+            // A sign of life: this wait has a limit of its own.
+            self.watched.enter(Phase::Checkpointing);
+            if let Some(saved) = self.saving.wait_for(LOOK) {
+                self.tell_saved(saved);
+            }
+        }
         if let Some(saved) = self.saving.wait() {
             self.tell_saved(saved);
         }

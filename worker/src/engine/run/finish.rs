@@ -15,9 +15,8 @@ impl Run<'_> {
         if self.context.spec.evaluation.select_best
             && let Some((_, best)) = self.state.best
             && best != step
+            && self.take_best(best)?
         {
-            self.trainer
-                .load_best(&self.store, &self.context.dir, best)?;
             step = best;
         }
         self.trainer.follow_target()?;
