@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
 mod elastic;
+mod fallback;
 mod figures;
 mod kit;
 mod place;
