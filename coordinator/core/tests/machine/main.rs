@@ -5,6 +5,7 @@
 mod elastic;
 mod fallback;
 mod figures;
+mod holders;
 mod kit;
 mod place;
 mod quiet;
