@@ -120,19 +120,6 @@ impl Machine {
         self.tell(number, message, Kind::Stopping { then, mode });
     }
 
-    /// A worker's ranks stopped at a step without an order, since it leaves: all ranks agreed on
-    /// that step, so the others stop there by themselves, and need the time to hold its snapshot.
-    pub(crate) fn left(&mut self, number: u64, name: &WorkerId) {
-        let Some(job) = self.state.jobs.get(&number) else {
-            return;
-        };
-        let key = (job.name(), job.generation);
-        let message =
-            format!("ranks of worker {name} stopped after a snapshot, as a worker leaves");
-        self.hand_over(number, Cause::Drain, Some(name), &message);
-        self.note_stopped(name, &key, number);
-    }
-
     /// Some ranks of a generation are lost; their lease is taken back already.
     pub(crate) fn ranks_lost(&mut self, name: &WorkerId, key: &Key, lease: &Lease, why: &str) {
         self.ranks_gone(name, key, lease, why, Cause::Failure);

@@ -107,3 +107,71 @@ fn a_generation_that_was_only_prepared_holds_nothing() {
     assert_eq!(orders(&after), stop(2, "Abort", &[a]));
     assert_eq!(all_stop(&mut bench, &[a], 2), prepare(3, &[a, b]));
 }
+
+#[test]
+fn draining_all_that_hold_a_snapshot_asks_for_a_checkpoint() {
+    // Promise: a second worker that is drained while its job hands over for the first one does not take
+    // with it what the first one leaves: ranks that have not stopped write a checkpoint instead. If the
+    // snapshot outlives both, nothing changes.
+    let (mut bench, conns) = trains(&["a", "b", "c", "d"], 2);
+    let [a, b, c, d] = conns[..] else { panic!() };
+    assert_eq!(drain(&mut bench, "a"), stop(1, "Handover", &[a, b]));
+    assert_eq!(drain(&mut bench, "b"), stop(1, "Checkpoint", &[a, b]));
+    bench.checkpoint(a, "x", 1, 8);
+    assert_eq!(all_stop(&mut bench, &[a, b], 1), prepare(2, &[c, d]));
+    bench.prepared(c, "x", 2, &[0]);
+    let after = bench.prepared(d, "x", 2, &[1]);
+    assert_eq!(orders(&after)[0], format!("start x g2 from 8 -> {}", c.0));
+
+    let (mut bench, conns) = trains(&["a", "b", "c", "d", "e", "f"], 4);
+    assert_eq!(drain(&mut bench, "a"), stop(1, "Handover", &conns[..4]));
+    assert!(drain(&mut bench, "c").is_empty(), "b and d hold all parts");
+    let after = drain(&mut bench, "b");
+    assert_eq!(after, stop(1, "Checkpoint", &conns[..4]));
+}
+
+#[test]
+fn ranks_that_have_agreed_on_a_snapshot_are_not_asked_for_a_checkpoint() {
+    // Promise: once a worker's ranks have stopped no checkpoint can be written any more, and none is
+    // asked for.
+    let (mut bench, conns) = trains(&["a", "b", "c", "d"], 2);
+    assert_eq!(drain(&mut bench, "a"), stop(1, "Handover", &conns[..2]));
+    bench.stopped(conns[0], "x", 1, Outcome::Ordered);
+    assert!(drain(&mut bench, "b").is_empty());
+    let after = all_stop(&mut bench, &conns[1..2], 1);
+    assert_eq!(after, prepare(2, &conns[2..]));
+}
+
+#[test]
+fn a_worker_that_is_drained_while_it_prepares_first_gives_away_what_it_holds() {
+    // Promise: a generation that is prepared on the only worker that is left with a snapshot starts
+    // there, though that one drains by then, and hands over at once; one that is prepared on a worker
+    // that holds nothing yet is stopped.
+    let moved = || {
+        let (mut bench, conns) = trains(&["a", "b", "c", "d"], 2);
+        let [a, b, c, _] = conns[..] else { panic!() };
+        drain(&mut bench, "a");
+        assert_eq!(all_stop(&mut bench, &[a, b], 1), prepare(2, &[b, c]));
+        (bench, conns)
+    };
+    let (mut bench, conns) = moved();
+    let [_, b, c, d] = conns[..] else { panic!() };
+    assert!(drain(&mut bench, "b").is_empty());
+    bench.prepared_with(b, "x", 2, &[0], &[(0, 8), (1, 8)]);
+    let after = bench.prepared(c, "x", 2, &[1]);
+    let start = |conn: ConnId| format!("start x g2 from memory 8 of [0, 0] -> {}", conn.0);
+    let mut expected = vec![start(b), start(c)];
+    expected.extend(stop(2, "Handover", &[b, c]));
+    assert_eq!(orders(&after), expected);
+    assert_eq!(all_stop(&mut bench, &[b, c], 2), prepare(3, &[c, d]));
+    bench.prepared_with(c, "x", 3, &[0], &[(0, 9), (1, 9)]);
+    let after = bench.prepared(d, "x", 3, &[1]);
+    let start = format!("start x g3 from memory 9 of [0, 0] -> {}", c.0);
+    assert_eq!(orders(&after)[0], start);
+
+    let (mut bench, conns) = moved();
+    let after = drain(&mut bench, "c");
+    assert_eq!(after, stop(2, "Abort", &conns[1..3]));
+    let after = all_stop(&mut bench, &conns[1..3], 2);
+    assert_eq!(after, prepare(3, &[conns[1], conns[3]]));
+}
