@@ -265,7 +265,7 @@ pub(crate) fn sentence(recovery: &Recovery) -> String {
         Cause::Failure => format!("the loss of {worker}"),
         Cause::Drain => format!("the departure of {worker}"),
         Cause::Scale => "a change of its workers".to_owned(),
-        Cause::Preemption => "a job of higher priority".to_owned(),
+        Cause::Preemption => format!("the preemption of {worker}"),
         Cause::Operator => "a pause".to_owned(),
     };
     let begin = recovery.fault.unwrap_or(recovery.detected);

@@ -1,5 +1,8 @@
 //! Workers that leave: drained by an operator, or by themselves.
 //!
+//! A worker that leaves by itself says so by what it does: its ranks stop without an order, then it
+//! says good-bye. If its machine is about to be taken away it says that first, in a new Hello.
+//!
 //! Their jobs go on elsewhere, and no step is done again: from memory to memory where the parts of a
 //! snapshot outlive who leaves and there is room at once, else by a checkpoint. Who drains gets no
 //! ranks any more, so what it alone holds must be elsewhere before it is let go: a job whose next
@@ -26,7 +29,65 @@ impl Machine {
             "" => "it said good-bye".to_owned(),
             reason => format!("it said good-bye: {reason}"),
         };
-        self.lose_for(&name, &why, Cause::Drain);
+        let cause = self.cause_to_leave(&name);
+        self.lose_for(&name, &why, cause);
+    }
+
+    /// Why a worker leaves by itself.
+    pub(crate) fn cause_to_leave(&self, name: &WorkerId) -> Cause {
+        match self.workers.get(name) {
+            Some(worker) if worker.preempted => Cause::Preemption,
+            _ => Cause::Drain,
+        }
+    }
+
+    /// Whether a worker gets no more ranks, since it drains or leaves.
+    pub(crate) fn goes(&self, name: &WorkerId) -> bool {
+        let worker = self.workers.get(name);
+        self.state.draining.contains(name) || worker.is_some_and(|worker| worker.preempted)
+    }
+
+    /// A worker says that its machine is about to be taken away.
+    pub(crate) fn preempts(&mut self, name: &WorkerId) {
+        self.blame(name);
+        for number in self.hosted(name) {
+            // Those that train stop by themselves, and choose how.
+            if matches!(self.phase(number), Some(Phase::Stopping { .. })) {
+                self.move_away(number, name);
+            }
+        }
+    }
+
+    /// It said so in a new stream, and other ranks may be faster to say that they stopped for it: then
+    /// it is why they did.
+    fn blame(&mut self, name: &WorkerId) {
+        let (now, near) = (self.now, self.config.heartbeat_interval_ms);
+        let mut incidents = Vec::new();
+        for (number, job) in &self.state.jobs {
+            let seated = job.seats.iter().any(|seat| seat.worker == *name);
+            let drains = |worker: &WorkerId| self.state.draining.contains(worker);
+            if let Some(incident) = job.incident.as_ref().filter(|_| seated)
+                && !job.state().is_final()
+                && incident.cause == Cause::Drain
+                && now.since(incident.detected) <= near
+                && !incident.worker.as_ref().is_some_and(drains)
+            {
+                let mut incident = incident.clone();
+                incident.cause = Cause::Preemption;
+                incident.worker = Some(name.clone());
+                incidents.push((*number, incident));
+            }
+        }
+        for (number, incident) in incidents {
+            self.record(Change::JobInterrupted { number, incident });
+        }
+    }
+
+    /// Jobs of which a worker holds devices.
+    fn hosted(&self, name: &WorkerId) -> Vec<u64> {
+        let leases = self.workers.get(name).map(|worker| &worker.leases);
+        let leases = leases.into_iter().flatten();
+        leases.map(|(_, lease)| lease.number).collect()
     }
 
     /// A worker's ranks stopped at a step without an order, since it leaves: all ranks agreed on
@@ -36,9 +97,17 @@ impl Machine {
             return;
         };
         let key = (job.name(), job.generation);
-        let message =
-            format!("ranks of worker {name} stopped after a snapshot, as a worker leaves");
-        self.hand_over(number, Cause::Drain, Some(name), &message);
+        let mut hosts = elastic::hosts(job).into_iter();
+        // Whoever's ranks are the first to say that they stopped need not be who leaves.
+        let preempted = hosts.find(|name| self.cause_to_leave(name) == Cause::Preemption);
+        let leaves = preempted.unwrap_or(name).clone();
+        let cause = self.cause_to_leave(&leaves);
+        let whom = match cause {
+            Cause::Preemption => format!("the machine of worker {leaves} is taken away"),
+            _ => "a worker leaves".to_owned(),
+        };
+        let message = format!("ranks of worker {name} stopped after a snapshot, as {whom}");
+        self.hand_over(number, cause, Some(&leaves), &message);
         self.note_stopped(name, &key, number);
     }
 
@@ -47,10 +116,7 @@ impl Machine {
         if !self.state.draining.contains(name) {
             self.record(Change::WorkerDrained { name: name.clone() });
             self.touch_worker(name);
-            let leases = self.workers.get(name).map(|worker| &worker.leases);
-            let leases = leases.into_iter().flatten();
-            let numbers: Vec<u64> = leases.map(|(_, lease)| lease.number).collect();
-            for number in numbers {
+            for number in self.hosted(name) {
                 self.move_away(number, name);
             }
         }
@@ -85,7 +151,7 @@ impl Machine {
         }
     }
 
-    /// Moves a job off a worker that drains, at its next step.
+    /// Moves a job off a worker that goes, at its next step.
     fn move_away(&mut self, number: u64, name: &WorkerId) {
         let can_hand_over = self.can_hand_over(number, name);
         let mode = match self.phase(number) {
@@ -113,7 +179,11 @@ impl Machine {
             StopMode::Handover => "hands over at the next step",
             StopMode::Abort => "stops preparing",
         };
-        let message = format!("moves away from worker {name}, which drains: {how}");
+        let goes = match self.state.draining.contains(name) {
+            true => "drains",
+            false => "leaves",
+        };
+        let message = format!("moves away from worker {name}, which {goes}: {how}");
         self.interrupt(number, Cause::Drain, Some(name), &message);
         self.stop_ranks(number, mode);
         let then = Then::Move;
@@ -121,7 +191,7 @@ impl Machine {
     }
 
     /// Whether a running job can leave a worker without a checkpoint: its snapshots outlive all that
-    /// drain, and there is room elsewhere at once.
+    /// go, and there is room elsewhere at once.
     fn can_hand_over(&self, number: u64, name: &WorkerId) -> bool {
         let Some(job) = self.state.jobs.get(&number) else {
             return false;
@@ -129,11 +199,11 @@ impl Machine {
         job.takes_snapshots() && self.outlives(job) && self.fits_without(number, name)
     }
 
-    /// Whether every part of a snapshot that a job's ranks take is held by a worker that does not
-    /// drain: that of its rank, or the one that mirrors it, which hosts the first rank after it that
-    /// is not on the same.
+    /// Whether every part of a snapshot that a job's ranks take is held by a worker that does not go:
+    /// that of its rank, or the one that mirrors it, which hosts the first rank after it that is not
+    /// on the same.
     fn outlives(&self, job: &Job) -> bool {
-        let stays = |seat: &Seat| !self.state.draining.contains(&seat.worker);
+        let stays = |seat: &Seat| !self.goes(&seat.worker);
         job.seats.iter().enumerate().all(|(rank, seat)| {
             let mut after = job.seats.iter().cycle().skip(rank).take(job.seats.len());
             stays(seat)

@@ -55,7 +55,13 @@ impl Machine {
         if let Some(worker) = self.workers.get_mut(&hello.name) {
             worker.link = Link::Open { conn };
             worker.heard = self.now;
-            worker.reason = if same { "reconnected" } else { "joined" }.to_owned();
+            worker.preempted = hello.preempted;
+            let reason = match (hello.preempted, same) {
+                (true, _) => "leaves, since its machine is about to be taken away",
+                (false, true) => "reconnected",
+                (false, false) => "joined",
+            };
+            reason.clone_into(&mut worker.reason);
         }
         let heartbeat_interval_ms = self.config.heartbeat_interval_ms;
         self.send(
@@ -66,6 +72,9 @@ impl Machine {
         );
         self.touch_worker(&hello.name);
         self.reconcile(&hello.name, &hello.running);
+        if hello.preempted {
+            self.preempts(&hello.name);
+        }
     }
 
     fn admit(&self, hello: &Hello) -> Result<(), Error> {
@@ -129,6 +138,7 @@ impl Machine {
             leases: BTreeMap::new(),
             strays: BTreeMap::new(),
             accused: BTreeSet::new(),
+            preempted: false,
         };
         self.workers.insert(hello.name.clone(), worker);
     }
@@ -273,6 +283,7 @@ impl Machine {
                 leases: BTreeMap::new(),
                 strays: BTreeMap::new(),
                 accused: BTreeSet::new(),
+                preempted: false,
             };
             self.workers.insert(name.clone(), worker);
         }

@@ -207,6 +207,7 @@ impl Machine {
                 };
                 (WorkerState::Draining, reason)
             }
+            Link::Open { .. } if worker.preempted => (WorkerState::Draining, worker.reason.clone()),
             Link::Open { .. } if !worker.strays.is_empty() => {
                 let reason = "gets no work until it stopped ranks that it should not run";
                 (WorkerState::Ready, reason.to_owned())

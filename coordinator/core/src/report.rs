@@ -11,7 +11,6 @@ use crate::record::{Change, Kind};
 use crate::recover::End;
 use crate::state::{Phase, Then};
 use espalier_spec::WorkerId;
-use espalier_spec::recovery::Cause;
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use std::collections::BTreeMap;
 
@@ -191,7 +190,7 @@ impl Machine {
                 }
                 let why = format!("worker {name} stopped preparing without an order");
                 let end = End {
-                    cause: Cause::Drain,
+                    cause: self.cause_to_leave(name),
                     counts: false,
                     ..End::fault(name)
                 };

@@ -125,7 +125,8 @@ pub(crate) fn home(job: &Job) -> &[Seat] {
 impl Machine {
     /// Open for work.
     pub(crate) fn is_ready(&self, worker: &Worker) -> bool {
-        matches!(worker.link, Link::Open { .. }) && !self.state.draining.contains(&worker.info.name)
+        let draining = self.state.draining.contains(&worker.info.name);
+        matches!(worker.link, Link::Open { .. }) && !draining && !worker.preempted
     }
 
     /// Whether a worker takes ranks of a job.

@@ -51,7 +51,8 @@ pub(crate) struct Run {
     /// Address that ranks listen on for their peers; port 0 takes free ones.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Leave, as on SIGTERM, once this file exists; a machine's notice that it will be taken away.
+    /// Leave, as on SIGTERM, once this file exists; a machine's notice that it will be taken away, which
+    /// is then the cause that jobs tell.
     #[arg(long, value_name = "PATH")]
     notice_file: Option<PathBuf>,
     #[command(flatten)]

@@ -7,6 +7,7 @@ mod fallback;
 mod figures;
 mod holders;
 mod kit;
+mod leave;
 mod place;
 mod quiet;
 mod recovery;
