@@ -3,6 +3,7 @@
 use crate::event::Time;
 use crate::live::{Lease, Link, Worker};
 use crate::machine::Machine;
+use crate::seat::free_devices;
 use crate::state::{Job, Phase};
 use crate::view::{ClusterView, DeviceView, JobEvent, JobState, JobView, WorkerState, WorkerView};
 use espalier_spec::job::Device;
@@ -120,6 +121,16 @@ impl Machine {
         self.workers
             .get(name)
             .map(|worker| self.view_worker(worker))
+    }
+
+    /// Whether a worker takes ranks now: it is open for work, has stopped all that it should not run,
+    /// and has a device that nobody uses.
+    #[must_use]
+    pub fn has_room(&self, name: &WorkerId) -> bool {
+        self.workers.get(name).is_some_and(|worker| {
+            let takes = self.is_ready(worker) && worker.strays.is_empty();
+            takes && !free_devices(worker, Device::Auto).is_empty()
+        })
     }
 
     /// The cluster in numbers.
