@@ -91,13 +91,14 @@ async fn ask(name: &str, context: &Context) -> Result<Job> {
     Job::read(client.job(name).await?)
 }
 
-/// Where the job went on, and how far it must have come.
+/// Where the job went on, and how far it must have come. Of a generation whose ranks have not said where
+/// they went on, their accounts alone do: a checkpoint that they were told to take may have been damaged.
 fn told(job: &Job) -> Told {
     let mut lineage = Vec::new();
     if job.generation > 0 {
         lineage.push((Generation(1), Step(0)));
     }
-    let later = job.recoveries.iter();
+    let later = job.recoveries.iter().filter(|r| r.is_taken_up);
     lineage.extend(later.map(|r| (Generation(r.generation), Step(r.from_step))));
     let done = job.progress.as_ref().map(|progress| progress.step);
     Told {
@@ -259,5 +260,33 @@ fn verdict(audit: &Audit, screen: &Screen, out: &mut String) {
     }
     if audit.more_faults > 0 {
         let _ = writeln!(out, "  - and {} more", text::count(audit.more_faults));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::recovery::tests::killed;
+    use espalier_proto::v1;
+
+    // Promise: what the ranks of a generation were told is not held against them as long as they have not said
+    // where they went on.
+    #[test]
+    fn only_what_ranks_have_said_is_a_lineage() {
+        let lineage = |recovery: v1::Recovery| {
+            let job = Job::read(v1::Job {
+                generation: 2,
+                recoveries: vec![recovery],
+                ..v1::Job::default()
+            });
+            told(&job.expect("readable")).lineage
+        };
+        let first = (Generation(1), Step(0));
+        assert_eq!(lineage(killed()), [first, (Generation(2), Step(10))]);
+        let unheard = v1::Recovery {
+            restored_time: None,
+            ..killed()
+        };
+        assert_eq!(lineage(unheard), [first]);
     }
 }

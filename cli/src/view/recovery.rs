@@ -20,6 +20,9 @@ pub(crate) struct Recovery {
     pub(crate) reached_step: u64,
     /// Steps done where it went on.
     pub(crate) from_step: u64,
+    /// Whether its ranks have said so; until then it is where they were told to go on.
+    #[serde(skip)]
+    pub(crate) is_taken_up: bool,
     /// Where its state came from.
     pub(crate) source: Source,
     pub(crate) replayed_steps: u64,
@@ -86,6 +89,7 @@ impl From<recovery::Recovery> for Recovery {
             reason: read.reason,
             reached_step: read.reached.0,
             from_step: read.from.0,
+            is_taken_up: read.restored.or(read.first_step).is_some(),
             source: read.source,
             replayed_samples: read.replayed_samples,
             fault_time: read.fault.map(Moment),

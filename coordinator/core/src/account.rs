@@ -4,7 +4,9 @@
 //! it into a [`Recovery`], which its milestones fill in; generations that were prepared in vain in
 //! between belong to the same incident, so its times run from the first fault to the first new step.
 //! The first generation that trains has none: it begins at step 0. So the recoveries also say which
-//! steps counted: those of a generation from its `from` on, up to the `from` of the next one.
+//! steps counted: those of a generation from its `from` on, up to the `from` of the next one. It is
+//! where the generation was told to go on until its ranks say where they did: a checkpoint may be
+//! damaged.
 //!
 //! Goodput is useful time over the time since the job first ran (to its end, or to now). Useful is
 //! of each generation the time from its first step to its end, or to the last sign of life of what
@@ -18,7 +20,9 @@
 
 use crate::event::Time;
 use crate::state::Job;
+use crate::view::Detail;
 use espalier_spec::recovery::{Cause, Milestone, Recovery, Restore, Source};
+use espalier_spec::report::Checkpoint;
 use espalier_spec::{Step, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +130,64 @@ impl Job {
         last.filter(|recovery| recovery.generation == generation)
     }
 
+    /// Where the ranks of the generation that trains went on, if they say with this milestone that it
+    /// was not where they were told to.
+    pub(crate) fn elsewhere(&self, milestone: Milestone, step: Step) -> Option<Step> {
+        let recovery = self.recovery()?;
+        let from = match milestone {
+            Milestone::Restored => step,
+            // The word before it was lost.
+            Milestone::FirstStep if recovery.restored.is_none() => Step(step.0.saturating_sub(1)),
+            Milestone::Connected | Milestone::FirstStep => return None,
+        };
+        (from != recovery.from).then_some(from)
+    }
+
+    /// The checkpoint of a step as its ranks told of it, or where it must be if that word was lost.
+    pub(crate) fn checkpoint_at(&self, step: Step) -> Option<Checkpoint> {
+        let told = self.events.iter().rev().find_map(|event| {
+            let Some(Detail::Checkpoint(told)) = &event.detail else {
+                return None;
+            };
+            (told.step == step).then(|| told.clone())
+        });
+        told.or_else(|| {
+            let known = self.checkpoint.as_ref()?;
+            Some(Checkpoint {
+                step,
+                path: beside(&known.path, step),
+                best: false,
+            })
+        })
+    }
+
+    /// Sets right where the generation that trains went on, and from which checkpoint if it was one:
+    /// what is older than that one is not what the next one goes on from, and what is newer is.
+    pub(crate) fn went_on(&mut self, from: Step, checkpoint: Option<&Checkpoint>) {
+        if let Some(checkpoint) = checkpoint {
+            self.checkpoint = Some(checkpoint.clone());
+        }
+        let (generation, samples) = (self.generation, self.spec.training.batch_size);
+        let newest = self.recoveries.last_mut();
+        let Some(recovery) = newest.filter(|recovery| recovery.generation == generation) else {
+            return;
+        };
+        recovery.from = from;
+        recovery.reached = recovery.reached.max(from);
+        let again = recovery.replayed_steps();
+        recovery.replayed_samples = again.saturating_mul(u64::from(samples));
+        if let Some(stretch) = &mut self.stretch {
+            stretch.before = stretch.before.max(from);
+        }
+        // The step that it was told to go on from counts no longer as one that it began with.
+        let begins = self.recoveries.iter().map(|recovery| recovery.from);
+        let began = begins.max().unwrap_or_default();
+        if began > self.began {
+            self.restarts = self.restarts.min(1);
+        }
+        self.began = began;
+    }
+
     /// Whether this milestone of the generation that trains is still to come.
     pub(crate) fn awaits(&self, milestone: Milestone) -> bool {
         let Some(stretch) = &self.stretch else {
@@ -186,6 +248,13 @@ impl Job {
     }
 }
 
+/// Where the checkpoint of a step is, by the path of another one of the job: names end with the step.
+fn beside(path: &str, step: Step) -> String {
+    let stem = path.trim_end_matches(|c: char| c.is_ascii_digit());
+    let width = path.len() - stem.len();
+    format!("{stem}{:0width$}", step.0)
+}
+
 /// How a recovery went, in a sentence: what was lost, how long each part took, what was done again.
 pub(crate) fn sentence(recovery: &Recovery) -> String {
     let worker = match &recovery.worker {
@@ -196,7 +265,7 @@ pub(crate) fn sentence(recovery: &Recovery) -> String {
         Cause::Failure => format!("the loss of {worker}"),
         Cause::Drain => format!("the departure of {worker}"),
         Cause::Scale => "a change of its workers".to_owned(),
-        Cause::Preemption => "a job of higher priority".to_owned(),
+        Cause::Preemption => format!("the preemption of {worker}"),
         Cause::Operator => "a pause".to_owned(),
     };
     let begin = recovery.fault.unwrap_or(recovery.detected);
@@ -237,6 +306,15 @@ fn hundredths(milliseconds: u64) -> String {
 mod tests {
     use super::*;
     use espalier_spec::Generation;
+
+    // Promise: of a checkpoint that nobody told of, the path is found by that of another one.
+    #[test]
+    fn checkpoints_lie_beside_each_other() {
+        let known = "/data/jobs/news-1/checkpoints/step-00000500";
+        let other = "/data/jobs/news-1/checkpoints/step-00000400";
+        assert_eq!(beside(known, Step(400)), other);
+        assert_eq!(beside("step-9", Step(12)), "step-12");
+    }
 
     // Promise: the sentence gives each part's own time, and they add up to the whole.
     #[test]

@@ -5,8 +5,8 @@
 //! `max`: in order of rank, each worker getting as many as any other or one more, and each of its
 //! free devices likewise. So several ranks may share a device; no other job does.
 //!
-//! A job that has run already moves to workers that know it: those it was on and its prepared
-//! spares (`spare.rs`). Others are taken only if these are fewer than `min`: a worker that must
+//! A job that has run already moves to workers that know it: those it was on, which hold its
+//! snapshots, and its prepared spares (`spare.rs`). Others are taken only if these are fewer than `min`: a worker that must
 //! load model and data first would hold up all.
 //!
 //! A plan (`place.rs`) is a function of the number of ranks and never of workers, so the result has
@@ -15,6 +15,7 @@
 use crate::generation::count;
 use crate::machine::Machine;
 use crate::queue::{Wait, some};
+use crate::seat::home;
 use crate::state::Job;
 use espalier_spec::job::Device;
 use espalier_spec::plan::Seat;
@@ -73,7 +74,9 @@ impl Machine {
             .map(|(name, devices)| (*name, devices.as_slice()));
         let mut workers: Vec<(&WorkerId, &[u32])> = workers.collect();
         let mut places: BTreeMap<&WorkerId, usize> = BTreeMap::new();
-        for (place, seat) in job.seats.iter().enumerate() {
+        // Those of a generation that was only prepared come after those of the last one that trained.
+        let home = home(job);
+        for (place, seat) in home.iter().chain(&job.seats).enumerate() {
             places.entry(&seat.worker).or_insert(place);
         }
         let first = |name: &WorkerId| places.get(name).copied();
@@ -91,7 +94,7 @@ impl Machine {
             return None;
         }
         workers.truncate(max);
-        Some(deal(&workers, &job.seats, ranks as usize))
+        Some(deal(&workers, home, ranks as usize))
     }
 }
 

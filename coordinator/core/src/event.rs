@@ -217,6 +217,8 @@ pub struct Hello {
     pub instance: String,
     /// Jobs that it runs now.
     pub running: Vec<RunningJob>,
+    /// Whether it leaves, since its machine is about to be taken away.
+    pub preempted: bool,
 }
 
 /// A job that a worker runs.

@@ -104,9 +104,7 @@ impl Machine {
             Link::Silent { .. } | Link::Broken { .. } | Link::Awaited { .. } => {
                 WorkerState::Unreachable
             }
-            Link::Open { .. } if self.state.draining.contains(&worker.info.name) => {
-                WorkerState::Draining
-            }
+            Link::Open { .. } if self.goes(&worker.info.name) => WorkerState::Draining,
             Link::Open { .. } => WorkerState::Ready,
         }
     }

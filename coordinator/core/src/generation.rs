@@ -206,6 +206,7 @@ impl Machine {
         for worker in workers {
             self.send_start(&worker, number);
         }
+        self.move_off(number);
     }
 
     fn send_start(&mut self, worker: &WorkerId, number: u64) {

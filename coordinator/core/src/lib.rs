@@ -21,6 +21,7 @@
 //! | who is prepared in advance? | `spare.rs`, `spares.rs` |
 //! | when does an elastic job take more workers in? | `grow.rs` |
 //! | when is a worker unreachable, when gone? | `member.rs` |
+//! | what follows when one is drained, or leaves? | `leave.rs` |
 //! | which devices are taken; what does a reconnecting worker keep? | `lease.rs` |
 //! | when is a worker dead at once; who could take its place? | `detect.rs` |
 //! | prepare and start; from which state? | `generation.rs` |
@@ -57,6 +58,7 @@ mod index;
 pub mod invariants;
 mod job;
 mod lease;
+mod leave;
 mod live;
 mod machine;
 mod member;

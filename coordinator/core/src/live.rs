@@ -30,6 +30,8 @@ pub(crate) struct Worker {
     /// Generations in which a peer lost its links to this worker; they count as long as it holds
     /// devices of them.
     pub(crate) accused: BTreeSet<Key>,
+    /// Whether it leaves, since its machine is about to be taken away.
+    pub(crate) preempted: bool,
 }
 
 impl Worker {

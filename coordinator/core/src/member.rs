@@ -1,15 +1,15 @@
-//! Workers: joining, heartbeats, losing sight of them, draining, leaving.
+//! Workers: joining, heartbeats, losing sight of them.
 //!
 //! Losing sight of a worker is not its death: an unreachable worker keeps its ranks, because its
 //! work may well go on. Only one that is gone gives them up: it said good-bye, stayed unreachable
 //! for too long, came back as another process, or was lost by its peers too (`detect.rs`).
 
-use crate::command::{Answer, Error, ErrorKind, Order, StopMode};
+use crate::command::{Answer, Error, ErrorKind, Order};
 use crate::event::{ConnId, Hello, RunningJob};
 use crate::live::{LeaseState, Link, Worker};
 use crate::machine::Machine;
-use crate::record::{Change, Kind};
-use crate::state::{Phase, Then, WorkerInfo};
+use crate::record::Change;
+use crate::state::{Phase, WorkerInfo};
 use espalier_spec::WorkerId;
 use espalier_spec::recovery::Cause;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,7 +55,13 @@ impl Machine {
         if let Some(worker) = self.workers.get_mut(&hello.name) {
             worker.link = Link::Open { conn };
             worker.heard = self.now;
-            worker.reason = if same { "reconnected" } else { "joined" }.to_owned();
+            worker.preempted = hello.preempted;
+            let reason = match (hello.preempted, same) {
+                (true, _) => "leaves, since its machine is about to be taken away",
+                (false, true) => "reconnected",
+                (false, false) => "joined",
+            };
+            reason.clone_into(&mut worker.reason);
         }
         let heartbeat_interval_ms = self.config.heartbeat_interval_ms;
         self.send(
@@ -66,6 +72,9 @@ impl Machine {
         );
         self.touch_worker(&hello.name);
         self.reconcile(&hello.name, &hello.running);
+        if hello.preempted {
+            self.preempts(&hello.name);
+        }
     }
 
     fn admit(&self, hello: &Hello) -> Result<(), Error> {
@@ -129,6 +138,7 @@ impl Machine {
             leases: BTreeMap::new(),
             strays: BTreeMap::new(),
             accused: BTreeSet::new(),
+            preempted: false,
         };
         self.workers.insert(hello.name.clone(), worker);
     }
@@ -176,18 +186,6 @@ impl Machine {
         self.stop_strays(&name, running);
     }
 
-    /// A worker leaves by itself.
-    pub(crate) fn goodbye(&mut self, conn: ConnId, reason: &str) {
-        let Some(name) = self.worker_of(conn) else {
-            return;
-        };
-        let why = match reason {
-            "" => "it said good-bye".to_owned(),
-            reason => format!("it said good-bye: {reason}"),
-        };
-        self.lose_for(&name, &why, Cause::Drain);
-    }
-
     /// Those of these workers that have been silent or unreachable for too long, or are dead for sure.
     pub(crate) fn expire_workers(&mut self, among: &BTreeSet<WorkerId>) {
         let (now, silence, gone) = (self.now, self.silence_ms(), self.config.gone_after_ms);
@@ -232,7 +230,7 @@ impl Machine {
         self.lose_for(name, why, Cause::Failure);
     }
 
-    fn lose_for(&mut self, name: &WorkerId, why: &str, cause: Cause) {
+    pub(crate) fn lose_for(&mut self, name: &WorkerId, why: &str, cause: Cause) {
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
@@ -285,6 +283,7 @@ impl Machine {
                 leases: BTreeMap::new(),
                 strays: BTreeMap::new(),
                 accused: BTreeSet::new(),
+                preempted: false,
             };
             self.workers.insert(name.clone(), worker);
         }
@@ -299,71 +298,8 @@ impl Machine {
         }
     }
 
-    pub(crate) fn drain_worker(&mut self, name: &WorkerId) -> Result<Answer, Error> {
-        self.present(name)?;
-        if !self.state.draining.contains(name) {
-            self.record(Change::WorkerDrained { name: name.clone() });
-            self.touch_worker(name);
-            self.move_away(name);
-        }
-        Ok(self.worker_answer(name))
-    }
-
-    /// Moves all jobs off a worker at their next step: from memory to memory where other workers
-    /// hold all parts and have room, else by a checkpoint.
-    fn move_away(&mut self, name: &WorkerId) {
-        let Some(worker) = self.workers.get(name) else {
-            return;
-        };
-        let numbers: Vec<u64> = worker.leases.values().map(|lease| lease.number).collect();
-        for number in numbers {
-            let mode = match self.phase(number) {
-                Some(Phase::Preparing) => StopMode::Abort,
-                Some(Phase::Running { .. }) if self.can_hand_over(number, name) => {
-                    StopMode::Handover
-                }
-                Some(Phase::Running { .. }) => StopMode::Checkpoint,
-                _ => continue,
-            };
-            let how = match mode {
-                StopMode::Checkpoint => "stops at the next step with a checkpoint",
-                StopMode::Handover => "hands over at the next step",
-                StopMode::Abort => "stops preparing",
-            };
-            let message = format!("moves away from worker {name}, which drains: {how}");
-            self.interrupt(number, Cause::Drain, Some(name), &message);
-            self.stop_ranks(number, mode);
-            let then = Then::Move;
-            self.tell(number, message, Kind::Stopping { then, mode });
-        }
-    }
-
-    /// Whether a running job can leave a worker without a checkpoint: its snapshots are mirrored,
-    /// and there is room elsewhere at once.
-    fn can_hand_over(&self, number: u64, name: &WorkerId) -> bool {
-        let Some(job) = self.state.jobs.get(&number) else {
-            return false;
-        };
-        let mirrored = job.seats.iter().any(|seat| seat.worker != *name);
-        mirrored && job.takes_snapshots() && self.fits_without(number, name)
-    }
-
-    pub(crate) fn undrain_worker(&mut self, name: &WorkerId) -> Result<Answer, Error> {
-        if !self.state.draining.contains(name) {
-            self.present(name)?;
-        } else {
-            // Also of a worker that is gone: so that its name is not drained when it comes back.
-            self.record(Change::WorkerUndrained { name: name.clone() });
-            self.touch_worker(name);
-            self.schedule();
-            if !self.workers.contains_key(name) {
-                self.present(name)?;
-            }
-        }
-        Ok(self.worker_answer(name))
-    }
-
-    fn present(&self, name: &WorkerId) -> Result<(), Error> {
+    /// Refuses to do something with a worker that is not there.
+    pub(crate) fn present(&self, name: &WorkerId) -> Result<(), Error> {
         match self.workers.get(name) {
             None => Err(Error::new(
                 ErrorKind::NotFound,
@@ -382,7 +318,7 @@ impl Machine {
         }
     }
 
-    fn worker_answer(&self, name: &WorkerId) -> Answer {
+    pub(crate) fn worker_answer(&self, name: &WorkerId) -> Answer {
         match self.worker(name) {
             Some(worker) => Answer::Worker(Box::new(worker)),
             None => Answer::Deleted,

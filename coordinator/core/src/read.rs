@@ -3,6 +3,7 @@
 use crate::event::Time;
 use crate::live::{Lease, Link, Worker};
 use crate::machine::Machine;
+use crate::seat::free_devices;
 use crate::state::{Job, Phase};
 use crate::view::{ClusterView, DeviceView, JobEvent, JobState, JobView, WorkerState, WorkerView};
 use espalier_spec::job::Device;
@@ -122,6 +123,16 @@ impl Machine {
             .map(|worker| self.view_worker(worker))
     }
 
+    /// Whether a worker takes ranks now: it is open for work, has stopped all that it should not run,
+    /// and has a device that nobody uses.
+    #[must_use]
+    pub fn has_room(&self, name: &WorkerId) -> bool {
+        self.workers.get(name).is_some_and(|worker| {
+            let takes = self.is_ready(worker) && worker.strays.is_empty();
+            takes && !free_devices(worker, Device::Auto).is_empty()
+        })
+    }
+
     /// The cluster in numbers.
     #[must_use]
     pub fn cluster(&self) -> ClusterView {
@@ -207,6 +218,7 @@ impl Machine {
                 };
                 (WorkerState::Draining, reason)
             }
+            Link::Open { .. } if worker.preempted => (WorkerState::Draining, worker.reason.clone()),
             Link::Open { .. } if !worker.strays.is_empty() => {
                 let reason = "gets no work until it stopped ranks that it should not run";
                 (WorkerState::Ready, reason.to_owned())

@@ -156,6 +156,13 @@ pub enum Kind {
     Evaluated(Box<Evaluation>),
     /// A checkpoint is durable.
     Checkpointed(Checkpoint),
+    /// Its ranks went on from another step than they were told to.
+    WentOn {
+        /// Steps done there.
+        step: Step,
+        /// The checkpoint that they took; none if it was not one.
+        checkpoint: Option<Checkpoint>,
+    },
     /// Its ranks were told to stop.
     Stopping {
         /// What follows when they have.
@@ -203,6 +210,7 @@ impl Kind {
             | Kind::Recovered(_)
             | Kind::Evaluated(_)
             | Kind::Checkpointed(_)
+            | Kind::WentOn { .. }
             | Kind::Stopping { .. }
             | Kind::Resumed => false,
         }

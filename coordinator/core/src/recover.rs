@@ -23,7 +23,7 @@ use crate::live::{Key, Lease, Live};
 use crate::machine::Machine;
 use crate::record::{Change, Kind};
 use crate::state::{Job, Phase, Then};
-use espalier_spec::recovery::{Cause, Milestone, Restore};
+use espalier_spec::recovery::{Cause, Milestone, Restore, Source};
 use espalier_spec::report::Failure;
 use espalier_spec::{Rank, Step, WorkerId};
 use std::collections::BTreeMap;
@@ -118,19 +118,6 @@ impl Machine {
         self.stop_ranks(number, mode);
         let then = Then::Move;
         self.tell(number, message, Kind::Stopping { then, mode });
-    }
-
-    /// A worker's ranks stopped at a step without an order, since it leaves: all ranks agreed on
-    /// that step, so the others stop there by themselves, and need the time to hold its snapshot.
-    pub(crate) fn left(&mut self, number: u64, name: &WorkerId) {
-        let Some(job) = self.state.jobs.get(&number) else {
-            return;
-        };
-        let key = (job.name(), job.generation);
-        let message =
-            format!("ranks of worker {name} stopped after a snapshot, as a worker leaves");
-        self.hand_over(number, Cause::Drain, Some(name), &message);
-        self.note_stopped(name, &key, number);
     }
 
     /// Some ranks of a generation are lost; their lease is taken back already.
@@ -321,9 +308,14 @@ impl Machine {
         if milestone == Milestone::FirstStep {
             self.reached(number, step);
         }
-        let job = self.state.jobs.get(&number);
-        if job.is_none_or(|job| !job.awaits(milestone)) {
+        let Some(job) = self.state.jobs.get(&number) else {
             return;
+        };
+        if !job.awaits(milestone) {
+            return;
+        }
+        if let Some(from) = job.elsewhere(milestone, step) {
+            self.went_on(number, from);
         }
         let time = self.now;
         self.record(Change::JobMilestone {
@@ -340,5 +332,27 @@ impl Machine {
             let message = account::sentence(&recovery);
             self.tell(number, message, Kind::Recovered(Box::new(recovery)));
         }
+    }
+
+    /// The newest generation went on from another step than it was told to: its checkpoint was
+    /// damaged, or there was a newer one whose writer was lost before it could say so.
+    fn went_on(&mut self, number: u64, step: Step) {
+        let Some(job) = self.state.jobs.get(&number) else {
+            return;
+        };
+        let Some(recovery) = job.recovery() else {
+            return;
+        };
+        let (told, source) = (recovery.from, recovery.source);
+        let checkpoint = match source {
+            Source::Checkpoint => job.checkpoint_at(step),
+            Source::Snapshot | Source::Beginning => None,
+        };
+        let message = if checkpoint.is_some() && step < told {
+            format!("the checkpoint of step {told} could not be used: went on from step {step}")
+        } else {
+            format!("told to go on from step {told}, its ranks went on from step {step}")
+        };
+        self.tell(number, message, Kind::WentOn { step, checkpoint });
     }
 }

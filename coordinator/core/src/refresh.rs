@@ -209,6 +209,7 @@ mod tests {
             devices: vec!["cpu".to_owned(), "cuda:0".to_owned()],
             instance: "i".to_owned(),
             running: Vec::new(),
+            preempted: false,
         };
         let conn = ConnId(1);
         drop(machine.step(Time(5), Event::WorkerConnected { conn, hello }));

@@ -13,7 +13,6 @@ use crate::recover::End;
 use crate::state::{Phase, Then};
 use crate::view::Detail;
 use espalier_spec::WorkerId;
-use espalier_spec::recovery::Cause;
 use espalier_spec::report::{Checkpoint, Evaluation, Failure, Progress};
 use std::collections::BTreeMap;
 
@@ -209,7 +208,7 @@ impl Machine {
                 }
                 let why = format!("worker {name} stopped preparing without an order");
                 let end = End {
-                    cause: Cause::Drain,
+                    cause: self.cause_to_leave(name),
                     counts: false,
                     ..End::fault(name)
                 };

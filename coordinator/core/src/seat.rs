@@ -1,5 +1,6 @@
 //! Which devices a job gets.
 
+use crate::elastic::hosts;
 use crate::live::{Link, Worker};
 use crate::machine::Machine;
 use crate::queue::is_kind;
@@ -18,7 +19,8 @@ struct Choice<'a> {
     number: u64,
     job: JobId,
     kind: Device,
-    /// Its former workers, then its spares, in order of name.
+    /// Others that may have it loaded: those that only prepared it, in order of name, then its
+    /// spares.
     known: Vec<&'a WorkerId>,
     taken: BTreeSet<&'a WorkerId>,
     classes: BTreeMap<usize, Class<'a>>,
@@ -33,6 +35,35 @@ impl<'a> Choice<'a> {
         let worker = self.machine.workers.get(name)?;
         let hosts = self.machine.hosts(self.number, &self.job, worker);
         hosts.then(|| free_devices(worker, self.kind))
+    }
+
+    /// Those of its former workers that may be chosen, for so many ranks at most: of each as many
+    /// devices as it had, so that none is left out, then more of them.
+    fn former(&mut self, home: &'a [Seat], ranks: usize) -> Vec<(&'a WorkerId, Vec<u32>)> {
+        let mut had: BTreeMap<&'a WorkerId, BTreeSet<u32>> = BTreeMap::new();
+        for seat in home {
+            had.entry(&seat.worker).or_default().insert(seat.device);
+        }
+        let (mut chosen, mut more) = (Vec::new(), Vec::new());
+        let mut missing = ranks;
+        for (name, had) in had {
+            let Some(mut devices) = self.free(name).filter(|free| !free.is_empty()) else {
+                continue;
+            };
+            devices.sort_by_key(|device| (!had.contains(device), *device));
+            let kept = had.len().min(devices.len()).min(missing);
+            more.push(devices.split_off(kept));
+            missing -= kept;
+            self.taken.insert(name);
+            chosen.push((name, devices));
+        }
+        for ((_, devices), mut more) in chosen.iter_mut().zip(more) {
+            more.truncate(missing);
+            missing -= more.len();
+            devices.append(&mut more);
+            devices.sort_unstable();
+        }
+        chosen
     }
 
     /// The best one for so many ranks: the tightest that holds all of them, else the largest.
@@ -83,10 +114,19 @@ impl<'a> Choice<'a> {
     }
 }
 
+/// Seats of the last generation of a job that trained, or was to: its workers hold its snapshots.
+pub(crate) fn home(job: &Job) -> &[Seat] {
+    match &job.plan {
+        Some(plan) => &plan.seats,
+        None => &job.seats,
+    }
+}
+
 impl Machine {
     /// Open for work.
     pub(crate) fn is_ready(&self, worker: &Worker) -> bool {
-        matches!(worker.link, Link::Open { .. }) && !self.state.draining.contains(&worker.info.name)
+        let draining = self.state.draining.contains(&worker.info.name);
+        matches!(worker.link, Link::Open { .. }) && !draining && !worker.preempted
     }
 
     /// Whether a worker takes ranks of a job.
@@ -115,9 +155,10 @@ impl Machine {
         usable.collect()
     }
 
-    /// Free devices for a job: those it had before if they are free; else as few workers as
-    /// possible, its former ones first among equals, then its spares, then in order of name. Seats
-    /// are in order of worker and device, the former worker of rank 0 first.
+    /// Free devices for a job: those it had before if they are free; else those of its former
+    /// workers, all of them, since each may hold what no other one does; then as few others as
+    /// possible, those that know it first among equals, then in order of name. Seats are in order of
+    /// worker and device, the former worker of rank 0 first.
     pub(crate) fn seats(
         &self,
         number: u64,
@@ -128,10 +169,13 @@ impl Machine {
         if self.index.free(kind) < need as usize {
             return None;
         }
-        let former: BTreeSet<&WorkerId> = job.seats.iter().map(|seat| &seat.worker).collect();
+        let home = home(job);
+        let former: BTreeSet<&WorkerId> = home.iter().map(|seat| &seat.worker).collect();
+        let prepared: BTreeSet<&WorkerId> = hosts(job).difference(&former).copied().collect();
         let spares = self.spares.of(number).map(|(name, _)| name);
-        let spares = spares.filter(|name| self.is_spare(number, name) && !former.contains(name));
-        let known = former.iter().copied().chain(spares).collect();
+        let spares = spares.filter(|name| self.is_spare(number, name));
+        let spares = spares.filter(|name| !former.contains(name) && !prepared.contains(name));
+        let known = prepared.iter().copied().chain(spares).collect();
         let mut choice = Choice {
             machine: self,
             number,
@@ -143,23 +187,25 @@ impl Machine {
         };
         let before = former.iter().map(|name| (*name, choice.free(name)));
         let before: BTreeMap<&WorkerId, Option<Vec<u32>>> = before.collect();
-        let as_before = job.seats.len() == need as usize
-            && job.seats.iter().all(|seat| {
+        let as_before = home.len() == need as usize
+            && home.iter().all(|seat| {
                 let free = before.get(&seat.worker).and_then(Option::as_ref);
                 free.is_some_and(|devices| devices.contains(&seat.device))
             });
         if as_before {
-            return Some(job.seats.clone());
+            return Some(home.to_vec());
         }
-        let mut missing = need as usize;
-        let mut chosen: Vec<(&WorkerId, Vec<u32>)> = Vec::new();
+        let mut chosen = choice.former(home, need as usize);
+        let found: usize = chosen.iter().map(|(_, devices)| devices.len()).sum();
+        let mut missing = (need as usize).saturating_sub(found);
         while missing > 0 {
             let (worker, mut devices) = choice.best(missing)?;
             devices.truncate(missing);
             missing -= devices.len();
             chosen.push((worker, devices));
         }
-        chosen.sort_by_key(|(worker, _)| (Some(*worker) != job.head(), *worker));
+        let head = home.first().map(|seat| &seat.worker);
+        chosen.sort_by_key(|(worker, _)| (Some(*worker) != head, *worker));
         let places = chosen.iter().flat_map(|(worker, devices)| {
             devices
                 .iter()

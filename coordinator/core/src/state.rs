@@ -257,6 +257,7 @@ impl Job {
                 }
                 detail = Some(Detail::Checkpoint(checkpoint.clone()));
             }
+            Kind::WentOn { step, checkpoint } => self.went_on(*step, checkpoint.as_ref()),
             Kind::Stopping { then, mode } => {
                 let stopped = match &self.phase {
                     Phase::Running { finished, .. } => finished.clone(),

@@ -76,6 +76,7 @@ pub(crate) async fn live(
         devices: vec!["cpu".into()],
         running: Vec::new(),
         instance: "first".into(),
+        preempted: false,
     };
     say(&reports, Message::Hello(hello)).await?;
     let mut client = WorkerServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20);

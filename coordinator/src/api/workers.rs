@@ -176,6 +176,7 @@ fn hello(message: v1::Hello) -> Result<Hello, ApiError> {
         devices: message.devices,
         instance: message.instance,
         running: running(message.running),
+        preempted: message.preempted,
     })
 }
 

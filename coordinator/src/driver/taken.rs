@@ -80,6 +80,7 @@ mod tests {
             devices: vec!["cpu".into()],
             instance: instance.into(),
             running: Vec::new(),
+            preempted: false,
         }
     }
 

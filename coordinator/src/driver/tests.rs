@@ -12,6 +12,7 @@ fn hello(name: &str, version: &str) -> Hello {
         devices: vec!["cpu".into()],
         instance: name.into(),
         running: Vec::new(),
+        preempted: false,
     }
 }
 

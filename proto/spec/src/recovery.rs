@@ -51,11 +51,11 @@ pub struct Restore {
 pub enum Cause {
     /// A worker or a rank was lost or failed.
     Failure,
-    /// A worker was taken out of service, or left by itself.
+    /// A worker was taken out of service, or was told to stop.
     Drain,
     /// Workers came, and the job took them in.
     Scale,
-    /// A job of higher priority took its ranks.
+    /// A worker left since its machine was about to be taken away.
     Preemption,
     /// Somebody paused and resumed it.
     Operator,

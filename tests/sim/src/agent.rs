@@ -82,6 +82,7 @@ impl World {
             devices: vec!["cpu".to_owned(); worker.devices as usize],
             instance: worker.instance(),
             running: worker.running(),
+            preempted: worker.leaving,
         };
         self.send_up(conn, Up::Hello(hello));
     }

@@ -184,7 +184,7 @@ impl World {
         if client == 0 && self.dice.one_in(3) {
             let w = self.dice.index(self.workers.len());
             let name = self.workers[w].name.clone();
-            let drain = self.judge.drained.is_empty() && self.dice.one_in(2);
+            let drain = self.judge.drained.len() < 2 && self.dice.one_in(2);
             return Some(if drain {
                 Ask::Drain(name)
             } else {

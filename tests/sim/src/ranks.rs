@@ -247,7 +247,7 @@ impl World {
             let step = restore.step.0;
             match self.parts(group, &restore.providers, step) {
                 Some(model) => group.model = model,
-                None => return self.all_fail(group, "snapshot_missing"),
+                None => return self.all_fail(group, "snapshot_missing", true),
             }
             group.step = step + late;
             self.check_replay(group, step);
@@ -284,10 +284,10 @@ impl World {
         Some(1)
     }
 
-    fn all_fail(&mut self, group: &Group, code: &str) -> Option<u64> {
+    fn all_fail(&mut self, group: &Group, code: &str, retryable: bool) -> Option<u64> {
         for worker in group.workers() {
             if self.workers[worker].hosts(&group.job, &group.key).is_some() {
-                self.end(worker, &group.job, failure(code, true, None), None);
+                self.end(worker, &group.job, failure(code, retryable, None), None);
             }
         }
         None
@@ -304,7 +304,7 @@ impl World {
         }
         if self.chance(400) {
             self.count("failed rank");
-            return self.all_fail(group, "internal");
+            return self.all_fail(group, "internal", true);
         }
         advance(&mut group.model, group.step);
         group.step += 1;
@@ -378,17 +378,21 @@ impl World {
     }
 
     fn write_checkpoint(&mut self, group: &mut Group, then_stop: bool) -> Option<u64> {
-        if self.chance(40) {
-            self.count("full disk");
-            return self.all_fail(group, "disk_busy");
-        }
         let skipped = u64::from(then_stop && self.has(Bug::HandoverSkipsStep));
         let step = group.step + skipped;
         let uid = group.key.0.clone();
-        let checkpoint = (uid.clone(), step, group.model.clone());
-        self.disk.checkpoints.insert(path(&uid, step), checkpoint);
-        if !self.has(Bug::CheckpointTooEarly) {
-            self.say_checkpoint(group, step);
+        if self.chance(40) {
+            self.count("full disk");
+            // Only one that is waited for is worth the run; the older ones are intact.
+            if then_stop {
+                return self.all_fail(group, "disk_full", false);
+            }
+        } else {
+            let checkpoint = (uid.clone(), step, group.model.clone());
+            self.disk.checkpoints.insert(path(&uid, step), checkpoint);
+            if !self.has(Bug::CheckpointTooEarly) {
+                self.say_checkpoint(group, step);
+            }
         }
         if then_stop {
             self.all_stop(group);

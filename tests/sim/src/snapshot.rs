@@ -4,8 +4,11 @@
 use crate::bug::Bug;
 use crate::chain::Model;
 use crate::ranks::{Group, Phase};
+use crate::worker::Worker;
 use crate::world::World;
-use espalier_spec::Rank;
+use espalier_core::{JobView, Machine};
+use espalier_spec::plan::Seat;
+use espalier_spec::{Rank, WorkerId};
 use std::collections::BTreeSet;
 
 impl World {
@@ -54,6 +57,38 @@ impl World {
                     "{key:?} goes on from step {step} of {reached}, though its workers hold \
                      step {newest}; snapshots are every {every} steps"
                 )
+            });
+        }
+    }
+
+    /// A generation is placed: whoever hosted the last one that trained, holds something of it and takes
+    /// work gets ranks, whoever else has room.
+    pub(crate) fn check_holders(&mut self, machine: &Machine, number: u64, seats: &[Seat]) {
+        let Some(job) = job_of(machine, number) else {
+            return;
+        };
+        let seated = |name: &str| seats.iter().any(|seat| seat.worker.as_str() == name);
+        let left = self.workers.iter().find(|worker| {
+            let takes = machine.has_room(&WorkerId(worker.name.clone()));
+            takes && !seated(&worker.name) && holds(worker, &job)
+        });
+        if let Some(left) = left {
+            let name = left.name.clone();
+            self.judge.fail("who holds a snapshot keeps ranks", || {
+                format!("{name} has room and holds parts of {}: {seats:?}", job.name)
+            });
+        }
+    }
+
+    /// A generation that is prepared is stopped, since a worker drains: that one must hold nothing.
+    pub(crate) fn check_drain(&mut self, machine: &Machine, number: u64, drained: &str) {
+        let Some(job) = job_of(machine, number) else {
+            return;
+        };
+        let mut workers = self.workers.iter();
+        if workers.any(|worker| worker.name == drained && holds(worker, &job)) {
+            self.judge.fail("a drain leaves no snapshot behind", || {
+                format!("{drained} holds parts of {}, and is let go", job.name)
             });
         }
     }
@@ -108,4 +143,20 @@ impl World {
             }
         }
     }
+}
+
+/// The job of this number.
+fn job_of(machine: &Machine, number: u64) -> Option<JobView> {
+    let mut found = machine.jobs(number.saturating_sub(1), 1, &[]).into_iter();
+    let (at, job) = found.next()?;
+    (at == number).then_some(job)
+}
+
+/// Whether a worker hosted the last generation of a job that trained, and still has something of it.
+fn holds(worker: &Worker, job: &JobView) -> bool {
+    let mut seats = job.plan.iter().flat_map(|plan| &plan.seats);
+    let held = worker.held.get(&job.uid);
+    worker.up
+        && seats.any(|seat| seat.worker.as_str() == worker.name)
+        && held.is_some_and(|held| !held.is_empty())
 }

@@ -7,7 +7,8 @@ use crate::store::follow;
 use crate::worker::{Said, What};
 use crate::world::World;
 use espalier_core::record::{Change, Kind};
-use espalier_core::{ConnId, Event, Output, Record, ReplyId, Time, invariants};
+use espalier_core::state::Then;
+use espalier_core::{ConnId, Event, Output, Record, ReplyId, StopMode, Time, invariants};
 use espalier_spec::{Generation, JobId};
 
 /// Steps of a machine between two checks of all its invariants.
@@ -22,6 +23,10 @@ struct Truth {
     reports: Option<(String, String, u64)>,
     /// Uid and newest generation of the job that it names, as the machine had them before.
     job: Option<(String, u64)>,
+    /// It is a request. Places may become free after those that follow from it were given.
+    is_asked: bool,
+    /// The worker that is drained by it.
+    drains: Option<String>,
 }
 
 impl World {
@@ -31,6 +36,7 @@ impl World {
         let mut truth = Truth::default();
         let event = match inbound {
             Inbound::Ask { asker, ask } => {
+                truth.is_asked = true;
                 let (reply, uid) = (self.fresh(), format!("u{:08}", self.fresh()));
                 leader.replies.insert(reply, asker);
                 self.clients[asker.0].event(ask, uid, ReplyId(reply))
@@ -69,7 +75,7 @@ impl World {
             self.judge.fail("records are counted", message);
         }
         for record in &output.records {
-            self.decided(leader, &truth, record);
+            self.decided(leader, &mut truth, record);
             follow(&mut leader.joined, record);
         }
         if leader.steps.is_multiple_of(CHECK_EVERY) {
@@ -108,18 +114,30 @@ impl World {
     }
 
     /// Checks one decision against what is known to be true.
-    fn decided(&mut self, leader: &Leader, truth: &Truth, record: &Record) {
+    fn decided(&mut self, leader: &Leader, truth: &mut Truth, record: &Record) {
         let Record::V1(change) = record;
         match change {
             Change::WorkerLeft { name } => self.left(leader, truth, name.as_str()),
-            Change::JobEvent { kind, .. } => match kind {
+            Change::WorkerDrained { name } => truth.drains = Some(name.0.clone()),
+            Change::JobEvent { kind, number, .. } => match kind {
                 Kind::Placed { seats, .. } => {
+                    if !truth.is_asked {
+                        self.check_holders(&leader.machine, *number, seats);
+                    }
                     let drained = |name: &str| self.judge.drained.contains(name);
                     if let Some(seat) = seats.iter().find(|seat| drained(seat.worker.as_str())) {
                         let name = seat.worker.0.clone();
                         self.judge.fail("a drained worker gets no work", || {
                             format!("{name} was drained, and that was acknowledged: {kind:?}")
                         });
+                    }
+                }
+                Kind::Stopping {
+                    then: Then::Move,
+                    mode: StopMode::Abort,
+                } => {
+                    if let Some(drained) = &truth.drains {
+                        self.check_drain(&leader.machine, *number, drained);
                     }
                 }
                 Kind::Checkpointed(checkpoint) => {

@@ -258,8 +258,11 @@ impl Host {
     fn wait(&self, started: &mpsc::Receiver<Box<StartOrder>>) -> Option<Box<StartOrder>> {
         let poll = std::time::Duration::from_millis(50);
         loop {
-            if self.control.told() != Told::GoOn {
-                return None;
+            let told = self.control.told();
+            if told != Told::GoOn {
+                // Who stops at a boundary comes to it with all others: they start too, if one does.
+                let order = started.try_recv().ok();
+                return order.filter(|_| told != Told::Abort);
             }
             match started.recv_timeout(poll) {
                 Ok(order) => return Some(order),

@@ -8,9 +8,28 @@ use tokio::time::interval;
 /// Pause between looks for the notice file.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Why a worker leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// It was told to stop.
+    Told,
+    /// Its machine is about to be taken away.
+    Preempted,
+}
+
+impl Leave {
+    /// What the coordinator is told with the good-bye.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Leave::Told => "told to stop",
+            Leave::Preempted => "its machine is about to be taken away",
+        }
+    }
+}
+
 /// Completes on SIGTERM, on ctrl-c, or when `notice` exists: a file that something outside writes when
 /// the machine is about to be taken away. Looks for it once a second.
-pub async fn told_to_leave(notice: Option<PathBuf>) {
+pub async fn told_to_leave(notice: Option<PathBuf>) -> Leave {
     let terminate = async {
         match signal(SignalKind::terminate()) {
             Ok(mut stream) => drop(stream.recv().await),
@@ -24,9 +43,9 @@ pub async fn told_to_leave(notice: Option<PathBuf>) {
         }
     };
     tokio::select! {
-        () = terminate => {}
-        () = noticed => {}
-        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => Leave::Told,
+        () = noticed => Leave::Preempted,
+        _ = tokio::signal::ctrl_c() => Leave::Told,
     }
 }
 
@@ -58,16 +77,15 @@ async fn appears(file: &Path) {
 mod tests {
     use super::*;
 
-    // Promise: a notice that came before the worker is as good as a signal: it may be of this very machine.
+    // Promise: a notice that came before the worker is as good as a signal, and says more: it may be of this very machine.
     #[tokio::test]
     async fn an_early_notice_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("notice");
         std::fs::write(&file, "").unwrap();
         let told = told_to_leave(Some(file));
-        tokio::time::timeout(Duration::from_secs(10), told)
-            .await
-            .unwrap();
+        let why = tokio::time::timeout(Duration::from_secs(10), told).await;
+        assert_eq!(why, Ok(Leave::Preempted));
     }
 
     // Promise: so is one that comes while the worker works, and before it comes nobody leaves.
@@ -80,8 +98,7 @@ mod tests {
         let early = tokio::time::timeout(LOOK / 4, told.as_mut()).await;
         assert!(early.is_err());
         std::fs::write(&file, "").unwrap();
-        tokio::time::timeout(Duration::from_secs(10), told)
-            .await
-            .unwrap();
+        let why = tokio::time::timeout(Duration::from_secs(10), told).await;
+        assert_eq!(why, Ok(Leave::Preempted));
     }
 }

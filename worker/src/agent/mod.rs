@@ -21,7 +21,7 @@ pub mod watched;
 mod wire;
 
 pub use host::{Assignment, Hosted, StartOrder};
-pub use leave::told_to_leave;
+pub use leave::{Leave, told_to_leave};
 pub use limits::Limits;
 pub use stream::{Config, Error, run};
 pub use telemetry::{Telemetry, TelemetryError, TelemetryFlags};

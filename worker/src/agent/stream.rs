@@ -3,6 +3,7 @@
 use super::held::Held;
 use super::host::{Assignment, Hosted};
 use super::leader::{Obeyed, endpoint, is_refusal, route, told, told_status};
+use super::leave::Leave;
 use super::limits::Limits;
 use super::outbox::Outbox;
 use super::report::{Address, Content, Outcome, Report};
@@ -91,7 +92,7 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`] if there is no sense in trying again.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+pub async fn run(config: Config, shutdown: impl Future<Output = Leave>) -> Result<(), Error> {
     let mut route = route(&config.coordinator, &config.tls)?;
     let (reports, incoming) = mpsc::unbounded_channel();
     let mut agent = Agent {
@@ -101,18 +102,18 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         incoming,
         jobs: BTreeMap::new(),
         held: Arc::default(),
-        leaving: false,
+        leaving: None,
         outbox: Outbox::default(),
         obeyed: Obeyed::default(),
     };
     let mut shutdown = pin!(shutdown);
     let mut pause = FIRST_PAUSE;
     let mut reachable = true;
-    loop {
+    let why = loop {
         let started = Instant::now();
         let ended = tokio::select! {
             ended = agent.serve(route.address()) => ended,
-            () = &mut shutdown => break,
+            why = &mut shutdown => break why,
         };
         agent.config.telemetry.metrics.parted();
         if let Err(status) = &ended
@@ -141,10 +142,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         }
         tokio::select! {
             () = agent.pause(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
-            () = &mut shutdown => break,
+            why = &mut shutdown => break why,
         }
-    }
-    agent.leave(route).await;
+    };
+    agent.leave(route, why).await;
     Ok(())
 }
 
@@ -156,8 +157,8 @@ struct Agent {
     jobs: BTreeMap<String, Hosted>,
     /// What is kept in memory of jobs from one generation to the next.
     held: Arc<Held>,
-    /// Told to stop.
-    leaving: bool,
+    /// Why it leaves, if it does.
+    leaving: Option<Leave>,
     /// What the coordinator has not been told, or may not have taken.
     outbox: Outbox,
     obeyed: Obeyed,
@@ -171,7 +172,8 @@ impl Agent {
     async fn serve(&mut self, address: &str) -> Result<(), Status> {
         let (sender, mut orders, beat) = self.connect(address).await?;
         let (term, leaving) = (self.obeyed.term(), self.leaving);
-        tracing::info!(coordinator = address, term, leaving, "connected");
+        let leaves = leaving.is_some();
+        tracing::info!(coordinator = address, term, leaving = leaves, "connected");
         let mut heartbeat = interval(beat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -184,10 +186,12 @@ impl Agent {
                     room.send(message);
                 }
             }
-            if leaving && self.jobs.is_empty() && self.outbox.is_settled() {
-                let goodbye = Message::Goodbye(v1::Goodbye {
-                    reason: "told to stop".to_owned(),
-                });
+            if let Some(why) = leaving
+                && self.jobs.is_empty()
+                && self.outbox.is_settled()
+            {
+                let reason = why.reason().to_owned();
+                let goodbye = Message::Goodbye(v1::Goodbye { reason });
                 // A full or closed channel means that the coordinator is gone itself.
                 let _ = sender.send(wire::message(goodbye)).await;
                 drop(sender);
@@ -236,6 +240,7 @@ impl Agent {
             devices: self.config.devices.clone(),
             running: self.unsettled(),
             instance: self.instance.clone(),
+            preempted: self.leaving == Some(Leave::Preempted),
         });
         // The channel is new and empty: there is room.
         let _ = sender.try_send(wire::message(hello));
@@ -348,7 +353,7 @@ impl Agent {
         let old = self.jobs.remove(&job);
         match Hosted::new(assignment, old, self.reports.clone()) {
             Ok(hosted) => {
-                if self.leaving {
+                if self.leaving.is_some() {
                     hosted.leave();
                 }
                 self.jobs.insert(job, hosted);
@@ -431,8 +436,8 @@ impl Agent {
 
     /// Stops all jobs at a step boundary, in the memory of other workers if there are some, passes on
     /// their last reports and says good-bye.
-    async fn leave(&mut self, mut route: Route) {
-        self.leaving = true;
+    async fn leave(&mut self, mut route: Route, why: Leave) {
+        self.leaving = Some(why);
         for hosted in self.jobs.values() {
             hosted.leave();
         }

@@ -52,8 +52,9 @@ pub(crate) struct Run {
     /// 0, free ones are taken.
     #[arg(long, default_value = "127.0.0.1:0", value_parser = listen_at)]
     listen: SocketAddr,
-    /// Leave, as on SIGTERM, once this file exists; a machine's notice that it will be taken away. A file
-    /// that is there at the start counts: remove it if the machine stays.
+    /// Leave, as on SIGTERM, once this file exists; a machine's notice that it will be taken away, which
+    /// is then the cause that jobs tell. A file that is there at the start counts: remove it if the machine
+    /// stays.
     #[arg(long, value_name = "PATH")]
     notice_file: Option<PathBuf>,
     #[command(flatten)]

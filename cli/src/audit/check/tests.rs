@@ -297,6 +297,28 @@ fn another_lineage_is_a_fault() {
     assert!(found.faults.contains(&named), "{:?}", found.faults);
 }
 
+// Promise: a job whose ranks went on from an older checkpoint than they were told, since that one was damaged,
+// is clean by what the coordinator learned from them, and by their accounts alone if it learned nothing.
+#[test]
+fn an_older_checkpoint_is_no_fault() {
+    let made = Made {
+        lineage: vec![(0, 5), (4, 7), (3, 9)],
+        ..plain()
+    };
+    let lineage = [0, 4, 3].map(Step);
+    let lineage: Vec<_> = (1..).map(Generation).zip(lineage).collect();
+    for known in [3, 2] {
+        let told = Told {
+            lineage: lineage[..known].to_vec(),
+            finished: None,
+        };
+        let found = audit(&made.accounts(), &told);
+        assert!(found.clean, "{:?}", found.faults);
+        // Steps 3 and 4 of the first, and 4 to 6 of the second, were done again.
+        assert_eq!((found.steps, found.repeated_steps), (9, 5));
+    }
+}
+
 // Promise: a generation that died before its first step changes nothing, known by its accounts or by the
 // coordinator alone.
 #[test]

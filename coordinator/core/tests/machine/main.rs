@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used)] // a test that can't go on fails here
 
 mod elastic;
+mod fallback;
 mod figures;
+mod holders;
 mod kit;
+mod leave;
 mod place;
 mod quiet;
 mod recovery;

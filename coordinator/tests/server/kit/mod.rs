@@ -190,6 +190,7 @@ pub(crate) fn hello(name: &str) -> v1::Hello {
         devices: vec!["cpu".into()],
         running: vec![],
         instance: "first".into(),
+        preempted: false,
     }
 }
 

@@ -190,6 +190,7 @@ impl Sim {
             devices: vec!["cpu".to_owned(); devices],
             instance,
             running,
+            preempted: false,
         };
         self.step(Event::WorkerConnected { conn, hello });
     }

@@ -213,6 +213,7 @@ impl Bench {
             devices: vec!["cpu".to_owned(); devices],
             instance: instance.to_owned(),
             running,
+            preempted: false,
         };
         let after = self.step(Event::WorkerConnected { conn, hello });
         (conn, after)
