@@ -6,6 +6,7 @@
 
 use super::audio::AudioReader;
 use super::cell::shortened;
+use super::fit::Cut;
 use super::image::ImageReader;
 use super::inputs::{flatten, mismatch};
 use super::{Cell, Error, Place, Problem};
@@ -118,6 +119,16 @@ impl MediaReader {
     #[must_use]
     pub fn shape(&self) -> [usize; 3] {
         self.shape
+    }
+
+    /// What becomes of a picture of `from` (height, width), as of the image that it belongs to. The error says what
+    /// is wrong with it.
+    pub(super) fn cut(&self, from: [usize; 2]) -> Result<Cut, String> {
+        let [_, height, width] = self.shape;
+        match &self.kind {
+            Kind::Image(reader) => reader.cut(from),
+            Kind::Audio(_) => Ok(Cut::all([height, width])),
+        }
     }
 
     /// Whether inputs are sounds, not images.

@@ -17,6 +17,7 @@ mod cell;
 pub mod dataset;
 mod error;
 mod features;
+mod fit;
 #[cfg(test)]
 mod fuzz;
 mod image;

@@ -158,8 +158,8 @@ fn follows_the_image_processor() {
         ),
         (
             "size",
-            json!({"shortest_edge": 2}),
-            "expected a number, or height and width",
+            json!({"shortest_edge": 2, "longest_edge": 4}),
+            "expected a number, height and width, or shortest_edge",
         ),
         (
             "image_std",
@@ -188,6 +188,36 @@ fn follows_the_image_processor() {
         let found = setting.refused("{\"in\": \"g.png\", \"label\": 0}");
         assert!(found.starts_with(CONFIG) && found.contains(said), "{found}");
     }
+}
+
+// Promise: with the fields of ConvNextImageProcessor the middle of an image is cut out, in proportion; an image of
+// the backbone's own size, too.
+#[test]
+fn the_middle_of_an_image_is_cut_out() {
+    let grey = GrayImage::from_fn(6, 4, |x, y| image::Luma([(51 * (x % 3 + y % 3)) as u8]));
+    let colour = RgbImage::from_fn(6, 4, |x, y| image::Rgb([51 * x as u8, 51 * y as u8, 0]));
+    let config = json!({"size": {"shortest_edge": 2}, "crop_pct": 0.5, "resample": 0});
+    let config = config.to_string();
+    let cut = |channels: usize, bytes: &[u8]| {
+        let setting = Setting::new([channels, 2, 2])
+            .write(CONFIG, config.as_bytes())
+            .write("a.png", bytes);
+        let row = "{\"in\": \"a.png\", \"label\": 0}";
+        let data = setting.load(row, "in", json!({})).unwrap();
+        let numbers = numbers(&data, 0);
+        numbers
+            .iter()
+            .map(|n| (n * 5.0).round() as u8)
+            .collect::<Vec<_>>()
+    };
+    let png = |image: DynamicImage| encoded(image, ImageFormat::Png);
+    // Columns 2 and 3 of rows 1 and 2.
+    assert_eq!(cut(1, &png(grey.clone().into())), [3, 1, 4, 2]);
+    let colours = cut(3, &png(colour.into()));
+    assert_eq!(colours, [2, 3, 2, 3, 1, 1, 2, 2, 0, 0, 0, 0]);
+    // Twice as large by the nearest pixel, then cut: the four pixels again, each once.
+    let small = image::imageops::crop_imm(&grey, 2, 1, 2, 2).to_image();
+    assert_eq!(cut(1, &png(small.into())), [3, 1, 4, 2]);
 }
 
 /// Files that are missing, cut off, of another kind or size are named with row, column and what to do.
