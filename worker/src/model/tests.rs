@@ -11,6 +11,7 @@ use tch::Kind;
 mod convnet;
 mod dropout;
 mod llama;
+mod resnet;
 mod virtual_tokens;
 
 const TEXTS: [&[u32]; 4] = [&[3, 4, 7, 2], &[3, 9], &[5, 6, 8, 10, 2, 3], &[9, 2]];
