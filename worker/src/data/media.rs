@@ -56,15 +56,23 @@ pub(super) enum Held {
 
 impl MediaReader {
     /// Reads `preprocessor_config.json` of the directory `dir`, for a backbone that takes `shape`
-    /// (channels, height, width). Without that file, pixels are rescaled to 0..1 and nothing more.
+    /// (channels, height, width). Without that file, pixels are rescaled to 0..1 and nothing more; a model
+    /// of sounds alone must have it.
     ///
     /// # Errors
     /// The file is unreadable, or says what can't be done or doesn't fit `shape`.
     pub fn load(dir: &Path, shape: [usize; 3]) -> Result<Self, Error> {
         let file = dir.join(CONFIG);
+        let needs_sounds = reads_sounds(dir);
         let bytes = match fs::read(&file) {
             Ok(bytes) => bytes,
-            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Self::plain(shape)),
+            Err(cause) if cause.kind() == ErrorKind::NotFound => {
+                if needs_sounds {
+                    let message = no_spectrograms("no such file", shape);
+                    return Err(Error::Preprocessor { file, message });
+                }
+                return Ok(Self::plain(shape));
+            }
             Err(cause) => return Err(Error::Read { file, cause }),
         };
         let read = || {
@@ -72,6 +80,8 @@ impl MediaReader {
                 serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
             let kind = if fields.contains_key("sampling_rate") {
                 Kind::Audio(AudioReader::new(&fields, shape)?)
+            } else if needs_sounds {
+                return Err(no_spectrograms("field sampling_rate is missing", shape));
             } else {
                 Kind::Image(ImageReader::new(&fields, shape)?)
             };
@@ -413,6 +423,28 @@ impl Values {
             Values::Numbers(_) => "numbers",
         }
     }
+}
+
+/// Whether the model of a directory reads sounds and nothing else. What is wrong with its `config.json`, who builds
+/// the model says.
+fn reads_sounds(dir: &Path) -> bool {
+    let config = fs::read(dir.join("config.json")).ok();
+    let config = config.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let config = config.unwrap_or_default();
+    match config["model_type"].as_str() {
+        Some("audio-spectrogram-transformer") => true,
+        Some("espalier-torchscript") => config["modality"] == "audio",
+        _ => false,
+    }
+}
+
+/// Why a model of sounds cannot read any, and what would let it.
+fn no_spectrograms(why: &str, [_, bins, frames]: [usize; 3]) -> String {
+    format!(
+        "{why}, but this model reads sounds; expected how they become spectrograms, such as \
+         {{\"feature_extractor_type\": \"EspalierLogMel\", \"sampling_rate\": 16000, \
+         \"num_mel_bins\": {bins}, \"n_fft\": 1024, \"hop_length\": 160, \"max_length\": {frames}}}"
+    )
 }
 
 /// Fields of `preprocessor_config.json` that someone here knows; others don't matter.

@@ -355,6 +355,37 @@ fn sounds_become_features() {
     }
 }
 
+// Promise: a model that reads sounds alone is not taken for one of images where its directory does not say how
+// sounds become spectrograms; what is missing is named, and what to put there works.
+#[test]
+fn models_of_sounds_need_their_features() {
+    for config in [
+        json!({"model_type": "audio-spectrogram-transformer"}),
+        json!({"model_type": "espalier-torchscript", "modality": "audio"}),
+    ] {
+        let setting = Setting::new([1, 8, 4]).write("config.json", config.to_string().as_bytes());
+        let row = "{\"in\": \"a.wav\", \"label\": 0}";
+        let said = setting.refused(row);
+        let start = "preprocessor_config.json: no such file, but this model reads sounds";
+        assert!(said.starts_with(start), "{said}");
+        let setting = setting.write(CONFIG, b"{\"image_mean\": 0.5}");
+        let said = setting.refused(row);
+        assert!(said.contains("field sampling_rate is missing"), "{said}");
+        let advice = &said[said.find('{').unwrap()..];
+        let setting = setting
+            .write(CONFIG, advice.as_bytes())
+            .write("a.wav", &sound(16000));
+        let data = setting.load(row, "in", json!({})).unwrap();
+        assert_eq!(numbers(&data, 0).len(), 32);
+    }
+    let images = json!({"model_type": "espalier-torchscript", "modality": "image"});
+    let setting = Setting::new([1, 2, 2])
+        .write("config.json", images.to_string().as_bytes())
+        .write("g.png", &grey());
+    let row = "{\"in\": \"g.png\", \"label\": 0}";
+    assert!(setting.load(row, "in", json!({})).is_ok());
+}
+
 /// Changes that the inputs do not have, or that leave nothing of them, are refused by field.
 #[test]
 fn augment_fits_the_inputs() {
