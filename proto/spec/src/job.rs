@@ -108,7 +108,8 @@ pub struct BackboneSpec {
     /// How a sample's token vectors become one vector.
     #[serde(default)]
     pub pooling: Pooling,
-    /// Dropout rate in the backbone; default: the rates of its `config.json`.
+    /// Dropout rate in the backbone, and of what heads read (not in front of a vocabulary or of masks); default:
+    /// the rates of its `config.json`, and 0.1 in front of heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropout: Option<f64>,
     /// Where the whole backbone is frozen (`tuning: heads`), compute the features of every sample once,

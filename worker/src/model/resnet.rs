@@ -10,7 +10,7 @@
 //! Blocks: the stem, then each residual layer. Shapes: b samples, c channels, y and x places.
 
 use super::hf::{self, Source, Spread};
-use super::{Backbone, Batch, Block, Context, Error, FeatureMap, Options, ParamSpec, Table};
+use super::{Backbone, Batch, Block, Context, Error, FeatureMap, Options, ParamSpec, Table, pool};
 use espalier_spec::job::{Init, Pooling};
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,6 +22,8 @@ pub(super) const MODEL_TYPE: &str = "resnet";
 /// Of a bottleneck layer's output channels so many go through its middle.
 const REDUCTION: i64 = 4;
 const EPS: f64 = 1e-5;
+/// There is no token of the class, and no last one.
+const POOLINGS: [Pooling; 3] = [Pooling::Mean, Pooling::Max, Pooling::Pooler];
 /// What models of this kind are made for, where a directory says nothing.
 const USUAL_SIZE: i64 = 224;
 
@@ -98,10 +100,7 @@ impl ResNet {
     pub(super) fn load(source: &Source, options: &Options) -> Result<Self, Error> {
         let config: Config = source.config()?;
         check(source, &config)?;
-        if options.pooling == Pooling::Cls {
-            let message = "resnet has no class token: set backbone.pooling to mean or max";
-            return Err(source.wrong("config.json", message.to_owned()));
-        }
+        pool::check(source, options.pooling, &POOLINGS)?;
         let parts = parts(&config);
         let named = parts.iter().map(|part| (part.name.clone(), part.params()));
         let start = ("resnet.", Spread::ByOutputs);
