@@ -169,7 +169,8 @@ pub struct TaskSpec {
     pub data: DataSpec,
     /// Tasks that name the same group label the same inputs: their training files, input column,
     /// `max_train_samples`, `on_bad_sample` and `augment` are the same. Every sample that is drawn is
-    /// one for all of them, and one forward pass serves them all. Default: inputs of its own.
+    /// one for all of them, and one forward pass serves them all (with full sharding each has its own where
+    /// gradients are kept apart). Default: inputs of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_group: Option<String>,
     /// Factor on the task's loss, with the balancers `mean` and `fixed`; all others find their
