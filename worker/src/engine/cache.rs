@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 const GROUP: usize = 32;
 /// Groups of each rank between two exchanges.
 const ROUND: usize = 8;
-/// Features of more bytes than this are kept in files, not in memory.
+/// Features of more bytes than this are kept in files, not in memory, unless a test wants less.
 const IN_MEMORY: usize = 1 << 30;
 /// Progress is logged this often at most.
 const EVERY: Duration = Duration::from_secs(10);
@@ -32,6 +32,15 @@ pub(super) enum Cached {
     Features,
     /// What its lowest blocks make of it.
     Prefix(Prefix),
+}
+
+/// Where what is too much for memory is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spill<'a> {
+    /// More bytes than this are too much.
+    above: usize,
+    /// The directory of its files.
+    dir: &'a Path,
 }
 
 /// What decides on the inputs of a split: tasks that agree in it share its features.
@@ -58,12 +67,29 @@ impl Trainer {
     /// # Errors
     /// If a sample cannot be read, a file cannot be written, or a peer is lost.
     pub fn cache_features(&mut self, draws: u64, dir: &Path) -> Result<bool, Error> {
+        self.cache_features_within(IN_MEMORY, draws, dir)
+    }
+
+    /// The same where more than `in_memory` bytes are too much for memory.
+    ///
+    /// # Errors
+    /// As [`Trainer::cache_features`].
+    pub fn cache_features_within(
+        &mut self,
+        in_memory: usize,
+        draws: u64,
+        dir: &Path,
+    ) -> Result<bool, Error> {
+        let spill = Spill {
+            above: in_memory,
+            dir,
+        };
         if !self.is_worth_caching(draws) {
-            return self.cache_prefix(draws, dir);
+            return self.cache_prefix(draws, spill);
         }
         let splits = self.tasks.iter().flat_map(|task| task.splits());
         let numbers = splits.map(Split::len).sum::<usize>() * self.backbone.width();
-        let tasks = self.cache_all(&Cached::Features, numbers * size_of::<f32>(), dir)?;
+        let tasks = self.cache_all(&Cached::Features, numbers * size_of::<f32>(), spill)?;
         self.take_features(tasks);
         Ok(true)
     }
@@ -88,9 +114,9 @@ impl Trainer {
         &mut self,
         what: &Cached,
         bytes: usize,
-        dir: &Path,
+        spill: Spill<'_>,
     ) -> Result<Vec<Arc<TaskData>>, Error> {
-        let spill = (bytes > IN_MEMORY).then_some(dir);
+        let spill = (bytes > spill.above).then_some(spill.dir);
         let begun = Instant::now();
         let (tasks, specs) = (Arc::clone(&self.tasks), self.spec.tasks.clone());
         let mut known: Vec<(Identity<'_>, Arc<Features>)> = Vec::new();
