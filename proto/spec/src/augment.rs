@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What happens when an image, a sound or a mask cannot be decoded: its file is missing or damaged, or it
-/// has another sample rate than the backbone takes.
+/// has another sample rate than the backbone takes; or when labels do not fit their input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]

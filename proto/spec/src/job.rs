@@ -236,7 +236,8 @@ pub struct DataSpec {
     #[serde(default)]
     pub join: Join,
     /// What happens when an image, a sound or a mask cannot be decoded, a label of the head `ctc` does not
-    /// fit into it, or an answer does not stand where it should.
+    /// fit into it, an answer does not stand where it should, or tags are not one for each word or go on with a
+    /// span that has not begun.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
     /// What happens when a row has no label: its cell is null, empty or not a number (NaN).

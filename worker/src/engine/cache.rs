@@ -263,9 +263,10 @@ fn identities<'a>(spec: &'a TaskSpec) -> [Option<Identity<'a>>; 3] {
     ];
     // Where labels decide which rows there are, they are a task's own.
     let own = |is_own: bool| is_own.then_some(spec.name.as_str());
-    // A text may be too long for its frames, a mask may be damaged.
+    // A text may be too long for its frames, a mask may be damaged, tags may be wrong.
     let skips = data.on_bad_sample == OnBadSample::Skip;
-    let left_out = matches!(spec.head, HeadKind::Ctc | HeadKind::Segmentation) && skips;
+    let judged = [HeadKind::Ctc, HeadKind::Segmentation, HeadKind::Tags];
+    let left_out = judged.contains(&spec.head) && skips;
     let drops = data.on_missing_label == OnMissingLabel::Skip || left_out;
     let thinned = data.samples_per_class.is_some();
     let wrong = spec.head == HeadKind::Span && skips;
@@ -306,5 +307,8 @@ mod tests {
         let mut words = class.clone();
         words.data.columns.input = Some("tokens".to_owned());
         assert_eq!(same(&words, &task("tags", "fail")), [true; 2]);
+        let mut words = task("single_label", "skip");
+        words.data.columns.input = Some("tokens".to_owned());
+        assert_eq!(same(&words, &task("tags", "skip")), [false; 2]);
     }
 }

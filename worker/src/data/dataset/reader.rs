@@ -128,9 +128,15 @@ impl SplitReader<'_> {
                         return Ok(true);
                     }
                 }
-                let frames = self.frames().filter(|_| !missing);
-                let long = frames.and_then(|frames| labels.too_long(&row.label, frames));
-                if let Some(problem) = long {
+                if self.task.head == HeadKind::Tags {
+                    row.input = row.input.unpacked();
+                    row.label = row.label.unpacked();
+                }
+                let frames = self.frames();
+                let long = || frames.and_then(|frames| labels.too_long(&row.label, frames));
+                let wrong = || long().or_else(|| labels.wrong_tags(&row.label, &row.input));
+                let wrong = if missing { None } else { wrong() };
+                if let Some(problem) = wrong {
                     left_out.skip(row.place.error(problem))?;
                     if !self.keeps_unlabelled() {
                         origins.push(next(count));
@@ -201,19 +207,6 @@ impl SplitReader<'_> {
                     (Some(mask), _) => labels.push_mask(mask),
                     (None, Some(answers)) => labels.push_answers(answers.texts),
                     (None, None) => labels.push(row.label, &row.place)?,
-                }
-                if let (Inputs::Text(texts), Some(found)) = (&inputs, labels.last_tags())
-                    && !missing
-                {
-                    let expected = texts.words(count).map_or(0, |words| words.len());
-                    if found != expected {
-                        let column = self.wanted.label.to_owned();
-                        return Err(row.place.error(Problem::TagCount {
-                            column,
-                            expected,
-                            found,
-                        }));
-                    }
                 }
                 count += 1;
                 if count >= u32::MAX as usize {
