@@ -15,6 +15,19 @@ pub enum OnBadSample {
     Skip,
 }
 
+/// What happens when a text has more tokens than `backbone.max_tokens`, or a sound more frames than the backbone
+/// takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum TooLong {
+    /// Its end is cut off; the log says of how many.
+    #[default]
+    Truncate,
+    /// It is a bad sample: `on_bad_sample` decides on its row.
+    Error,
+}
+
 /// What happens when a row has no label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -5,7 +5,7 @@
 
 pub use crate::adaptation::{Adapt, AdaptationSpec, TargetSpec};
 pub use crate::adaptive::{AdaptiveBy, AdaptiveSpec};
-pub use crate::augment::{Augment, OnBadSample, OnMissingLabel};
+pub use crate::augment::{Augment, OnBadSample, OnMissingLabel, TooLong};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::evaluation::{EvaluationSpec, SelectBy};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
@@ -168,7 +168,7 @@ pub struct TaskSpec {
     /// Where the samples are.
     pub data: DataSpec,
     /// Tasks that name the same group label the same inputs: their training files, input column,
-    /// `max_train_samples`, `on_bad_sample` and `augment` are the same. Every sample that is drawn is
+    /// `max_train_samples`, `on_bad_sample`, `too_long` and `augment` are the same. Every sample that is drawn is
     /// one for all of them, and one forward pass serves them all (with full sharding each has its own where
     /// gradients are kept apart). Default: inputs of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -240,6 +240,10 @@ pub struct DataSpec {
     /// span that has not begun.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
+    /// What happens when a text has more tokens than `backbone.max_tokens`, or a sound more frames than the
+    /// backbone takes; not where texts are joined.
+    #[serde(default)]
+    pub too_long: TooLong,
     /// What happens when a row has no label: its cell is null, empty or not a number (NaN).
     #[serde(default)]
     pub on_missing_label: OnMissingLabel,

@@ -329,6 +329,8 @@ pub struct Images {
     values: Option<Values>,
     rows: usize,
     cut: u64,
+    /// A sound that would have to be cut is none.
+    whole: bool,
 }
 
 impl Images {
@@ -338,13 +340,28 @@ impl Images {
             values: None,
             rows: 0,
             cut: 0,
+            whole: false,
         }
+    }
+
+    /// Refuses sounds of which something would be cut off, if `whole` says so.
+    pub(super) fn whole(self, whole: bool) -> Self {
+        Self { whole, ..self }
     }
 
     pub(super) fn push(&mut self, cell: Cell, column: &str, place: &Place) -> Result<(), Error> {
         let folder = place.file.parent().unwrap_or(Path::new(""));
         let decoded = self.reader.decode(cell, column, folder);
         let (values, cut) = decoded.map_err(|problem| place.error(problem))?;
+        if cut && self.whole {
+            let frames = self.reader.shape[2];
+            let message = format!(
+                "the sound has more than the {frames} frames that the backbone takes, and data.too_long is \
+                 `error`"
+            );
+            let column = column.to_owned();
+            return Err(place.error(Problem::Undecodable { column, message }));
+        }
         match (&mut self.values, values) {
             (None, values) => self.values = Some(values),
             (Some(Values::Pixels(all)), Values::Pixels(new)) => all.extend(new),

@@ -11,7 +11,7 @@ use crate::data::{Features, Input, Split, TaskData};
 use crate::model::Context;
 use crate::torch;
 use espalier_comm::CommunicatorExt;
-use espalier_spec::job::{Files, HeadKind, OnBadSample, OnMissingLabel, TaskSpec, Tuning};
+use espalier_spec::job::{Files, HeadKind, OnBadSample, OnMissingLabel, TaskSpec, TooLong, Tuning};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ type Identity<'a> = (
     &'a Files,
     [Option<&'a str>; 2],
     Option<u64>,
-    OnBadSample,
+    (OnBadSample, TooLong),
     Option<&'a str>,
 );
 
@@ -270,7 +270,8 @@ fn identities<'a>(spec: &'a TaskSpec) -> [Option<Identity<'a>>; 3] {
     let drops = data.on_missing_label == OnMissingLabel::Skip || left_out;
     let thinned = data.samples_per_class.is_some();
     let wrong = spec.head == HeadKind::Span && skips;
-    let of = |files, most, own| (files, columns, most, data.on_bad_sample, own);
+    let policies = (data.on_bad_sample, data.too_long);
+    let of = |files, most, own| (files, columns, most, policies, own);
     let kept = own(wrong || thinned || (drops && spec.input_group.is_none()));
     let train = of(&data.train, data.max_train_samples, kept);
     let rest = |files: Option<&'a Files>| files.map(|files| of(files, None, own(wrong || drops)));
@@ -307,6 +308,9 @@ mod tests {
         let mut words = class.clone();
         words.data.columns.input = Some("tokens".to_owned());
         assert_eq!(same(&words, &task("tags", "fail")), [true; 2]);
+        let mut whole = class.clone();
+        whole.data.too_long = TooLong::Error;
+        assert_eq!(same(&class, &whole), [false; 2]);
         let mut words = task("single_label", "skip");
         words.data.columns.input = Some("tokens".to_owned());
         assert_eq!(same(&words, &task("tags", "skip")), [false; 2]);

@@ -1,6 +1,7 @@
 //! Files of a split to inputs and labels.
 
 use super::left_out::LeftOut;
+use super::length::too_long;
 use super::split::Origin;
 use super::{Modality, Split, answers, target};
 use crate::data::inputs::Texts;
@@ -9,7 +10,7 @@ use crate::data::mask::MaskReader;
 use crate::data::media::Images;
 use crate::data::source::{self, Row, Wanted};
 use crate::data::{Cell, Error, Inputs, LabelSet, Problem};
-use espalier_spec::job::{HeadKind, Join, OnMissingLabel, TaskSpec};
+use espalier_spec::job::{HeadKind, Join, OnMissingLabel, TaskSpec, TooLong};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,6 +52,20 @@ impl SplitReader<'_> {
         self.task.head == HeadKind::CausalLm && self.task.data.join != Join::Apart
     }
 
+    /// What is wrong with a row's text if it would be cut and the job wants none cut.
+    fn too_long(&self, row: &Row) -> Option<Problem> {
+        let Modality::Text(tokenizer) = self.modality else {
+            return None;
+        };
+        let is_wanted = self.cuts_nothing() && !self.joins();
+        let input = (&row.input, row.pair.as_ref());
+        is_wanted.then(|| too_long(tokenizer, self.wanted.input, input))?
+    }
+
+    fn cuts_nothing(&self) -> bool {
+        self.task.data.too_long == TooLong::Error
+    }
+
     /// Whether rows without a label stay: for the other tasks of a group, or as a target, which needs none.
     fn keeps_unlabelled(&self) -> bool {
         self.name == target::NAME || self.task.input_group.is_some() && self.name == "train"
@@ -86,7 +101,9 @@ impl SplitReader<'_> {
                     _ => texts,
                 })
             }
-            Modality::Media(reader) => Inputs::Image(Images::new(reader.clone())),
+            Modality::Media(reader) => {
+                Inputs::Image(Images::new(reader.clone()).whole(self.cuts_nothing()))
+            }
         };
         // An empty label set is that of a task without classes, not one to look labels up in.
         let known = self.known.filter(|set| !set.is_empty());
@@ -181,6 +198,11 @@ impl SplitReader<'_> {
                     && texts.lacks_tokens(&row.input, row.pair.as_ref())
                 {
                     left_out.skip(row.place.error(Problem::NoTokens))?;
+                    origins.push(next(count));
+                    return Ok(true);
+                }
+                if let Some(problem) = self.too_long(&row) {
+                    left_out.skip(row.place.error(problem))?;
                     origins.push(next(count));
                     return Ok(true);
                 }

@@ -330,6 +330,12 @@ fn sounds_become_features() {
     assert_eq!(numbers(&data, 0), numbers(&data, 1));
     assert_eq!(numbers(&data, 0), numbers(&data, 2));
     assert_eq!(data.train.cut(), 3);
+    let whole = json!({"too_long": "error"});
+    let error = setting.load(&rows, "in", whole).unwrap_err();
+    assert!(
+        error.contains("row 1") && error.contains("more than the 4 frames"),
+        "{error}"
+    );
     for (cell, said) in [
         (
             "\"fast.wav\"",
