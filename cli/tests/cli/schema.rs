@@ -24,7 +24,7 @@ fn full() -> Value {
                 "train": ["a.parquet", "b.jsonl"], "validation": "c.csv", "test": ["d.csv"],
                 "columns": { "input": "text", "pair": "title", "label": "section" }, "labels": ["web", "games"],
                 "max_train_samples": 100, "samples_per_class": 8, "on_bad_sample": "skip", "on_missing_label": "skip",
-                "augment": { "crop": 2, "flip": true, "time_mask": 0, "frequency_mask": 0 }
+                "too_long": "error", "augment": { "crop": 2, "flip": true, "time_mask": 0, "frequency_mask": 0 }
             },
             "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1,
                       "contrastive": { "share": 0.5, "temperature": 0.2 } },

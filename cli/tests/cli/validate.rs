@@ -75,7 +75,7 @@ fn an_unknown_field_gets_a_suggestion() {
   7 |       trian: [a.parquet, b.csv]
     |       ^
 
-hint: did you mean `train`? Known fields here: `train`, `validation`, `test`, `columns`, `labels`, `max_train_samples`, `samples_per_class`, `join`, `on_bad_sample`, `on_missing_label`, `augment`
+hint: did you mean `train`? Known fields here: `train`, `validation`, `test`, `columns`, `labels`, `max_train_samples`, `samples_per_class`, `join`, `on_bad_sample`, `too_long`, `on_missing_label`, `augment`
 ",
     );
 }

@@ -36,7 +36,7 @@ backbone: {path: model}
 tasks:
   - name: t
     head: label_embedding
-    data: {train: [a.csv, b.csv], test: c.csv, columns: {input: x, pair: y, label: z}, on_missing_label: skip, on_bad_sample: skip}
+    data: {train: [a.csv, b.csv], test: c.csv, columns: {input: x, pair: y, label: z}, on_missing_label: skip, on_bad_sample: skip, too_long: error}
     loss: {class_weights: {given: {1: 2, yes: 3.5}}}
     zero_shot: {descriptions: d.csv}
     adaptation: {method: cdan, target: {train: e.csv}, params: {entropy: true, hidden: 64}}
@@ -47,7 +47,7 @@ tasks:
         self.assertEqual((list(data.train), list(data.test)), (["/jobs/a.csv", "/jobs/b.csv"], ["/jobs/c.csv"]))
         self.assertEqual((data.input_column, data.pair_column, data.label_column), ("x", "y", "z"))
         self.assertTrue(data.skip_missing_labels)
-        self.assertEqual(data.on_bad_sample, v1.Data.SKIP)
+        self.assertEqual((data.on_bad_sample, data.too_long), (v1.Data.SKIP, v1.Data.ERROR))
         self.assertEqual(dict(first.loss.class_weights), {"1": 2.0, "yes": 3.5})
         self.assertEqual(first.zero_shot.descriptions_file, "/jobs/d.csv")
         self.assertEqual(list(first.adaptation.target_train), ["/jobs/e.csv"])

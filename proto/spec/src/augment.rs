@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What happens when an image, a sound or a mask cannot be decoded: its file is missing or damaged, or it
-/// has another sample rate than the backbone takes.
+/// has another sample rate than the backbone takes; or when labels do not fit their input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -13,6 +13,19 @@ pub enum OnBadSample {
     Fail,
     /// The row is left out; the log says how many were.
     Skip,
+}
+
+/// What happens when a text has more tokens than `backbone.max_tokens`, or a sound more frames than the backbone
+/// takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum TooLong {
+    /// Its end is cut off; the log says of how many.
+    #[default]
+    Truncate,
+    /// It is a bad sample: `on_bad_sample` decides on its row.
+    Error,
 }
 
 /// What happens when a row has no label.

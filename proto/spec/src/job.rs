@@ -5,7 +5,7 @@
 
 pub use crate::adaptation::{Adapt, AdaptationSpec, TargetSpec};
 pub use crate::adaptive::{AdaptiveBy, AdaptiveSpec};
-pub use crate::augment::{Augment, OnBadSample, OnMissingLabel};
+pub use crate::augment::{Augment, OnBadSample, OnMissingLabel, TooLong};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
 pub use crate::evaluation::{EvaluationSpec, SelectBy};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
@@ -108,7 +108,8 @@ pub struct BackboneSpec {
     /// How a sample's token vectors become one vector.
     #[serde(default)]
     pub pooling: Pooling,
-    /// Dropout rate in the backbone; default: the rates of its `config.json`.
+    /// Dropout rate in the backbone, and of what heads read (not in front of a vocabulary or of masks); default:
+    /// the rates of its `config.json`, and 0.1 in front of heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropout: Option<f64>,
     /// Where the whole backbone is frozen (`tuning: heads`), compute the features of every sample once,
@@ -167,8 +168,9 @@ pub struct TaskSpec {
     /// Where the samples are.
     pub data: DataSpec,
     /// Tasks that name the same group label the same inputs: their training files, input column,
-    /// `max_train_samples`, `on_bad_sample` and `augment` are the same. Every sample that is drawn is
-    /// one for all of them, and one forward pass serves them all. Default: inputs of its own.
+    /// `max_train_samples`, `on_bad_sample`, `too_long` and `augment` are the same. Every sample that is drawn is
+    /// one for all of them, and one forward pass serves them all (with full sharding each has its own where
+    /// gradients are kept apart). Default: inputs of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_group: Option<String>,
     /// Factor on the task's loss, with the balancers `mean` and `fixed`; all others find their
@@ -234,9 +236,14 @@ pub struct DataSpec {
     #[serde(default)]
     pub join: Join,
     /// What happens when an image, a sound or a mask cannot be decoded, a label of the head `ctc` does not
-    /// fit into it, or an answer does not stand where it should.
+    /// fit into it, an answer does not stand where it should, or tags are not one for each word or go on with a
+    /// span that has not begun.
     #[serde(default)]
     pub on_bad_sample: OnBadSample,
+    /// What happens when a text has more tokens than `backbone.max_tokens`, or a sound more frames than the
+    /// backbone takes; not where texts are joined.
+    #[serde(default)]
+    pub too_long: TooLong,
     /// What happens when a row has no label: its cell is null, empty or not a number (NaN).
     #[serde(default)]
     pub on_missing_label: OnMissingLabel,

@@ -5,7 +5,7 @@ use crate::v1;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
     HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, SpanSpec,
-    TaskAdapterSpec, TaskSpec, ZeroShotSpec,
+    TaskAdapterSpec, TaskSpec, TooLong, ZeroShotSpec,
 };
 use std::collections::BTreeMap;
 
@@ -185,6 +185,11 @@ impl Wire for DataSpec {
                 OnBadSample::Skip => v1::data::OnBadSample::Skip,
             }
             .into(),
+            too_long: match self.too_long {
+                TooLong::Truncate => v1::data::TooLong::Truncate,
+                TooLong::Error => v1::data::TooLong::Error,
+            }
+            .into(),
             augment: Some(self.augment.to_wire()),
             skip_missing_labels: self.on_missing_label == OnMissingLabel::Skip,
         }
@@ -197,6 +202,7 @@ impl Wire for DataSpec {
             || at(path, "on_bad_sample"),
             "fail or skip",
         );
+        let too_long = bad.choice(m.too_long, || at(path, "too_long"), "truncate or error");
         let join = bad.choice(m.join, || at(path, "join"), "nothing, end_token or apart");
         let some = |paths: Vec<String>| (!paths.is_empty()).then(|| files(paths));
         DataSpec {
@@ -219,6 +225,10 @@ impl Wire for DataSpec {
             on_bad_sample: match policy {
                 Policy::Unspecified | Policy::Fail => OnBadSample::Fail,
                 Policy::Skip => OnBadSample::Skip,
+            },
+            too_long: match too_long {
+                v1::data::TooLong::Unspecified | v1::data::TooLong::Truncate => TooLong::Truncate,
+                v1::data::TooLong::Error => TooLong::Error,
             },
             on_missing_label: match m.skip_missing_labels {
                 true => OnMissingLabel::Skip,

@@ -4,6 +4,7 @@ mod answers;
 mod begun;
 mod classes;
 mod left_out;
+mod length;
 mod reader;
 mod split;
 mod stream;

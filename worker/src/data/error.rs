@@ -438,10 +438,11 @@ pub enum Problem {
 
 impl Problem {
     /// Whether this is a sample that `data.on_bad_sample` may leave out: an image or a sound that
-    /// can't be read or decoded, a wrong answer, or a text without tokens.
+    /// can't be read or decoded, a wrong answer, wrong tags, or a text without tokens.
     pub(crate) fn is_bad_sample(&self) -> bool {
         let is_file = matches!(self, Problem::MediaFile { .. } | Problem::SampleRate { .. });
-        is_file || matches!(self, Problem::Undecodable { .. } | Problem::NoTokens)
+        let is_tags = matches!(self, Problem::TagCount { .. } | Problem::Bio { .. });
+        is_file || is_tags || matches!(self, Problem::Undecodable { .. } | Problem::NoTokens)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Images: PNG and JPEG to pixels, pixels to numbers, after Hugging Face's image processors.
 
 use super::cell::describe_bytes;
+use super::fit::{Cut, Fit, Size, Wanted};
 use super::media::fields;
 use image::imageops::{FilterType, resize};
 use image::{DynamicImage, ImageFormat};
@@ -13,6 +14,9 @@ use std::io::Cursor;
 struct Config {
     do_resize: Option<bool>,
     size: Option<Size>,
+    crop_pct: Option<f64>,
+    image_processor_type: Option<String>,
+    feature_extractor_type: Option<String>,
     resample: Option<u32>,
     do_rescale: Option<bool>,
     rescale_factor: Option<f64>,
@@ -22,14 +26,6 @@ struct Config {
     do_center_crop: Option<bool>,
     do_pad: Option<bool>,
     do_flip_channel_order: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Size {
-    Square(usize),
-    Sides { height: usize, width: usize },
-    Other(Value),
 }
 
 #[derive(Debug, Deserialize)]
@@ -45,8 +41,8 @@ pub(super) struct ImageReader {
     channels: usize,
     height: usize,
     width: usize,
-    /// None: images must come in the backbone's size.
-    filter: Option<FilterType>,
+    /// How images get that size.
+    fit: Fit,
     /// What each of the 256 pixels becomes, for each channel.
     tables: Vec<Vec<f32>>,
 }
@@ -58,7 +54,7 @@ impl ImageReader {
             channels,
             height,
             width,
-            filter: Some(FilterType::Triangle),
+            fit: Fit::Squeezed(FilterType::Triangle),
             tables: vec![table(1.0 / 255.0, 0.0, 1.0); channels],
         }
     }
@@ -81,29 +77,23 @@ impl ImageReader {
                 ));
             }
         }
-        let given = match config.size {
-            None => None,
-            Some(Size::Square(side)) => Some((side, side)),
-            Some(Size::Sides { height, width }) => Some((height, width)),
-            Some(Size::Other(other)) => {
-                return Err(format!(
-                    "field size is {other}; expected a number, or height and width"
-                ));
-            }
+        let processor = config.image_processor_type.as_deref();
+        let wanted = Wanted {
+            size: config.size.as_ref(),
+            crop_pct: config.crop_pct,
+            processor: processor.or(config.feature_extractor_type.as_deref()),
         };
-        if given.is_some_and(|given| given != (height, width)) {
-            let (h, w) = given.unwrap_or_default();
-            return Err(format!(
-                "field size is {h} x {w}, but image_size in config.json is {height} x {width}; \
-                 make them the same"
-            ));
-        }
-        reader.filter = match (config.do_resize.unwrap_or(true), config.resample) {
-            (false, _) => None,
-            (true, None | Some(2)) => Some(FilterType::Triangle),
-            (true, Some(0)) => Some(FilterType::Nearest),
-            (true, Some(1)) => Some(FilterType::Lanczos3),
-            (true, Some(3)) => Some(FilterType::CatmullRom),
+        let edge = wanted.edge([height, width])?;
+        let fit = |filter| match edge {
+            Some(edge) => Fit::Middle { filter, edge },
+            None => Fit::Squeezed(filter),
+        };
+        reader.fit = match (config.do_resize.unwrap_or(true), config.resample) {
+            (false, _) => Fit::Given,
+            (true, None | Some(2)) => fit(FilterType::Triangle),
+            (true, Some(0)) => fit(FilterType::Nearest),
+            (true, Some(1)) => fit(FilterType::Lanczos3),
+            (true, Some(3)) => fit(FilterType::CatmullRom),
             (true, Some(other)) => {
                 return Err(format!(
                     "field resample is {other}; expected 0 (nearest), 1 (Lanczos), 2 (bilinear) or \
@@ -156,37 +146,46 @@ impl ImageReader {
             let kind = format.to_mime_type();
             format!("the image ({kind}) is damaged: {error}")
         })?;
-        let (height, width) = (image.height() as usize, image.width() as usize);
-        let fits = (height, width) == (self.height, self.width);
-        if !fits && self.filter.is_none() {
+        let from = [image.height() as usize, image.width() as usize];
+        if self.fit == Fit::Given && from != [self.height, self.width] {
+            let [height, width] = from;
             return Err(format!(
                 "the image is {height} x {width}, expected {} x {}, as do_resize in \
                  preprocessor_config.json is false",
                 self.height, self.width
             ));
         }
-        self.fitted(image, self.filter.filter(|_| !fits))
+        self.fitted(image, &self.cut(from)?)
     }
 
-    fn fitted(&self, image: DynamicImage, filter: Option<FilterType>) -> Result<Vec<u8>, String> {
-        let (Ok(width), Ok(height)) = (u32::try_from(self.width), u32::try_from(self.height))
-        else {
+    /// What becomes of an image of `from` (height, width). The error says what is wrong with it.
+    pub(super) fn cut(&self, from: [usize; 2]) -> Result<Cut, String> {
+        self.fit.cut(from, [self.height, self.width])
+    }
+
+    fn fitted(&self, image: DynamicImage, cut: &Cut) -> Result<Vec<u8>, String> {
+        let [height, width] = cut.whole;
+        let (Ok(width), Ok(height)) = (u32::try_from(width), u32::try_from(height)) else {
             return Err("the backbone's image_size is too large".to_owned());
         };
+        let is_whole = (image.width(), image.height()) == (width, height);
+        let filter = self.fit.filter().filter(|_| !is_whole);
         match self.channels {
             1 => {
                 let luma = image.into_luma8();
-                Ok(match filter {
-                    Some(filter) => resize(&luma, width, height, filter).into_raw(),
-                    None => luma.into_raw(),
-                })
+                let luma = match filter {
+                    Some(filter) => resize(&luma, width, height, filter),
+                    None => luma,
+                };
+                Ok(cut.of(luma.into_raw(), 1))
             }
             3 => {
                 let rgb = image.into_rgb8();
-                let interleaved = match filter {
-                    Some(filter) => resize(&rgb, width, height, filter).into_raw(),
-                    None => rgb.into_raw(),
+                let rgb = match filter {
+                    Some(filter) => resize(&rgb, width, height, filter),
+                    None => rgb,
                 };
+                let interleaved = cut.of(rgb.into_raw(), 3);
                 let plane = |channel| interleaved.iter().skip(channel).step_by(3).copied();
                 Ok((0..3).flat_map(plane).collect())
             }

@@ -1,6 +1,7 @@
 //! Masks: a class for every pixel of an image, out of PNG files or lists of numbers, in the backbone's size.
 
 use super::cell::describe_bytes;
+use super::fit::Cut;
 use super::inputs::{flatten, mismatch};
 use super::media::{Held, MediaReader};
 use super::{Cell, Problem};
@@ -57,7 +58,8 @@ impl MaskReader {
         self.ignore
     }
 
-    /// The mask of a cell in the backbone's size: of every pixel the nearest one's value.
+    /// The mask of a cell in the backbone's size: of every pixel the nearest one's value. What is cut off an image
+    /// file is cut off a mask's, too.
     ///
     /// # Errors
     /// A cell that holds no mask, or a value that is no class.
@@ -72,22 +74,30 @@ impl MaskReader {
             Problem::Type { found, .. } => kind(found),
             other => other,
         })?;
-        let picture = match held {
-            Held::Bytes(bytes) => decode(&bytes).map_err(|wrong| match wrong {
-                Wrong::Kind(found) => kind(found),
-                Wrong::Damaged(message) => Problem::Undecodable {
-                    column: column.to_owned(),
-                    message: format!("the mask is damaged: {message}"),
-                },
-            })?,
-            Held::List(list) => Picture {
-                size: self.size(),
-                values: self.listed(&list, column)?,
-            },
+        let undecodable = |message: String| Problem::Undecodable {
+            column: column.to_owned(),
+            message,
+        };
+        let (picture, cut) = match held {
+            Held::Bytes(bytes) => {
+                let picture = decode(&bytes).map_err(|wrong| match wrong {
+                    Wrong::Kind(found) => kind(found),
+                    Wrong::Damaged(message) => {
+                        undecodable(format!("the mask is damaged: {message}"))
+                    }
+                })?;
+                let cut = self.media.cut(picture.size).map_err(undecodable)?;
+                (picture, cut)
+            }
+            Held::List(list) => {
+                let size = self.size();
+                let values = self.listed(&list, column)?;
+                (Picture { size, values }, Cut::all(size))
+            }
             Held::Wave { .. } => return Err(kind("the samples of a sound".to_owned())),
         };
         self.check(&picture, column)?;
-        Ok(resized(&picture, self.size()))
+        Ok(resized(&picture, &cut))
     }
 
     /// Values of a list of numbers, or of lists of numbers.
@@ -192,21 +202,24 @@ fn unpack(line: &[u8], bits: usize, width: usize, values: &mut Vec<u8>) {
     }));
 }
 
-/// A mask in another size: of every pixel the value of the one that its centre lies in.
-fn resized(picture: &Picture, size: [usize; 2]) -> Vec<u8> {
-    if picture.size == size {
+/// A part of a mask in another size: of every pixel the value of the one that its centre lies in.
+fn resized(picture: &Picture, cut: &Cut) -> Vec<u8> {
+    if *cut == Cut::all(picture.size) {
         return picture.values.clone();
     }
     let [rows, columns] = picture.size;
-    let [height, width] = size;
+    let ([height, width], [top, left]) = (cut.size, cut.start);
     let place = |to: usize, size: usize, from: usize| (2 * to + 1) * from / (2 * size.max(1));
     let mut values = Vec::with_capacity(height * width);
-    for y in 0..height {
-        let start = place(y, height, rows) * columns;
+    for y in top..top + height {
+        let start = place(y, cut.whole[0], rows) * columns;
         let line = picture.values.get(start..start + columns);
         let line = line.unwrap_or_default();
-        let value = |x: usize| line.get(place(x, width, columns)).copied().unwrap_or(0);
-        values.extend((0..width).map(value));
+        let value = |x: usize| {
+            let from = place(x, cut.whole[1], columns);
+            line.get(from).copied().unwrap_or(0)
+        };
+        values.extend((left..left + width).map(value));
     }
     values
 }

@@ -6,6 +6,7 @@
 
 use super::audio::AudioReader;
 use super::cell::shortened;
+use super::fit::Cut;
 use super::image::ImageReader;
 use super::inputs::{flatten, mismatch};
 use super::{Cell, Error, Place, Problem};
@@ -55,15 +56,23 @@ pub(super) enum Held {
 
 impl MediaReader {
     /// Reads `preprocessor_config.json` of the directory `dir`, for a backbone that takes `shape`
-    /// (channels, height, width). Without that file, pixels are rescaled to 0..1 and nothing more.
+    /// (channels, height, width). Without that file, pixels are rescaled to 0..1 and nothing more; a model
+    /// of sounds alone must have it.
     ///
     /// # Errors
     /// The file is unreadable, or says what can't be done or doesn't fit `shape`.
     pub fn load(dir: &Path, shape: [usize; 3]) -> Result<Self, Error> {
         let file = dir.join(CONFIG);
+        let needs_sounds = reads_sounds(dir);
         let bytes = match fs::read(&file) {
             Ok(bytes) => bytes,
-            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Self::plain(shape)),
+            Err(cause) if cause.kind() == ErrorKind::NotFound => {
+                if needs_sounds {
+                    let message = no_spectrograms("no such file", shape);
+                    return Err(Error::Preprocessor { file, message });
+                }
+                return Ok(Self::plain(shape));
+            }
             Err(cause) => return Err(Error::Read { file, cause }),
         };
         let read = || {
@@ -71,6 +80,8 @@ impl MediaReader {
                 serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
             let kind = if fields.contains_key("sampling_rate") {
                 Kind::Audio(AudioReader::new(&fields, shape)?)
+            } else if needs_sounds {
+                return Err(no_spectrograms("field sampling_rate is missing", shape));
             } else {
                 Kind::Image(ImageReader::new(&fields, shape)?)
             };
@@ -118,6 +129,16 @@ impl MediaReader {
     #[must_use]
     pub fn shape(&self) -> [usize; 3] {
         self.shape
+    }
+
+    /// What becomes of a picture of `from` (height, width), as of the image that it belongs to. The error says what
+    /// is wrong with it.
+    pub(super) fn cut(&self, from: [usize; 2]) -> Result<Cut, String> {
+        let [_, height, width] = self.shape;
+        match &self.kind {
+            Kind::Image(reader) => reader.cut(from),
+            Kind::Audio(_) => Ok(Cut::all([height, width])),
+        }
     }
 
     /// Whether inputs are sounds, not images.
@@ -308,6 +329,8 @@ pub struct Images {
     values: Option<Values>,
     rows: usize,
     cut: u64,
+    /// A sound that would have to be cut is none.
+    whole: bool,
 }
 
 impl Images {
@@ -317,13 +340,28 @@ impl Images {
             values: None,
             rows: 0,
             cut: 0,
+            whole: false,
         }
+    }
+
+    /// Refuses sounds of which something would be cut off, if `whole` says so.
+    pub(super) fn whole(self, whole: bool) -> Self {
+        Self { whole, ..self }
     }
 
     pub(super) fn push(&mut self, cell: Cell, column: &str, place: &Place) -> Result<(), Error> {
         let folder = place.file.parent().unwrap_or(Path::new(""));
         let decoded = self.reader.decode(cell, column, folder);
         let (values, cut) = decoded.map_err(|problem| place.error(problem))?;
+        if cut && self.whole {
+            let frames = self.reader.shape[2];
+            let message = format!(
+                "the sound has more than the {frames} frames that the backbone takes, and data.too_long is \
+                 `error`"
+            );
+            let column = column.to_owned();
+            return Err(place.error(Problem::Undecodable { column, message }));
+        }
         match (&mut self.values, values) {
             (None, values) => self.values = Some(values),
             (Some(Values::Pixels(all)), Values::Pixels(new)) => all.extend(new),
@@ -402,6 +440,28 @@ impl Values {
             Values::Numbers(_) => "numbers",
         }
     }
+}
+
+/// Whether the model of a directory reads sounds and nothing else. What is wrong with its `config.json`, who builds
+/// the model says.
+fn reads_sounds(dir: &Path) -> bool {
+    let config = fs::read(dir.join("config.json")).ok();
+    let config = config.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let config = config.unwrap_or_default();
+    match config["model_type"].as_str() {
+        Some("audio-spectrogram-transformer") => true,
+        Some("espalier-torchscript") => config["modality"] == "audio",
+        _ => false,
+    }
+}
+
+/// Why a model of sounds cannot read any, and what would let it.
+fn no_spectrograms(why: &str, [_, bins, frames]: [usize; 3]) -> String {
+    format!(
+        "{why}, but this model reads sounds; expected how they become spectrograms, such as \
+         {{\"feature_extractor_type\": \"EspalierLogMel\", \"sampling_rate\": 16000, \
+         \"num_mel_bins\": {bins}, \"n_fft\": 1024, \"hop_length\": 160, \"max_length\": {frames}}}"
+    )
 }
 
 /// Fields of `preprocessor_config.json` that someone here knows; others don't matter.

@@ -17,6 +17,7 @@ mod cell;
 pub mod dataset;
 mod error;
 mod features;
+mod fit;
 #[cfg(test)]
 mod fuzz;
 mod image;
@@ -45,7 +46,7 @@ pub use labels::{LabelSet, Labels, Masks};
 pub use loader::{Loader, LoaderOptions, RankStep, Sample, ShardBatch};
 pub use mask::mask_png;
 pub use media::MediaReader;
-pub use order::{Order, OrderTask, SampleRef, StepBatch, total_steps};
+pub use order::{Order, OrderTask, SampleRef, StepBatch, shuffled, total_steps};
 pub use passage::Passage;
 pub use shard::Placement;
 pub use tokens::{Encoded, Tokenizer};

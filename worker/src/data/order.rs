@@ -257,6 +257,16 @@ impl TaskOrder {
     }
 }
 
+/// The places 0..n (at most 2^32) in an order that is a function of (seed, task's name): that in which a task's
+/// target is read as a whole, whatever the order of its files.
+#[must_use]
+pub fn shuffled(n: usize, seed: u64, name: &str) -> Vec<usize> {
+    const WHOLE: u64 = 0x7768_6f6c_6521_2121;
+    let permutation = Permutation::new(n as u64, mix(key(seed, name) ^ WHOLE));
+    let places = 0..n as u64;
+    places.map(|place| permutation.at(place) as usize).collect()
+}
+
 /// Steps that a job trains: `steps`, else as many as make `epochs` (default 1) passes over
 /// `samples`, the training samples of all tasks together; at least 1.
 #[must_use]

@@ -11,7 +11,7 @@ use crate::data::{Features, Input, Split, TaskData};
 use crate::model::Context;
 use crate::torch;
 use espalier_comm::CommunicatorExt;
-use espalier_spec::job::{Files, HeadKind, OnBadSample, OnMissingLabel, TaskSpec, Tuning};
+use espalier_spec::job::{Files, HeadKind, OnBadSample, OnMissingLabel, TaskSpec, TooLong, Tuning};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 const GROUP: usize = 32;
 /// Groups of each rank between two exchanges.
 const ROUND: usize = 8;
-/// Features of more bytes than this are kept in files, not in memory.
+/// Features of more bytes than this are kept in files, not in memory, unless a test wants less.
 const IN_MEMORY: usize = 1 << 30;
 /// Progress is logged this often at most.
 const EVERY: Duration = Duration::from_secs(10);
@@ -34,12 +34,21 @@ pub(super) enum Cached {
     Prefix(Prefix),
 }
 
+/// Where what is too much for memory is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spill<'a> {
+    /// More bytes than this are too much.
+    above: usize,
+    /// The directory of its files.
+    dir: &'a Path,
+}
+
 /// What decides on the inputs of a split: tasks that agree in it share its features.
 type Identity<'a> = (
     &'a Files,
     [Option<&'a str>; 2],
     Option<u64>,
-    OnBadSample,
+    (OnBadSample, TooLong),
     Option<&'a str>,
 );
 
@@ -58,12 +67,29 @@ impl Trainer {
     /// # Errors
     /// If a sample cannot be read, a file cannot be written, or a peer is lost.
     pub fn cache_features(&mut self, draws: u64, dir: &Path) -> Result<bool, Error> {
+        self.cache_features_within(IN_MEMORY, draws, dir)
+    }
+
+    /// The same where more than `in_memory` bytes are too much for memory.
+    ///
+    /// # Errors
+    /// As [`Trainer::cache_features`].
+    pub fn cache_features_within(
+        &mut self,
+        in_memory: usize,
+        draws: u64,
+        dir: &Path,
+    ) -> Result<bool, Error> {
+        let spill = Spill {
+            above: in_memory,
+            dir,
+        };
         if !self.is_worth_caching(draws) {
-            return self.cache_prefix(draws, dir);
+            return self.cache_prefix(draws, spill);
         }
         let splits = self.tasks.iter().flat_map(|task| task.splits());
         let numbers = splits.map(Split::len).sum::<usize>() * self.backbone.width();
-        let tasks = self.cache_all(&Cached::Features, numbers * size_of::<f32>(), dir)?;
+        let tasks = self.cache_all(&Cached::Features, numbers * size_of::<f32>(), spill)?;
         self.take_features(tasks);
         Ok(true)
     }
@@ -88,9 +114,9 @@ impl Trainer {
         &mut self,
         what: &Cached,
         bytes: usize,
-        dir: &Path,
+        spill: Spill<'_>,
     ) -> Result<Vec<Arc<TaskData>>, Error> {
-        let spill = (bytes > IN_MEMORY).then_some(dir);
+        let spill = (bytes > spill.above).then_some(spill.dir);
         let begun = Instant::now();
         let (tasks, specs) = (Arc::clone(&self.tasks), self.spec.tasks.clone());
         let mut known: Vec<(Identity<'_>, Arc<Features>)> = Vec::new();
@@ -237,13 +263,15 @@ fn identities<'a>(spec: &'a TaskSpec) -> [Option<Identity<'a>>; 3] {
     ];
     // Where labels decide which rows there are, they are a task's own.
     let own = |is_own: bool| is_own.then_some(spec.name.as_str());
-    // A text may be too long for its frames, a mask may be damaged.
+    // A text may be too long for its frames, a mask may be damaged, tags may be wrong.
     let skips = data.on_bad_sample == OnBadSample::Skip;
-    let left_out = matches!(spec.head, HeadKind::Ctc | HeadKind::Segmentation) && skips;
+    let judged = [HeadKind::Ctc, HeadKind::Segmentation, HeadKind::Tags];
+    let left_out = judged.contains(&spec.head) && skips;
     let drops = data.on_missing_label == OnMissingLabel::Skip || left_out;
     let thinned = data.samples_per_class.is_some();
     let wrong = spec.head == HeadKind::Span && skips;
-    let of = |files, most, own| (files, columns, most, data.on_bad_sample, own);
+    let policies = (data.on_bad_sample, data.too_long);
+    let of = |files, most, own| (files, columns, most, policies, own);
     let kept = own(wrong || thinned || (drops && spec.input_group.is_none()));
     let train = of(&data.train, data.max_train_samples, kept);
     let rest = |files: Option<&'a Files>| files.map(|files| of(files, None, own(wrong || drops)));
@@ -280,5 +308,11 @@ mod tests {
         let mut words = class.clone();
         words.data.columns.input = Some("tokens".to_owned());
         assert_eq!(same(&words, &task("tags", "fail")), [true; 2]);
+        let mut whole = class.clone();
+        whole.data.too_long = TooLong::Error;
+        assert_eq!(same(&class, &whole), [false; 2]);
+        let mut words = task("single_label", "skip");
+        words.data.columns.input = Some("tokens".to_owned());
+        assert_eq!(same(&words, &task("tags", "skip")), [false; 2]);
     }
 }

@@ -2,7 +2,7 @@
 //! lowest block that is trained.
 
 use super::Error;
-use super::cache::Cached;
+use super::cache::{Cached, Spill};
 use super::trainer::Trainer;
 use crate::data::{Features, Input, Inputs, Split, TaskData};
 use crate::model::{Batch, Block, Start, lowest};
@@ -101,12 +101,12 @@ impl Trainer {
 
     /// Computes what the frozen lowest blocks make of all samples, if a run that draws `draws` samples
     /// sees about every one more than once: from then on steps and evaluations begin above them. What is
-    /// too much for memory goes to files in `dir`; what is too much for these is not kept. All ranks call
-    /// it together. Says whether it did.
+    /// too much for memory goes to files; what is too much for these is not kept. All ranks call it
+    /// together. Says whether it did.
     ///
     /// # Errors
     /// If a sample cannot be read, a file cannot be written, or a peer is lost.
-    pub(super) fn cache_prefix(&mut self, draws: u64, dir: &Path) -> Result<bool, Error> {
+    pub(super) fn cache_prefix(&mut self, draws: u64, spill: Spill<'_>) -> Result<bool, Error> {
         let Some(blocks) = self.frozen_prefix(draws) else {
             return Ok(false);
         };
@@ -128,7 +128,7 @@ impl Trainer {
             );
             return Ok(false);
         }
-        let tasks = self.cache_all(&Cached::Prefix(prefix.clone()), bytes, dir)?;
+        let tasks = self.cache_all(&Cached::Prefix(prefix.clone()), bytes, spill)?;
         self.tasks = Arc::new(tasks);
         self.begun = Some(prefix);
         Ok(true)

@@ -12,8 +12,9 @@
 
 use super::hf::{self, Source, Spread};
 use super::{
-    Backbone, Batch, Block, Context, Error, FeatureMap, Frames, Options, ParamSpec, Table,
+    Backbone, Batch, Block, Context, Error, FeatureMap, Frames, Options, ParamSpec, Table, pool,
 };
+use espalier_spec::job::Pooling;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
@@ -139,6 +140,7 @@ pub(super) struct ConvNet {
 impl ConvNet {
     pub(super) fn load(source: &Source, options: &Options) -> Result<Self, Error> {
         let config: Config = source.config()?;
+        pool::check(source, options.pooling, &[Pooling::Mean])?;
         let positive = |n: &i64| *n > 0;
         if config.hidden_sizes.is_empty() || !config.hidden_sizes.iter().all(positive) {
             let message = "hidden_sizes must name the channels of one block or more".to_owned();

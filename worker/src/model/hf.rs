@@ -254,6 +254,9 @@ pub(super) enum Spread {
     /// 1/√(3n) where each output reads n numbers: that of PyTorch's linear and convolutional layers, which draw
     /// uniformly from ±1/√n.
     ByInputs,
+    /// √(2/n) where n numbers are made of each input: He's normal distribution by outputs (He et al. 2015, arXiv
+    /// 1502.01852), with which torchvision and transformers start convolutions of residual networks.
+    ByOutputs,
 }
 
 impl Spread {
@@ -263,6 +266,11 @@ impl Spread {
             Self::ByInputs => {
                 let inputs: i64 = shape.iter().skip(1).product();
                 1.0 / (3.0 * inputs.max(1) as f64).sqrt()
+            }
+            Self::ByOutputs => {
+                let places: i64 = shape.iter().skip(2).product();
+                let outputs = shape.first().copied().unwrap_or(1) * places;
+                (2.0 / outputs.max(1) as f64).sqrt()
             }
         }
     }

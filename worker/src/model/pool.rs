@@ -1,6 +1,7 @@
 //! From the rows of a packed batch to one vector of each sample.
 
 use super::Error;
+use super::hf::Source;
 use super::layout::Layout;
 use espalier_spec::job::Pooling;
 use tch::{Kind, Tensor};
@@ -23,4 +24,33 @@ pub(super) fn pool(pooling: Pooling, x_th: &Tensor, layout: &Layout) -> Result<T
         });
     }
     Ok(Tensor::f_cat(&features, 0)?)
+}
+
+/// Refuses a way of pooling that a backbone does not have; these are those it has.
+///
+/// # Errors
+/// [`Error::Content`] that names both.
+pub(super) fn check(source: &Source, pooling: Pooling, has: &[Pooling]) -> Result<(), Error> {
+    if has.contains(&pooling) {
+        return Ok(());
+    }
+    let names: Vec<&str> = has.iter().copied().map(name).collect();
+    let message = format!(
+        "backbone.pooling is {}, but {} has only {}: set it to one it has, or leave it out",
+        name(pooling),
+        source.model_type(),
+        names.join(", ")
+    );
+    Err(source.wrong("config.json", message))
+}
+
+/// As the job file has it.
+fn name(pooling: Pooling) -> &'static str {
+    match pooling {
+        Pooling::Mean => "mean",
+        Pooling::Cls => "cls",
+        Pooling::Max => "max",
+        Pooling::Last => "last",
+        Pooling::Pooler => "pooler",
+    }
 }

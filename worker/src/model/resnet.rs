@@ -3,14 +3,15 @@
 //!
 //! **Batch norms keep the statistics of the pretrained model**, as is usual where such models are trained
 //! further: they are no parameters, training changes none, and a sample's features don't depend on its batch.
-//! Scale and shift are trained. A random start has means of 0 and variances of 1, so its norms only scale.
+//! Scale and shift are trained. A random start has means of 0 and variances of 1, so its norms only scale; since they
+//! then do not hold back a sum that every residual layer adds to, what each of L layers adds begins at 1/√L of its size.
 //! After training they can be made those of another domain ([`Backbone::follow_batches`]).
 //!
 //! Blocks: the stem, then each residual layer. Shapes: b samples, c channels, y and x places.
 
-use super::hf::{self, Source};
-use super::{Backbone, Batch, Block, Context, Error, FeatureMap, Options, ParamSpec, Table};
-use espalier_spec::job::Pooling;
+use super::hf::{self, Source, Spread};
+use super::{Backbone, Batch, Block, Context, Error, FeatureMap, Options, ParamSpec, Table, pool};
+use espalier_spec::job::{Init, Pooling};
 use serde::Deserialize;
 use serde_json::Value;
 use std::cell::Cell;
@@ -21,6 +22,8 @@ pub(super) const MODEL_TYPE: &str = "resnet";
 /// Of a bottleneck layer's output channels so many go through its middle.
 const REDUCTION: i64 = 4;
 const EPS: f64 = 1e-5;
+/// There is no token of the class, and no last one.
+const POOLINGS: [Pooling; 3] = [Pooling::Mean, Pooling::Max, Pooling::Pooler];
 /// What models of this kind are made for, where a directory says nothing.
 const USUAL_SIZE: i64 = 224;
 
@@ -97,14 +100,14 @@ impl ResNet {
     pub(super) fn load(source: &Source, options: &Options) -> Result<Self, Error> {
         let config: Config = source.config()?;
         check(source, &config)?;
-        if options.pooling == Pooling::Cls {
-            let message = "resnet has no class token: set backbone.pooling to mean or max";
-            return Err(source.wrong("config.json", message.to_owned()));
-        }
+        pool::check(source, options.pooling, &POOLINGS)?;
         let parts = parts(&config);
         let named = parts.iter().map(|part| (part.name.clone(), part.params()));
-        let start = ("resnet.", 0.05);
-        let (blocks, extra) = hf::blocks(source, options, named.collect(), start, None)?;
+        let start = ("resnet.", Spread::ByOutputs);
+        let (mut blocks, extra) = hf::blocks(source, options, named.collect(), start, None)?;
+        if options.init == Init::Random {
+            dampen(&parts, &mut blocks)?;
+        }
         Ok(Self {
             image: image(source)?,
             config,
@@ -136,6 +139,11 @@ impl ResNet {
 }
 
 impl Part {
+    /// The last unit before the sum.
+    fn last(&self) -> usize {
+        self.units.len() - 1 - usize::from(self.has_shortcut)
+    }
+
     /// Parameters: the matrices of all units, then what their norms have.
     fn params(&self) -> Vec<ParamSpec> {
         let full = |unit: &str, end: &str| format!("{}.{unit}.{end}", self.name);
@@ -192,7 +200,7 @@ impl Backbone for ResNet {
             let y = self.unit(0, 0, x)?.f_relu()?;
             return Ok(y.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?);
         }
-        let last = part.units.len() - 1 - usize::from(part.has_shortcut);
+        let last = part.last();
         let mut y = x.shallow_clone();
         for unit in 0..last {
             y = self.unit(block, unit, &y)?.f_relu()?;
@@ -277,6 +285,19 @@ fn residual(config: &Config, name: String, [inputs, outputs]: [i64; 2], stride: 
         units,
         has_shortcut,
     }
+}
+
+/// Makes what each residual layer adds begin smaller, by the scale of its last norm: 1/√L for L layers.
+fn dampen(parts: &[Part], blocks: &mut [Block]) -> Result<(), Error> {
+    let layers = parts.len().saturating_sub(1).max(1);
+    let scale = 1.0 / (layers as f32).sqrt();
+    for (part, block) in parts.iter().zip(blocks).skip(1) {
+        let last = part.last();
+        let name = format!("{}.{}.normalization.weight", part.name, part.names[last]);
+        let values = vec![scale; part.units[last].outputs as usize];
+        block.load(&name, &Tensor::f_from_slice(&values)?)?;
+    }
+    Ok(())
 }
 
 /// Channels, height and width of the images: of `config.json`, where it has an `image_size`; else of

@@ -11,6 +11,7 @@ use tch::Kind;
 mod convnet;
 mod dropout;
 mod llama;
+mod resnet;
 mod virtual_tokens;
 
 const TEXTS: [&[u32]; 4] = [&[3, 4, 7, 2], &[3, 9], &[5, 6, 8, 10, 2, 3], &[9, 2]];
@@ -62,7 +63,7 @@ fn directory(dir: &Path, config: &Value) -> Source {
         let size = serde_json::json!({"size": {"shortest_edge": LARGE[1]}});
         std::fs::write(dir.join("preprocessor_config.json"), size.to_string()).unwrap();
     }
-    let has_pooler = !["distilbert", "gpt2", "llama"].contains(&kind);
+    let has_pooler = !["distilbert", "gpt2", "llama", "espalier-convnet"].contains(&kind);
     let pooling = if has_pooler {
         Pooling::Pooler
     } else {
@@ -351,6 +352,12 @@ fn bad_configurations_are_named() {
     assert!(said.contains("has no pooler"), "{said}");
     let said = refuse("vit", "patch_size", 4.into(), Pooling::Mean);
     assert!(said.contains("no multiple of patch_size 4"), "{said}");
+    for (family, pooling) in [("resnet", "last"), ("bottleneck", "cls")] {
+        let way = serde_json::from_value(pooling.into()).unwrap();
+        let said = refuse(family, "hidden_act", "relu".into(), way);
+        let expected = format!("backbone.pooling is {pooling}, but resnet has only mean, max");
+        assert!(said.contains(&expected), "{said}");
+    }
     let said = refuse("roberta", "num_attention_heads", 3.into(), Pooling::Mean);
     assert!(
         said.contains("no multiple of num_attention_heads 3"),

@@ -243,6 +243,51 @@ fn norms_follow_the_target() {
     }
 }
 
+/// Statistics of the network's first norm, as they are exported.
+fn first_norm(outcome: &Outcome) -> Vec<f32> {
+    let file = safetensors::SafeTensors::deserialize(&outcome.model).unwrap();
+    let mut all = BTreeMap::new();
+    for (name, view) in file.iter() {
+        if name.contains("embedder") && name.contains(".running_") {
+            let (words, _) = view.data().as_chunks::<4>();
+            let numbers = words.iter().map(|word| f32::from_le_bytes(*word));
+            all.insert(name.to_owned(), numbers.collect::<Vec<f32>>());
+        }
+    }
+    assert_eq!(all.len(), 2, "mean and variance");
+    all.into_values().flatten().collect()
+}
+
+// Promise: with `adabn` statistics are those of the whole target: rows that come sorted, a batch of dark ones and
+// then one of light ones, give what the same rows give that take turns.
+#[test]
+fn norms_do_not_follow_the_order_of_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = in_another_light(folder.path(), |_| {});
+    let row = |index: usize, light: f64| {
+        let noise = |place: usize| ((index * 31 + place * 17) % 13) as f64 / 26.0;
+        let image: Vec<f64> = (0..64).map(|place| light + noise(place)).collect();
+        format!("{}\n", json!({"image": image}))
+    };
+    let [dark, light] = [0.0, 3.0].map(|light| (0..128).map(move |index| row(index, light)));
+    let turns: Vec<String> = dark
+        .clone()
+        .zip(light.clone())
+        .flat_map(|(dark, light)| [dark, light])
+        .collect();
+    let sorted: Vec<String> = dark.chain(light).collect();
+    let statistics = |rows: &[String]| {
+        std::fs::write(folder.path().join("dim.jsonl"), rows.concat()).unwrap();
+        let outcome = train(&job, &layout(1, Sharding::Optimizer, false), STEPS);
+        first_norm(&outcome)
+    };
+    let (sorted, turns) = (statistics(&sorted), statistics(&turns));
+    for (one, other) in sorted.iter().zip(&turns) {
+        let most = 0.005 * (one.abs() + other.abs()) + 1e-5;
+        assert!((one - other).abs() < most, "{one}, {other}");
+    }
+}
+
 // Promise: a backbone without batch norms is told before anything is trained.
 #[test]
 fn norms_are_needed() {

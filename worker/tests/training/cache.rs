@@ -1,6 +1,6 @@
 //! Features of a frozen backbone, computed once.
 
-use crate::kit::{Layout, Outcome, spec, train, train_in_halves};
+use crate::kit::{Layout, Outcome, spec, train, train_from_files, train_in_halves};
 use espalier_spec::JobSpec;
 use espalier_spec::exchange::Sharding;
 use espalier_spec::plan::ExchangePlan;
@@ -80,6 +80,19 @@ fn neither_sharding_nor_a_resume_changes_a_bit() {
     let layout = Layout::new(2, &ALL, how(Sharding::Optimizer));
     let halves = train_in_halves(&job, &layout, STEPS);
     once.assert_same(&halves, "in halves");
+}
+
+// Promise: what goes to files because memory would not hold it comes back with the same bits, of a backbone that is
+// frozen whole and of one whose lowest blocks are.
+#[test]
+fn files_give_the_bits_of_memory() {
+    for tuning in [json!("heads"), json!({"last_blocks": 1})] {
+        let folder = tempfile::tempdir().unwrap();
+        let job = tuned(folder.path(), &tuning, true);
+        let layout = Layout::new(2, &ALL, how(Sharding::Optimizer));
+        let files = train_from_files(&job, &layout, STEPS);
+        train(&job, &layout, STEPS).assert_same(&files, &format!("{tuning}"));
+    }
 }
 
 // Promise: the features are the same on any number of ranks: the first step's losses are those of one

@@ -171,14 +171,26 @@ fn adapters_fit_frames() {
 #[test]
 fn spectrogram_transformers_read() {
     let folder = tempfile::tempdir().unwrap();
-    let job = joint(folder.path(), "equal", STEPS);
+    let mut job = joint(folder.path(), "equal", STEPS);
+    for task in &mut job.tasks {
+        task.data.columns.input = Some("image".to_owned());
+    }
     let config = json!({
         "model_type": "audio-spectrogram-transformer", "hidden_size": 8, "num_hidden_layers": 2,
         "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 4, "frequency_stride": 1,
         "time_stride": 1, "num_mel_bins": CHARACTERS.len(), "max_length": COLUMNS,
     });
-    let file = folder.path().join("network/config.json");
-    std::fs::write(file, config.to_string()).unwrap();
+    let features = json!({
+        "feature_extractor_type": "EspalierLogMel", "sampling_rate": 8000,
+        "num_mel_bins": CHARACTERS.len(), "n_fft": 128, "hop_length": 100,
+    });
+    for (name, content) in [
+        ("config.json", config),
+        ("preprocessor_config.json", features),
+    ] {
+        let file = folder.path().join("network").join(name);
+        std::fs::write(file, content.to_string()).unwrap();
+    }
     let run = |sharding| {
         let layout = Layout::new(2, &ALL, how(sharding, false));
         train(&job, &layout, STEPS)

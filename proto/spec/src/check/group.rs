@@ -52,6 +52,7 @@ pub(super) fn rules(tasks: &[TaskSpec], found: &mut Findings) {
                 "on_bad_sample",
                 data.0.on_bad_sample == data.1.on_bad_sample,
             ),
+            ("too_long", data.0.too_long == data.1.too_long),
             ("augment", data.0.augment == data.1.augment),
         ];
         for (field, same) in same {

@@ -77,6 +77,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 join: crate::job::Join::default(),
                 samples_per_class: max_train_samples.map(|most| most as u32),
                 on_bad_sample: OnBadSample::default(),
+                too_long: crate::job::TooLong::default(),
                 on_missing_label: OnMissingLabel::default(),
                 augment: Augment {
                     crop: max_train_samples.unwrap_or(0) as u32,

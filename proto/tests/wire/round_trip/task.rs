@@ -5,7 +5,7 @@ use espalier_spec::adaptation;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions,
     HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, SpanSpec,
-    TargetSpec, TaskAdapterSpec, TaskSpec, ZeroShotSpec,
+    TargetSpec, TaskAdapterSpec, TaskSpec, TooLong, ZeroShotSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -98,6 +98,11 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
                         OnBadSample::Skip
                     } else {
                         OnBadSample::Fail
+                    },
+                    too_long: if flags[1] {
+                        TooLong::Error
+                    } else {
+                        TooLong::Truncate
                     },
                     on_missing_label: if flags[1] {
                         OnMissingLabel::Skip

@@ -1,6 +1,7 @@
 //! Files of a split to inputs and labels.
 
 use super::left_out::LeftOut;
+use super::length::too_long;
 use super::split::Origin;
 use super::{Modality, Split, answers, target};
 use crate::data::inputs::Texts;
@@ -9,7 +10,7 @@ use crate::data::mask::MaskReader;
 use crate::data::media::Images;
 use crate::data::source::{self, Row, Wanted};
 use crate::data::{Cell, Error, Inputs, LabelSet, Problem};
-use espalier_spec::job::{HeadKind, Join, OnMissingLabel, TaskSpec};
+use espalier_spec::job::{HeadKind, Join, OnMissingLabel, TaskSpec, TooLong};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,6 +52,20 @@ impl SplitReader<'_> {
         self.task.head == HeadKind::CausalLm && self.task.data.join != Join::Apart
     }
 
+    /// What is wrong with a row's text if it would be cut and the job wants none cut.
+    fn too_long(&self, row: &Row) -> Option<Problem> {
+        let Modality::Text(tokenizer) = self.modality else {
+            return None;
+        };
+        let is_wanted = self.cuts_nothing() && !self.joins();
+        let input = (&row.input, row.pair.as_ref());
+        is_wanted.then(|| too_long(tokenizer, self.wanted.input, input))?
+    }
+
+    fn cuts_nothing(&self) -> bool {
+        self.task.data.too_long == TooLong::Error
+    }
+
     /// Whether rows without a label stay: for the other tasks of a group, or as a target, which needs none.
     fn keeps_unlabelled(&self) -> bool {
         self.name == target::NAME || self.task.input_group.is_some() && self.name == "train"
@@ -86,7 +101,9 @@ impl SplitReader<'_> {
                     _ => texts,
                 })
             }
-            Modality::Media(reader) => Inputs::Image(Images::new(reader.clone())),
+            Modality::Media(reader) => {
+                Inputs::Image(Images::new(reader.clone()).whole(self.cuts_nothing()))
+            }
         };
         // An empty label set is that of a task without classes, not one to look labels up in.
         let known = self.known.filter(|set| !set.is_empty());
@@ -128,9 +145,15 @@ impl SplitReader<'_> {
                         return Ok(true);
                     }
                 }
-                let frames = self.frames().filter(|_| !missing);
-                let long = frames.and_then(|frames| labels.too_long(&row.label, frames));
-                if let Some(problem) = long {
+                if self.task.head == HeadKind::Tags {
+                    row.input = row.input.unpacked();
+                    row.label = row.label.unpacked();
+                }
+                let frames = self.frames();
+                let long = || frames.and_then(|frames| labels.too_long(&row.label, frames));
+                let wrong = || long().or_else(|| labels.wrong_tags(&row.label, &row.input));
+                let wrong = if missing { None } else { wrong() };
+                if let Some(problem) = wrong {
                     left_out.skip(row.place.error(problem))?;
                     if !self.keeps_unlabelled() {
                         origins.push(next(count));
@@ -178,6 +201,11 @@ impl SplitReader<'_> {
                     origins.push(next(count));
                     return Ok(true);
                 }
+                if let Some(problem) = self.too_long(&row) {
+                    left_out.skip(row.place.error(problem))?;
+                    origins.push(next(count));
+                    return Ok(true);
+                }
                 let pushed = match &mut inputs {
                     Inputs::Text(texts) => texts.push(row.input, self.wanted.input, &row.place),
                     Inputs::Image(images) => images.push(row.input, self.wanted.input, &row.place),
@@ -201,19 +229,6 @@ impl SplitReader<'_> {
                     (Some(mask), _) => labels.push_mask(mask),
                     (None, Some(answers)) => labels.push_answers(answers.texts),
                     (None, None) => labels.push(row.label, &row.place)?,
-                }
-                if let (Inputs::Text(texts), Some(found)) = (&inputs, labels.last_tags())
-                    && !missing
-                {
-                    let expected = texts.words(count).map_or(0, |words| words.len());
-                    if found != expected {
-                        let column = self.wanted.label.to_owned();
-                        return Err(row.place.error(Problem::TagCount {
-                            column,
-                            expected,
-                            found,
-                        }));
-                    }
                 }
                 count += 1;
                 if count >= u32::MAX as usize {

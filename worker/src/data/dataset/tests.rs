@@ -457,3 +457,25 @@ fn bad_tags_are_named() {
     let error = said(r#"{"tokens": ["a"], "tags": "O"}"#);
     assert!(error.contains("expected a list of tags"), "{error}");
 }
+
+// Promise: `on_bad_sample` may leave rows with wrong tags out and counts them; none of their tags is a class.
+#[test]
+fn bad_tags_can_be_left_out() {
+    let rows = r#"{"tokens": ["a", "b"], "tags": ["B-x", "I-x"]}
+{"tokens": ["a", "b"], "tags": ["Q"]}
+{"tokens": ["a"], "tags": ["I-y"]}
+{"tokens": ["c"], "tags": ["O"]}
+"#;
+    let load = |rows: &str| {
+        let skip = json!({"on_bad_sample": "skip"});
+        text_task("tags", &[("a.jsonl", rows)], skip)
+    };
+    let data = load(rows).unwrap();
+    assert_eq!((data.train.len(), data.train.skipped()), (2, 2));
+    assert_eq!(data.labels.names(), ["B-x", "I-x", "O"]);
+    assert_eq!(data.train.place(1).unwrap().row, 4);
+    assert_eq!(data.train.input(1).unwrap().first(), [1]);
+    let none = load(rows.lines().nth(1).unwrap()).unwrap_err();
+    assert!(none.contains("1 tags for 2 words"), "{none}");
+    assert!(none.contains("all 1 rows were left out"), "{none}");
+}

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// What labels of the head `ctc` are, in words.
 const TEXT: &str = "a text";
+/// What labels of the head `tags` are.
+const TAGS: &str = "a list of tags, one for each word";
 /// What parts words.
 const SPACE: &str = " ";
 
@@ -148,6 +150,46 @@ impl<'a> LabelReader<'a> {
         })
     }
 
+    /// What is wrong with tags: not one for each word of an input, or one that goes on with a span that has not
+    /// begun. Nothing where labels are no tags, or where a cell is none that is taken: that is told later.
+    pub(in crate::data) fn wrong_tags(&self, tags: &Cell, input: &Cell) -> Option<Problem> {
+        let (Labels::Tags { .. }, Cell::List(tags), Cell::List(words)) =
+            (&self.labels, tags, input)
+        else {
+            return None;
+        };
+        if tags.len() != words.len() {
+            return Some(Problem::TagCount {
+                column: self.column.to_owned(),
+                expected: words.len(),
+                found: tags.len(),
+            });
+        }
+        let mut before: Option<String> = None;
+        for (word, cell) in tags.iter().enumerate() {
+            let tag = self.name(Label::of(cell.clone(), self.column, TAGS).ok()?);
+            if let Some(kind) = tag.strip_prefix("I-")
+                && before.as_deref().and_then(|b| b.get(2..)) != Some(kind)
+            {
+                return Some(Problem::Bio {
+                    column: self.column.to_owned(),
+                    word: word + 1,
+                    before: before.map_or("nothing".to_owned(), |tag| format!("`{tag}`")),
+                    tag,
+                });
+            }
+            before = Some(tag);
+        }
+        None
+    }
+
+    /// The name of a label's class: of one that is told by number the set's.
+    fn name(&self, label: Label) -> String {
+        let class = self.known.and_then(|set| Some((set, set.find(&label)?)));
+        let name = class.and_then(|(set, class)| set.names.get(class as usize));
+        name.cloned().unwrap_or(label.name)
+    }
+
     /// Samples without a label, ascending.
     pub(in crate::data) fn take_missing(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.missing)
@@ -160,16 +202,6 @@ impl<'a> LabelReader<'a> {
             return Err(place.error(Problem::NoLabel { column }));
         }
         self.add(cell).map_err(|problem| place.error(problem))
-    }
-
-    /// Tags of the sample that was pushed last; none if labels are no tags.
-    pub(in crate::data) fn last_tags(&self) -> Option<usize> {
-        match &self.labels {
-            Labels::Tags { .. } => {
-                Some(self.labels.classes(self.labels.len().checked_sub(1)?).len())
-            }
-            _ => None,
-        }
     }
 
     fn add(&mut self, cell: Cell) -> Result<(), Problem> {
@@ -214,35 +246,13 @@ impl<'a> LabelReader<'a> {
                 ends.push(index(classes.len()));
             }
             Labels::Tags { ends, tags, .. } => {
-                let what = "a list of tags, one for each word";
                 let cells = match cell.unpacked() {
                     Cell::List(cells) => cells,
-                    other => return Err(mismatch(self.column, what, &other)),
+                    other => return Err(mismatch(self.column, TAGS, &other)),
                 };
-                let mut before: Option<String> = None;
-                for (word, cell) in cells.into_iter().enumerate() {
-                    let label = Label::of(cell, self.column, what)?;
+                for cell in cells {
+                    let label = Label::of(cell, self.column, TAGS)?;
                     tags.push(class(self.known, &mut self.found, &label)?);
-                    let name = match self.known {
-                        // By number: the name is the set's.
-                        Some(set) => tags
-                            .last()
-                            .and_then(|&tag| set.names.get(tag as usize))
-                            .cloned(),
-                        None => None,
-                    };
-                    let name = name.unwrap_or(label.name);
-                    if let Some(kind) = name.strip_prefix("I-")
-                        && before.as_deref().and_then(|b| b.get(2..)) != Some(kind)
-                    {
-                        return Err(Problem::Bio {
-                            column: self.column.to_owned(),
-                            word: word + 1,
-                            before: before.map_or("nothing".to_owned(), |tag| format!("`{tag}`")),
-                            tag: name,
-                        });
-                    }
-                    before = Some(name);
                 }
                 ends.push(index(tags.len()));
             }

@@ -62,12 +62,39 @@ fn masks_are_resized_by_the_nearest() {
         size: [2, 4],
         values: vec![0, 1, 2, 3, 4, 5, 6, 7],
     };
-    assert_eq!(resized(&picture, [1, 2]), [5, 7]);
+    let resized = |size| resized(&picture, &Cut::all(size));
+    assert_eq!(resized([1, 2]), [5, 7]);
     assert_eq!(
-        resized(&picture, [4, 4]),
+        resized([4, 4]),
         [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]
     );
-    assert_eq!(resized(&picture, [2, 3]), [0, 2, 3, 4, 6, 7]);
+    assert_eq!(resized([2, 3]), [0, 2, 3, 4, 6, 7]);
+}
+
+// Promise: where the middle is cut out of images, a mask's file loses what its image loses; a list has the
+// backbone's size already.
+#[test]
+fn masks_are_cut_as_their_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "{\"size\": 2, \"crop_pct\": 0.5}";
+    std::fs::write(dir.path().join("preprocessor_config.json"), config).unwrap();
+    let media = MediaReader::load(dir.path(), [1, 2, 2]).unwrap();
+    let reader = MaskReader::new(Arc::new(media), 24, 255);
+    // Four rows of six, as large as an image is before it is cut; then twice as large.
+    let values: Vec<u8> = (0..24).collect();
+    let (grey, depth) = (ColorType::Grayscale, BitDepth::Eight);
+    let bytes = packed(grey, depth, [4, 6], &values);
+    assert_eq!(read(&reader, Cell::Bytes(bytes)), Ok(vec![8, 9, 14, 15]));
+    let large: Vec<u8> = (0..96)
+        .map(|at| values[at / 24 * 6 + at % 12 / 2])
+        .collect();
+    let bytes = packed(grey, depth, [8, 12], &large);
+    assert_eq!(read(&reader, Cell::Bytes(bytes)), Ok(vec![8, 9, 14, 15]));
+    let list = Cell::List([0, 1, 2, 3].map(Cell::Int).to_vec());
+    assert_eq!(read(&reader, list), Ok(vec![0, 1, 2, 3]));
+    let long = packed(grey, depth, [1, 20_000], &[0; 20_000]);
+    let error = read(&reader, Cell::Bytes(long)).unwrap_err();
+    assert!(error.contains("the image is 1 x 20000"), "{error}");
 }
 
 /// What is no mask, and values that are no class, are told with what was expected.

@@ -158,8 +158,8 @@ fn follows_the_image_processor() {
         ),
         (
             "size",
-            json!({"shortest_edge": 2}),
-            "expected a number, or height and width",
+            json!({"shortest_edge": 2, "longest_edge": 4}),
+            "expected a number, height and width, or shortest_edge",
         ),
         (
             "image_std",
@@ -188,6 +188,36 @@ fn follows_the_image_processor() {
         let found = setting.refused("{\"in\": \"g.png\", \"label\": 0}");
         assert!(found.starts_with(CONFIG) && found.contains(said), "{found}");
     }
+}
+
+// Promise: with the fields of ConvNextImageProcessor the middle of an image is cut out, in proportion; an image of
+// the backbone's own size, too.
+#[test]
+fn the_middle_of_an_image_is_cut_out() {
+    let grey = GrayImage::from_fn(6, 4, |x, y| image::Luma([(51 * (x % 3 + y % 3)) as u8]));
+    let colour = RgbImage::from_fn(6, 4, |x, y| image::Rgb([51 * x as u8, 51 * y as u8, 0]));
+    let config = json!({"size": {"shortest_edge": 2}, "crop_pct": 0.5, "resample": 0});
+    let config = config.to_string();
+    let cut = |channels: usize, bytes: &[u8]| {
+        let setting = Setting::new([channels, 2, 2])
+            .write(CONFIG, config.as_bytes())
+            .write("a.png", bytes);
+        let row = "{\"in\": \"a.png\", \"label\": 0}";
+        let data = setting.load(row, "in", json!({})).unwrap();
+        let numbers = numbers(&data, 0);
+        numbers
+            .iter()
+            .map(|n| (n * 5.0).round() as u8)
+            .collect::<Vec<_>>()
+    };
+    let png = |image: DynamicImage| encoded(image, ImageFormat::Png);
+    // Columns 2 and 3 of rows 1 and 2.
+    assert_eq!(cut(1, &png(grey.clone().into())), [3, 1, 4, 2]);
+    let colours = cut(3, &png(colour.into()));
+    assert_eq!(colours, [2, 3, 2, 3, 1, 1, 2, 2, 0, 0, 0, 0]);
+    // Twice as large by the nearest pixel, then cut: the four pixels again, each once.
+    let small = image::imageops::crop_imm(&grey, 2, 1, 2, 2).to_image();
+    assert_eq!(cut(1, &png(small.into())), [3, 1, 4, 2]);
 }
 
 /// Files that are missing, cut off, of another kind or size are named with row, column and what to do.
@@ -300,6 +330,12 @@ fn sounds_become_features() {
     assert_eq!(numbers(&data, 0), numbers(&data, 1));
     assert_eq!(numbers(&data, 0), numbers(&data, 2));
     assert_eq!(data.train.cut(), 3);
+    let whole = json!({"too_long": "error"});
+    let error = setting.load(&rows, "in", whole).unwrap_err();
+    assert!(
+        error.contains("row 1") && error.contains("more than the 4 frames"),
+        "{error}"
+    );
     for (cell, said) in [
         (
             "\"fast.wav\"",
@@ -323,6 +359,37 @@ fn sounds_become_features() {
         let found = setting.refused(&format!("{{\"in\": {cell}, \"label\": 0}}"));
         assert!(found.starts_with(said), "{found}");
     }
+}
+
+// Promise: a model that reads sounds alone is not taken for one of images where its directory does not say how
+// sounds become spectrograms; what is missing is named, and what to put there works.
+#[test]
+fn models_of_sounds_need_their_features() {
+    for config in [
+        json!({"model_type": "audio-spectrogram-transformer"}),
+        json!({"model_type": "espalier-torchscript", "modality": "audio"}),
+    ] {
+        let setting = Setting::new([1, 8, 4]).write("config.json", config.to_string().as_bytes());
+        let row = "{\"in\": \"a.wav\", \"label\": 0}";
+        let said = setting.refused(row);
+        let start = "preprocessor_config.json: no such file, but this model reads sounds";
+        assert!(said.starts_with(start), "{said}");
+        let setting = setting.write(CONFIG, b"{\"image_mean\": 0.5}");
+        let said = setting.refused(row);
+        assert!(said.contains("field sampling_rate is missing"), "{said}");
+        let advice = &said[said.find('{').unwrap()..];
+        let setting = setting
+            .write(CONFIG, advice.as_bytes())
+            .write("a.wav", &sound(16000));
+        let data = setting.load(row, "in", json!({})).unwrap();
+        assert_eq!(numbers(&data, 0).len(), 32);
+    }
+    let images = json!({"model_type": "espalier-torchscript", "modality": "image"});
+    let setting = Setting::new([1, 2, 2])
+        .write("config.json", images.to_string().as_bytes())
+        .write("g.png", &grey());
+    let row = "{\"in\": \"g.png\", \"label\": 0}";
+    assert!(setting.load(row, "in", json!({})).is_ok());
 }
 
 /// Changes that the inputs do not have, or that leave nothing of them, are refused by field.

@@ -276,3 +276,18 @@ fn a_target_is_drawn_beside_its_samples() {
     };
     assert_ne!(order.draw_key(target), order.draw_key(source));
 }
+
+// Promise: a target that is read as a whole is read once, in an order of the seed and the task's name.
+#[test]
+fn a_whole_is_shuffled() {
+    let order = shuffled(300, 5, "a");
+    assert_eq!(order, shuffled(300, 5, "a"));
+    assert_ne!(order, shuffled(300, 6, "a"));
+    assert_ne!(order, shuffled(300, 5, "b"));
+    let mut all = order.clone();
+    all.sort_unstable();
+    assert_eq!(all, (0..300).collect::<Vec<_>>());
+    let early = order[..150].iter().filter(|place| **place < 150).count();
+    assert!((50..100).contains(&early), "{early}");
+    assert!(shuffled(0, 5, "a").is_empty());
+}

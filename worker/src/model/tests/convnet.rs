@@ -100,6 +100,20 @@ fn channels_are_dropped_as_wholes() {
     assert!((some.get(0) - some.get(1)).abs().max().double_value(&[]) > 0.0);
 }
 
+// Promise: features are means, and a job that asks for others is told so.
+#[test]
+fn other_poolings_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), lenet(0.0).to_string()).unwrap();
+    let source = Source::open(dir.path()).unwrap();
+    for pooling in [Pooling::Cls, Pooling::Max, Pooling::Last, Pooling::Pooler] {
+        let built = build(&source, &options(Init::Random, pooling));
+        let said = built.unwrap_err().to_string();
+        let expected = "but espalier-convnet has only mean";
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
 // Promise: a network of which nothing is left, or that drops everything, is refused with what is wrong.
 #[test]
 fn networks_that_can_not_be() {

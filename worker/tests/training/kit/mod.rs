@@ -182,6 +182,8 @@ enum Besides {
     Checkpoint,
     /// Half-way all ranks take their parts, and new trainers take them up.
     Parts,
+    /// What frozen blocks make of samples goes to files, however little it is.
+    Spill,
     /// At the end everything is saved to `checkpoints` in the outcome's folder, the model as the best one too.
     Save,
     /// At the start the newest checkpoint here is taken up.
@@ -196,6 +198,11 @@ pub fn train(spec: &JobSpec, layout: &Layout, steps: u64) -> Outcome {
 /// The same, but half-way new trainers take up the parts that all ranks took.
 pub fn train_by_parts(spec: &JobSpec, layout: &Layout, steps: u64) -> Outcome {
     run(spec, layout, steps, &Besides::Parts)
+}
+
+/// The same, but what frozen blocks make of samples goes to files.
+pub fn train_from_files(spec: &JobSpec, layout: &Layout, steps: u64) -> Outcome {
+    run(spec, layout, steps, &Besides::Spill)
 }
 
 /// The same, and saves everything to `checkpoints` in the outcome's folder.
@@ -337,7 +344,12 @@ impl Ranks<'_> {
 
     fn steps(&self, trainer: &mut Trainer, rank: usize, steps: Range<u64>, seen: &mut Seen) {
         let draws = self.steps * u64::from(self.spec.training.batch_size);
-        trainer.cache_features(draws, self.dir).unwrap();
+        if *self.besides == Besides::Spill {
+            assert!(trainer.cache_features_within(0, draws, self.dir).unwrap());
+            assert!(holds_features(self.dir), "nothing went to files");
+        } else {
+            trainer.cache_features(draws, self.dir).unwrap();
+        }
         for batch in self.loader(trainer, rank, steps) {
             let batch = batch.unwrap();
             seen.held.rows = seen.held.rows.max(rows(&batch));
@@ -446,7 +458,7 @@ impl Ranks<'_> {
                 let state = trainer.resume_run(&store, dir, last).unwrap();
                 middle = state.step.0;
             }
-            Besides::Nothing | Besides::Save => {}
+            Besides::Nothing | Besides::Spill | Besides::Save => {}
         }
         self.steps(&mut trainer, rank, middle..self.steps, &mut seen);
         if *self.besides == Besides::Save {
@@ -471,4 +483,12 @@ fn rows(batch: &RankStep) -> usize {
     let samples = batch.shards.iter().flat_map(|shard| &shard.micro).flatten();
     let ids = samples.filter_map(|sample| Some(sample.input.ids()?.iter().copied()));
     ids.flatten().collect::<BTreeSet<u32>>().len()
+}
+
+/// Whether this process holds files of features that had a name in `dir`.
+fn holds_features(dir: &Path) -> bool {
+    let dir = dir.canonicalize().unwrap();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let mut files = open.filter_map(|file| std::fs::read_link(file.unwrap().path()).ok());
+    files.any(|file| file.starts_with(&dir) && file.to_string_lossy().contains(".features-"))
 }

@@ -197,3 +197,41 @@ fn texts_without_tokens_are_bad_samples() {
         "{error}"
     );
 }
+
+// Promise: with `too_long: error` no text is cut: one that is too long is named with its length, or left out and
+// counted; joined texts are never too long.
+#[test]
+fn texts_that_are_too_long_can_be_refused() {
+    let rows = "text,other,label\na b,c,x\na b c d e,c,y\na,c,y\n";
+    let load = |head: &str, data: Value| text_task(head, &[("a.csv", rows)], data);
+    let error = load("single_label", json!({"too_long": "error"})).unwrap_err();
+    for part in [
+        "a.csv, row 2",
+        "has 5 tokens beside special ones, but 5 with",
+        "data.too_long",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let skip = json!({"too_long": "error", "on_bad_sample": "skip"});
+    let data = load("single_label", skip.clone()).unwrap();
+    assert_eq!((data.train.len(), data.train.skipped()), (2, 1));
+    for index in 0..2 {
+        data.train.input(index).unwrap();
+    }
+    assert_eq!(data.train.cut(), 0);
+    let mut pairs = skip;
+    pairs["columns"] = json!({"pair": "other"});
+    let data = load("single_label", pairs).unwrap();
+    assert_eq!((data.train.len(), data.train.skipped()), (2, 1));
+    let words = r#"{"tokens": ["a", "b"], "tags": ["O", "Q"]}
+{"tokens": ["a", "b", "c", "d"], "tags": ["O", "O", "O", "O"]}
+"#;
+    let error = text_task("tags", &[("a.jsonl", words)], json!({"too_long": "error"}));
+    let error = error.unwrap_err();
+    assert!(
+        error.contains("row 2") && error.contains("4 tokens"),
+        "{error}"
+    );
+    let joined = load("causal_lm", json!({"too_long": "error"}));
+    assert!(joined.is_ok(), "{joined:?}");
+}
