@@ -63,6 +63,7 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     language::beside(&spec.tasks, &mut found);
     group::rules(&spec.tasks, &mut found);
     adaptation::rules(spec, &mut found);
+    training::task_evaluations(spec, &mut found);
     balancer::rules(spec, &mut found);
     training::training(&spec.training, &mut found);
     tuning::rates(spec, &mut found);

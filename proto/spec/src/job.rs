@@ -7,7 +7,7 @@ pub use crate::adaptation::{Adapt, AdaptationSpec, TargetSpec};
 pub use crate::adaptive::{AdaptiveBy, AdaptiveSpec};
 pub use crate::augment::{Augment, OnBadSample, OnMissingLabel};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
-pub use crate::evaluation::{EvaluationSpec, SelectBy};
+pub use crate::evaluation::{EvaluationSpec, SelectBy, TaskEvaluationSpec};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
 pub use crate::head::{HeadKind, Metric};
 pub use crate::join::Join;
@@ -190,6 +190,9 @@ pub struct TaskSpec {
     /// `segmentation`, F1 of answers for `span`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
+    /// When the task is evaluated, if not at every evaluation. Default: at every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<TaskEvaluationSpec>,
     /// Unlabelled samples of another domain that the task learns from as well. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptation: Option<AdaptationSpec>,

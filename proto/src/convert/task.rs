@@ -5,7 +5,7 @@ use crate::v1;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
     HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, SpanSpec,
-    TaskAdapterSpec, TaskSpec, ZeroShotSpec,
+    TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, ZeroShotSpec,
 };
 use std::collections::BTreeMap;
 
@@ -80,6 +80,9 @@ impl Wire for TaskSpec {
                 .metric
                 .map(|metric| metric.as_str().to_owned())
                 .unwrap_or_default(),
+            evaluation: self.evaluation.map(|own| v1::TaskEvaluation {
+                every_steps: own.every_steps,
+            }),
             adaptation: self.adaptation.as_ref().map(Wire::to_wire),
             adapter: self.adapter.map(|own| v1::TaskAdapter {
                 size: Some(own.size),
@@ -143,6 +146,9 @@ impl Wire for TaskSpec {
                     .unwrap_or(SpanSpec::default().max_answer_tokens),
             }),
             metric,
+            evaluation: m.evaluation.map(|m| TaskEvaluationSpec {
+                every_steps: m.every_steps,
+            }),
             adaptation,
             adapter: m.adapter.map(|m| TaskAdapterSpec {
                 size: m.size.unwrap_or(TaskAdapterSpec::default().size),

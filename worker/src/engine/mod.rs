@@ -40,6 +40,7 @@ mod resume;
 mod rows;
 mod run;
 mod schedule;
+mod selection;
 mod snapshot;
 mod sources;
 mod spans;

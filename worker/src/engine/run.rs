@@ -10,6 +10,7 @@ use super::evaluate::Which;
 use super::metrics::Metrics;
 use super::progress::Meter;
 use super::restore::restore;
+use super::selection::due;
 use super::snapshot::{Snapshots, held_by, outlives};
 use super::trainer::Trainer;
 use super::{Error, Sources};
@@ -448,11 +449,14 @@ impl Run<'_> {
         )?)
     }
 
-    /// Evaluates, keeps the model if it is the best, and says whether to stop early.
+    /// Evaluates the tasks that are due, keeps the model if it is the best, and says whether to stop early.
     fn evaluate(&mut self) -> Result<bool, Error> {
         self.watched.enter(Phase::Evaluating);
         let step = self.state.step;
-        let Some(mut evaluation) = self.trainer.evaluate(Which::Validation, step)? else {
+        let last = &mut self.state.figures;
+        let due = due(&self.context.spec, last, (step.0, self.total));
+        let what = (Which::Validation, step);
+        let Some(mut evaluation) = self.trainer.evaluate_due(what, &due, last)? else {
             return Ok(false);
         };
         // A figure that is no number is never the best, and JSON would not keep it.

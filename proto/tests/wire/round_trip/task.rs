@@ -5,7 +5,7 @@ use espalier_spec::adaptation;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions,
     HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, SpanSpec,
-    TargetSpec, TaskAdapterSpec, TaskSpec, ZeroShotSpec,
+    TargetSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, ZeroShotSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -142,6 +142,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
             zero_shot,
             span: most.map(|max_answer_tokens| SpanSpec { max_answer_tokens }),
             metric,
+            evaluation: (weight > 0.5).then_some(TaskEvaluationSpec { every_steps: 6 }),
             adaptation,
             adapter: (weight < 0.5).then_some(TaskAdapterSpec { size: 9 }),
             segmentation: (weight > 1.0).then_some(SegmentationSpec { ignore_index: 7 }),
