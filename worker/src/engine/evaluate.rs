@@ -4,7 +4,7 @@ use super::described;
 use super::selection::{self, Figures};
 use super::trainer::Trainer;
 use super::words::Words;
-use super::{Error, maps, next};
+use super::{Error, maps, next, ranking};
 use crate::agent::watched::{Phase, enter};
 use crate::data::{Input, Split, TaskData};
 use crate::heads::{self, Level};
@@ -113,6 +113,7 @@ impl Trainer {
         let task = Arc::clone(&self.tasks[index]);
         let verdicts = match task.head {
             HeadKind::Entailment => self.judge_pairs(index, split)?,
+            HeadKind::Ranking => self.judge_ranks(index, split)?,
             _ => self.judge_all(index, split)?,
         };
         let bytes = encode(&verdicts);
@@ -152,6 +153,9 @@ impl Trainer {
         }
         if task.head == HeadKind::Segmentation {
             return Ok(maps::scores(&all, &task));
+        }
+        if task.head == HeadKind::Ranking {
+            return Ok(ranking::scores(&all));
         }
         let truth = task.values(split, 0..split.len());
         let (predicted, more) = match (&task.classes, &truth) {

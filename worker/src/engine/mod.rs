@@ -35,6 +35,7 @@ mod passes;
 mod persist;
 mod prefix;
 mod progress;
+mod ranking;
 mod restore;
 mod resume;
 mod rows;

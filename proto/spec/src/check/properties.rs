@@ -41,7 +41,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::Ctc),
         Just(HeadKind::Entailment),
         Just(HeadKind::Segmentation),
-        Just(HeadKind::Span)
+        Just(HeadKind::Span),
+        Just(HeadKind::Ranking)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -70,6 +71,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 columns: Columns {
                     input: column.clone(),
                     pair: column.clone(),
+                    negative: column.clone(),
                     label: column,
                 },
                 labels,

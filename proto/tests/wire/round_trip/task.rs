@@ -45,6 +45,8 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::Wer,
         Metric::MeanIou,
         Metric::F1,
+        Metric::Mrr,
+        Metric::RecallAt1,
     ])
 }
 
@@ -83,6 +85,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
                     test,
                     columns: Columns {
                         pair: flags[1].then(|| "b".to_owned()),
+                        negative: flags[0].then(|| "c".to_owned()),
                         input,
                         label,
                     },
@@ -125,6 +128,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::Entailment,
         HeadKind::Segmentation,
         HeadKind::Span,
+        HeadKind::Ranking,
     ]);
     let more = (
         (loss(), option::of(adaptation())),
