@@ -175,6 +175,7 @@ fn predict(
     let mut out = std::io::stdout().lock();
     loop {
         let (mut texts, mut numbers) = (Vec::new(), Vec::new());
+        let mut pairs = Vec::new();
         let mut inputs = Vec::new();
         let (mut worded, mut words) = (Vec::new(), Vec::new());
         for (number, line) in lines.by_ref().take(BATCH) {
@@ -218,6 +219,7 @@ fn predict(
             }
             inputs.push(input.with_context(line)?);
             texts.push(text);
+            pairs.push(pair);
             numbers.push(number + 1);
         }
         if inputs.is_empty() {
@@ -247,6 +249,15 @@ fn predict(
         if classes.is_none() && predictor.entails(tasks) {
             for (text, answer) in texts.iter().zip(&mut answers) {
                 answer.extend(predictor.entailed(text.as_deref().unwrap_or_default(), tasks)?);
+            }
+        }
+        if classes.is_none() && predictor.ranks(tasks) {
+            let given = texts.iter().zip(&pairs);
+            let given =
+                given.map(|(text, pair)| (text.as_deref().unwrap_or_default(), pair.as_deref()));
+            let ranked = predictor.ranked(&given.collect::<Vec<_>>(), tasks)?;
+            for (answer, more) in answers.iter_mut().zip(ranked) {
+                answer.extend(more);
             }
         }
         if let Some(sampling) = &sampling {

@@ -6,6 +6,7 @@ mod entail;
 mod error;
 mod go_on;
 mod masks;
+mod ranked;
 mod span;
 mod texts;
 
@@ -321,9 +322,9 @@ impl Predictor {
         tch::no_grad(outputs).map_err(|e| Error::Engine(e.into()))
     }
 
-    /// Answers of the named tasks (all, if none is named) for each input; those that go on with a text, or
-    /// read it together with hypotheses, have none here. Texts in words are for the tasks that were trained on
-    /// words, others for the other tasks.
+    /// Answers of the named tasks (all, if none is named) for each input; those that go on with a text, read it
+    /// together with hypotheses, or compare it with another one have none here. Texts in words are for the tasks
+    /// that were trained on words, others for the other tasks.
     ///
     /// # Errors
     /// If an input does not fit the model.
@@ -336,7 +337,10 @@ impl Predictor {
         let tasks = self.wanted(wanted);
         let in_words = inputs.iter().any(Input::is_words);
         let is_here = |t: &&ExportedTask| {
-            let elsewhere = matches!(t.head, HeadKind::CausalLm | HeadKind::Entailment);
+            let elsewhere = matches!(
+                t.head,
+                HeadKind::CausalLm | HeadKind::Entailment | HeadKind::Ranking
+            );
             !elsewhere && self.takes_words(t) == in_words
         };
         let tasks: Vec<_> = tasks.filter(is_here).collect();
@@ -409,7 +413,8 @@ impl Predictor {
                 | HeadKind::CausalLm
                 | HeadKind::Ctc
                 | HeadKind::Segmentation
-                | HeadKind::Span => outputs,
+                | HeadKind::Span
+                | HeadKind::Ranking => outputs,
             };
             let width = scores
                 .size()

@@ -28,7 +28,7 @@ Examples:
   espalier predict --model model --file images.jsonl --masks masks -o json
 
 Input is one text per line, or JSON Lines with a field `text` (and `pair`, for models of pairs of
-texts; or `question` and `context`, for models that find answers); for a model of images, JSON Lines
+texts and for those that rank them; or `question` and `context`, for models that find answers); for a model of images, JSON Lines
 with a field `image`, the path of a PNG or JPEG or a list of numbers; for one of sounds, a field
 `audio`, the path of a WAV or FLAC.";
 
@@ -344,6 +344,9 @@ fn short(prediction: &Value) -> String {
         let shares: Vec<String> = shares.map(|(label, s)| format!("{label} {s:.2}")).collect();
         return shares.join(", ");
     }
+    if let Some(vector) = prediction.get("vector").and_then(Value::as_array) {
+        return format!("{} numbers", vector.len());
+    }
     if let Some(value) = prediction.get("value").and_then(Value::as_f64) {
         return text::figure(value);
     }
@@ -382,6 +385,7 @@ mod tests {
             json!({"tags": [{"label": "B-x", "score": 0.9}, null, {"label": "O", "score": 0.6}]});
         assert_eq!(short(&tags), "B-x - O");
         assert_eq!(short(&json!({"value": 3.25})), "3.2500");
+        assert_eq!(short(&json!({"vector": [0.6, 0.8]})), "2 numbers");
         let shares = json!({"shares": {"a": 0.1, "b": 0.25, "c": 0.0, "d": 0.05, "e": 0.6}});
         assert_eq!(short(&shares), "e 0.60, b 0.25, a 0.10");
         let found = json!({"answer": "a fox", "score": 0.931, "start": 4, "end": 9});

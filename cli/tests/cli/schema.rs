@@ -20,6 +20,7 @@ fn full() -> Value {
         "tuning": { "last_blocks": 2 },
         "tasks": [{
             "name": "section", "head": "single_label", "weight": 1.0, "metric": "macro_f1", "adapter": { "size": 16 },
+            "evaluation": { "every_steps": 20 },
             "data": {
                 "train": ["a.parquet", "b.jsonl"], "validation": "c.csv", "test": ["d.csv"],
                 "columns": { "input": "text", "pair": "title", "label": "section" }, "labels": ["web", "games"],
@@ -35,6 +36,8 @@ fn full() -> Value {
               "zero_shot": { "descriptions": { "a": "first", "c": "third" }, "templates": ["a {}"], "unseen": ["c"], "calibration": 0.1 } },
             { "name": "sort", "head": "label_embedding", "data": { "train": "f.csv" }, "zero_shot": { "descriptions": "g.csv" } },
             { "name": "scene", "head": "segmentation", "data": { "train": "h.csv", "labels": ["a", "b"] }, "segmentation": { "ignore_index": 0 } },
+            { "name": "search", "head": "ranking", "metric": "recall_at_1",
+              "data": { "train": "i.jsonl", "columns": { "negative": "other" } } },
             { "name": "answer", "head": "span", "data": { "train": "h.jsonl" }, "span": { "max_answer_tokens": 20 } }],
         "sampler": { "capped": { "cap": 1000, "temperature": 2.0 } },
         "training": {

@@ -20,7 +20,7 @@ Rule = Callable[["Filler", Any, Any, str], None]
 
 # Fields of messages that a job file writes otherwise; a rule fills each of them.
 HIDDEN = {
-    "Data": {"input_column", "pair_column", "label_column", "skip_missing_labels"},
+    "Data": {"input_column", "pair_column", "negative_column", "label_column", "skip_missing_labels"},
     "Adaptation": {"target_train"},
     "Loss": {"balanced_class_weights"},
     "ZeroShot": {"descriptions_file"},
@@ -216,7 +216,7 @@ def _files(field: str) -> Rule:
 
 def _columns(filler: Filler, message: Any, value: Any, path: str) -> None:
     fields = message.DESCRIPTOR.fields_by_name
-    names = {"input": fields["input_column"], "pair": fields["pair_column"], "label": fields["label_column"]}
+    names = {name: fields[f"{name}_column"] for name in ["input", "pair", "negative", "label"]}
     _parts(filler, message, value, path, names)
 
 

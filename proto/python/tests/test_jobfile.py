@@ -40,9 +40,10 @@ tasks:
     loss: {class_weights: {given: {1: 2, yes: 3.5}}}
     zero_shot: {descriptions: d.csv}
     adaptation: {method: cdan, target: {train: e.csv}, params: {entropy: true, hidden: 64}}
+  - {name: v, head: ranking, data: {train: a.csv, columns: {negative: no}}, metric: recall_at_1, evaluation: {every_steps: 6}}
   - {name: u, head: tags, data: {train: a.csv}, loss: {class_weights: balanced}, zero_shot: {descriptions: {a: first}}}
 """
-        first, second = jobfile.read(text, folder="/jobs").tasks
+        first, ranking, second = jobfile.read(text, folder="/jobs").tasks
         data = first.data
         self.assertEqual((list(data.train), list(data.test)), (["/jobs/a.csv", "/jobs/b.csv"], ["/jobs/c.csv"]))
         self.assertEqual((data.input_column, data.pair_column, data.label_column), ("x", "y", "z"))
@@ -52,6 +53,8 @@ tasks:
         self.assertEqual(first.zero_shot.descriptions_file, "/jobs/d.csv")
         self.assertEqual(list(first.adaptation.target_train), ["/jobs/e.csv"])
         self.assertEqual(dict(first.adaptation.params), {"entropy": 1.0, "hidden": 64.0})
+        self.assertEqual((ranking.head, ranking.data.negative_column, ranking.metric), (v1.Task.RANKING, "no", "recall_at_1"))
+        self.assertEqual(ranking.evaluation.every_steps, 6)
         self.assertTrue(second.loss.balanced_class_weights)
         self.assertEqual(dict(second.zero_shot.descriptions), {"a": "first"})
 

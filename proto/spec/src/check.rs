@@ -6,7 +6,8 @@
 //! `language` what predicting the next token demands, `tuning` what is trained of the backbone,
 //! `adaptation`, `balancer` and `exchange` those of the fields of these names, `group` what tasks with
 //! shared inputs must have in common, `zero_shot` how classes are described, `ctc` what reading texts out of
-//! sounds demands, `segmentation` what masks demand, `span` how answers are found.
+//! sounds demands, `segmentation` what masks demand, `span` how answers are found, `ranking` which texts are told
+//! apart.
 
 mod adaptation;
 mod balancer;
@@ -16,6 +17,7 @@ mod group;
 mod job;
 mod language;
 mod nearest;
+mod ranking;
 mod segmentation;
 mod span;
 mod task;
@@ -63,6 +65,8 @@ pub fn check(spec: &JobSpec) -> Result<(), Vec<Violation>> {
     language::beside(&spec.tasks, &mut found);
     group::rules(&spec.tasks, &mut found);
     adaptation::rules(spec, &mut found);
+    training::task_evaluations(spec, &mut found);
+    ranking::beside(spec, &mut found);
     balancer::rules(spec, &mut found);
     training::training(&spec.training, &mut found);
     tuning::rates(spec, &mut found);

@@ -35,6 +35,17 @@ impl Default for EvaluationSpec {
     }
 }
 
+/// How the evaluations of one task depart from `evaluation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct TaskEvaluationSpec {
+    /// Evaluate the task only every so many steps, a multiple of `evaluation.every_steps`, at the first
+    /// evaluation and at the end. In evaluations between them its figure of the last one counts for what is the
+    /// best.
+    pub every_steps: u64,
+}
+
 /// What makes an evaluation the best. All but `metric` need no labels: they look at the predictions on a
 /// task's target samples, or, of a task without `adaptation`, on its validation samples; on 2,000 of
 /// them, evenly spaced, if there are more.

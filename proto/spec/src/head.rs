@@ -44,6 +44,10 @@ pub enum HeadKind {
     /// cross-entropy over the context's tokens and the first one, for begin and end; Devlin et al. 2019,
     /// arXiv 1810.04805, section 4.2). The input is the question, the pair its context.
     Span,
+    /// Which text belongs to another, by the cosine of their features (softmax over 20 times the cosines with the
+    /// texts of the samples that are computed together, cross-entropy: multiple negatives ranking, Henderson et al.
+    /// 2017, arXiv 1705.00652). It has no weights of its own. The pair is the text that belongs to the input.
+    Ranking,
 }
 
 impl HeadKind {
@@ -62,6 +66,7 @@ impl HeadKind {
             HeadKind::Entailment => "entailment",
             HeadKind::Segmentation => "segmentation",
             HeadKind::Span => "span",
+            HeadKind::Ranking => "ranking",
         }
     }
 
@@ -80,6 +85,7 @@ impl HeadKind {
             HeadKind::Ctc => Metric::Cer,
             HeadKind::Segmentation => Metric::MeanIou,
             HeadKind::Span => Metric::F1,
+            HeadKind::Ranking => Metric::Mrr,
         }
     }
 
@@ -149,6 +155,12 @@ pub enum Metric {
     /// F1 of an answer's words against the nearest right answer, mean over samples (`span`; Rajpurkar et al.
     /// 2016, arXiv 1606.05250, section 6.1).
     F1,
+    /// Mean reciprocal rank: mean over samples of 1 / the place of the text that belongs to them among those of all
+    /// samples (`ranking`).
+    Mrr,
+    /// Share of samples with the text that belongs to them in the first place (`ranking`).
+    #[serde(rename = "recall_at_1")]
+    RecallAt1,
 }
 
 impl Metric {
@@ -183,6 +195,8 @@ impl Metric {
             Metric::Wer => "wer",
             Metric::MeanIou => "mean_iou",
             Metric::F1 => "f1",
+            Metric::Mrr => "mrr",
+            Metric::RecallAt1 => "recall_at_1",
         }
     }
 }

@@ -7,7 +7,7 @@ pub use crate::adaptation::{Adapt, AdaptationSpec, TargetSpec};
 pub use crate::adaptive::{AdaptiveBy, AdaptiveSpec};
 pub use crate::augment::{Augment, OnBadSample, OnMissingLabel, TooLong};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};
-pub use crate::evaluation::{EvaluationSpec, SelectBy};
+pub use crate::evaluation::{EvaluationSpec, SelectBy, TaskEvaluationSpec};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
 pub use crate::head::{HeadKind, Metric};
 pub use crate::join::Join;
@@ -189,9 +189,12 @@ pub struct TaskSpec {
     /// Metric that selects the best checkpoint; default: accuracy for `single_label` and
     /// `label_embedding`, macro F1 for `multi_label`, Pearson for `regression`, span F1 for `tags`, quadratic
     /// kappa for `ordinal`, perplexity for `causal_lm`, character error rate for `ctc`, mean IoU for
-    /// `segmentation`, F1 of answers for `span`.
+    /// `segmentation`, F1 of answers for `span`, mean reciprocal rank for `ranking`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
+    /// When the task is evaluated, if not at every evaluation. Default: at every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<TaskEvaluationSpec>,
     /// Unlabelled samples of another domain that the task learns from as well. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptation: Option<AdaptationSpec>,
@@ -284,9 +287,14 @@ pub struct Columns {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
     /// Column of a second text, for tasks on pairs of texts: both are tokenised as one input, with the
-    /// model's separator between them. Default none (`context` for the head `span`).
+    /// model's separator between them. Default none (`context` for the head `span`; `positive` for `ranking`,
+    /// which reads each text by itself).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<String>,
+    /// Column of a text that does not belong to the input, to be told apart from the one that does; `ranking`
+    /// only. Default none: texts of other samples are what is told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative: Option<String>,
     /// Column of the label; default `label` (`tags` for the head `tags`, `mask` for `segmentation`, `answers`
     /// for `span`).
     #[serde(default, skip_serializing_if = "Option::is_none")]

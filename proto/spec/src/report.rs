@@ -92,9 +92,10 @@ pub struct Evaluation {
     pub step: Step,
     /// `validation` or `test`.
     pub split: String,
-    /// Figures per task.
+    /// Figures of each task that was evaluated.
     pub tasks: BTreeMap<String, TaskScores>,
-    /// The number that selects the best checkpoint: mean over tasks of each task's metric.
+    /// The number that selects the best checkpoint: mean over tasks of each task's metric, its last one where a
+    /// task was not evaluated.
     pub selection: f64,
     /// Whether this is the best evaluation so far.
     pub best: bool,

@@ -5,14 +5,14 @@ use crate::v1;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
     HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, SpanSpec,
-    TaskAdapterSpec, TaskSpec, TooLong, ZeroShotSpec,
+    TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, TooLong, ZeroShotSpec,
 };
 use std::collections::BTreeMap;
 
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 18] = [
+const METRICS: [Metric; 20] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -31,6 +31,8 @@ const METRICS: [Metric; 18] = [
     Metric::Wer,
     Metric::MeanIou,
     Metric::F1,
+    Metric::Mrr,
+    Metric::RecallAt1,
 ];
 
 /// The metric of this name.
@@ -64,6 +66,7 @@ impl Wire for TaskSpec {
             HeadKind::Entailment => Head::Entailment,
             HeadKind::Segmentation => Head::Segmentation,
             HeadKind::Span => Head::Span,
+            HeadKind::Ranking => Head::Ranking,
         };
         v1::Task {
             name: self.name.clone(),
@@ -80,6 +83,9 @@ impl Wire for TaskSpec {
                 .metric
                 .map(|metric| metric.as_str().to_owned())
                 .unwrap_or_default(),
+            evaluation: self.evaluation.map(|own| v1::TaskEvaluation {
+                every_steps: own.every_steps,
+            }),
             adaptation: self.adaptation.as_ref().map(Wire::to_wire),
             adapter: self.adapter.map(|own| v1::TaskAdapter {
                 size: Some(own.size),
@@ -91,7 +97,7 @@ impl Wire for TaskSpec {
     fn read(m: v1::Task, bad: &mut Bad, path: &str) -> Self {
         use v1::task::Head;
         const HEADS: &str = "single_label, multi_label, regression, tags, ordinal, label_embedding, \
-                             entailment, causal_lm, span, ctc or segmentation";
+                             entailment, causal_lm, span, ranking, ctc or segmentation";
         let head = match bad.choice(m.head, || at(path, "head"), HEADS) {
             Head::SingleLabel => HeadKind::SingleLabel,
             Head::MultiLabel => HeadKind::MultiLabel,
@@ -104,6 +110,7 @@ impl Wire for TaskSpec {
             Head::Entailment => HeadKind::Entailment,
             Head::Segmentation => HeadKind::Segmentation,
             Head::Span => HeadKind::Span,
+            Head::Ranking => HeadKind::Ranking,
             Head::Unspecified => {
                 if m.head == 0 {
                     bad.add(at(path, "head"), format!("is required: {HEADS}"));
@@ -143,6 +150,9 @@ impl Wire for TaskSpec {
                     .unwrap_or(SpanSpec::default().max_answer_tokens),
             }),
             metric,
+            evaluation: m.evaluation.map(|m| TaskEvaluationSpec {
+                every_steps: m.every_steps,
+            }),
             adaptation,
             adapter: m.adapter.map(|m| TaskAdapterSpec {
                 size: m.size.unwrap_or(TaskAdapterSpec::default().size),
@@ -171,6 +181,7 @@ impl Wire for DataSpec {
             input_column: self.columns.input.clone().unwrap_or_default(),
             samples_per_class: self.samples_per_class,
             pair_column: self.columns.pair.clone().unwrap_or_default(),
+            negative_column: self.columns.negative.clone().unwrap_or_default(),
             label_column: self.columns.label.clone().unwrap_or_default(),
             labels: self.labels.clone().unwrap_or_default(),
             max_train_samples: self.max_train_samples,
@@ -212,6 +223,7 @@ impl Wire for DataSpec {
             columns: Columns {
                 input: text(m.input_column),
                 pair: text(m.pair_column),
+                negative: text(m.negative_column),
                 label: text(m.label_column),
             },
             labels: (!m.labels.is_empty()).then_some(m.labels),

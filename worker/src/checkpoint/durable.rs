@@ -7,7 +7,7 @@ use super::{Error, FileEntry, read_tensors};
 use crate::metrics::AffinityMeter;
 use espalier_spec::{Generation, JobId, Step};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tch::Tensor;
@@ -32,6 +32,10 @@ pub struct RunState {
     pub best: Option<(f64, Step)>,
     /// Evaluations since the best one.
     pub evaluations_without_gain: u32,
+    /// What each task gave to the selection figure when it was last evaluated; none stands for what was no finite
+    /// number.
+    #[serde(default)]
+    pub figures: BTreeMap<String, Option<f64>>,
     /// What the balancer remembers.
     #[serde(default)]
     pub balancer: Option<espalier_balance::State>,

@@ -35,7 +35,8 @@ use tch::Tensor;
 pub const META_FILE: &str = "espalier.json";
 /// Name of the file with all heads: `heads.<task>.weight` `[C, H]` (`[1, H]` for ordered classes) and
 /// `heads.<task>.bias` `[C]`; of a task with an adapter of its own also `heads.<task>.adapter_down.weight`
-/// `[S, H]`, `.bias` `[S]`, `heads.<task>.adapter_up.weight` `[H, S]`, `.bias` `[H]`.
+/// `[S, H]`, `.bias` `[S]`, `heads.<task>.adapter_up.weight` `[H, S]`, `.bias` `[H]`. Of a task that ranks texts it is
+/// `heads.<task>.factor` `[1]` alone, what cosines were multiplied by.
 pub const HEADS_FILE: &str = "heads.safetensors";
 
 /// Name of the directory with low-rank updates alone, where a job trained some.
@@ -243,6 +244,7 @@ fn has_class(head: HeadKind) -> bool {
             | HeadKind::Ctc
             | HeadKind::Entailment
             | HeadKind::Segmentation
+            | HeadKind::Ranking
     )
 }
 
@@ -347,7 +349,8 @@ fn write_task(
         | HeadKind::Ctc
         | HeadKind::Entailment
         | HeadKind::Segmentation
-        | HeadKind::Span => None,
+        | HeadKind::Span
+        | HeadKind::Ranking => None,
     };
     config.insert("id2label".into(), Value::Object(by_id));
     config.insert("label2id".into(), Value::Object(by_label));

@@ -5,6 +5,7 @@ mod begun;
 mod classes;
 mod left_out;
 mod length;
+mod partners;
 mod reader;
 mod split;
 mod stream;
@@ -82,6 +83,14 @@ impl TaskData {
         std::iter::once(&self.train).chain(others.into_iter().flatten())
     }
 
+    /// Whether samples bring inputs of their own besides the first: pairs with other classes, or texts that they
+    /// are ranked with.
+    #[must_use]
+    pub fn brings_more(&self) -> bool {
+        let pairs = self.classes.as_ref().map_or(1, Classes::pairs);
+        self.head == HeadKind::Ranking || pairs > 1
+    }
+
     /// The targets of the samples `which` of one of its splits, as its head takes them.
     pub fn values(&self, split: &Split, which: impl IntoIterator<Item = usize>) -> Values {
         match (split.labels.values(self.labels.len(), which), self.head) {
@@ -148,11 +157,14 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         input,
         pair: match (&data.columns.pair, task.head) {
             (None, HeadKind::Span) => Some("context"),
+            (None, HeadKind::Ranking) => Some("positive"),
             (pair, _) => pair.as_deref(),
         },
         label: match task.head {
             // What is learned is in the text itself.
             HeadKind::CausalLm => input,
+            // Texts that do not belong to the input take the label's place.
+            HeadKind::Ranking => data.columns.negative.as_deref().unwrap_or(input),
             _ => data.columns.label.as_deref().unwrap_or(label),
         },
     };
@@ -167,7 +179,8 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         }
     };
 
-    let reads_texts = task.head.reads_tokens() || task.head == HeadKind::Entailment;
+    let compares = matches!(task.head, HeadKind::Entailment | HeadKind::Ranking);
+    let reads_texts = task.head.reads_tokens() || compares;
     if reads_texts && matches!(modality, Modality::Media(_)) {
         let head = task.head.as_str();
         return Err(context("train")(Error::NoTexts { head }));
@@ -229,7 +242,7 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
 fn given_labels(task: &TaskSpec, label: &str) -> Result<Option<LabelSet>, Error> {
     if matches!(
         task.head,
-        HeadKind::Regression | HeadKind::CausalLm | HeadKind::Span
+        HeadKind::Regression | HeadKind::CausalLm | HeadKind::Span | HeadKind::Ranking
     ) {
         return Ok(None);
     }
@@ -299,7 +312,7 @@ fn mean_cost(split: &Split) -> Result<f64, Error> {
     let count = split.len().min(COST_SAMPLES);
     let mut sum = 0;
     for index in 0..count {
-        sum += split.cost(index)?;
+        sum += split.cost(index)? + split.partner_cost(index)?;
     }
     #[expect(clippy::cast_precision_loss, reason = "at most 256 samples' tokens")]
     Ok(sum as f64 / count.max(1) as f64)

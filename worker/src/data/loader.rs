@@ -16,7 +16,7 @@ pub struct Sample {
     /// Its tokens or numbers; with those of what its own class says of it, where it is read together with
     /// that.
     pub input: Input,
-    /// Then, together with what other classes say of it; else none.
+    /// Then, together with what other classes say of it; or what it is ranked with; else none.
     pub more: Vec<Input>,
     /// The window that its image was seen through, if through one: its mask is seen through the same.
     pub window: Option<Window>,
@@ -213,7 +213,8 @@ impl Preparation {
             }
             let classes = self.task(*at)?.classes.as_ref();
             let pairs = classes.map_or(1, Classes::pairs) as u64;
-            let mut tokens = self.split(*at)?.cost(at.sample as usize)? * pairs;
+            let (split, sample) = (self.split(*at)?, at.sample as usize);
+            let mut tokens = split.cost(sample)? * pairs + split.partner_cost(sample)?;
             if let Some(target) = target(index) {
                 tokens += self.split(target)?.cost(target.sample as usize)? + SAMPLE_COST;
             }
@@ -275,7 +276,8 @@ impl Preparation {
             return self.paired(at, task, classes);
         }
         let pass = self.order.pass_key(at);
-        let input = self.split(at)?.drawn(at.sample as usize, pass)?;
+        let split = self.split(at)?;
+        let input = split.drawn(at.sample as usize, pass)?;
         let (input, window) = match &task.augment {
             Some(augmenter) => {
                 let key = self.order.draw_key(at);
@@ -286,7 +288,7 @@ impl Preparation {
         Ok(Sample {
             at,
             input,
-            more: Vec::new(),
+            more: split.partners(at.sample as usize)?,
             window,
         })
     }

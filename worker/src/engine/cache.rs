@@ -104,7 +104,8 @@ impl Trainer {
             && !self.heads.wants_rows()
             && self.tasks.iter().all(|task| {
                 let reads_classes = task.classes.as_ref().is_some_and(|c| !c.texts.is_empty());
-                task.augment.is_none() && !reads_classes && task.target.is_none()
+                let reads_more = reads_classes || task.target.is_some() || task.brings_more();
+                task.augment.is_none() && !reads_more
             })
             && draws >= samples
     }

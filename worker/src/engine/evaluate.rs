@@ -1,9 +1,10 @@
 //! Evaluation of a split: samples are dealt to ranks, decisions gathered, scored by all alike.
 
 use super::described;
+use super::selection::{self, Figures};
 use super::trainer::Trainer;
 use super::words::Words;
-use super::{Error, maps, next};
+use super::{Error, maps, next, ranking};
 use crate::agent::watched::{Phase, enter};
 use crate::data::{Input, Split, TaskData};
 use crate::heads::{self, Level};
@@ -61,39 +62,47 @@ impl Trainer {
     /// # Errors
     /// If a sample cannot be read or a peer is lost.
     pub fn evaluate(&mut self, which: Which, step: Step) -> Result<Option<Evaluation>, Error> {
-        let mut scores = BTreeMap::new();
+        let all = vec![true; self.tasks.len()];
+        self.evaluate_due((which, step), &all, &mut Figures::new())
+    }
+
+    /// The same of tasks that are `due`, which says so of each; `last` has what each task gave to the selection
+    /// before, and gets what these give now.
+    ///
+    /// # Errors
+    /// As [`Trainer::evaluate`].
+    pub(super) fn evaluate_due(
+        &mut self,
+        (which, step): (Which, Step),
+        due: &[bool],
+        last: &mut Figures,
+    ) -> Result<Option<Evaluation>, Error> {
         let tasks = Arc::clone(&self.tasks);
-        for (index, task) in tasks.iter().enumerate() {
+        let mut scores = BTreeMap::new();
+        for (index, task) in tasks.iter().enumerate().filter(|(index, _)| due[*index]) {
             if let Some(split) = which.of(task) {
                 scores.insert(task.name.clone(), self.evaluate_task(index, split, which)?);
             }
         }
-        let unlabelled = match which {
-            Which::Validation => self.unlabelled_score()?,
-            Which::Test => None,
+        let figures = match self.selects_without_labels(which) {
+            true => self.unlabelled(due)?,
+            false => self.by_metric(&scores),
         };
-        if scores.is_empty() && unlabelled.is_none() {
+        if scores.is_empty() && figures.is_empty() {
             return Ok(None);
         }
-        let mut figures = Vec::new();
-        for task in &self.spec.tasks {
-            let metric = task.metric.unwrap_or(task.head.default_metric());
-            if let Some(value) = scores.get(&task.name).and_then(|s| s.metrics.get(&metric)) {
-                figures.push(if metric.higher_is_better() {
-                    *value
-                } else {
-                    -value
-                });
-            }
+        for (task, _) in tasks.iter().zip(due).filter(|(_, due)| **due) {
+            last.remove(&task.name);
         }
-        let mean = figures.iter().sum::<f64>() / figures.len().max(1) as f64;
-        let selection = unlabelled.unwrap_or(mean);
-        let split = which.as_str().to_owned();
+        for (index, figure) in figures {
+            let figure = figure.is_finite().then_some(figure);
+            last.insert(tasks[index].name.clone(), figure);
+        }
         Ok(Some(Evaluation {
             step,
-            split,
+            split: which.as_str().to_owned(),
             tasks: scores,
-            selection,
+            selection: selection::mean(&self.spec, last),
             best: false,
         }))
     }
@@ -107,6 +116,7 @@ impl Trainer {
         let task = Arc::clone(&self.tasks[index]);
         let verdicts = match task.head {
             HeadKind::Entailment => self.judge_pairs(index, split)?,
+            HeadKind::Ranking => self.judge_ranks(index, split)?,
             _ => self.judge_all(index, split)?,
         };
         let bytes = encode(&verdicts);
@@ -146,6 +156,9 @@ impl Trainer {
         }
         if task.head == HeadKind::Segmentation {
             return Ok(maps::scores(&all, &task));
+        }
+        if task.head == HeadKind::Ranking {
+            return Ok(ranking::scores(&all));
         }
         let truth = task.values(split, 0..split.len());
         let (predicted, more) = match (&task.classes, &truth) {

@@ -3,6 +3,7 @@
 mod maps;
 mod next;
 mod pairs;
+mod ranks;
 mod space;
 mod start;
 
@@ -244,7 +245,8 @@ impl HeadSet {
             runs.extend(cost.runs());
             Ok(())
         })?;
-        if let Some(total) = total {
+        // Nothing is to be differentiated where a frozen backbone's texts are ranked alone.
+        if let Some(total) = total.filter(Tensor::requires_grad) {
             torch::backward(&[&total], &[&total.f_ones_like()?])?;
         }
         runs.extend(seen.micro.classes.iter().cloned());
@@ -427,6 +429,11 @@ impl HeadSet {
             let (start, length) = (rows.start as i64, rows.len() as i64);
             let others = dropped.features.f_narrow(0, start, length)?;
             return self.pair_losses(task, &features, &others);
+        }
+        if let (HeadKind::Ranking, Some(rows)) = (head.kind(), seen.micro.classes_of(task)) {
+            let (start, length) = (rows.start as i64, rows.len() as i64);
+            let candidates = dropped.features.f_narrow(0, start, length)?;
+            return self.rank_losses(task, &features, &candidates);
         }
         if let Some(classes) = &data.classes
             && let Some(vectors) = self.trained_vectors(task, classes)?

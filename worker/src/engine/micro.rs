@@ -4,7 +4,7 @@
 //! Each micro-batch that has samples of such a task reads the texts of the classes it is trained on, with
 //! the same dropout; a loss is a sum over samples, so the gradients of all micro-batches and ranks add up to
 //! those of one. Where a text is read together with what classes say of it, each sample comes with pairs of
-//! other classes, which follow in the same way.
+//! other classes, which follow in the same way; and so do the texts that a sample is ranked with.
 
 use super::Error;
 use super::costs::Run;
@@ -25,14 +25,15 @@ pub(super) struct Micro {
     pub(super) batch: Batch,
     /// Identities for dropout: of samples, then of class texts.
     pub(super) keys: Vec<u64>,
-    /// Each task's class texts, or its samples' pairs with other classes: rows of the features.
+    /// Each task's class texts, or its samples' pairs with other classes, or what they are ranked with: rows of
+    /// the features.
     pub(super) classes: Vec<Run>,
     /// Tokens of the samples.
     pub(super) tokens: u64,
 }
 
 impl Micro {
-    /// The rows of a task's class texts.
+    /// The rows of a task's class texts, or of what its samples brought.
     pub(super) fn classes_of(&self, task: usize) -> Option<&Range<usize>> {
         let mut all = self.classes.iter();
         all.find(|(own, _)| *own == task).map(|(_, rows)| rows)
@@ -56,15 +57,8 @@ impl Trainer {
         let mut classes = Vec::new();
         let mut extra = 0;
         for task in (0..self.tasks.len()).filter(wanted) {
-            let Some(described) = &self.tasks[task].classes else {
-                continue;
-            };
-            if described.texts.is_empty() {
-                // They are vectors already.
-                continue;
-            }
             let start = inputs.len();
-            if described.pairs() > 1 {
+            if self.tasks[task].brings_more() {
                 let own = samples.iter().filter(|s| usize::from(s.at.task) == task);
                 for sample in own {
                     for (place, input) in (0..).zip(&sample.more) {
@@ -73,6 +67,13 @@ impl Trainer {
                     }
                 }
                 classes.push((task, start..inputs.len()));
+                continue;
+            }
+            let Some(described) = &self.tasks[task].classes else {
+                continue;
+            };
+            if described.texts.is_empty() {
+                // They are vectors already.
                 continue;
             }
             for (place, input) in described.inputs(false).into_iter().enumerate() {

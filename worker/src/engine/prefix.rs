@@ -72,7 +72,7 @@ impl Prefix {
 fn is_steady(task: &TaskData) -> bool {
     let streams = |split: &Split| matches!(*split.inputs, Inputs::Stream(_));
     let reads_classes = task.classes.as_ref().is_some_and(|c| !c.texts.is_empty());
-    let reads_more = reads_classes || task.target.is_some();
+    let reads_more = reads_classes || task.target.is_some() || task.brings_more();
     task.augment.is_none() && !reads_more && !task.splits().any(streams)
 }
 

@@ -20,26 +20,22 @@ const MOST: usize = 2000;
 const TEMPERATURE: f64 = 0.05;
 
 impl Trainer {
-    /// The mean over tasks of what `evaluation.select_by` names; none where metrics choose. All ranks
+    /// What `evaluation.select_by` names, of each task that is `due`: its index and the score. All ranks
     /// call it together and get the same.
     ///
     /// # Errors
     /// If a sample cannot be read or a peer is lost.
-    pub(super) fn unlabelled_score(&mut self) -> Result<Option<f64>, Error> {
+    pub(super) fn unlabelled(&mut self, due: &[bool]) -> Result<Vec<(usize, f64)>, Error> {
         let by = self.spec.evaluation.select_by;
-        if by == SelectBy::Metric {
-            return Ok(None);
-        }
         let mut scores = Vec::new();
         let tasks = Arc::clone(&self.tasks);
-        for (index, task) in tasks.iter().enumerate() {
+        for (index, task) in tasks.iter().enumerate().filter(|(index, _)| due[*index]) {
             if let Some(split) = task.target.as_ref().or(task.validation.as_ref()) {
                 let likely = self.probabilities(index, split)?;
-                scores.push(score(by, &likely, task.labels.len()));
+                scores.push((index, score(by, &likely, task.labels.len())));
             }
         }
-        let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
-        Ok((!scores.is_empty()).then_some(mean))
+        Ok(scores)
     }
 
     /// Probabilities [n, c] of a task's classes for samples of a split, evenly spaced.

@@ -4,8 +4,8 @@
 //! `[B, H]`. It owns no tensors: its parameters are views of the flat block that holds all heads of
 //! a job, named `heads.<task>.weight` and `heads.<task>.bias`, and are passed in. The head of classes that
 //! are known by what they are has a scale instead (`label_embedding`), and where they are vectors a map
-//! `[d, H]` into their space. One file per kind:
-//! another kind is one more file, and one more line in [`build`].
+//! `[d, H]` into their space; the head that ranks texts has a factor that is not trained (`ranking`). One
+//! file per kind: another kind is one more file, and one more line in [`build`].
 //!
 //! The head of classes of pixels reads every place of a map of features instead (`segmentation`).
 //!
@@ -27,6 +27,7 @@ mod init;
 mod label_embedding;
 mod multi_label;
 mod ordinal;
+mod ranking;
 mod regression;
 mod segmentation;
 mod single_label;
@@ -43,6 +44,7 @@ pub use init::{Parameter, calibration, layer, parameters, space};
 pub use label_embedding::{LARGEST_SCALE, LabelEmbedding, class_vectors, cosines, scaled, unit};
 pub use multi_label::MultiLabel;
 pub use ordinal::Ordinal;
+pub use ranking::{Ranking, ranked};
 pub use regression::Regression;
 pub use segmentation::{Segmentation, shares, upsampled};
 pub use single_label::SingleLabel;
@@ -371,6 +373,15 @@ pub fn build(task: &TaskSpec, classes: &[String], counts: &[u64]) -> Result<Box<
             let most = task.span.unwrap_or_default().max_answer_tokens;
             Ok(Box::new(Span::new(most as usize)))
         }
+        HeadKind::Ranking if smoothing > 0.0 => {
+            refuse("loss.label_smoothing", "single_label", "ranking")
+        }
+        HeadKind::Ranking if task.loss.class_weights != ClassWeights::None => refuse(
+            "loss.class_weights",
+            "single_label and multi_label",
+            "ranking",
+        ),
+        HeadKind::Ranking => Ok(Box::new(Ranking)),
         // Its size is the vocabulary's, which only a decoder has.
         HeadKind::CausalLm => Err(Error::NoDecoder {
             task: task.name.clone(),

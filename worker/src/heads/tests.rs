@@ -86,7 +86,8 @@ fn losses_and_gradients_agree_with_pytorch() {
                 | HeadKind::Ctc
                 | HeadKind::Entailment
                 | HeadKind::Segmentation
-                | HeadKind::Span => panic!("tested apart"),
+                | HeadKind::Span
+                | HeadKind::Ranking => panic!("tested apart"),
                 HeadKind::Regression => {
                     Values::Numbers(targets.iter().map(|t| t.as_f64().unwrap()).collect())
                 }

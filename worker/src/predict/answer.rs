@@ -73,6 +73,11 @@ pub enum Answer {
         #[serde(skip)]
         pixels: Mask,
     },
+    /// What a text is near to others by.
+    Vector {
+        /// Its features, at length 1.
+        vector: Vec<f32>,
+    },
     /// A number.
     Number {
         /// The number.
@@ -173,7 +178,8 @@ pub(super) fn shape(head: HeadKind, labels: &[String], row: &[f32]) -> Answer {
         | HeadKind::Ctc
         | HeadKind::Entailment
         | HeadKind::Segmentation
-        | HeadKind::Span => Answer::single(scores),
+        | HeadKind::Span
+        | HeadKind::Ranking => Answer::single(scores),
     }
 }
 

@@ -15,6 +15,7 @@ mod language;
 mod missing_labels;
 mod not_finite;
 mod parts;
+mod ranking;
 mod rates;
 mod recovery;
 mod script;

@@ -5,6 +5,7 @@ mod disk;
 use crate::kit::{Layout, plan, spec};
 use espalier_comm::{Listener, host_id};
 use espalier_spec::exchange::Sharding;
+use espalier_spec::job::Metric;
 use espalier_spec::plan::ExchangePlan;
 use espalier_spec::recovery::{Milestone, Restore};
 use espalier_spec::report::{Checkpoint, Evaluation};
@@ -98,6 +99,18 @@ impl Went {
         })
     }
 
+    /// Evaluations during training, after more than so many steps.
+    fn validations(&self, after: u64) -> Vec<&Evaluation> {
+        let told = self.told.iter();
+        let validations = told.filter_map(|content| match content {
+            Content::Evaluation(evaluation) => Some(evaluation),
+            _ => None,
+        });
+        validations
+            .filter(|one| one.split == "validation" && one.step.0 > after)
+            .collect()
+    }
+
     /// Steps of checkpoints.
     fn checkpoints(&self) -> Vec<u64> {
         let told = self.told.iter();
@@ -135,22 +148,21 @@ struct Origin {
 
 impl Job {
     fn new(folder: &Path, ranks: u32, sharding: Sharding, every: Option<u64>) -> Self {
-        Self::changed(folder, ranks, sharding, |job| {
-            if let Some(every) = every {
-                job["recovery"] = json!({"snapshot_every": every});
-            }
-        })
+        Self::changed(folder, (ranks, sharding), every, |_| {})
     }
 
     fn changed(
         folder: &Path,
-        ranks: u32,
-        sharding: Sharding,
+        (ranks, sharding): (u32, Sharding),
+        every: Option<u64>,
         change: impl FnOnce(&mut Value),
     ) -> Self {
         let spec = spec(folder, STEPS, |job| {
             job["evaluation"] = json!({"every_steps": EVENT});
             job["checkpoint"] = json!({"every_steps": 0});
+            if let Some(every) = every {
+                job["recovery"] = json!({"snapshot_every": every});
+            }
             change(job);
         });
         let sources = Sources::load(&spec).unwrap();
@@ -334,6 +346,44 @@ fn a_lost_worker_changes_no_bit() {
         assert_eq!(went.milestones(), reached);
         job.assert_undisturbed(&went, folder.path());
     }
+}
+
+// Promise: a task with a cadence of its own is evaluated at the first evaluation, at its own steps and at the end;
+// in between its last figure counts, also where the run went on without the worker that had computed it.
+#[test]
+fn last_figures_outlive_a_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = |every| {
+        let how = (2, Sharding::Optimizer);
+        Job::changed(folder.path(), how, Some(every), |job| {
+            job["evaluation"] = json!({"every_steps": 1});
+            job["tasks"][2]["evaluation"] = json!({"every_steps": 5});
+        })
+    };
+    let (disturbed, whole) = (job(3), job(0));
+    let (lost, left, alone) = (
+        Worker::new("lost"),
+        Worker::new("left"),
+        Worker::new("alone"),
+    );
+    disturbed.generation(1, &[&lost, &left], None, &abort);
+    let order = newest(&[&left, &left]).unwrap();
+    assert_eq!(order.step.0, 6);
+    let went = disturbed.generation(2, &[&left, &left], Some(order), &|_| {});
+    let undisturbed = whole.generation(1, &[&alone, &alone], None, &|_| {});
+    assert_eq!(went.validations(6), undisturbed.validations(6));
+
+    let all = undisturbed.validations(0);
+    let with_amount = all.iter().filter(|one| one.tasks.contains_key("amount"));
+    let steps: Vec<u64> = with_amount.map(|one| one.step.0).collect();
+    assert_eq!(steps, [1, 5, 10, 12]);
+    let figure =
+        |step: usize, task: &str, metric: Metric| all[step - 1].tasks[task].metrics[&metric];
+    let mean = (figure(7, "topic", Metric::Accuracy)
+        + figure(7, "mentions", Metric::MacroF1)
+        + figure(5, "amount", Metric::Pearson))
+        / 3.0;
+    assert!((all[6].selection - mean).abs() < 1e-12, "{:?}", all[6]);
 }
 
 // Promise: after a handover nothing is replayed: all ranks stop at the same step though only one worker

@@ -105,6 +105,7 @@ fn fits(
             | HeadKind::Entailment
             | HeadKind::Segmentation
             | HeadKind::Span
+            | HeadKind::Ranking
     );
     found.require(fits, path, || {
         let head = task.head.as_str();

@@ -64,11 +64,11 @@ fn representation(spec: &JobSpec, found: &mut Findings) {
     for (index, task) in spec.tasks.iter().enumerate() {
         let field = format!("tasks[{index}].head");
         let by_vectors = task.zero_shot.as_ref().is_some_and(|s| s.vectors.is_some());
-        let described = task.head == HeadKind::Entailment
+        let described = matches!(task.head, HeadKind::Entailment | HeadKind::Ranking)
             || task.head == HeadKind::LabelEmbedding && !by_vectors;
         found.require(!described, &field, || {
             format!(
-                "learns from the texts of its classes, too, but `{method}` weighs gradients of samples' \
+                "learns from more texts than its samples', but `{method}` weighs gradients of samples' \
                  features; use `{instead}`"
             )
         });

@@ -8,7 +8,7 @@ use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
     HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SegmentationSpec, SpanSpec,
-    TargetSpec, TaskAdapterSpec, TaskSpec, Tuning, ZeroShotSpec,
+    TargetSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -41,7 +41,8 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         Just(HeadKind::Ctc),
         Just(HeadKind::Entailment),
         Just(HeadKind::Segmentation),
-        Just(HeadKind::Span)
+        Just(HeadKind::Span),
+        Just(HeadKind::Ranking)
     ];
     let weights = prop_oneof![
         Just(ClassWeights::None),
@@ -70,6 +71,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 columns: Columns {
                     input: column.clone(),
                     pair: column.clone(),
+                    negative: column.clone(),
                     label: column,
                 },
                 labels,
@@ -122,6 +124,9 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 max_answer_tokens: weight as u32,
             }),
             metric,
+            evaluation: (weight > 0.5).then_some(TaskEvaluationSpec {
+                every_steps: weight as u64,
+            }),
             segmentation: (weight > 1.0).then_some(SegmentationSpec { ignore_index: 0 }),
         },
     )
@@ -164,6 +169,7 @@ proptest! {
         spec.training.schedule.warmup_steps = steps.map(|steps| steps.wrapping_add(1));
         spec.training.batch_size = counts[0];
         spec.training.accumulation = counts[1];
+        spec.evaluation.every_steps = steps.map(|steps| steps % 3);
         spec.evaluation.batch_size = counts[2];
         spec.evaluation.early_stopping_patience = Some(counts[3]);
         spec.checkpoint.keep = counts[4];

@@ -36,6 +36,7 @@ pub(super) fn task(task: &TaskSpec, path: &str, found: &mut Findings) {
     super::zero_shot::rules(task, path, found);
     super::segmentation::rules(task, path, found);
     super::span::rules(task, path, found);
+    super::ranking::rules(task, path, found);
     found.require(
         task.weight.is_finite() && task.weight > 0.0,
         &format!("{path}.weight"),
@@ -81,6 +82,7 @@ fn adapter(task: &TaskSpec, path: &str, found: &mut Findings) {
     });
     let why = match task.head {
         HeadKind::LabelEmbedding => "compares texts and descriptions as the backbone sees them",
+        HeadKind::Ranking => "compares texts as the backbone sees them",
         HeadKind::CausalLm => "is exported as a plain language model, which has none",
         _ => return,
     };
@@ -119,8 +121,14 @@ fn data(data: &DataSpec, path: &str, found: &mut Findings) {
         }
     }
     let (input, label) = (&data.columns.input, &data.columns.label);
-    let pair = &data.columns.pair;
-    for (name, column) in [("input", input), ("pair", pair), ("label", label)] {
+    let (pair, negative) = (&data.columns.pair, &data.columns.negative);
+    let columns = [
+        ("input", input),
+        ("pair", pair),
+        ("negative", negative),
+        ("label", label),
+    ];
+    for (name, column) in columns {
         if column
             .as_deref()
             .is_some_and(|column| column.trim().is_empty())
@@ -210,8 +218,8 @@ fn labels(task: &TaskSpec, field: &str, found: &mut Findings) {
         | HeadKind::Entailment
         | HeadKind::Segmentation => 2,
         HeadKind::MultiLabel => 1,
-        // `language` and `span` say so.
-        HeadKind::CausalLm | HeadKind::Span => return,
+        // `language`, `span` and `ranking` say so.
+        HeadKind::CausalLm | HeadKind::Span | HeadKind::Ranking => return,
         HeadKind::Regression => {
             found.add(
                 field,
@@ -265,7 +273,10 @@ fn loss(task: &TaskSpec, path: &str, found: &mut Findings) {
         );
         return;
     }
-    if matches!(task.head, HeadKind::CausalLm | HeadKind::Span) {
+    if matches!(
+        task.head,
+        HeadKind::CausalLm | HeadKind::Span | HeadKind::Ranking
+    ) {
         return;
     }
     if matches!(
@@ -368,6 +379,7 @@ fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {
         ],
         HeadKind::Segmentation => &[Metric::MeanIou, Metric::Accuracy],
         HeadKind::Span => &[Metric::F1, Metric::Exact],
+        HeadKind::Ranking => &[Metric::Mrr, Metric::RecallAt1],
     };
     found.require(fitting.contains(&metric), field, || {
         let names: Vec<&str> = fitting.iter().map(|metric| metric.as_str()).collect();

@@ -2,7 +2,7 @@
 
 use super::Findings;
 use crate::JobSpec;
-use crate::job::{CheckpointSpec, OptimizerSpec, ScheduleSpec, SelectBy, TrainingSpec};
+use crate::job::{CheckpointSpec, OptimizerSpec, ScheduleSpec, SelectBy, TaskSpec, TrainingSpec};
 use crate::location::{Location, shown};
 
 pub(super) fn training(training: &TrainingSpec, found: &mut Findings) {
@@ -116,15 +116,55 @@ pub(super) fn evaluation(spec: &JobSpec, found: &mut Findings) {
     found.require(evaluation.every_steps.is_some(), field, || {
         "needs evaluations during training; set evaluation.every_steps".to_owned()
     });
-    let without_labels = evaluation.select_by != SelectBy::Metric;
-    let validated = spec.tasks.iter().any(|task| {
-        let files = task.data.validation.as_ref();
-        files.is_some_and(|files| !files.paths().is_empty())
-            || without_labels && task.adaptation.is_some()
-    });
+    let validated = spec.tasks.iter().any(|task| is_evaluated(spec, task));
     found.require(validated, field, || {
         "needs something to evaluate on; give at least one task `data.validation` files".to_owned()
     });
+}
+
+/// Whether evaluations during training have anything to say of a task.
+fn is_evaluated(spec: &JobSpec, task: &TaskSpec) -> bool {
+    let files = task.data.validation.as_ref();
+    let without_labels = spec.evaluation.select_by != SelectBy::Metric;
+    files.is_some_and(|files| !files.paths().is_empty())
+        || without_labels && task.adaptation.is_some()
+}
+
+/// A task that is evaluated less often than the others is evaluated together with them.
+pub(super) fn task_evaluations(spec: &JobSpec, found: &mut Findings) {
+    for (index, task) in spec.tasks.iter().enumerate() {
+        let Some(own) = task.evaluation else {
+            continue;
+        };
+        let path = format!("tasks[{index}].evaluation");
+        let field = format!("{path}.every_steps");
+        let steps = own.every_steps;
+        match spec.evaluation.every_steps {
+            _ if steps == 0 => found.add(
+                field,
+                "is 0; expected a multiple of evaluation.every_steps, or leave `evaluation` out to \
+                 evaluate the task at every evaluation",
+            ),
+            None => found.add(
+                field,
+                "needs evaluations during training; set evaluation.every_steps, of which it must be a \
+                 multiple",
+            ),
+            // What is wrong with 0 is said at its own field.
+            Some(0) => {}
+            Some(every) => found.require(steps.is_multiple_of(every), &field, || {
+                format!(
+                    "is {steps}, but evaluations are every {every} steps (evaluation.every_steps); expected \
+                     a multiple of that, such as {}",
+                    every.saturating_mul(steps.div_ceil(every))
+                )
+            }),
+        }
+        found.require(is_evaluated(spec, task), &path, || {
+            "has nothing to evaluate the task on; give it `data.validation` files, or remove `evaluation`"
+                .to_owned()
+        });
+    }
 }
 
 pub(super) fn checkpoint(checkpoint: &CheckpointSpec, found: &mut Findings) {

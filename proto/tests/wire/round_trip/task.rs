@@ -5,7 +5,7 @@ use espalier_spec::adaptation;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions,
     HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, SpanSpec,
-    TargetSpec, TaskAdapterSpec, TaskSpec, TooLong, ZeroShotSpec,
+    TargetSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, TooLong, ZeroShotSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -45,6 +45,8 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::Wer,
         Metric::MeanIou,
         Metric::F1,
+        Metric::Mrr,
+        Metric::RecallAt1,
     ])
 }
 
@@ -83,6 +85,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
                     test,
                     columns: Columns {
                         pair: flags[1].then(|| "b".to_owned()),
+                        negative: flags[0].then(|| "c".to_owned()),
                         input,
                         label,
                     },
@@ -130,6 +133,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
         HeadKind::Entailment,
         HeadKind::Segmentation,
         HeadKind::Span,
+        HeadKind::Ranking,
     ]);
     let more = (
         (loss(), option::of(adaptation())),
@@ -147,6 +151,7 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
             zero_shot,
             span: most.map(|max_answer_tokens| SpanSpec { max_answer_tokens }),
             metric,
+            evaluation: (weight > 0.5).then_some(TaskEvaluationSpec { every_steps: 6 }),
             adaptation,
             adapter: (weight < 0.5).then_some(TaskAdapterSpec { size: 9 }),
             segmentation: (weight > 1.0).then_some(SegmentationSpec { ignore_index: 7 }),

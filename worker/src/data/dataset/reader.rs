@@ -2,6 +2,7 @@
 
 use super::left_out::LeftOut;
 use super::length::too_long;
+use super::partners::PartnerReader;
 use super::split::Origin;
 use super::{Modality, Split, answers, target};
 use crate::data::inputs::Texts;
@@ -117,6 +118,7 @@ impl SplitReader<'_> {
         if let Some(masks) = &masks {
             labels = labels.of_masks(masks);
         }
+        let mut partners = PartnerReader::new(self.task, self.modality);
         let mut origins: Vec<Origin> = Vec::new();
         let limit = self.limit.unwrap_or(u64::MAX);
         let mut count = 0;
@@ -193,9 +195,11 @@ impl SplitReader<'_> {
                         return Ok(true);
                     }
                 };
+                // Read together with the input, unless it is ranked with it.
+                let second = row.pair.as_ref().filter(|_| !partners.is_wanted());
                 if let Inputs::Text(texts) = &inputs
                     && !self.joins()
-                    && texts.lacks_tokens(&row.input, row.pair.as_ref())
+                    && (texts.lacks_tokens(&row.input, second) || partners.is_blank(&row))
                 {
                     left_out.skip(row.place.error(Problem::NoTokens))?;
                     origins.push(next(count));
@@ -217,6 +221,8 @@ impl SplitReader<'_> {
                     origins.push(next(count));
                     return Ok(true);
                 }
+                let cells = (&mut row.pair, &mut row.label);
+                partners.push(cells, self.wanted, &row.place)?;
                 if let (Inputs::Text(texts), Some(second)) = (&mut inputs, row.pair) {
                     let column = self.wanted.pair.unwrap_or_default();
                     texts.push_second(second, column, &row.place)?;
@@ -261,6 +267,7 @@ impl SplitReader<'_> {
             kept: None,
             begun: None,
             missing: missing.into(),
+            partners: partners.finish(),
         };
         let split = match self.modality {
             Modality::Text(tokenizer) if self.joins() => {

@@ -1,5 +1,6 @@
 //! One split of a task: its samples in the order of the files.
 
+use crate::data::inputs::Texts;
 use crate::data::mix::mix;
 use crate::data::{Begun, Error, Features, Input, Inputs, Labels, Place, Problem};
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ pub struct Split {
     pub(super) begun: Option<Arc<Features>>,
     /// Samples without a label, ascending.
     pub(super) missing: Arc<[u32]>,
+    /// Texts that samples are ranked with: a list for each kind.
+    pub(super) partners: Arc<[Texts]>,
 }
 
 /// Where a run of samples comes from: a file's rows one after another.
@@ -101,7 +104,7 @@ impl Split {
     }
 
     /// The number of sample `index` among the inputs that were read.
-    fn row(&self, index: usize) -> usize {
+    pub(super) fn row(&self, index: usize) -> usize {
         let kept = self.kept.as_ref().and_then(|kept| kept.get(index));
         kept.map_or(index, |row| *row as usize)
     }
@@ -144,11 +147,13 @@ impl Split {
     /// so far.
     #[must_use]
     pub fn cut(&self) -> u64 {
-        match self.inputs.as_ref() {
+        let partners = self.partners.iter().map(Texts::cut).sum::<u64>();
+        let own = match self.inputs.as_ref() {
             Inputs::Text(texts) => texts.cut(),
             Inputs::Image(images) => images.cut(),
             Inputs::Features(_) | Inputs::Stream(_) => 0,
-        }
+        };
+        own + partners
     }
 
     /// How many answers of the samples tokenised so far are beyond the token limit: they are learned as if

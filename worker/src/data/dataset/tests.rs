@@ -8,6 +8,7 @@ use std::fs;
 mod choice;
 mod ctc;
 mod numerals;
+mod ranking;
 mod spans;
 
 /// A word tokenizer whose own truncation (to 3) and padding (to 6) must not apply.

@@ -48,6 +48,8 @@ impl<'a> LabelReader<'a> {
             // What they are like, `of_masks` says.
             HeadKind::Segmentation => Labels::Masks(Masks::new([0, 0], u8::MAX)),
             HeadKind::Span => Labels::Answers(Vec::new()),
+            // What is right for a sample is an input, too.
+            HeadKind::Ranking => Labels::Unlabelled(0),
             HeadKind::Tags => Labels::Tags {
                 set: Arc::default(),
                 ends: Vec::new(),

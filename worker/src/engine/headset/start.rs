@@ -4,7 +4,7 @@ use super::HeadSet;
 use crate::adapt::{self, Adaptation};
 use crate::data::{TaskData, total_steps};
 use crate::engine::Error;
-use crate::heads::{self, CausalLm, Head, Level, Parameter};
+use crate::heads::{self, CausalLm, Head, Level, Parameter, Ranking};
 use crate::model::{Backbone, Block, ParamSpec};
 use crate::torch;
 use espalier_spec::job::{HeadKind, TaskSpec};
@@ -38,6 +38,10 @@ impl HeadSet {
                 HeadKind::Segmentation if backbone.feature_map().is_none() => {
                     let task = task.name.clone();
                     return Err(heads::Error::NoMap { task }.into());
+                }
+                HeadKind::Ranking => {
+                    let head = heads::build(task, &[], &[])?;
+                    (head, vec![Ranking::factor(&task.name)])
                 }
                 _ => {
                     let counts = data.train.labels.counts(data.labels.len());

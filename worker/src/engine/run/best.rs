@@ -4,6 +4,7 @@ use super::Run;
 use crate::agent::report::Content;
 use crate::agent::watched::Phase;
 use crate::checkpoint;
+use crate::engine::selection::due;
 use crate::engine::{Error, Which};
 use espalier_spec::{Rank, Step};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +15,14 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(200);
 
 impl Run<'_> {
-    /// Evaluates, keeps the model if it is the best, and says whether to stop early.
+    /// Evaluates the tasks that are due, keeps the model if it is the best, and says whether to stop early.
     pub(super) fn evaluate(&mut self) -> Result<bool, Error> {
         self.watched.enter(Phase::Evaluating);
         let step = self.state.step;
-        let Some(mut evaluation) = self.trainer.evaluate(Which::Validation, step)? else {
+        let last = &mut self.state.figures;
+        let due = due(&self.context.spec, last, (step.0, self.total));
+        let what = (Which::Validation, step);
+        let Some(mut evaluation) = self.trainer.evaluate_due(what, &due, last)? else {
             return Ok(false);
         };
         // A figure that is no number is never the best, and JSON would not keep it.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// A job of two ranks without snapshots in memory.
 fn job(folder: &Path, change: impl FnOnce(&mut Value)) -> Job {
-    Job::changed(folder, 2, Sharding::Optimizer, |job| {
+    Job::changed(folder, (2, Sharding::Optimizer), None, |job| {
         job["recovery"] = json!({"snapshot_every": 0});
         change(job);
     })

@@ -186,6 +186,39 @@ fn every_rule_of_a_task_names_its_field() {
 }
 
 #[test]
+fn a_task_is_evaluated_with_the_others() {
+    // A cadence of a task's own that no evaluation of the job could keep is refused, with one that would do.
+    let found = |every: Option<u64>, own: u64| -> Vec<String> {
+        let mut spec = with("/tasks/0/evaluation", json!({"every_steps": own}));
+        spec.evaluation.every_steps = every;
+        let found = check(&spec).err().unwrap_or_default();
+        found.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(found(Some(20), 60), Vec::<String>::new());
+    assert_eq!(found(Some(20), 20), Vec::<String>::new());
+    for (every, own, part) in [
+        (Some(20), 50, "such as 60"),
+        (Some(20), 10, "such as 20"),
+        (Some(20), 0, "is 0"),
+        (None, 20, "set evaluation.every_steps"),
+    ] {
+        let said = found(every, own);
+        assert_eq!(said.len(), 1, "{said:?}");
+        let place = "tasks[0].evaluation.every_steps: ";
+        assert!(
+            said[0].starts_with(place) && said[0].contains(part),
+            "{said:?}"
+        );
+    }
+    // The second task has nothing to evaluate on.
+    let mut spec = with("/tasks/1/evaluation", json!({"every_steps": 20}));
+    spec.evaluation.every_steps = Some(20);
+    let found = check(&spec).expect_err("no validation files");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].field, "tasks[1].evaluation");
+}
+
+#[test]
 fn a_task_s_own_adapter_needs_a_head_that_reads_features() {
     // What compares texts, and what is exported as a plain language model, has no place for one.
     for head in ["label_embedding", "causal_lm", "tags", "ordinal"] {
