@@ -4,7 +4,7 @@
 use espalier_sim::{Setup, last_events, run};
 use std::collections::BTreeMap;
 
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 100;
 const EVENTS: u64 = 20_000;
 
 fn setup(seed: u64, events: u64) -> Setup {
