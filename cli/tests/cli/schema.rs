@@ -42,7 +42,7 @@ fn full() -> Value {
         "sampler": { "capped": { "cap": 1000, "temperature": 2.0 } },
         "training": {
             "steps": 100, "epochs": 1.5, "batch_size": 16, "accumulation": 2, "clip_norm": 0.5,
-            "optimizer": { "learning_rate": 1e-4, "head_learning_rate": 1e-3, "betas": [0.9, 0.98],
+            "optimizer": { "method": "adamw", "nesterov": false, "learning_rate": 1e-4, "head_learning_rate": 1e-3, "betas": [0.9, 0.98],
                            "eps": 1e-8, "weight_decay": 0.0, "block_decay": 0.9, "l2_sp": 0.0 },
             "schedule": { "kind": "cosine", "final_ratio": 0.1, "warmup_ratio": 0.1, "warmup_steps": 10 }
         },
@@ -98,6 +98,7 @@ fn the_schema_refuses_what_the_command_refuses() {
         ("/balancer/method", json!("upgrd")),
         ("/exchange/sync", json!("ring")),
         ("/training/batch_size", json!("many")),
+        ("/training/optimizer/method", json!("adam")),
         ("/tasks/0/head", json!("single-label")),
         ("/tasks/0/data", json!({ "validation": "x.csv" })),
     ] {

@@ -28,6 +28,10 @@ class Shapes(unittest.TestCase):
         self.assertEqual(dict(spec("sampler: {probabilities: {t: 2}}").sampler.probabilities.of), {"t": 2.0})
         adam = spec("training: {optimizer: {betas: [0.8, 0.9]}}").training.optimizer
         self.assertEqual((adam.beta1, adam.beta2), (0.8, 0.9))
+        how = spec("training: {optimizer: {method: sgd, momentum: 0.8, nesterov: true}, schedule: {kind: inverse, gamma: 5}}").training
+        sgd, schedule = how.optimizer, how.schedule
+        self.assertEqual((sgd.method, sgd.momentum, sgd.nesterov), (sgd.SGD, 0.8, True))
+        self.assertEqual((schedule.kind, schedule.gamma, schedule.HasField("power")), (schedule.INVERSE, 5.0, False))
 
     def test_tasks(self):
         text = """\
@@ -91,7 +95,7 @@ class Mistakes(unittest.TestCase):
     def test_what_is_no_value(self):
         for bad in ["tuning: {heads: {}}", "tuning: {heads: ~, all: ~}", "training: {batch_size: 0}", "seed: -1", "name: b", "balancer: [a]",
                     "training: {optimizer: {betas: [1]}}", "evaluation: {select_best: maybe}", "sampler: {temperature: warm}", "tuning: {prompt: {text: a}}",
-                    "resources: {ranks: 5000000000}", "training: {clip_norm: inf}"]:
+                    "resources: {ranks: 5000000000}", "training: {clip_norm: inf}", "training: {optimizer: {method: adam}}"]:
             with self.subTest(bad):
                 self.wrong(bad)
 

@@ -16,7 +16,9 @@ pub use crate::recovery::{RecoverySpec, WorkerRange};
 pub use crate::resources::{Device, Resources};
 pub use crate::segmentation::SegmentationSpec;
 pub use crate::span::SpanSpec;
-pub use crate::training::{OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec};
+pub use crate::training::{
+    OptimizerMethod, OptimizerSpec, ScheduleKind, ScheduleSpec, TrainingSpec,
+};
 pub use crate::tuning::{
     AdapterKind, AdapterSpec, GradualSpec, LoraSpec, PrefixSpec, PromptInit, PromptSpec,
     TaskAdapterSpec, Tuning,

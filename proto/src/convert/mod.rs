@@ -12,6 +12,7 @@ mod plan;
 mod recovery;
 mod report;
 mod task;
+mod training;
 mod tuning;
 
 pub use job::checked_job;

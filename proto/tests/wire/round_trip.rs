@@ -8,8 +8,9 @@ use espalier_proto::convert::{plan_from_wire, plan_to_wire};
 use espalier_spec::balancer::METHODS;
 use espalier_spec::job::{
     Affinity, BackboneSpec, BalancerSpec, CheckpointSpec, Device, EvaluationSpec, ExchangeSpec,
-    ExchangeType, Files, Init, Normalize, OnNonFinite, OptimizerSpec, Pooling, RecoverySpec,
-    Resources, ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind, TrainingSpec, WorkerRange,
+    ExchangeType, Files, Init, Normalize, OnNonFinite, OptimizerMethod, OptimizerSpec, Pooling,
+    RecoverySpec, Resources, ScheduleKind, ScheduleSpec, SelectBy, Sharding, SyncKind,
+    TrainingSpec, WorkerRange,
 };
 use espalier_spec::plan::{
     BlockPlacement, BlockProfile, ExchangePlan, Profile, Seat, SyncPath, TaskPlacement, TaskProfile,
@@ -65,6 +66,7 @@ fn backbone() -> impl Strategy<Value = BackboneSpec> {
 }
 
 fn training() -> impl Strategy<Value = TrainingSpec> {
+    let methods = select(vec![OptimizerMethod::Adamw, OptimizerMethod::Sgd]);
     let optimizer = (
         number(),
         option::of(number()),
@@ -72,6 +74,7 @@ fn training() -> impl Strategy<Value = TrainingSpec> {
         number(),
         number(),
         (number(), number()),
+        (methods, option::of(number()), any::<bool>()),
     )
         .prop_map(
             |(
@@ -81,11 +84,15 @@ fn training() -> impl Strategy<Value = TrainingSpec> {
                 eps,
                 weight_decay,
                 (block_decay, l2_sp),
+                (method, momentum, nesterov),
             )| OptimizerSpec {
+                method,
                 learning_rate,
                 head_learning_rate,
                 betas,
                 eps,
+                momentum,
+                nesterov,
                 weight_decay,
                 block_decay,
                 l2_sp,
@@ -95,11 +102,15 @@ fn training() -> impl Strategy<Value = TrainingSpec> {
         ScheduleKind::Linear,
         ScheduleKind::Cosine,
         ScheduleKind::Constant,
+        ScheduleKind::Inverse,
     ];
-    let schedule = (select(kinds), number(), option::of(any::<u64>())).prop_map(
-        |(kind, warmup_ratio, warmup_steps)| ScheduleSpec {
+    let fall = (option::of(number()), option::of(number()));
+    let schedule = (select(kinds), fall, number(), option::of(any::<u64>())).prop_map(
+        |(kind, (gamma, power), warmup_ratio, warmup_steps)| ScheduleSpec {
             kind,
             final_ratio: warmup_ratio / 2.0,
+            gamma,
+            power,
             warmup_ratio,
             warmup_steps,
         },

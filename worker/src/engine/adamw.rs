@@ -1,7 +1,5 @@
 //! AdamW (Loshchilov and Hutter 2019, algorithm 2) on plain numbers.
 
-use espalier_spec::job::OptimizerSpec;
-
 /// Hyper-parameters that stay the same over a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
@@ -9,11 +7,6 @@ pub struct AdamW {
     pub betas: [f64; 2],
     /// Added to the denominator.
     pub eps: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Decoupled pull of the backbone's weights towards where they started, in place of their decay
-    /// (L2-SP; Li et al. 2018, arXiv 1802.01483).
-    pub l2_sp: f64,
 }
 
 /// What one step multiplies and divides by.
@@ -29,40 +22,14 @@ pub struct Coefficients {
 }
 
 impl AdamW {
-    /// From the job's optimizer.
+    /// The coefficients of step number `step` (from 1) at learning rate `rate`, with a decoupled weight
+    /// decay.
     #[must_use]
-    pub fn new(spec: &OptimizerSpec) -> Self {
-        Self {
-            betas: spec.betas,
-            eps: spec.eps,
-            weight_decay: spec.weight_decay,
-            l2_sp: spec.l2_sp,
-        }
-    }
-
-    /// Whether weights of the backbone are pulled to where they started.
-    #[must_use]
-    pub fn pulls(&self) -> bool {
-        self.l2_sp > 0.0
-    }
-
-    /// Takes `parameters` the step's part of the way back to `start`, of the same length:
-    /// p - rate * l2_sp * (p - start).
-    pub fn pull(&self, parameters: &mut [f32], start: &[f32], rate: f64) {
-        let part = (rate * self.l2_sp) as f32;
-        for (parameter, start) in parameters.iter_mut().zip(start) {
-            *parameter -= part * (*parameter - start);
-        }
-    }
-
-    /// The coefficients of step number `step` (from 1) at learning rate `rate`.
-    #[must_use]
-    pub fn coefficients(&self, rate: f64, step: u64, decay: bool) -> Coefficients {
+    pub fn coefficients(&self, rate: f64, step: u64, weight_decay: f64) -> Coefficients {
         let [beta1, beta2] = self.betas;
         let power = i32::try_from(step).unwrap_or(i32::MAX);
         let correction1 = 1.0 - beta1.powi(power);
         let correction2 = 1.0 - beta2.powi(power);
-        let weight_decay = if decay { self.weight_decay } else { 0.0 };
         Coefficients {
             keep: (1.0 - rate * weight_decay) as f32,
             one_minus_beta1: (1.0 - beta1) as f32,
@@ -109,13 +76,11 @@ mod tests {
         let adamw = AdamW {
             betas: [0.9, 0.999],
             eps: 0.0,
-            weight_decay: 0.1,
-            l2_sp: 0.0,
         };
         let (mut p, g) = ([1.0f32, -2.0, 3.0], [0.3f32, -4.0, 1e-3]);
         let (mut m, mut v) = ([0f32; 3], [0f32; 3]);
         adamw
-            .coefficients(0.01, 1, true)
+            .coefficients(0.01, 1, 0.1)
             .apply(&mut p, &g, &mut m, &mut v, 1.0);
         let expected = [1.0 * 0.999 - 0.01, -2.0 * 0.999 + 0.01, 3.0 * 0.999 - 0.01];
         for (found, expected) in p.iter().zip(expected) {
@@ -124,26 +89,5 @@ mod tests {
                 "{found} {expected}"
             );
         }
-    }
-    // Promise: without a gradient the distance to the start shrinks by 1 - rate * l2_sp in every step,
-    // and what is at its start stays there.
-    #[test]
-    fn weights_are_pulled_to_their_start() {
-        let adamw = AdamW {
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 0.1,
-            l2_sp: 2.0,
-        };
-        let start = [1.0f32, -2.0, 3.0];
-        let mut p = [3.0f32, -2.0, 2.0];
-        for _ in 0..3 {
-            adamw.pull(&mut p, &start, 0.1);
-        }
-        let left = 0.8f32.powi(3);
-        for (found, expected) in p.iter().zip([1.0 + 2.0 * left, -2.0, 3.0 - left]) {
-            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
-        }
-        assert!(adamw.pulls());
     }
 }

@@ -2,7 +2,7 @@
 //! and 2, Rajbhandari et al. 2020).
 
 use super::Error;
-use super::adamw::AdamW;
+use super::optimizer::{Method, Optimizer};
 use crate::checkpoint::fill;
 use crate::model::Block;
 use crate::torch::{self, AdamWStep};
@@ -20,12 +20,15 @@ pub struct Pace {
     pub scale: f64,
 }
 
-/// AdamW over one rank's slice of one block.
+/// The optimizer over one rank's slice of one block.
 #[derive(Debug)]
 pub struct SliceOptimizer {
     range: Range<usize>,
+    /// First moments, or the momentum.
     first: Tensor,
+    /// Second moments; of no numbers where the method has none.
     second: Tensor,
+    has_second: bool,
     /// The slice's parameters, where the block itself is not kept (ZeRO stage 3).
     master: Option<Tensor>,
     /// What the slice's parameters were before the first step, where they are pulled back to it.
@@ -37,11 +40,13 @@ impl SliceOptimizer {
     ///
     /// # Errors
     /// If memory cannot be had.
-    pub fn new(range: Range<usize>, block: &Block) -> Result<Self, Error> {
-        let zeros = || Tensor::f_zeros([range.len() as i64], (Kind::Float, block.flat().device()));
+    pub fn new(range: Range<usize>, block: &Block, optimizer: &Optimizer) -> Result<Self, Error> {
+        let zeros = |n: usize| Tensor::f_zeros([n as i64], (Kind::Float, block.flat().device()));
+        let has_second = optimizer.has_second();
         Ok(Self {
-            first: zeros()?,
-            second: zeros()?,
+            first: zeros(range.len())?,
+            second: zeros(if has_second { range.len() } else { 0 })?,
+            has_second,
             range,
             master: None,
             start: None,
@@ -65,7 +70,7 @@ impl SliceOptimizer {
     /// Numbers of optimizer state.
     #[must_use]
     pub fn numbers(&self) -> usize {
-        2 * self.range.len() + self.start.as_ref().map_or(0, Tensor::numel)
+        self.first.numel() + self.second.numel() + self.start.as_ref().map_or(0, Tensor::numel)
     }
 
     /// Keeps the slice's parameters, so that the block may be let go.
@@ -108,10 +113,10 @@ impl SliceOptimizer {
         self.master.as_ref().map_or(0, Tensor::numel)
     }
 
-    /// First and second moments, f32 [slice].
+    /// First moments or momentum and, where the method has them, second moments, f32 [slice].
     #[must_use]
-    pub fn moments(&self) -> (&Tensor, &Tensor) {
-        (&self.first, &self.second)
+    pub fn moments(&self) -> (&Tensor, Option<&Tensor>) {
+        (&self.first, self.has_second.then_some(&self.second))
     }
 
     /// One step of the slice with its gradient, f32 [slice], which is scaled in place.
@@ -122,24 +127,23 @@ impl SliceOptimizer {
         &self,
         block: &Block,
         grad: &Tensor,
-        adamw: &AdamW,
+        optimizer: &Optimizer,
         pace: Pace,
     ) -> Result<(), Error> {
-        let Pace { rate, step, scale } = pace;
-        if scale != 1.0 {
-            let _ = grad.shallow_clone().f_mul_scalar_(scale)?;
+        if pace.scale != 1.0 {
+            let _ = grad.shallow_clone().f_mul_scalar_(pace.scale)?;
         }
         if let Some(start) = &self.start {
             let mut own = match &self.master {
                 Some(master) => master.shallow_clone(),
                 None => narrow(block.flat(), &self.range)?,
             };
-            adamw.pull(torch::data_mut(&mut own)?, torch::data(start)?, rate);
+            optimizer.pull(torch::data_mut(&mut own)?, torch::data(start)?, pace.rate);
         }
         let decay = if self.start.is_some() {
             0.0
         } else {
-            adamw.weight_decay
+            optimizer.weight_decay
         };
         let split = block
             .decay_range()
@@ -154,23 +158,40 @@ impl SliceOptimizer {
                 continue;
             }
             let own = range.start - self.range.start..range.end - self.range.start;
-            let how = AdamWStep {
-                step,
-                rate,
-                betas: adamw.betas,
-                weight_decay,
-                eps: adamw.eps,
-            };
-            let parameters = match &self.master {
-                Some(master) => narrow(master, &own)?,
-                None => narrow(block.flat(), &range)?,
-            };
-            torch::adamw(
-                &parameters,
-                &narrow(grad, &own)?,
-                (&narrow(&self.first, &own)?, &narrow(&self.second, &own)?),
-                &how,
-            )?;
+            let parameters = self.parameters(block, &range)?;
+            let how = (&optimizer.method, weight_decay, pace);
+            self.step_part(parameters, &narrow(grad, &own)?, &own, how)?;
+        }
+        Ok(())
+    }
+
+    /// Steps `own` of the slice's numbers with their gradient, both f32 [own], which is scaled already.
+    fn step_part(
+        &self,
+        mut parameters: Tensor,
+        grad: &Tensor,
+        own: &Range<usize>,
+        (method, weight_decay, pace): (&Method, f64, Pace),
+    ) -> Result<(), Error> {
+        let mut first = narrow(&self.first, own)?;
+        match method {
+            Method::AdamW(adamw) => {
+                let how = AdamWStep {
+                    step: pace.step,
+                    rate: pace.rate,
+                    betas: adamw.betas,
+                    weight_decay,
+                    eps: adamw.eps,
+                };
+                let second = narrow(&self.second, own)?;
+                torch::adamw(&parameters, grad, (&first, &second), &how)?;
+            }
+            Method::Sgd(sgd) => sgd.coefficients(pace.rate, weight_decay).apply(
+                torch::data_mut(&mut parameters)?,
+                torch::data(grad)?,
+                torch::data_mut(&mut first)?,
+                1.0,
+            ),
         }
         Ok(())
     }
@@ -212,6 +233,7 @@ impl SliceOptimizer {
     }
 
     /// Takes up moments that cover `from` of the block, where they overlap this slice; says how many do.
+    /// There are second ones where the method has them.
     ///
     /// # Errors
     /// If libtorch refuses.
@@ -219,7 +241,7 @@ impl SliceOptimizer {
         &mut self,
         from: &Range<usize>,
         first: &Tensor,
-        second: &Tensor,
+        second: Option<&Tensor>,
     ) -> Result<usize, Error> {
         let start = from.start.max(self.range.start);
         let end = from.end.min(self.range.end);
@@ -229,7 +251,9 @@ impl SliceOptimizer {
         let theirs = start - from.start..end - from.start;
         let ours = start - self.range.start..end - self.range.start;
         narrow(&self.first, &ours)?.f_copy_(&narrow(first, &theirs)?)?;
-        narrow(&self.second, &ours)?.f_copy_(&narrow(second, &theirs)?)?;
+        if let Some(second) = second.filter(|_| self.has_second) {
+            narrow(&self.second, &ours)?.f_copy_(&narrow(second, &theirs)?)?;
+        }
         Ok(end - start)
     }
 }
@@ -242,7 +266,16 @@ fn narrow(tensor: &Tensor, range: &Range<usize>) -> Result<Tensor, Error> {
 mod tests {
     use super::*;
     use crate::model::ParamSpec;
+    use espalier_spec::job::{OptimizerMethod, OptimizerSpec};
     use tch::Device;
+
+    fn optimizer(method: OptimizerMethod) -> Optimizer {
+        Optimizer::new(&OptimizerSpec {
+            method,
+            weight_decay: 0.1,
+            ..OptimizerSpec::default()
+        })
+    }
 
     fn block() -> Block {
         let specs = vec![ParamSpec::weight("w", &[40]), ParamSpec::bias("b", &[20])];
@@ -258,23 +291,20 @@ mod tests {
         block
     }
 
-    fn stepped(slices: &[Range<usize>]) -> Vec<f32> {
+    fn stepped(slices: &[Range<usize>], method: OptimizerMethod) -> Vec<f32> {
         let block = block();
-        let adamw = AdamW {
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 0.1,
-            l2_sp: 0.0,
-        };
+        let optimizer = optimizer(method);
         let pace = Pace {
             rate: 1e-2,
             step: 1,
             scale: 0.5,
         };
         for slice in slices {
-            let owner = SliceOptimizer::new(slice.clone(), &block).unwrap();
+            let owner = SliceOptimizer::new(slice.clone(), &block, &optimizer).unwrap();
             let grad = narrow(block.grad().unwrap(), slice).unwrap();
-            owner.step(&block, &grad, &adamw, pace).unwrap();
+            owner.step(&block, &grad, &optimizer, pace).unwrap();
+            let numbers = if optimizer.has_second() { 2 } else { 1 };
+            assert_eq!(owner.numbers(), numbers * slice.len());
         }
         torch::data(block.flat()).unwrap().to_vec()
     }
@@ -282,32 +312,45 @@ mod tests {
     // Promise: how a block is cut among owners changes no bit of the result; biases do not decay.
     #[test]
     fn owners_of_slices_do_what_one_owner_does() {
-        #[expect(
-            clippy::single_range_in_vec_init,
-            reason = "one owner of the whole block"
-        )]
-        let whole = stepped(&[0..80]);
-        let parts = stepped(&[0..32, 32..64, 64..80]);
-        assert_eq!(whole, parts);
-        let b0 = whole[48];
-        assert!(
-            (b0.abs() - 1e-2).abs() < 1e-6,
-            "a bias moves by the rate alone: {b0}"
-        );
+        let (sine, cosine, bias) = (3f32.sin(), 3f32.cos(), 48f32.cos());
+        // A bias at 0 and a weight at sin 3 after the first step, where gradients are half of cos i.
+        let weight = sine - 1e-2 * (0.5 * cosine + 0.1 * sine);
+        for (method, bias, weight) in [
+            (
+                OptimizerMethod::Adamw,
+                -1e-2 * bias.signum(),
+                sine * (1.0 - 1e-3) - 1e-2 * cosine.signum(),
+            ),
+            (OptimizerMethod::Sgd, -1e-2 * 0.5 * bias, weight),
+        ] {
+            #[expect(
+                clippy::single_range_in_vec_init,
+                reason = "one owner of the whole block"
+            )]
+            let whole = stepped(&[0..80], method);
+            let parts = stepped(&[0..32, 32..64, 64..80], method);
+            assert_eq!(whole, parts, "{method:?}");
+            for (index, expected) in [(48, bias), (3, weight)] {
+                let found = whole[index];
+                let what = format!("{method:?}, number {index}: {found}, expected {expected}");
+                assert!((found - expected).abs() < 1e-6, "{what}");
+            }
+        }
     }
 
     // Promise: state saved by some slices is taken up by others.
     #[test]
     fn state_moves_between_cuts() {
         let block = block();
-        let mut target = SliceOptimizer::new(10..50, &block).unwrap();
+        let adamw = optimizer(OptimizerMethod::Adamw);
+        let mut target = SliceOptimizer::new(10..50, &block, &adamw).unwrap();
         let numbers = |range: Range<i64>| {
             Tensor::arange_start(range.start, range.end, (Kind::Float, Device::Cpu))
         };
         for range in [0..32usize, 32..80] {
             let moments = numbers(range.start as i64..range.end as i64);
             let overlap = range.end.min(50) - range.start.max(10);
-            let restored = target.restore(&range, &moments, &moments).unwrap();
+            let restored = target.restore(&range, &moments, Some(&moments)).unwrap();
             assert_eq!(restored, overlap);
         }
         assert!(target.moments().0.equal(&numbers(10..50)));

@@ -193,7 +193,11 @@ impl Trainer {
             // Where every rank has all the state, each gives its own slice of it.
             let start = slice.start - owner.range().start;
             let (first, second) = owner.moments();
-            for (which, tensor) in [("first", first), ("second", second)] {
+            let kept = [
+                Some(("first", first)),
+                second.map(|second| ("second", second)),
+            ];
+            for (which, tensor) in kept.into_iter().flatten() {
                 let key = format!("{name}|{which}|{}|{}", slice.start, slice.end);
                 let own = tensor.f_narrow(0, start as i64, slice.len() as i64)?;
                 values.push((key, Values::Tensor(own)));
@@ -319,7 +323,9 @@ impl Trainer {
                 continue;
             };
             let first = tensor(key, range.len())?;
-            let second = tensor(&key.replace("|first|", "|second|"), range.len())?;
+            let second = self.optimizer.has_second();
+            let second = second.then(|| tensor(&key.replace("|first|", "|second|"), range.len()));
+            let second = second.transpose()?;
             let index = self.index_of(block);
             if let Some(index) = index
                 && let Some(owner) = self.owners[index].as_mut()
@@ -340,9 +346,11 @@ impl Trainer {
             };
             let start = rows.optimizer.start().is_some();
             let start = start.then(|| numbers("start")).transpose()?;
-            let (first, second) = (numbers("first")?, numbers("second")?);
-            let start = start.as_deref();
-            rows.optimizer.restore(&ids, &first, &second, start);
+            let first = numbers("first")?;
+            let second = rows.optimizer.moments().1.is_some();
+            let second = second.then(|| numbers("second")).transpose()?;
+            let (second, start) = (second.as_deref(), start.as_deref());
+            rows.optimizer.restore(&ids, &first, second, start);
         }
         self.restore_tracks(tensors, bad)
     }

@@ -1,13 +1,13 @@
-//! The optimizer of a row-sparse table (word embeddings): exact AdamW over the rows that ever got a
-//! gradient, and nothing for the others.
+//! The optimizer of a row-sparse table (word embeddings): the job's method, exactly, over the rows that
+//! ever got a gradient, and nothing for the others.
 //!
 //! A batch touches a few hundred of a vocabulary's rows. A row that no token ever touched has zero
-//! moments, so AdamW leaves it as it is (weight decay aside, which is not applied to it: it stays
+//! moments, so it stays as it is (weight decay aside, which is not applied to it: it stays
 //! as pretrained). Once touched, a row is updated in every step, since its momentum goes on. State
 //! is kept only for such rows, in the order in which they were first touched.
 
-use super::adamw::AdamW;
 use super::kernel::dot;
+use super::optimizer::Optimizer;
 use std::ops::Range;
 
 const NONE: u32 = u32::MAX;
@@ -163,7 +163,7 @@ impl RowGradient {
     }
 }
 
-/// AdamW state of the rows in `owned` that ever got a gradient.
+/// Optimizer state of the rows in `owned` that ever got a gradient.
 #[derive(Debug)]
 pub struct RowOptimizer {
     owned: Range<u32>,
@@ -172,8 +172,11 @@ pub struct RowOptimizer {
     slots: Vec<u32>,
     /// Row of each slot.
     rows: Vec<u32>,
+    /// First moments, or the momentum.
     first: Vec<f32>,
+    /// Second moments; empty where the method has none.
     second: Vec<f32>,
+    has_second: bool,
     gradient: Vec<f32>,
     /// What each slot's row was before its first step, where rows are pulled back to it.
     start: Option<Vec<f32>>,
@@ -192,9 +195,17 @@ impl RowOptimizer {
             rows,
             first,
             second,
+            has_second: true,
             gradient,
             start: None,
         }
+    }
+
+    /// Keeps no second moments, where the method has none.
+    #[must_use]
+    pub fn without_second(mut self) -> Self {
+        self.has_second = false;
+        self
     }
 
     /// Keeps what rows were before their first step, and pulls them back to it, in place of their
@@ -245,8 +256,11 @@ impl RowOptimizer {
             self.slots[index] = self.rows.len() as u32;
             self.rows.push(row);
             let length = self.rows.len() * self.width;
-            for buffer in [&mut self.first, &mut self.second, &mut self.gradient] {
+            for buffer in [&mut self.first, &mut self.gradient] {
                 buffer.resize(length, 0.0);
+            }
+            if self.has_second {
+                self.second.resize(length, 0.0);
             }
         }
         self.slots[index] as usize
@@ -260,8 +274,15 @@ impl RowOptimizer {
 
     /// Steps every row that ever got a gradient. `table` holds the owned rows, row after row; `scale`
     /// multiplies the gradient (clipping).
-    pub fn step(&mut self, table: &mut [f32], adamw: &AdamW, rate: f64, step: u64, scale: f32) {
-        let coefficients = adamw.coefficients(rate, step, self.start.is_none());
+    pub fn step(
+        &mut self,
+        table: &mut [f32],
+        optimizer: &Optimizer,
+        rate: f64,
+        step: u64,
+        scale: f32,
+    ) {
+        let coefficients = optimizer.coefficients(rate, step, self.start.is_none());
         let width = self.width;
         if let Some(start) = &mut self.start {
             for &row in self.rows.iter().skip(start.len() / width.max(1)) {
@@ -274,17 +295,20 @@ impl RowOptimizer {
             let start = (row - self.owned.start) as usize * width;
             let parameters = &mut table[start..start + width];
             if let Some(start) = &self.start {
-                adamw.pull(parameters, &start[at.clone()], rate);
+                optimizer.pull(parameters, &start[at.clone()], rate);
             }
-            let (first, second) = (&mut self.first[at.clone()], &mut self.second[at.clone()]);
-            coefficients.apply(parameters, &self.gradient[at], first, second, scale);
+            let first = &mut self.first[at.clone()];
+            let second = self.second.get_mut(at.clone()).unwrap_or_default();
+            coefficients.apply(parameters, &self.gradient[at], (first, second), scale);
         }
     }
 
-    /// Moments of all rows in [`RowOptimizer::rows`], row after row: for checkpoints.
+    /// First moments or momentum and, where the method has them, second moments of all rows in
+    /// [`RowOptimizer::rows`], row after row: for checkpoints.
     #[must_use]
-    pub fn moments(&self) -> (&[f32], &[f32]) {
-        (&self.first, &self.second)
+    pub fn moments(&self) -> (&[f32], Option<&[f32]>) {
+        let second = self.has_second.then_some(self.second.as_slice());
+        (&self.first, second)
     }
 
     /// What the rows of [`RowOptimizer::rows`] were before their first step; none if they are not
@@ -296,7 +320,14 @@ impl RowOptimizer {
 
     /// Takes up moments, and what rows were before their first step, from a checkpoint; rows outside
     /// `owned` are ignored.
-    pub fn restore(&mut self, rows: &[u32], first: &[f32], second: &[f32], start: Option<&[f32]>) {
+    pub fn restore(
+        &mut self,
+        rows: &[u32],
+        first: &[f32],
+        second: Option<&[f32]>,
+        start: Option<&[f32]>,
+    ) {
+        let second = second.filter(|_| self.has_second);
         let width = self.width;
         for (index, &row) in rows.iter().enumerate() {
             if !self.owned.contains(&row) {
@@ -306,7 +337,9 @@ impl RowOptimizer {
             let slot = self.slot(row);
             let to = slot * width..(slot + 1) * width;
             self.first[to.clone()].copy_from_slice(&first[from.clone()]);
-            self.second[to.clone()].copy_from_slice(&second[from.clone()]);
+            if let Some(second) = second {
+                self.second[to.clone()].copy_from_slice(&second[from.clone()]);
+            }
             if let (Some(own), Some(start)) = (&mut self.start, start) {
                 own.resize(own.len().max(to.end), 0.0);
                 own[to].copy_from_slice(&start[from]);
@@ -316,141 +349,4 @@ impl RowOptimizer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn adamw() -> AdamW {
-        AdamW {
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 0.0,
-            l2_sp: 0.0,
-        }
-    }
-
-    // Promise: with any pattern of touched rows the result is that of dense AdamW, bit for bit.
-    #[test]
-    fn equals_dense_adamw() {
-        let (rows, width) = (6usize, 4usize);
-        let start: Vec<f32> = (0..rows * width).map(|i| (i as f32 * 0.37).sin()).collect();
-        let touched: [&[u32]; 4] = [&[1, 4], &[4], &[0, 1], &[]];
-        let gradient = |step: usize, row: u32| {
-            (0..width).map(move |j| ((step * 31 + row as usize * 7 + j) as f32).cos() * 0.1)
-        };
-
-        let mut sparse = start.clone();
-        let mut optimizer = RowOptimizer::new(0..rows as u32, width);
-        let mut dense = start.clone();
-        let (mut first, mut second) = (vec![0f32; rows * width], vec![0f32; rows * width]);
-        for (step, touched) in touched.iter().enumerate() {
-            let number = step as u64 + 1;
-            optimizer.clear();
-            let values = touched
-                .iter()
-                .flat_map(|&row| gradient(step, row))
-                .collect();
-            optimizer.add(
-                &RowGradient {
-                    rows: touched.to_vec(),
-                    values,
-                },
-                1.0,
-            );
-            optimizer.step(&mut sparse, &adamw(), 1e-3, number, 0.5);
-
-            let mut whole = vec![0f32; rows * width];
-            for &row in *touched {
-                for (j, g) in gradient(step, row).enumerate() {
-                    whole[row as usize * width + j] = g;
-                }
-            }
-            let coefficients = adamw().coefficients(1e-3, number, true);
-            coefficients.apply(&mut dense, &whole, &mut first, &mut second, 0.5);
-        }
-        assert_eq!(sparse, dense);
-        assert_eq!(optimizer.rows(), [1, 4, 0]);
-    }
-
-    // Promise: a row's gradient is the sum over its tokens, and survives the way to another rank.
-    #[test]
-    fn gradients_of_tokens_become_gradients_of_rows() {
-        let gradient = RowGradient::collect(&[7, 2, 7], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2);
-        assert_eq!(gradient.rows, [2, 7]);
-        assert_eq!(gradient.values, [3.0, 4.0, 6.0, 8.0]);
-        let part = gradient.part(&(3..9), 2);
-        assert_eq!(part.rows, [7]);
-        assert_eq!(
-            RowGradient::from_bytes(&part.to_bytes(), 2),
-            Some(part.clone())
-        );
-        assert_eq!(RowGradient::from_bytes(&part.to_bytes()[1..], 2), None);
-    }
-
-    // Promise: gradients are added row by row, and only rows that both have meet in a dot product.
-    #[test]
-    fn gradients_of_ranks_are_added() {
-        let left = RowGradient {
-            rows: vec![1, 4],
-            values: vec![1.0, 2.0, 3.0, 4.0],
-        };
-        let right = RowGradient {
-            rows: vec![0, 4, 7],
-            values: vec![5.0, 6.0, 7.0, 8.0, 9.0, 10.0],
-        };
-        let sum = left.clone().plus(&right, 2);
-        assert_eq!(sum.rows, [0, 1, 4, 7]);
-        assert_eq!(sum.values, [5.0, 6.0, 1.0, 2.0, 10.0, 12.0, 9.0, 10.0]);
-        let mut products = Vec::new();
-        left.dot(&right, 2, |product| products.push(product));
-        assert_eq!(products, [3.0 * 7.0 + 4.0 * 8.0]);
-    }
-
-    // Promise: owners of parts of the table do together what one owner does.
-    #[test]
-    fn owners_of_parts_do_what_one_owner_does() {
-        let gradient = RowGradient {
-            rows: vec![0, 3],
-            values: vec![1.0, 2.0, 3.0, 4.0],
-        };
-        let mut whole = vec![0.5f32; 8];
-        let mut one = RowOptimizer::new(0..4, 2);
-        one.add(&gradient, 1.0);
-        one.step(&mut whole, &adamw(), 0.1, 1, 1.0);
-        let mut parts = vec![0.5f32; 8];
-        for (owned, values) in [0..2, 2..4].into_iter().zip(parts.chunks_mut(4)) {
-            let mut part = RowOptimizer::new(owned, 2);
-            part.add(&gradient, 1.0);
-            part.step(values, &adamw(), 0.1, 1, 1.0);
-        }
-        assert_eq!(whole, parts);
-    }
-    // Promise: a row is pulled to what it was before its first step, also after a resume.
-    #[test]
-    fn rows_are_pulled_to_their_start() {
-        let adamw = AdamW {
-            l2_sp: 0.5,
-            ..adamw()
-        };
-        let gradient = |row| RowGradient {
-            rows: vec![row],
-            values: vec![1.0, -2.0],
-        };
-        let first = vec![0.5f32, 1.0, 1.5, 2.0];
-        let mut table = first.clone();
-        let mut one = RowOptimizer::new(0..2, 2).held_to_start();
-        one.add(&gradient(1), 1.0);
-        one.step(&mut table, &adamw, 0.1, 1, 1.0);
-        let mut other = RowOptimizer::new(0..2, 2).held_to_start();
-        let (m, v) = one.moments();
-        other.restore(one.rows(), m, v, one.start());
-        let mut tables = [table.clone(), table];
-        for (optimizer, table) in [&mut one, &mut other].into_iter().zip(&mut tables) {
-            optimizer.clear();
-            optimizer.add(&gradient(0), 1.0);
-            optimizer.step(table, &adamw, 0.1, 2, 1.0);
-        }
-        assert_eq!(tables[0], tables[1]);
-        assert_eq!(one.start(), Some(&[1.5, 2.0, 0.5, 1.0][..]));
-        assert_eq!(one.start(), other.start());
-    }
-}
+mod tests;

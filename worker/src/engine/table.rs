@@ -2,9 +2,9 @@
 //! are fetched by the steps that read them.
 
 use super::Error;
-use super::adamw::AdamW;
 use super::exact::ExactSum;
 use super::lanes::Lanes;
+use super::optimizer::Optimizer;
 use super::own_rows::OwnRows;
 use super::owner::Pace;
 use super::rows::{RowGradient, RowOptimizer};
@@ -36,15 +36,18 @@ impl TableOwner {
         owned: Vec<Range<u32>>,
         rank: usize,
         width: usize,
-        (sharding, pulls): (Sharding, bool),
+        (sharding, how): (Sharding, &Optimizer),
     ) -> Self {
         let everywhere = sharding == Sharding::None;
         let all = 0..owned.last().map_or(0, |last| last.end);
         let own = owned.get(rank).cloned().unwrap_or(0..0);
         let stepped = if everywhere { all } else { own };
         let mut optimizer = RowOptimizer::new(stepped, width);
-        if pulls {
+        if how.pulls() {
             optimizer = optimizer.held_to_start();
+        }
+        if !how.has_second() {
+            optimizer = optimizer.without_second();
         }
         Self {
             own: (sharding == Sharding::Full).then(|| OwnRows::new(owned.clone(), width)),
@@ -138,13 +141,15 @@ impl TableOwner {
     }
 
     /// State of the rows that a rank owns, in the order of their first gradient: the rows, and by name
-    /// first and second moments and, where rows are pulled back to it, what they were at first.
+    /// first moments (or momentum), second ones where the method has them and, where rows are pulled back
+    /// to it, what they were at first.
     pub(super) fn own_state(&self, rank: usize) -> (Vec<u32>, Vec<(&'static str, Values<'_>)>) {
         let rows = self.optimizer.rows().iter().copied().enumerate();
         let owned = |(_, row): &(usize, u32)| self.owns(rank, *row);
         let (slots, rows): (Vec<usize>, Vec<u32>) = rows.filter(owned).unzip();
         let (first, second) = self.optimizer.moments();
-        let kept = [("first", first), ("second", second)].into_iter();
+        let kept = std::iter::once(("first", first));
+        let kept = kept.chain(second.map(|second| ("second", second)));
         let kept = kept.chain(self.optimizer.start().map(|start| ("start", start)));
         let of_slots = |table| Values::Rows {
             table,
@@ -259,20 +264,20 @@ impl TableOwner {
         &mut self,
         comm: &dyn Communicator,
         table: &mut Table,
-        adamw: &AdamW,
+        how: &Optimizer,
         pace: Pace,
     ) -> Result<(), Error> {
         let Pace { rate, step, scale } = pace;
         let optimizer = &mut self.optimizer;
         if let Some(own) = &mut self.own {
             // The next step fetches what it reads.
-            optimizer.step(own.values_mut(), adamw, rate, step, scale as f32);
+            optimizer.step(own.values_mut(), how, rate, step, scale as f32);
             return Ok(());
         }
         let stepped = optimizer.owned();
         let stepped = stepped.start as usize * self.width..stepped.end as usize * self.width;
         let values = &mut table.data_mut()?[stepped];
-        optimizer.step(values, adamw, rate, step, scale as f32);
+        optimizer.step(values, how, rate, step, scale as f32);
         self.gather(comm, table)
     }
 
@@ -320,7 +325,8 @@ impl TableOwner {
     pub(super) fn optimizer_bytes(&self) -> u64 {
         let (first, second) = self.optimizer.moments();
         let start = self.optimizer.start().map_or(0, <[f32]>::len);
-        4 * (first.len() + second.len() + start) as u64
+        let second = second.map_or(0, <[f32]>::len);
+        4 * (first.len() + second + start) as u64
     }
 }
 

@@ -1,10 +1,10 @@
 //! A rank's trainer: model, heads, exchange and the optimizer of what this rank owns.
 
-use super::adamw::AdamW;
 use super::balancing::Balancing;
 use super::exchange::{Exchange, Held};
 use super::headset::HeadSet;
 use super::lanes::Lanes;
+use super::optimizer::Optimizer;
 use super::owner::SliceOptimizer;
 use super::prefix::Prefix;
 use super::schedule::Schedule;
@@ -40,7 +40,7 @@ pub struct Trainer {
     pub(super) passes: usize,
     /// Time that the last step's scalar products took.
     pub(super) gram_time: Duration,
-    pub(super) adamw: AdamW,
+    pub(super) optimizer: Optimizer,
     pub(super) schedule: Schedule,
     /// From which step on each block is trained.
     pub(super) thaw: Thaw,
@@ -87,13 +87,13 @@ impl Trainer {
                 "blocks are {wanted:?}, the plan places {found:?}"
             )));
         }
-        let adamw = AdamW::new(&spec.training.optimizer);
+        let optimizer = Optimizer::new(&spec.training.optimizer);
         let rank = comm.rank();
         let most_shards = plan.shards.iter().map(Vec::len).max().unwrap_or(1);
         let rows = match backbone.table() {
             Some(table) if table.trainable() => {
                 let owned = table_rows(&plan.blocks[0].ends, table.rows(), table.width())?;
-                let how = (plan.exchange.sharding, adamw.pulls());
+                let how = (plan.exchange.sharding, &optimizer);
                 Some(TableOwner::new(owned, rank, table.width(), how))
             }
             _ => None,
@@ -123,10 +123,10 @@ impl Trainer {
             }
             let owner = block
                 .trainable()
-                .then(|| SliceOptimizer::new(exchange.stepped(index), block));
+                .then(|| SliceOptimizer::new(exchange.stepped(index), block, &optimizer));
             let mut owner = owner.transpose()?;
             let is_heads = index + 1 == blocks.len();
-            if let Some(owner) = owner.as_mut().filter(|_| adamw.pulls() && !is_heads) {
+            if let Some(owner) = owner.as_mut().filter(|_| optimizer.pulls() && !is_heads) {
                 owner.hold_to_start(block)?;
             }
             owners.push(owner);
@@ -149,7 +149,7 @@ impl Trainer {
             0
         };
         let mut trainer = Self {
-            adamw,
+            optimizer,
             schedule: Schedule::new(&spec.training.schedule, total),
             thaw,
             from: thaw.first(0),

@@ -53,7 +53,7 @@ impl Trainer {
                 rows.combine_own(&decision.row_weights);
             }
             combining += begun.elapsed();
-            rows.step(self.exchange.comm(), table, &self.adamw, pace_of(0))?;
+            rows.step(self.exchange.comm(), table, &self.optimizer, pace_of(0))?;
         }
         let replicated = self.exchange.how().sharding == Sharding::None;
         let shares = replicated && self.exchange.how().sync != SyncPath::AllReduce;
@@ -96,7 +96,7 @@ impl Trainer {
     fn step_block(&mut self, index: usize, grad: &tch::Tensor, pace: Pace) -> Result<(), Error> {
         let block = block_at(self.backbone.as_ref(), &self.heads, index);
         match &self.owners[index] {
-            Some(owner) => owner.step(block, grad, &self.adamw, pace),
+            Some(owner) => owner.step(block, grad, &self.optimizer, pace),
             None => Ok(()),
         }
     }

@@ -54,6 +54,8 @@ fn parts_change_no_bit() {
     let folder = tempfile::tempdir().unwrap();
     let pulled =
         json!({"training": {"steps": STEPS, "batch_size": 24, "optimizer": {"l2_sp": 5.0}}});
+    let sgd =
+        json!({"training": {"steps": STEPS, "batch_size": 24, "optimizer": {"method": "sgd"}}});
     let adaptive = json!({"sampler": {"adaptive": {"every_steps": 2}}});
     for (sharding, balancer, change) in [
         (Sharding::None, "db_mtl", json!({})),
@@ -65,6 +67,8 @@ fn parts_change_no_bit() {
             json!({"tuning": {"lora": {"rank": 2, "dropout": 0.2}}}),
         ),
         (Sharding::Optimizer, "famo", pulled.clone()),
+        (Sharding::Optimizer, "mean", sgd.clone()),
+        (Sharding::Full, "mean", sgd),
         (Sharding::Full, "excess_mtl", adaptive),
         (Sharding::Full, "mean", pulled),
         (

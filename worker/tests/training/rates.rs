@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 const RATE: f64 = 1e-3;
+/// Steps of the runs that are compared bit by bit.
+const STEPS: u64 = 6;
 /// Rank 0 serves two tasks, rank 1 two, one is shared.
 const MIXED: [&[u32]; 3] = [&[0], &[0, 1], &[1]];
 
@@ -85,13 +87,27 @@ fn each_block_has_its_rate() {
 // Promise: with rates by block and a pull to the start, neither sharding nor a resume changes a bit.
 #[test]
 fn neither_sharding_nor_a_resume_changes_a_bit() {
-    const STEPS: u64 = 6;
+    same_bits(&json!({"block_decay": 0.8, "l2_sp": 5.0, "weight_decay": 0.1}));
+}
+
+// Promise: the same with SGD, whose momentum is all its state: half of what AdamW's moments take.
+#[test]
+fn sgd_is_the_same_by_any_sharding_and_after_a_resume() {
+    let sgd =
+        json!({"method": "sgd", "nesterov": true, "learning_rate": 0.02, "weight_decay": 0.1});
+    let trained = same_bits(&sgd);
     let folder = tempfile::tempdir().unwrap();
-    let job = job(
-        folder.path(),
-        STEPS,
-        &json!({"block_decay": 0.8, "l2_sp": 5.0, "weight_decay": 0.1}),
-    );
+    let adamw = run(&job(folder.path(), STEPS, &json!({})), STEPS);
+    let state = |outcome: &Outcome| outcome.held[0].training.optimizer_bytes;
+    assert_eq!(2 * state(&trained), state(&adamw));
+    assert!(trained.model != adamw.model, "the method changes nothing");
+}
+
+/// Trains with an optimizer under every sharding and in halves; panics where a bit differs.
+#[track_caller]
+fn same_bits(optimizer: &Value) -> Outcome {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), STEPS, optimizer);
     let once = run(&job, STEPS);
     for sharding in [Sharding::None, Sharding::Full] {
         let other = train(&job, &layout(sharding), STEPS);
@@ -103,6 +119,7 @@ fn neither_sharding_nor_a_resume_changes_a_bit() {
         assert!(once.model == halves.model, "{what}: models differ");
         assert!(once.heads == halves.heads, "{what}: heads differ");
     }
+    once
 }
 
 // Promise: the pull holds the backbone near its start, replaces its weight decay, leaves heads alone,

@@ -7,8 +7,9 @@ use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SegmentationSpec, SpanSpec,
-    TargetSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, Tuning, ZeroShotSpec,
+    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, OptimizerMethod, Sampler,
+    ScheduleKind, SegmentationSpec, SpanSpec, TargetSpec, TaskAdapterSpec, TaskEvaluationSpec,
+    TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -165,6 +166,14 @@ proptest! {
         spec.training.optimizer.weight_decay = numbers[6];
         spec.training.optimizer.block_decay = numbers[7];
         spec.training.optimizer.l2_sp = numbers[0];
+        if counts[7] == 0 {
+            spec.training.optimizer.method = OptimizerMethod::Sgd;
+            spec.training.schedule.kind = ScheduleKind::Inverse;
+        }
+        spec.training.optimizer.momentum = Some(numbers[1]);
+        spec.training.optimizer.nesterov = counts[0] == 0;
+        spec.training.schedule.gamma = Some(numbers[2]);
+        spec.training.schedule.power = Some(numbers[3]);
         spec.training.schedule.warmup_ratio = numbers[7];
         spec.training.schedule.warmup_steps = steps.map(|steps| steps.wrapping_add(1));
         spec.training.batch_size = counts[0];

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 mod adaptation;
 mod tasks;
+mod training;
 mod tuning;
 
 pub(super) fn valid() -> Value {

@@ -2,7 +2,10 @@
 
 use super::Findings;
 use crate::JobSpec;
-use crate::job::{CheckpointSpec, OptimizerSpec, ScheduleSpec, SelectBy, TaskSpec, TrainingSpec};
+use crate::job::{
+    CheckpointSpec, OptimizerMethod, OptimizerSpec, ScheduleKind, ScheduleSpec, SelectBy, TaskSpec,
+    TrainingSpec,
+};
 use crate::location::{Location, shown};
 
 pub(super) fn training(training: &TrainingSpec, found: &mut Findings) {
@@ -54,6 +57,19 @@ fn optimizer(optimizer: &OptimizerSpec, found: &mut Findings) {
     if let Some(rate) = optimizer.head_learning_rate {
         not_negative(rate, &format!("{path}.head_learning_rate"), "", found);
     }
+    match optimizer.method {
+        OptimizerMethod::Adamw => adamw(optimizer, path, found),
+        OptimizerMethod::Sgd => sgd(optimizer, path, found),
+    }
+    not_negative(
+        optimizer.weight_decay,
+        &format!("{path}.weight_decay"),
+        "",
+        found,
+    );
+}
+
+fn adamw(optimizer: &OptimizerSpec, path: &str, found: &mut Findings) {
     for (index, beta) in optimizer.betas.iter().enumerate() {
         found.require(
             (0.0..1.0).contains(beta),
@@ -65,11 +81,41 @@ fn optimizer(optimizer: &OptimizerSpec, found: &mut Findings) {
     found.require(eps.is_finite() && eps > 0.0, &format!("{path}.eps"), || {
         format!("is {eps}; expected a finite number above 0, such as 1e-8")
     });
-    not_negative(
-        optimizer.weight_decay,
-        &format!("{path}.weight_decay"),
-        "",
-        found,
+    let given = [
+        ("momentum", optimizer.momentum.is_some()),
+        ("nesterov", optimizer.nesterov),
+    ];
+    for (name, is_given) in given {
+        found.require(!is_given, &format!("{path}.{name}"), || {
+            "is of `method: sgd` alone, and `method` is adamw; remove it, or set `method: sgd`"
+                .to_owned()
+        });
+    }
+}
+
+fn sgd(optimizer: &OptimizerSpec, path: &str, found: &mut Findings) {
+    let usual = OptimizerSpec::default();
+    let given = [
+        ("betas", optimizer.betas != usual.betas),
+        ("eps", optimizer.eps != usual.eps),
+    ];
+    for (name, is_given) in given {
+        found.require(!is_given, &format!("{path}.{name}"), || {
+            "is of `method: adamw` alone, and `method` is sgd, which has momentum and nesterov; \
+             remove it"
+                .to_owned()
+        });
+    }
+    let momentum = optimizer.momentum();
+    found.require(
+        (0.0..1.0).contains(&momentum),
+        &format!("{path}.momentum"),
+        || format!("is {momentum}; expected at least 0 (without momentum) and below 1"),
+    );
+    found.require(
+        !optimizer.nesterov || momentum != 0.0,
+        &format!("{path}.nesterov"),
+        || "looks ahead along a momentum, and momentum is 0; remove one of the two".to_owned(),
     );
 }
 
@@ -87,6 +133,7 @@ fn schedule(schedule: &ScheduleSpec, steps: Option<u64>, found: &mut Findings) {
         &format!("{path}.final_ratio"),
         || format!("is {last}; expected 0 to 1"),
     );
+    inverse(schedule, path, found);
     if let (Some(warmup), Some(steps)) = (schedule.warmup_steps, steps) {
         found.require(warmup <= steps, &format!("{path}.warmup_steps"), || {
             format!(
@@ -94,6 +141,28 @@ fn schedule(schedule: &ScheduleSpec, steps: Option<u64>, found: &mut Findings) {
             )
         });
     }
+}
+
+/// What is of `inverse` alone, and what it can't have.
+fn inverse(schedule: &ScheduleSpec, path: &str, found: &mut Findings) {
+    let is_inverse = schedule.kind == ScheduleKind::Inverse;
+    for (name, value) in [("gamma", schedule.gamma), ("power", schedule.power)] {
+        let Some(value) = value else { continue };
+        let field = format!("{path}.{name}");
+        found.require(is_inverse, &field, || {
+            "is of `kind: inverse` alone; remove it, or set `kind: inverse`".to_owned()
+        });
+        let note = " (0 keeps the rate as it is)";
+        not_negative(value, &field, note, found);
+    }
+    let last = schedule.final_ratio;
+    let field = format!("{path}.final_ratio");
+    found.require(!is_inverse || last == 0.0, &field, || {
+        format!(
+            "is {last}, but `kind: inverse` falls to (1 + gamma)^-power of the peak; remove it, or set \
+             gamma and power"
+        )
+    });
 }
 
 pub(super) fn evaluation(spec: &JobSpec, found: &mut Findings) {
