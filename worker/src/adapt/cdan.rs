@@ -4,25 +4,25 @@
 //! domains are matched class by class. With `entropy` a sample weighs 1 + exp(-H(softmax(g))), brought to
 //! the mean 1 over both domains together. No gradient goes through the probabilities, nor through the
 //! weights. That is TLLib's way. In the authors' code (thuml/CDAN) each domain's weights have the mean 1, the
-//! discriminator's gradient passes the weights' reversal hook, and on digits D drops half of what its hidden
-//! layers give.
+//! discriminator's gradient passes the weights' reversal hook, and D drops half of what its hidden layers
+//! give: `dropout: 0.5`.
 //! Cost: D's first layer has f·c inputs; TLLib's random projection for large ones is not here.
 
+use super::discriminator::Discriminator;
 use super::pairs::entropies;
-use super::{Layer, Method, Pairs, discriminator, reversed};
+use super::{Layer, Method, Pairs, reversed};
 use crate::heads::Linear;
 use tch::{Kind, TchError, Tensor};
 
 #[derive(Debug)]
 pub(super) struct Cdan {
-    pub(super) inputs: usize,
-    pub(super) hidden: usize,
+    pub(super) discriminator: Discriminator,
     pub(super) entropy: bool,
 }
 
 impl Method for Cdan {
     fn layers(&self) -> Vec<Layer> {
-        discriminator::layers(self.inputs, self.hidden)
+        self.discriminator.layers()
     }
 
     fn reverses(&self) -> bool {
@@ -42,6 +42,7 @@ impl Method for Cdan {
             }
             false => None,
         };
-        discriminator::loss(&joint, own, weights.as_ref())
+        self.discriminator
+            .loss(&joint, own, pairs, weights.as_ref())
     }
 }

@@ -34,7 +34,8 @@ impl Method for Mdd {
 
     fn loss(&self, pairs: &Pairs<'_>, own: &[Linear<'_>]) -> Result<Tensor, TchError> {
         let both = reversed(&pairs.features()?, pairs.strength)?;
-        let logs = discriminator::through(&both, own)?.f_log_softmax(-1, Kind::Float)?;
+        let logs =
+            discriminator::through(&both, own, |x, _| Ok(x))?.f_log_softmax(-1, Kind::Float)?;
         let said = pairs.logits()?.f_detach()?.f_argmax(1, true)?;
         let own = logs.f_gather(1, &said, false)?;
         let half = pairs.count();

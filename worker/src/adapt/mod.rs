@@ -4,7 +4,8 @@
 //! A method sees features and outputs of both domains, and layers of its own where it has some. Those lie
 //! in the flat block of all heads, so they are stepped, sharded and checkpointed like heads, and are not
 //! exported. Losses are means over what a rank computes together; the caller weighs them by pairs.
-//! Nothing here has a state between steps, and nothing is random but the layers' first values.
+//! Nothing here has a state between steps. The layers' first values are random, and so is what is dropped
+//! between them: a function of seed, step and sample.
 //!
 //! Shapes: n pairs, f features, c classes. All tensors are 32-bit floats. Where defaults come from TLLib,
 //! that is thuml's Transfer-Learning-Library.
@@ -25,9 +26,11 @@ mod mmd;
 mod pairs;
 mod self_training;
 
-pub use pairs::{Pairs, reversed, strength};
+pub use pairs::{Domain, Pairs, reversed, strength};
 
 use crate::heads::Linear;
+use crate::model::Context;
+use discriminator::Discriminator;
 use espalier_spec::job::{Adapt, AdaptationSpec};
 use std::fmt::Debug;
 use tch::{TchError, Tensor};
@@ -141,35 +144,47 @@ impl Adaptation {
         self.kind
     }
 
-    /// The loss of some pairs in the step that follows `step` steps. `source` and `target` are features
-    /// `[n, f]` and outputs `[n, c]`.
+    /// The loss of n pairs, the samples of `source` and `target` in their order, in the step of a context.
     ///
     /// # Errors
     /// If libtorch refuses.
     pub fn loss(
         &self,
-        source: (&Tensor, &Tensor),
-        target: (&Tensor, &Tensor),
+        source: Domain<'_>,
+        target: Domain<'_>,
         own: &[Linear<'_>],
-        step: u64,
+        context: &Context,
     ) -> Result<Weighed, TchError> {
-        let strength = strength(step, self.warm_up);
-        let pairs = Pairs {
-            source: source.0,
-            target: target.0,
-            source_logits: source.1,
-            target_logits: target.1,
-            strength,
-        };
         let factor = if self.method.reverses() {
             1.0
         } else {
-            strength
+            strength(context.step, self.warm_up)
         };
         Ok(Weighed {
-            loss: self.method.loss(&pairs, own)?,
+            loss: self.between(source, target, own, context)?,
             factor: factor * self.weight,
         })
+    }
+
+    /// The method's loss of two domains.
+    fn between(
+        &self,
+        source: Domain<'_>,
+        target: Domain<'_>,
+        own: &[Linear<'_>],
+        context: &Context,
+    ) -> Result<Tensor, TchError> {
+        let keys = [source.keys, target.keys].concat();
+        let pairs = Pairs {
+            source: source.features,
+            target: target.features,
+            source_logits: source.logits,
+            target_logits: target.logits,
+            strength: strength(context.step, self.warm_up),
+            context: *context,
+            keys: &keys,
+        };
+        self.method.loss(&pairs, own)
     }
 }
 
@@ -191,11 +206,17 @@ pub fn build(
         smallest: number("smallest"),
     };
     let hidden = count("hidden");
+    let discriminator = |inputs| Discriminator {
+        inputs,
+        hidden,
+        dropout: number("dropout"),
+    };
     Ok(match spec.method {
-        Adapt::Dann => Box::new(dann::Dann { features, hidden }),
+        Adapt::Dann => Box::new(dann::Dann {
+            discriminator: discriminator(features),
+        }),
         Adapt::Cdan => Box::new(cdan::Cdan {
-            inputs: features * classes,
-            hidden,
+            discriminator: discriminator(features * classes),
             entropy: number("entropy") != 0.0,
         }),
         Adapt::Mmd => Box::new(mmd::Mmd { kernels: kernels() }),
@@ -224,7 +245,9 @@ pub fn build(
             });
         }
         Adapt::Bsp => Box::new(bsp::Bsp {
-            dann: dann::Dann { features, hidden },
+            dann: dann::Dann {
+                discriminator: discriminator(features),
+            },
             penalty: number("penalty"),
         }),
         Adapt::Afn => Box::new(afn::Afn {

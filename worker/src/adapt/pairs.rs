@@ -1,6 +1,18 @@
 //! What methods look at, and what several of them do with it.
 
+use crate::model::Context;
 use tch::{Kind, TchError, Tensor};
+
+/// Samples of one domain that are computed together.
+#[derive(Clone, Copy, Debug)]
+pub struct Domain<'a> {
+    /// Their features `[n, f]`.
+    pub features: &'a Tensor,
+    /// What the task's head says of them `[n, c]`.
+    pub logits: &'a Tensor,
+    /// Their identities for dropout.
+    pub keys: &'a [u64],
+}
 
 /// Pairs of samples, one of the source and one of the target.
 #[derive(Clone, Copy, Debug)]
@@ -15,12 +27,25 @@ pub struct Pairs<'a> {
     pub target_logits: &'a Tensor,
     /// Strength of the method, 0 to 1, for what reverses gradients.
     pub strength: f64,
+    /// Seed and step, for dropout of the method's own layers.
+    pub context: Context,
+    /// Identities of the samples for dropout, of the source and then of the target `[2n]`.
+    pub keys: &'a [u64],
 }
 
 impl Pairs<'_> {
     /// Number of pairs.
     pub(super) fn count(&self) -> i64 {
         self.source.size().first().copied().unwrap_or(0)
+    }
+
+    /// Drops numbers of `x`, which has a row for each sample of the source and then of the target; see
+    /// [`Context::dropout`].
+    pub(super) fn dropped(&self, x: Tensor, site: u64, p: f64) -> Result<Tensor, TchError> {
+        match self.context.kept(&x, self.keys, site, p)? {
+            Some(mask) => x.f_mul(&mask),
+            None => Ok(x),
+        }
     }
 
     /// Features of the source, then of the target `[2n, f]`.

@@ -70,19 +70,15 @@ fn losses_and_gradients_agree_with_pytorch() {
             .collect();
         let given: Vec<Vec<i64>> = own.iter().map(|[weight, _]| weight.size()).collect();
         assert_eq!(shapes, given, "{name}");
-        let linear: Vec<Linear<'_>> = own
-            .iter()
-            .map(|[weight, bias]| Linear {
-                weight,
-                bias: Some(bias),
-            })
-            .collect();
+        let linear = linear(&own);
         let pairs = Pairs {
             source: &seen[0],
             target: &seen[1],
             source_logits: &seen[2],
             target_logits: &seen[3],
             strength: golden["strength"].as_f64().unwrap(),
+            context: Context::eval(),
+            keys: &[],
         };
         let loss = method.loss(&pairs, &linear).unwrap();
         let expected = case["loss"].as_f64().unwrap();
@@ -111,6 +107,25 @@ fn random(rows: i64, columns: i64, seed: i64) -> Tensor {
     Tensor::randn([rows, columns], (Kind::Float, Device::Cpu))
 }
 
+/// Weights and biases of layers at first.
+fn first(layers: &[Layer]) -> Vec<[Tensor; 2]> {
+    let layer = |layer: &Layer| {
+        let (outputs, inputs) = (layer.outputs as i64, layer.inputs as i64);
+        let bias = Tensor::zeros([outputs], (Kind::Float, Device::Cpu));
+        [random(outputs, inputs, 5) * layer.deviation(), bias]
+    };
+    layers.iter().map(layer).collect()
+}
+
+fn linear(own: &[[Tensor; 2]]) -> Vec<Linear<'_>> {
+    own.iter()
+        .map(|[weight, bias]| Linear {
+            weight,
+            bias: Some(bias),
+        })
+        .collect()
+}
+
 // Promise: domains that are the same have no distance, others have one; a single pair is no error.
 #[test]
 fn equal_domains_have_no_distance() {
@@ -123,6 +138,8 @@ fn equal_domains_have_no_distance() {
                 source_logits: logits,
                 target_logits: logits,
                 strength: 1.0,
+                context: Context::eval(),
+                keys: &[],
             };
             method.loss(&pairs, &[]).unwrap().double_value(&[])
         };
@@ -151,28 +168,16 @@ fn extremes_stay_finite() {
         for rows in [1, 2] {
             let x = Tensor::ones([rows, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
             let logits = sure.narrow(0, 0, rows).detach().set_requires_grad(true);
-            let layers = method.layers();
-            let own: Vec<[Tensor; 2]> = layers
-                .iter()
-                .map(|layer| {
-                    let (outputs, inputs) = (layer.outputs as i64, layer.inputs as i64);
-                    let bias = Tensor::zeros([outputs], (Kind::Float, Device::Cpu));
-                    [random(outputs, inputs, 5) * layer.deviation(), bias]
-                })
-                .collect();
-            let own: Vec<Linear<'_>> = own
-                .iter()
-                .map(|[weight, bias]| Linear {
-                    weight,
-                    bias: Some(bias),
-                })
-                .collect();
+            let own = first(&method.layers());
+            let own = linear(&own);
             let pairs = Pairs {
                 source: &x,
                 target: &x,
                 source_logits: &logits,
                 target_logits: &logits,
                 strength: 0.5,
+                context: Context::eval(),
+                keys: &[],
             };
             let loss = method.loss(&pairs, &own).unwrap();
             loss.backward();
@@ -202,4 +207,52 @@ fn adabn_needs_batch_normalisation() {
         error.contains("task digit") && error.contains("no batch normalisation"),
         "{error}"
     );
+}
+
+// Promise: what a classifier of domains drops is a function of step and sample, not of the place of a sample; it
+// drops nothing outside of training, and nothing by default.
+#[test]
+fn dropout_follows_samples() {
+    let (x, y) = (random(4, 6, 1), random(4, 6, 2));
+    let (said_x, said_y) = (random(4, 3, 3), random(4, 3, 4));
+    for name in ["dann", "cdan"] {
+        let drops = json!({"dropout": 0.5, "hidden": 64});
+        let drops = build("t", &spec(name, &drops), 6, 3).unwrap();
+        let plain = build("t", &spec(name, &json!({"hidden": 64})), 6, 3).unwrap();
+        let own = first(&plain.layers());
+        let own = linear(&own);
+        let loss = |method: &dyn Method, context: Context, order: [i64; 4]| {
+            let order_4 = Tensor::from_slice(&order);
+            let pick = |x: &Tensor| x.index_select(0, &order_4);
+            let keys = [order, order.map(|place| place + 10)].concat();
+            let keys: Vec<u64> = keys.iter().map(|key| key.unsigned_abs()).collect();
+            let pairs = Pairs {
+                source: &pick(&x),
+                target: &pick(&y),
+                source_logits: &pick(&said_x),
+                target_logits: &pick(&said_y),
+                strength: 1.0,
+                context,
+                keys: &keys,
+            };
+            method.loss(&pairs, &own).unwrap().double_value(&[])
+        };
+        let at = |step| Context {
+            train: true,
+            seed: 7,
+            step,
+            ..Context::default()
+        };
+        let once = loss(drops.as_ref(), at(3), [0, 1, 2, 3]);
+        let turned = loss(drops.as_ref(), at(3), [2, 0, 3, 1]);
+        assert!((once - turned).abs() < 1e-6, "{name}: {once}, {turned}");
+        let next = loss(drops.as_ref(), at(4), [0, 1, 2, 3]);
+        let whole = loss(plain.as_ref(), at(3), [0, 1, 2, 3]);
+        assert!(
+            once != next && once != whole,
+            "{name}: {once}, {next}, {whole}"
+        );
+        let still = loss(drops.as_ref(), Context::eval(), [0, 1, 2, 3]);
+        assert_eq!(still, whole, "{name}");
+    }
 }
