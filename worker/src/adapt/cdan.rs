@@ -42,7 +42,6 @@ impl Method for Cdan {
             }
             false => None,
         };
-        self.discriminator
-            .loss(&joint, own, pairs, weights.as_ref())
+        self.discriminator.loss(&joint, own, pairs, weights)
     }
 }

@@ -30,23 +30,28 @@ impl Discriminator {
         ]
     }
 
-    /// Loss of telling the source (1) from the target (0), rows of `pairs` in `x` `[2n, inputs]`, by binary
-    /// cross-entropy, a mean over all rows times their `weights` `[2n]`.
+    /// Loss of telling the source (1) from the target (0), rows of `pairs` in `x` `[n + m, inputs]`, by binary
+    /// cross-entropy, a mean over all rows times their `weights` `[n + m]`, with both domains weighing the same.
     pub(super) fn loss(
         &self,
         x: &Tensor,
         own: &[Linear<'_>],
         pairs: &Pairs<'_>,
-        weights: Option<&Tensor>,
+        weights: Option<Tensor>,
     ) -> Result<Tensor, TchError> {
         let drop = |x: Tensor, place: usize| pairs.dropped(x, SITE - place as u64, self.dropout);
         let judged = through(x, own, drop)?.f_squeeze_dim(1)?;
-        let half = judged.size().first().copied().unwrap_or(0) / 2;
-        let all = |value: f64| Tensor::f_full([half], value, (Kind::Float, x.device()));
-        let domain = Tensor::f_cat(&[all(1.0)?, all(0.0)?], 0)?;
+        let [source, target] = pairs.counts();
+        let options = (Kind::Float, x.device());
+        let all = |count: i64, value: f64| Tensor::f_full([count], value, options);
+        let domain = Tensor::f_cat(&[all(source, 1.0)?, all(target, 0.0)?], 0)?;
+        let weights = match (weights, pairs.even()?) {
+            (Some(weights), Some(even)) => Some(weights.f_mul(&even)?),
+            (weights, even) => weights.or(even),
+        };
         judged.f_binary_cross_entropy_with_logits(
             &domain,
-            weights,
+            weights.as_ref(),
             None::<&Tensor>,
             Reduction::Mean,
         )

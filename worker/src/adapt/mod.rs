@@ -7,6 +7,11 @@
 //! Nothing here has a state between steps. The layers' first values are random, and so is what is dropped
 //! between them: a function of seed, step and sample.
 //!
+//! Where a task's source is several domains that are kept apart, each is compared with the whole target, by
+//! layers of its own, and the loss is the mean over those of which there are samples. For classifiers of domains
+//! that is MDAN (Zhao et al. 2018, arXiv 1705.09684) with the same weight for every source, in place of weights
+//! that grow with their losses.
+//!
 //! Shapes: n pairs, f features, c classes. All tensors are 32-bit floats. Where defaults come from TLLib,
 //! that is thuml's Transfer-Learning-Library.
 
@@ -31,9 +36,9 @@ pub use pairs::{Domain, Pairs, reversed, strength};
 use crate::heads::Linear;
 use crate::model::Context;
 use discriminator::Discriminator;
-use espalier_spec::job::{Adapt, AdaptationSpec};
+use espalier_spec::job::{Adapt, AdaptationSpec, Sources};
 use std::fmt::Debug;
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 /// A method of domain adaptation.
 pub trait Method: Debug + Send + Sync {
@@ -89,6 +94,8 @@ pub struct Adaptation {
     kind: Adapt,
     weight: f64,
     warm_up: u64,
+    /// How many domains the source is.
+    sources: usize,
 }
 
 /// Errors of adaptation.
@@ -114,7 +121,8 @@ pub struct Weighed {
 }
 
 impl Adaptation {
-    /// The adaptation of a task on `features` features and `classes` outputs, in a run of `steps` steps.
+    /// The adaptation of a task on `features` features and `classes` outputs, in a run of `steps` steps, with
+    /// samples of `files` training files.
     ///
     /// # Errors
     /// [`Error::NoBatchNorm`].
@@ -123,19 +131,35 @@ impl Adaptation {
         spec: &AdaptationSpec,
         (features, classes): (usize, usize),
         steps: u64,
+        files: usize,
     ) -> Result<Self, Error> {
         Ok(Self {
             method: build(task, spec, features, classes)?,
             kind: spec.method,
             weight: spec.weight(),
             warm_up: spec.warm_up.unwrap_or(steps),
+            sources: match spec.sources {
+                Sources::Together => 1,
+                Sources::Apart => files.max(1),
+            },
         })
     }
 
-    /// The layers of the method's own.
+    /// The layers of the method's own: for each of several sources, those of the first one first.
     #[must_use]
     pub fn layers(&self) -> Vec<Layer> {
-        self.method.layers()
+        let layers = self.method.layers();
+        if self.sources == 1 {
+            return layers;
+        }
+        let of = |source: usize| {
+            let layers = layers.iter();
+            layers.map(move |layer| Layer {
+                name: format!("source.{source}.{}", layer.name),
+                ..*layer
+            })
+        };
+        (0..self.sources).flat_map(of).collect()
     }
 
     /// The method.
@@ -145,6 +169,7 @@ impl Adaptation {
     }
 
     /// The loss of n pairs, the samples of `source` and `target` in their order, in the step of a context.
+    /// `files` are the numbers of the training files that the samples of the source are of.
     ///
     /// # Errors
     /// If libtorch refuses.
@@ -152,6 +177,7 @@ impl Adaptation {
         &self,
         source: Domain<'_>,
         target: Domain<'_>,
+        files: &[usize],
         own: &[Linear<'_>],
         context: &Context,
     ) -> Result<Weighed, TchError> {
@@ -161,9 +187,45 @@ impl Adaptation {
             strength(context.step, self.warm_up)
         };
         Ok(Weighed {
-            loss: self.between(source, target, own, context)?,
+            loss: match self.sources {
+                1 => self.between(source, target, own, context)?,
+                _ => self.apart(source, target, files, own, context)?,
+            },
             factor: factor * self.weight,
         })
+    }
+
+    /// The mean over sources of which there are samples of the method's loss of each and the target.
+    fn apart(
+        &self,
+        all: Domain<'_>,
+        target: Domain<'_>,
+        files: &[usize],
+        own: &[Linear<'_>],
+        context: &Context,
+    ) -> Result<Tensor, TchError> {
+        let layers = own.len() / self.sources;
+        let mut losses = Vec::with_capacity(self.sources);
+        for source in 0..self.sources {
+            let places = (0i64..).zip(files);
+            let places = places.filter(|(_, file)| **file == source);
+            let places: Vec<i64> = places.map(|(place, _)| place).collect();
+            if places.is_empty() {
+                continue;
+            }
+            let keys = all.keys.iter().zip(files);
+            let keys = keys.filter(|(_, file)| **file == source);
+            let keys: Vec<u64> = keys.map(|(key, _)| *key).collect();
+            let places = Tensor::f_from_slice(&places)?.f_to_device(all.features.device())?;
+            let some = Domain {
+                features: &all.features.f_index_select(0, &places)?,
+                logits: &all.logits.f_index_select(0, &places)?,
+                keys: &keys,
+            };
+            let own = &own[source * layers..][..layers];
+            losses.push(self.between(some, target, own, context)?);
+        }
+        Tensor::f_stack(&losses, 0)?.f_mean(Kind::Float)
     }
 
     /// The method's loss of two domains.

@@ -1,6 +1,6 @@
 use super::*;
 use serde_json::{Value, json};
-use tch::{Device, Kind};
+use tch::Device;
 
 /// PyTorch's numbers; `tests/golden/adaptation.py` made them.
 fn golden() -> Value {
@@ -255,4 +255,103 @@ fn dropout_follows_samples() {
         let still = loss(drops.as_ref(), Context::eval(), [0, 1, 2, 3]);
         assert_eq!(still, whole, "{name}");
     }
+}
+
+/// Numbers that no other test has a hand in, unlike those that libtorch draws for all threads.
+fn numbers(rows: i64, columns: i64, seed: i64) -> Tensor {
+    let number = |place: i64| ((place + 1) as f32 * (0.7 + seed as f32 * 0.37)).sin();
+    let all: Vec<f32> = (0..rows * columns).map(number).collect();
+    Tensor::from_slice(&all).view([rows, columns])
+}
+
+/// Six samples of the source, or those of them at `places`, and six of the target, through an adaptation.
+fn between(how: &Adaptation, places: &[i64], files: &[usize], own: &[[Tensor; 2]]) -> f64 {
+    let index = Tensor::from_slice(places);
+    let keys: Vec<u64> = places.iter().map(|place| place.unsigned_abs()).collect();
+    let source = Domain {
+        features: &numbers(6, 6, 1).index_select(0, &index),
+        logits: &numbers(6, 3, 2).index_select(0, &index),
+        keys: &keys,
+    };
+    let target = Domain {
+        features: &(numbers(6, 6, 3) * 2.0 + 1.0),
+        logits: &numbers(6, 3, 4),
+        keys: &[10, 11, 12, 13, 14, 15],
+    };
+    let context = Context {
+        train: true,
+        step: 9,
+        ..Context::default()
+    };
+    let found = how.loss(source, target, files, &linear(own), &context);
+    found.unwrap().loss.double_value(&[])
+}
+
+// Promise: sources that are kept apart have the mean of the losses between each of them and the target, each by
+// layers of its own; a source without samples does not count, and a single one is the source as a whole.
+#[test]
+fn sources_apart_have_the_mean_of_their_losses() {
+    let cases = [
+        ("mmd", json!({})),
+        ("jan", json!({})),
+        ("coral", json!({})),
+        ("dann", json!({"dropout": 0.5})),
+        ("cdan", json!({"entropy": true})),
+    ];
+    for (name, params) in cases {
+        let together = spec(name, &params);
+        let apart = AdaptationSpec {
+            sources: Sources::Apart,
+            ..together.clone()
+        };
+        let how =
+            |spec: &AdaptationSpec, files| Adaptation::new("t", spec, (6, 3), 100, files).unwrap();
+        let (whole, one, two) = (how(&together, 2), how(&apart, 1), how(&apart, 2));
+        assert_eq!(one.layers(), whole.layers(), "{name}");
+        assert_eq!(two.layers().len(), 2 * whole.layers().len(), "{name}");
+        let mut own = first(&whole.layers());
+        let second = own.iter().map(|[weight, bias]| [weight * -0.5, bias + 0.1]);
+        let second: Vec<[Tensor; 2]> = second.collect();
+        let all = [0, 1, 2, 3, 4, 5];
+        let single = between(&whole, &all, &[0; 6], &own);
+        assert_eq!(between(&one, &all, &[0; 6], &own), single, "{name}");
+        // As above: its first source has all samples.
+        let places = ([0, 2, 3, 5], [1, 4]);
+        let expected = [
+            between(&whole, &places.0, &[0; 4], &own),
+            between(&whole, &places.1, &[0; 2], &second),
+        ];
+        own.extend(second);
+        assert_eq!(between(&two, &all, &[0; 6], &own), single, "{name}");
+        let found = between(&two, &all, &[0, 1, 0, 0, 1, 0], &own);
+        let mean = expected.iter().sum::<f64>() / 2.0;
+        assert!((found - mean).abs() < 1e-6, "{name}: {found}, not {mean}");
+        assert!((expected[0] - expected[1]).abs() > 1e-4, "{name}");
+    }
+}
+
+// Promise: a classifier of domains is not told by their sizes: more samples of the target than of the source are
+// no reason to guess the target.
+#[test]
+fn domains_of_other_sizes_weigh_the_same() {
+    let method = method("dann", 6, 3);
+    let own = first(&method.layers());
+    // All samples alike: what is said of them is a matter of weights alone.
+    let ones = |rows: i64| Tensor::ones([rows, 6], (Kind::Float, Device::Cpu));
+    let logits = |rows: i64| Tensor::ones([rows, 3], (Kind::Float, Device::Cpu));
+    let loss = |source: i64, target: i64| {
+        let pairs = Pairs {
+            source: &ones(source),
+            target: &ones(target),
+            source_logits: &logits(source),
+            target_logits: &logits(target),
+            strength: 1.0,
+            context: Context::eval(),
+            keys: &[],
+        };
+        let loss = method.loss(&pairs, &linear(&own)).unwrap();
+        loss.double_value(&[])
+    };
+    let (even, uneven) = (loss(4, 4), loss(2, 7));
+    assert!((even - uneven).abs() < 1e-6, "{even}, {uneven}");
 }

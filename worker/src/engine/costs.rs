@@ -138,7 +138,7 @@ pub(super) fn sample_losses(
 pub(super) fn adaptation(
     (how, layers, ctx): (&Adaptation, &[Linear<'_>], &Context),
     outputs: impl Fn(&Tensor) -> Result<Tensor, Error>,
-    (features, seen): (&Tensor, Seen<'_>),
+    (features, seen, data): (&Tensor, Seen<'_>, &TaskData),
     own: &Own,
 ) -> Result<Weighed, Error> {
     if own.rows.len() != own.target.len() {
@@ -161,7 +161,9 @@ pub(super) fn adaptation(
         logits: &said.1,
         keys: &seen.micro.keys[own.target.clone()],
     };
-    Ok(how.loss(source, target, layers, ctx)?)
+    let file = |sample: &&Sample| data.train.file(sample.at.sample as usize);
+    let files: Vec<usize> = seen.samples[own.rows.clone()].iter().map(file).collect();
+    Ok(how.loss(source, target, &files, layers, ctx)?)
 }
 
 /// Targets of a task's training samples.

@@ -384,7 +384,7 @@ impl HeadSet {
                     Some((how_to, layers)) if !own.target.is_empty() => {
                         let layers: Vec<_> = layers.clone().map(|l| self.linear(l)).collect();
                         let how_to = (how_to, &layers[..], how.ctx);
-                        let seen = (&dropped.features, seen);
+                        let seen = (&dropped.features, seen, &*tasks[task]);
                         Some(adaptation(how_to, outputs, seen, &own)?)
                     }
                     _ => None,

@@ -7,8 +7,8 @@ use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SegmentationSpec, SpanSpec,
-    TargetSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, Tuning, ZeroShotSpec,
+    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, Sampler, SegmentationSpec, Sources,
+    SpanSpec, TargetSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -96,6 +96,10 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                     train: data.train.clone(),
                 },
                 weight: Some(weight),
+                sources: match name.len() % 2 {
+                    0 => Sources::Together,
+                    _ => Sources::Apart,
+                },
                 warm_up: None,
                 params: [("hidden".to_owned(), weight)].into(),
             }),
