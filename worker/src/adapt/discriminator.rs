@@ -49,6 +49,16 @@ impl Discriminator {
             (Some(weights), Some(even)) => Some(weights.f_mul(&even)?),
             (weights, even) => weights.or(even),
         };
+        if let Some(weights) = weights.as_ref().filter(|weights| weights.requires_grad()) {
+            // PyTorch's has no gradient with respect to its weights.
+            let each = judged.f_binary_cross_entropy_with_logits(
+                &domain,
+                None::<&Tensor>,
+                None::<&Tensor>,
+                Reduction::None,
+            )?;
+            return each.f_mul(weights)?.f_mean(Kind::Float);
+        }
         judged.f_binary_cross_entropy_with_logits(
             &domain,
             weights.as_ref(),

@@ -280,6 +280,7 @@ pub fn build(
         Adapt::Cdan => Box::new(cdan::Cdan {
             discriminator: discriminator(features * classes),
             entropy: number("entropy") != 0.0,
+            reversed_entropy: number("reversed_entropy") != 0.0,
         }),
         Adapt::Mmd => Box::new(mmd::Mmd { kernels: kernels() }),
         Adapt::Jan => Box::new(jan::Jan {

@@ -355,3 +355,59 @@ fn domains_of_other_sizes_weigh_the_same() {
     let (even, uneven) = (loss(4, 4), loss(2, 7));
     assert!((even - uneven).abs() < 1e-6, "{even}, {uneven}");
 }
+
+// Promise: CDAN+E as its authors wrote it: half the sum over domains of their losses weighed by 1 + exp(-H) over the
+// sum of these, whose gradient comes to the entropies reversed.
+#[test]
+fn entropy_is_reversed_as_the_authors_have_it() {
+    let build = |params: Value| build("t", &spec("cdan", &params), 6, 3).unwrap();
+    let method = build(json!({"entropy": true, "reversed_entropy": true}));
+    let own = first(&method.layers());
+    let own = linear(&own);
+    let leaf = |x: Tensor| x.set_requires_grad(true);
+    let seen = || [leaf(numbers(4, 3, 2) * 2.0), leaf(numbers(4, 3, 4) * 0.5)];
+    let (x, y) = (numbers(4, 6, 1), numbers(4, 6, 3));
+    let [said_x, said_y] = seen();
+    let pairs = Pairs {
+        source: &x,
+        target: &y,
+        source_logits: &said_x,
+        target_logits: &said_y,
+        strength: 0.6,
+        context: Context::eval(),
+        keys: &[],
+    };
+    let found = method.loss(&pairs, &own).unwrap();
+    found.backward();
+    // The same without a reversal.
+    let plain = seen();
+    let [source, target] = [(&x, &plain[0], 1.0), (&y, &plain[1], 0.0)].map(|(x, said, domain)| {
+        let likely = said.softmax(-1, Kind::Float);
+        let entropy = -(&likely * likely.log()).sum_dim_intlist(&[1i64][..], false, Kind::Float);
+        let sure = entropy.neg().exp() + 1.0;
+        let joint = likely
+            .detach()
+            .unsqueeze(2)
+            .bmm(&x.unsqueeze(1))
+            .flatten(1, 2);
+        let judged = discriminator::through(&joint, &own, |x, _| Ok(x))
+            .unwrap()
+            .sigmoid();
+        let right = match domain == 1.0 {
+            true => judged,
+            false => -judged + 1.0,
+        };
+        let losses = -right.log().squeeze_dim(1);
+        (losses * &sure).sum(Kind::Float) / sure.detach().sum(Kind::Float)
+    });
+    let expected = (source + target) * 0.5;
+    expected.backward();
+    let off = (&found - &expected).abs().double_value(&[]);
+    assert!(off < 1e-6, "{found}, not {expected}");
+    for (found, plain) in [&said_x, &said_y].into_iter().zip(&plain) {
+        let (found, plain) = (found.grad(), plain.grad() * -0.6);
+        assert!(plain.abs().max().double_value(&[]) > 1e-5, "{plain}");
+        let off = (&found - &plain).abs().max().double_value(&[]);
+        assert!(off < 1e-7, "{found}, not {plain}");
+    }
+}

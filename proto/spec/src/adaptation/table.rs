@@ -92,6 +92,14 @@ pub const METHODS: [AdaptInfo; 13] = [
                 "1 (or true): samples of sure predictions weigh more (CDAN+E)",
                 "the paper names both",
             ),
+            param(
+                "reversed_entropy",
+                0.0,
+                Range::whole(0.0, 1.0),
+                "1 (or true): `entropy` as in the authors' code: weights of mean 1 in each domain, and a \
+                 reversed gradient through them",
+                "TLLib, which has neither",
+            ),
         ],
     ),
     row(

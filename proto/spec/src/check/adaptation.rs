@@ -53,6 +53,12 @@ fn params(adaptation: &AdaptationSpec, path: &str, found: &mut Findings) {
             format!("is {value}; expected {range}, such as {default} ({meaning})")
         });
     }
+    let is_on = |name: &str| adaptation.param(name).is_some_and(|value| value != 0.0);
+    let field = format!("{path}.reversed_entropy");
+    found.require(!is_on("reversed_entropy") || is_on("entropy"), &field, || {
+        "says how `entropy` weighs samples, which is off; set params.entropy to true, or remove it"
+            .to_owned()
+    });
 }
 
 fn target(task: &TaskSpec, adaptation: &AdaptationSpec, path: &str, found: &mut Findings) {

@@ -34,6 +34,12 @@ fn every_rule_of_adaptation_names_its_field() {
         ),
         (
             own,
+            adaptation("cdan", json!({"params": {"reversed_entropy": true}})),
+            "tasks[0].adaptation.params.reversed_entropy",
+            "set params.entropy to true",
+        ),
+        (
+            own,
             adaptation("mcc", json!({"params": {"temperature": -1}})),
             "tasks[0].adaptation.params.temperature",
             "above 0",
