@@ -30,7 +30,7 @@ fn full() -> Value {
             "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1,
                       "contrastive": { "share": 0.5, "temperature": 0.2 } },
             "adaptation": { "method": "cdan", "target": { "train": ["t.parquet"] }, "weight": 0.5,
-                            "warm_up": 100, "params": { "hidden": 64, "entropy": true } }
+                            "sources": "apart", "warm_up": 100, "params": { "hidden": 64, "entropy": true } }
         }, { "name": "size", "head": "regression", "data": { "train": "e.csv" } },
             { "name": "kind", "head": "label_embedding", "data": { "train": "f.csv" },
               "zero_shot": { "descriptions": { "a": "first", "c": "third" }, "templates": ["a {}"], "unseen": ["c"], "calibration": 0.1 } },

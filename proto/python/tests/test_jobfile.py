@@ -43,7 +43,7 @@ tasks:
     data: {train: [a.csv, b.csv], test: c.csv, columns: {input: x, pair: y, label: z}, on_missing_label: skip, on_bad_sample: skip, too_long: error}
     loss: {class_weights: {given: {1: 2, yes: 3.5}}}
     zero_shot: {descriptions: d.csv}
-    adaptation: {method: cdan, target: {train: e.csv}, params: {entropy: true, hidden: 64}}
+    adaptation: {method: cdan, target: {train: e.csv}, sources: apart, params: {entropy: true, hidden: 64}}
   - {name: v, head: ranking, data: {train: a.csv, columns: {negative: no}}, metric: recall_at_1, evaluation: {every_steps: 6}}
   - {name: u, head: tags, data: {train: a.csv}, loss: {class_weights: balanced}, zero_shot: {descriptions: {a: first}}}
 """
@@ -57,6 +57,7 @@ tasks:
         self.assertEqual(first.zero_shot.descriptions_file, "/jobs/d.csv")
         self.assertEqual(list(first.adaptation.target_train), ["/jobs/e.csv"])
         self.assertEqual(dict(first.adaptation.params), {"entropy": 1.0, "hidden": 64.0})
+        self.assertEqual(first.adaptation.sources, v1.Adaptation.APART)
         self.assertEqual((ranking.head, ranking.data.negative_column, ranking.metric), (v1.Task.RANKING, "no", "recall_at_1"))
         self.assertEqual(ranking.evaluation.every_steps, 6)
         self.assertTrue(second.loss.balanced_class_weights)

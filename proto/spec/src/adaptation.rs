@@ -26,6 +26,9 @@ pub struct AdaptationSpec {
     pub method: Adapt,
     /// Samples of the other domain.
     pub target: TargetSpec,
+    /// What several files of `data.train` are: one domain, or a domain each.
+    #[serde(default)]
+    pub sources: Sources,
     /// Factor on the method's loss. Default: the method's own, mostly 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
@@ -44,6 +47,29 @@ pub struct AdaptationSpec {
     )]
     #[cfg_attr(feature = "schema", schemars(with = "BTreeMap<String, NumberOrFlag>"))]
     pub params: BTreeMap<String, f64>,
+}
+
+/// What several training files of a task with a target are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Sources {
+    /// One domain.
+    #[default]
+    Together,
+    /// A domain each: the loss is the mean of those between each of them and the target.
+    Apart,
+}
+
+impl Sources {
+    /// The name in job files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Together => "together",
+            Self::Apart => "apart",
+        }
+    }
 }
 
 /// Samples of the target domain.
@@ -117,6 +143,13 @@ impl Adapt {
     #[must_use]
     pub fn learns(self) -> bool {
         self != Adapt::Adabn
+    }
+
+    /// Whether it compares two domains, so that each of several sources can be compared with the target.
+    #[must_use]
+    pub fn compares(self) -> bool {
+        use Adapt::{Cdan, Coral, Dann, Jan, Mmd};
+        matches!(self, Dann | Cdan | Mmd | Jan | Coral)
     }
 
     /// The name in job files.

@@ -3,7 +3,7 @@
 //! Every optional field has its default here and nowhere else. `check` holds the rules that
 //! connect fields.
 
-pub use crate::adaptation::{Adapt, AdaptationSpec, TargetSpec};
+pub use crate::adaptation::{Adapt, AdaptationSpec, Sources, TargetSpec};
 pub use crate::adaptive::{AdaptiveBy, AdaptiveSpec};
 pub use crate::augment::{Augment, OnBadSample, OnMissingLabel, TooLong};
 pub use crate::balancer::{BalancerSpec, Method, Normalize, OnNonFinite};

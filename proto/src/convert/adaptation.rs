@@ -5,7 +5,7 @@ use super::{Bad, Wire, at, or_default};
 use crate::v1;
 use espalier_spec::adaptation::METHODS;
 use espalier_spec::check::nearest;
-use espalier_spec::job::{Adapt, AdaptationSpec, EvaluationSpec, SelectBy, TargetSpec};
+use espalier_spec::job::{Adapt, AdaptationSpec, EvaluationSpec, SelectBy, Sources, TargetSpec};
 
 impl Wire for AdaptationSpec {
     type Message = v1::Adaptation;
@@ -17,6 +17,11 @@ impl Wire for AdaptationSpec {
             weight: self.weight,
             warm_up: self.warm_up,
             params: self.params.clone().into_iter().collect(),
+            sources: match self.sources {
+                Sources::Together => v1::adaptation::Sources::Together,
+                Sources::Apart => v1::adaptation::Sources::Apart,
+            }
+            .into(),
         }
     }
 
@@ -25,6 +30,7 @@ impl Wire for AdaptationSpec {
             bad.add(at(path, "method"), message);
             Adapt::Dann
         });
+        let sources = bad.choice(m.sources, || at(path, "sources"), "together or apart");
         AdaptationSpec {
             method,
             target: TargetSpec {
@@ -33,6 +39,12 @@ impl Wire for AdaptationSpec {
             weight: m.weight,
             warm_up: m.warm_up,
             params: m.params.into_iter().collect(),
+            sources: match sources {
+                v1::adaptation::Sources::Unspecified | v1::adaptation::Sources::Together => {
+                    Sources::Together
+                }
+                v1::adaptation::Sources::Apart => Sources::Apart,
+            },
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Deep CORAL: correlation alignment (Sun and Saenko 2016, arXiv 1607.01719).
 //!
 //! L = |C_s - C_t|² / 4f², the squared Frobenius norm of the difference of the domains' covariances (n - 1
-//! in the denominator); 0 for a single pair. The paper's; TLLib divides by f² and adds a difference of
+//! in the denominator); 0 where a domain has a single sample. The paper's; TLLib divides by f² and adds a difference of
 //! means. The paper sets `weight` so that both losses are about equal at the end. Cost: 2n·f².
 
 use super::{Method, Pairs};
@@ -13,7 +13,7 @@ pub(super) struct Coral;
 
 impl Method for Coral {
     fn loss(&self, pairs: &Pairs<'_>, _: &[Linear<'_>]) -> Result<Tensor, TchError> {
-        if pairs.count() < 2 {
+        if pairs.counts().contains(&1) {
             return pairs.features()?.f_sum(Kind::Float)?.f_mul_scalar(0.0);
         }
         let width = pairs.source.size().last().copied().unwrap_or(1) as f64;

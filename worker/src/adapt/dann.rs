@@ -5,19 +5,19 @@
 //! L = 1/2n · Σ -log D(f_s) + 1/2n · Σ -log(1 - D(f_t)), and -strength · ∂L/∂f comes to the features.
 //! Cost: D forward and backward, 2n·(f·h + h²). TLLib's loss; the paper's digits have one hidden layer.
 
-use super::{Layer, Method, Pairs, discriminator, reversed};
+use super::discriminator::Discriminator;
+use super::{Layer, Method, Pairs, reversed};
 use crate::heads::Linear;
 use tch::{TchError, Tensor};
 
 #[derive(Debug)]
 pub(super) struct Dann {
-    pub(super) features: usize,
-    pub(super) hidden: usize,
+    pub(super) discriminator: Discriminator,
 }
 
 impl Method for Dann {
     fn layers(&self) -> Vec<Layer> {
-        discriminator::layers(self.features, self.hidden)
+        self.discriminator.layers()
     }
 
     fn reverses(&self) -> bool {
@@ -26,6 +26,6 @@ impl Method for Dann {
 
     fn loss(&self, pairs: &Pairs<'_>, own: &[Linear<'_>]) -> Result<Tensor, TchError> {
         let both = reversed(&pairs.features()?, pairs.strength)?;
-        discriminator::loss(&both, own, None)
+        self.discriminator.loss(&both, own, pairs, None)
     }
 }

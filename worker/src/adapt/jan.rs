@@ -19,6 +19,7 @@ impl Method for Jan {
     fn loss(&self, pairs: &Pairs<'_>, _: &[Linear<'_>]) -> Result<Tensor, TchError> {
         let likely = pairs.logits()?.f_softmax(-1, Kind::Float)?;
         let classes = gaussian(&squared_distances(&likely)?, self.sigma * self.sigma)?;
-        discrepancy(&self.kernels.of(&pairs.features()?)?.f_mul(&classes)?)
+        let joint = self.kernels.of(&pairs.features()?)?.f_mul(&classes)?;
+        discrepancy(&joint, pairs.counts())
     }
 }

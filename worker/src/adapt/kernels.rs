@@ -55,14 +55,15 @@ pub(super) fn squared_distances(x: &Tensor) -> Result<Tensor, TchError> {
         .f_clamp_min(0.0)
 }
 
-/// Squared distance of the means of the first and the second half under a kernel `[2n, 2n]`:
-/// 1/n² · Σ (k(s, s') + k(t, t') - 2 k(s, t)), with each sample beside itself, so that it is never below
-/// 0, and 0 for two halves that are the same.
-pub(super) fn discrepancy(kernel: &Tensor) -> Result<Tensor, TchError> {
-    let half = kernel.size().first().copied().unwrap_or(0) / 2;
-    let share = 1.0 / half.max(1) as f64;
-    let all = |value: f64| Tensor::f_full([half, 1], value, (Kind::Float, kernel.device()));
-    let sign = Tensor::f_cat(&[all(share)?, all(-share)?], 0)?;
+/// Squared distance of the means of the first n and the other m samples under a kernel `[n + m, n + m]`:
+/// 1/n² · Σ k(s, s') + 1/m² · Σ k(t, t') - 2/nm · Σ k(s, t), with each sample beside itself, so that it is never
+/// below 0, and 0 for two parts that are the same.
+pub(super) fn discrepancy(kernel: &Tensor, [source, target]: [i64; 2]) -> Result<Tensor, TchError> {
+    let all = |count: i64, sign: f64| {
+        let share = sign / count.max(1) as f64;
+        Tensor::f_full([count, 1], share, (Kind::Float, kernel.device()))
+    };
+    let sign = Tensor::f_cat(&[all(source, 1.0)?, all(target, -1.0)?], 0)?;
     sign.f_transpose(0, 1)?
         .f_matmul(&kernel.f_matmul(&sign)?)?
         .f_sum(Kind::Float)

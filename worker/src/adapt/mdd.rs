@@ -34,12 +34,13 @@ impl Method for Mdd {
 
     fn loss(&self, pairs: &Pairs<'_>, own: &[Linear<'_>]) -> Result<Tensor, TchError> {
         let both = reversed(&pairs.features()?, pairs.strength)?;
-        let logs = discriminator::through(&both, own)?.f_log_softmax(-1, Kind::Float)?;
+        let logs =
+            discriminator::through(&both, own, |x, _| Ok(x))?.f_log_softmax(-1, Kind::Float)?;
         let said = pairs.logits()?.f_detach()?.f_argmax(1, true)?;
         let own = logs.f_gather(1, &said, false)?;
-        let half = pairs.count();
-        let agrees = own.f_narrow(0, 0, half)?.f_neg()?;
-        let other = own.f_narrow(0, half, half)?.f_exp()?;
+        let [source, target] = pairs.counts();
+        let agrees = own.f_narrow(0, 0, source)?.f_neg()?;
+        let other = own.f_narrow(0, source, target)?.f_exp()?;
         let differs = other.f_neg()?.f_add_scalar(1.0)?.f_clamp_min(LEAST)?;
         agrees
             .f_mean(Kind::Float)?

@@ -17,6 +17,6 @@ pub(super) struct Mmd {
 
 impl Method for Mmd {
     fn loss(&self, pairs: &Pairs<'_>, _: &[Linear<'_>]) -> Result<Tensor, TchError> {
-        discrepancy(&self.kernels.of(&pairs.features()?)?)
+        discrepancy(&self.kernels.of(&pairs.features()?)?, pairs.counts())
     }
 }

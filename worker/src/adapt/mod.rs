@@ -4,7 +4,13 @@
 //! A method sees features and outputs of both domains, and layers of its own where it has some. Those lie
 //! in the flat block of all heads, so they are stepped, sharded and checkpointed like heads, and are not
 //! exported. Losses are means over what a rank computes together; the caller weighs them by pairs.
-//! Nothing here has a state between steps, and nothing is random but the layers' first values.
+//! Nothing here has a state between steps. The layers' first values are random, and so is what is dropped
+//! between them: a function of seed, step and sample.
+//!
+//! Where a task's source is several domains that are kept apart, each is compared with the whole target, by
+//! layers of its own, and the loss is the mean over those of which there are samples. For classifiers of domains
+//! that is MDAN (Zhao et al. 2018, arXiv 1705.09684) with the same weight for every source, in place of weights
+//! that grow with their losses.
 //!
 //! Shapes: n pairs, f features, c classes. All tensors are 32-bit floats. Where defaults come from TLLib,
 //! that is thuml's Transfer-Learning-Library.
@@ -25,12 +31,14 @@ mod mmd;
 mod pairs;
 mod self_training;
 
-pub use pairs::{Pairs, reversed, strength};
+pub use pairs::{Domain, Pairs, reversed, strength};
 
 use crate::heads::Linear;
-use espalier_spec::job::{Adapt, AdaptationSpec};
+use crate::model::Context;
+use discriminator::Discriminator;
+use espalier_spec::job::{Adapt, AdaptationSpec, Sources};
 use std::fmt::Debug;
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 /// A method of domain adaptation.
 pub trait Method: Debug + Send + Sync {
@@ -86,6 +94,8 @@ pub struct Adaptation {
     kind: Adapt,
     weight: f64,
     warm_up: u64,
+    /// How many domains the source is.
+    sources: usize,
 }
 
 /// Errors of adaptation.
@@ -111,7 +121,8 @@ pub struct Weighed {
 }
 
 impl Adaptation {
-    /// The adaptation of a task on `features` features and `classes` outputs, in a run of `steps` steps.
+    /// The adaptation of a task on `features` features and `classes` outputs, in a run of `steps` steps, with
+    /// samples of `files` training files.
     ///
     /// # Errors
     /// [`Error::NoBatchNorm`].
@@ -120,19 +131,35 @@ impl Adaptation {
         spec: &AdaptationSpec,
         (features, classes): (usize, usize),
         steps: u64,
+        files: usize,
     ) -> Result<Self, Error> {
         Ok(Self {
             method: build(task, spec, features, classes)?,
             kind: spec.method,
             weight: spec.weight(),
             warm_up: spec.warm_up.unwrap_or(steps),
+            sources: match spec.sources {
+                Sources::Together => 1,
+                Sources::Apart => files.max(1),
+            },
         })
     }
 
-    /// The layers of the method's own.
+    /// The layers of the method's own: for each of several sources, those of the first one first.
     #[must_use]
     pub fn layers(&self) -> Vec<Layer> {
-        self.method.layers()
+        let layers = self.method.layers();
+        if self.sources == 1 {
+            return layers;
+        }
+        let of = |source: usize| {
+            let layers = layers.iter();
+            layers.map(move |layer| Layer {
+                name: format!("source.{source}.{}", layer.name),
+                ..*layer
+            })
+        };
+        (0..self.sources).flat_map(of).collect()
     }
 
     /// The method.
@@ -141,35 +168,85 @@ impl Adaptation {
         self.kind
     }
 
-    /// The loss of some pairs in the step that follows `step` steps. `source` and `target` are features
-    /// `[n, f]` and outputs `[n, c]`.
+    /// The loss of n pairs, the samples of `source` and `target` in their order, in the step of a context.
+    /// `files` are the numbers of the training files that the samples of the source are of.
     ///
     /// # Errors
     /// If libtorch refuses.
     pub fn loss(
         &self,
-        source: (&Tensor, &Tensor),
-        target: (&Tensor, &Tensor),
+        source: Domain<'_>,
+        target: Domain<'_>,
+        files: &[usize],
         own: &[Linear<'_>],
-        step: u64,
+        context: &Context,
     ) -> Result<Weighed, TchError> {
-        let strength = strength(step, self.warm_up);
-        let pairs = Pairs {
-            source: source.0,
-            target: target.0,
-            source_logits: source.1,
-            target_logits: target.1,
-            strength,
-        };
         let factor = if self.method.reverses() {
             1.0
         } else {
-            strength
+            strength(context.step, self.warm_up)
         };
         Ok(Weighed {
-            loss: self.method.loss(&pairs, own)?,
+            loss: match self.sources {
+                1 => self.between(source, target, own, context)?,
+                _ => self.apart(source, target, files, own, context)?,
+            },
             factor: factor * self.weight,
         })
+    }
+
+    /// The mean over sources of which there are samples of the method's loss of each and the target.
+    fn apart(
+        &self,
+        all: Domain<'_>,
+        target: Domain<'_>,
+        files: &[usize],
+        own: &[Linear<'_>],
+        context: &Context,
+    ) -> Result<Tensor, TchError> {
+        let layers = own.len() / self.sources;
+        let mut losses = Vec::with_capacity(self.sources);
+        for source in 0..self.sources {
+            let places = (0i64..).zip(files);
+            let places = places.filter(|(_, file)| **file == source);
+            let places: Vec<i64> = places.map(|(place, _)| place).collect();
+            if places.is_empty() {
+                continue;
+            }
+            let keys = all.keys.iter().zip(files);
+            let keys = keys.filter(|(_, file)| **file == source);
+            let keys: Vec<u64> = keys.map(|(key, _)| *key).collect();
+            let places = Tensor::f_from_slice(&places)?.f_to_device(all.features.device())?;
+            let some = Domain {
+                features: &all.features.f_index_select(0, &places)?,
+                logits: &all.logits.f_index_select(0, &places)?,
+                keys: &keys,
+            };
+            let own = &own[source * layers..][..layers];
+            losses.push(self.between(some, target, own, context)?);
+        }
+        Tensor::f_stack(&losses, 0)?.f_mean(Kind::Float)
+    }
+
+    /// The method's loss of two domains.
+    fn between(
+        &self,
+        source: Domain<'_>,
+        target: Domain<'_>,
+        own: &[Linear<'_>],
+        context: &Context,
+    ) -> Result<Tensor, TchError> {
+        let keys = [source.keys, target.keys].concat();
+        let pairs = Pairs {
+            source: source.features,
+            target: target.features,
+            source_logits: source.logits,
+            target_logits: target.logits,
+            strength: strength(context.step, self.warm_up),
+            context: *context,
+            keys: &keys,
+        };
+        self.method.loss(&pairs, own)
     }
 }
 
@@ -191,12 +268,19 @@ pub fn build(
         smallest: number("smallest"),
     };
     let hidden = count("hidden");
+    let discriminator = |inputs| Discriminator {
+        inputs,
+        hidden,
+        dropout: number("dropout"),
+    };
     Ok(match spec.method {
-        Adapt::Dann => Box::new(dann::Dann { features, hidden }),
+        Adapt::Dann => Box::new(dann::Dann {
+            discriminator: discriminator(features),
+        }),
         Adapt::Cdan => Box::new(cdan::Cdan {
-            inputs: features * classes,
-            hidden,
+            discriminator: discriminator(features * classes),
             entropy: number("entropy") != 0.0,
+            reversed_entropy: number("reversed_entropy") != 0.0,
         }),
         Adapt::Mmd => Box::new(mmd::Mmd { kernels: kernels() }),
         Adapt::Jan => Box::new(jan::Jan {
@@ -224,7 +308,9 @@ pub fn build(
             });
         }
         Adapt::Bsp => Box::new(bsp::Bsp {
-            dann: dann::Dann { features, hidden },
+            dann: dann::Dann {
+                discriminator: discriminator(features),
+            },
             penalty: number("penalty"),
         }),
         Adapt::Afn => Box::new(afn::Afn {

@@ -1,34 +1,73 @@
 //! What methods look at, and what several of them do with it.
 
+use crate::model::Context;
 use tch::{Kind, TchError, Tensor};
 
-/// Pairs of samples, one of the source and one of the target.
+/// Samples of one domain that are computed together.
+#[derive(Clone, Copy, Debug)]
+pub struct Domain<'a> {
+    /// Their features `[n, f]`.
+    pub features: &'a Tensor,
+    /// What the task's head says of them `[n, c]`.
+    pub logits: &'a Tensor,
+    /// Their identities for dropout.
+    pub keys: &'a [u64],
+}
+
+/// Samples of the source and of the target, as many of each: n = m. Only of one source among several there may be
+/// fewer than of the target.
 #[derive(Clone, Copy, Debug)]
 pub struct Pairs<'a> {
     /// Features of the source `[n, f]`.
     pub source: &'a Tensor,
-    /// Features of the target `[n, f]`.
+    /// Features of the target `[m, f]`.
     pub target: &'a Tensor,
     /// Outputs of the task's head for the source `[n, c]`.
     pub source_logits: &'a Tensor,
-    /// Outputs of the task's head for the target `[n, c]`.
+    /// Outputs of the task's head for the target `[m, c]`.
     pub target_logits: &'a Tensor,
     /// Strength of the method, 0 to 1, for what reverses gradients.
     pub strength: f64,
+    /// Seed and step, for dropout of the method's own layers.
+    pub context: Context,
+    /// Identities of the samples for dropout, of the source and then of the target `[n + m]`.
+    pub keys: &'a [u64],
 }
 
 impl Pairs<'_> {
-    /// Number of pairs.
-    pub(super) fn count(&self) -> i64 {
-        self.source.size().first().copied().unwrap_or(0)
+    /// Numbers of samples of the source and of the target.
+    pub(super) fn counts(&self) -> [i64; 2] {
+        [self.source, self.target].map(|x| x.size().first().copied().unwrap_or(0))
     }
 
-    /// Features of the source, then of the target `[2n, f]`.
+    /// Weights `[n + m]` of mean 1 with which both domains weigh the same in a mean over all samples; none if they
+    /// have equally many.
+    pub(super) fn even(&self) -> Result<Option<Tensor>, TchError> {
+        let [source, target] = self.counts();
+        if source == target {
+            return Ok(None);
+        }
+        let half = (source + target) as f64 / 2.0;
+        let options = (Kind::Float, self.source.device());
+        let all = |count: i64| Tensor::f_full([count], half / count.max(1) as f64, options);
+        Tensor::f_cat(&[all(source)?, all(target)?], 0).map(Some)
+    }
+
+    /// Drops numbers of `x`, which has a row for each sample of the source and then of the target; see
+    /// [`Context::dropout`].
+    pub(super) fn dropped(&self, x: Tensor, site: u64, p: f64) -> Result<Tensor, TchError> {
+        match self.context.kept(&x, self.keys, site, p)? {
+            Some(mask) => x.f_mul(&mask),
+            None => Ok(x),
+        }
+    }
+
+    /// Features of the source, then of the target `[n + m, f]`.
     pub(super) fn features(&self) -> Result<Tensor, TchError> {
         Tensor::f_cat(&[self.source, self.target], 0)
     }
 
-    /// Outputs for the source, then for the target `[2n, c]`.
+    /// Outputs for the source, then for the target `[n + m, c]`.
     pub(super) fn logits(&self) -> Result<Tensor, TchError> {
         Tensor::f_cat(&[self.source_logits, self.target_logits], 0)
     }

@@ -2,10 +2,12 @@
 
 use super::Error;
 use super::exact::ExactSum;
-use crate::adapt::{Adaptation, Weighed};
+use super::headset::Seen;
+use crate::adapt::{Adaptation, Domain, Weighed};
 use crate::data::{Sample, TaskData};
 use crate::heads::{self, Head, Linear};
 use crate::metrics::Values;
+use crate::model::Context;
 use crate::torch;
 use espalier_spec::job::ContrastiveSpec;
 use std::ops::Range;
@@ -128,15 +130,15 @@ pub(super) fn sample_losses(
     }
 }
 
-/// Loss of a task's pairs, from the features of all samples [b, h], by an adaptation with its own layers
-/// after so many steps.
+/// Loss of a task's pairs, from the features of all samples [b, h] of a micro-batch, by an adaptation with its
+/// own layers.
 ///
 /// # Errors
 /// If libtorch refuses.
 pub(super) fn adaptation(
-    (how, layers, step): (&Adaptation, &[Linear<'_>], u64),
+    (how, layers, ctx): (&Adaptation, &[Linear<'_>], &Context),
     outputs: impl Fn(&Tensor) -> Result<Tensor, Error>,
-    features: &Tensor,
+    (features, seen, data): (&Tensor, Seen<'_>, &TaskData),
     own: &Own,
 ) -> Result<Weighed, Error> {
     if own.rows.len() != own.target.len() {
@@ -149,8 +151,19 @@ pub(super) fn adaptation(
     let of = |rows: &Range<usize>| features.f_narrow(0, rows.start as i64, rows.len() as i64);
     let (source, target) = (of(&own.rows)?, of(&own.target)?);
     let said = (outputs(&source)?, outputs(&target)?);
-    let (source, target) = ((&source, &said.0), (&target, &said.1));
-    Ok(how.loss(source, target, layers, step)?)
+    let source = Domain {
+        features: &source,
+        logits: &said.0,
+        keys: &seen.micro.keys[own.rows.clone()],
+    };
+    let target = Domain {
+        features: &target,
+        logits: &said.1,
+        keys: &seen.micro.keys[own.target.clone()],
+    };
+    let file = |sample: &&Sample| data.train.file(sample.at.sample as usize);
+    let files: Vec<usize> = seen.samples[own.rows.clone()].iter().map(file).collect();
+    Ok(how.loss(source, target, &files, layers, ctx)?)
 }
 
 /// Targets of a task's training samples.

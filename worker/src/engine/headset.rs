@@ -383,8 +383,9 @@ impl HeadSet {
                 let adaptation = match &self.adaptations[task] {
                     Some((how_to, layers)) if !own.target.is_empty() => {
                         let layers: Vec<_> = layers.clone().map(|l| self.linear(l)).collect();
-                        let how_to = (how_to, &layers[..], how.ctx.step);
-                        Some(adaptation(how_to, outputs, &dropped.features, &own)?)
+                        let how_to = (how_to, &layers[..], how.ctx);
+                        let seen = (&dropped.features, seen, &*tasks[task]);
+                        Some(adaptation(how_to, outputs, seen, &own)?)
                     }
                     _ => None,
                 };

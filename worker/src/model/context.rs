@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::torch;
-use tch::{Device, Tensor};
+use tch::{Device, TchError, Tensor};
 
 /// What a forward pass must know besides its batch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,8 +33,25 @@ impl Context {
     /// # Errors
     /// If libtorch refuses.
     pub fn dropout(&self, x: Tensor, row_keys: &[u64], site: u64, p: f64) -> Result<Tensor, Error> {
+        match self.kept(&x, row_keys, site, p)? {
+            Some(mask) => Ok(x.f_mul(&mask)?),
+            None => Ok(x),
+        }
+    }
+
+    /// What [`Context::dropout`] multiplies `x` by: 0 or 1 / (1 - `p`); none where nothing is dropped.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn kept(
+        &self,
+        x: &Tensor,
+        row_keys: &[u64],
+        site: u64,
+        p: f64,
+    ) -> Result<Option<Tensor>, TchError> {
         if !self.train || p <= 0.0 {
-            return Ok(x);
+            return Ok(None);
         }
         let size = x.size();
         let width = size.last().copied().unwrap_or(1) as usize;
@@ -44,7 +61,7 @@ impl Context {
         } else {
             mask.f_to_device(x.device())?
         };
-        Ok(x.f_mul(&mask.f_view(&size[..])?)?)
+        mask.f_view(&size[..]).map(Some)
     }
 
     fn key(&self, site: u64) -> u64 {

@@ -104,7 +104,11 @@ fn sharding_changes_no_bit() {
 fn two_ranks_train_like_one() {
     let folder = tempfile::tempdir().unwrap();
     for method in ["dann", "cdan", "mdd", "entropy", "self_training", "afn"] {
-        let job = adapted(folder.path(), method, |_| {});
+        let job = adapted(folder.path(), method, |job| {
+            if ["dann", "cdan"].contains(&method) {
+                job["tasks"][0]["adaptation"]["params"] = json!({"dropout": 0.5});
+            }
+        });
         let two = train(&job, &layout(1, Sharding::Optimizer, false), STEPS);
         let distance = two.distance(&on_one_rank(&job));
         assert!(distance < 2e-4, "{method}: {distance:e}");
@@ -120,6 +124,44 @@ fn a_resume_changes_no_bit() {
         let layout = layout(1, Sharding::Optimizer, false);
         let once = train(&job, &layout, STEPS);
         once.assert_same(&train_in_halves(&job, &layout, STEPS), method);
+    }
+}
+
+// Promise: sources that are kept apart, and what is dropped between layers of a method, change no bit with sharding
+// and after a resume; and they make a difference.
+#[test]
+fn sources_apart_change_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = |job: &mut Value| {
+        let rows = std::fs::read_to_string(folder.path().join("topic.train.jsonl")).unwrap();
+        let rows: Vec<&str> = rows.lines().collect();
+        let (one, other) = rows.split_at(rows.len() / 2);
+        let files = [("one.jsonl", one), ("other.jsonl", other)].map(|(name, rows)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, rows.join("\n")).unwrap();
+            path
+        });
+        job["tasks"][0]["data"]["train"] = json!(files);
+    };
+    for (method, params) in [
+        ("cdan", json!({"dropout": 0.5, "entropy": true})),
+        ("mmd", json!({})),
+    ] {
+        let job = |sources: &str| {
+            adapted(folder.path(), method, |job| {
+                files(job);
+                job["tasks"][0]["adaptation"]["params"] = params.clone();
+                job["tasks"][0]["adaptation"]["sources"] = json!(sources);
+            })
+        };
+        let apart = job("apart");
+        let run = |job: &JobSpec, sharding| train(job, &layout(1, sharding, false), STEPS);
+        let once = run(&apart, Sharding::Optimizer);
+        once.assert_same(&run(&apart, Sharding::Full), method);
+        let halves = layout(1, Sharding::Optimizer, false);
+        once.assert_same(&train_in_halves(&apart, &halves, STEPS), method);
+        let together = run(&job("together"), Sharding::Optimizer);
+        assert!(once.distance(&together) > 0.0, "{method}");
     }
 }
 

@@ -44,6 +44,13 @@ const HIDDEN: ParamInfo = param(
     "width of the hidden layers of the domain classifier",
     "ours, for small backbones (TLLib: 1024 for ResNet-50)",
 );
+const DROPOUT: ParamInfo = param(
+    "dropout",
+    0.0,
+    Range::below(0.0, 1.0),
+    "share of what hidden layers of the domain classifier give that is dropped in training",
+    "TLLib (the authors of CDAN: 0.5)",
+);
 const KERNELS: ParamInfo = param(
     "kernels",
     5.0,
@@ -67,7 +74,7 @@ pub const METHODS: [AdaptInfo; 13] = [
         Sees::Features,
         "Ganin et al. 2016, arXiv 1505.07818",
         1.0,
-        &[HIDDEN],
+        &[HIDDEN, DROPOUT],
     ),
     row(
         Adapt::Cdan,
@@ -77,12 +84,21 @@ pub const METHODS: [AdaptInfo; 13] = [
         1.0,
         &[
             HIDDEN,
+            DROPOUT,
             param(
                 "entropy",
                 0.0,
                 Range::whole(0.0, 1.0),
                 "1 (or true): samples of sure predictions weigh more (CDAN+E)",
                 "the paper names both",
+            ),
+            param(
+                "reversed_entropy",
+                0.0,
+                Range::whole(0.0, 1.0),
+                "1 (or true): `entropy` as in the authors' code: weights of mean 1 in each domain, and a \
+                 reversed gradient through them",
+                "TLLib, which has neither",
             ),
         ],
     ),

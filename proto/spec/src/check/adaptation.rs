@@ -3,7 +3,7 @@
 use super::{Findings, nearest, task};
 use crate::JobSpec;
 use crate::adaptation::{Adapt, AdaptationSpec, Sees};
-use crate::job::{HeadKind, SelectBy, TaskSpec, Tuning};
+use crate::job::{HeadKind, SelectBy, Sources, TaskSpec, Tuning};
 use crate::location::shown;
 
 pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
@@ -15,6 +15,7 @@ pub(super) fn rules(spec: &JobSpec, found: &mut Findings) {
         fields(adaptation, &path, found);
         params(adaptation, &format!("{path}.params"), found);
         target(task, adaptation, &format!("{path}.target.train"), found);
+        sources(task, adaptation, &format!("{path}.sources"), found);
         fits(spec, task, adaptation, (index, &path), found);
     }
     selection(spec, found);
@@ -52,6 +53,12 @@ fn params(adaptation: &AdaptationSpec, path: &str, found: &mut Findings) {
             format!("is {value}; expected {range}, such as {default} ({meaning})")
         });
     }
+    let is_on = |name: &str| adaptation.param(name).is_some_and(|value| value != 0.0);
+    let field = format!("{path}.reversed_entropy");
+    found.require(!is_on("reversed_entropy") || is_on("entropy"), &field, || {
+        "says how `entropy` weighs samples, which is off; set params.entropy to true, or remove it"
+            .to_owned()
+    });
 }
 
 fn target(task: &TaskSpec, adaptation: &AdaptationSpec, path: &str, found: &mut Findings) {
@@ -75,6 +82,26 @@ fn target(task: &TaskSpec, adaptation: &AdaptationSpec, path: &str, found: &mut 
             )
         });
     }
+}
+
+/// Several sources can be told apart where there are several, and by methods that compare domains.
+fn sources(task: &TaskSpec, adaptation: &AdaptationSpec, path: &str, found: &mut Findings) {
+    if adaptation.sources != Sources::Apart {
+        return;
+    }
+    let files = task.data.train.paths().len();
+    found.require(files > 1, path, || {
+        format!(
+            "is apart, but data.train has {files} file; give each source a file of its own, or remove it"
+        )
+    });
+    let method = adaptation.method;
+    found.require(method.compares(), path, || {
+        format!(
+            "is apart, but `{method}` does not compare one domain with another; use dann, cdan, mmd, jan \
+             or coral, or remove it"
+        )
+    });
 }
 
 fn fits(

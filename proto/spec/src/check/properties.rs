@@ -8,8 +8,8 @@ use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
     HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, OptimizerMethod, Sampler,
-    ScheduleKind, SegmentationSpec, SpanSpec, TargetSpec, TaskAdapterSpec, TaskEvaluationSpec,
-    TaskSpec, Tuning, ZeroShotSpec,
+    ScheduleKind, SegmentationSpec, Sources, SpanSpec, TargetSpec, TaskAdapterSpec,
+    TaskEvaluationSpec, TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
 
@@ -97,6 +97,10 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                     train: data.train.clone(),
                 },
                 weight: Some(weight),
+                sources: match name.len() % 2 {
+                    0 => Sources::Together,
+                    _ => Sources::Apart,
+                },
                 warm_up: None,
                 params: [("hidden".to_owned(), weight)].into(),
             }),

@@ -4,8 +4,8 @@ use super::{files, number, word};
 use espalier_spec::adaptation;
 use espalier_spec::job::{
     AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, SpanSpec,
-    TargetSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, TooLong, ZeroShotSpec,
+    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, Sources,
+    SpanSpec, TargetSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, TooLong, ZeroShotSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -162,11 +162,13 @@ pub(super) fn task() -> impl Strategy<Value = TaskSpec> {
 fn adaptation() -> impl Strategy<Value = AdaptationSpec> {
     let methods: Vec<_> = adaptation::METHODS.iter().map(|info| info.method).collect();
     let numbers = (option::of(number()), option::of(any::<u64>()));
+    let sources = select(vec![Sources::Together, Sources::Apart]);
     let params = btree_map(word(), number(), 0..3);
-    (select(methods), files(), numbers, params).prop_map(
-        |(method, train, (weight, warm_up), params)| AdaptationSpec {
+    (select(methods), (files(), sources), numbers, params).prop_map(
+        |(method, (train, sources), (weight, warm_up), params)| AdaptationSpec {
             method,
             target: TargetSpec { train },
+            sources,
             weight,
             warm_up,
             params,

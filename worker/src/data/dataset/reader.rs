@@ -123,13 +123,14 @@ impl SplitReader<'_> {
         let limit = self.limit.unwrap_or(u64::MAX);
         let mut count = 0;
         let mut left_out = LeftOut::new(&self.task.data);
-        for path in paths {
+        for (number, path) in paths.iter().enumerate() {
             if count as u64 >= limit {
                 break;
             }
             let path = Path::new(path);
             origins.push(Origin {
                 file: Arc::new(path.to_owned()),
+                number,
                 first: count,
                 row: 1,
             });
@@ -137,6 +138,7 @@ impl SplitReader<'_> {
                 let mut missing = self.skips_unlabelled() && LabelReader::is_missing(&row.label);
                 let next = |count| Origin {
                     file: row.place.file.clone(),
+                    number,
                     first: count,
                     row: row.place.row + 1,
                 };

@@ -33,6 +33,8 @@ pub struct Split {
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     pub(super) file: Arc<PathBuf>,
+    /// The file's number among those of the split.
+    pub(super) number: usize,
     /// Number of the run's first sample in the split.
     pub(super) first: usize,
     /// Its row in the file.
@@ -235,6 +237,16 @@ impl Split {
             row,
             line: None,
         })
+    }
+
+    /// The number, among the split's files, of the one that sample `index` is of.
+    #[must_use]
+    pub fn file(&self, index: usize) -> usize {
+        let index = self.row(index);
+        // Runs come in the order of their first samples; of a run without samples the next has the same first.
+        let after = self.origins.partition_point(|origin| origin.first <= index);
+        let origin = after.checked_sub(1).and_then(|last| self.origins.get(last));
+        origin.map_or(0, |origin| origin.number)
     }
 
     pub(super) fn problem(&self, index: usize, problem: Problem) -> Error {

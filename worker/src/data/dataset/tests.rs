@@ -7,6 +7,7 @@ use std::fs;
 
 mod choice;
 mod ctc;
+mod files;
 mod numerals;
 mod ranking;
 mod spans;

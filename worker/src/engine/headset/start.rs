@@ -73,7 +73,8 @@ impl HeadSet {
                 continue;
             };
             let shape = (width, head.outputs());
-            let adaptation = Adaptation::new(&task.name, how, shape, steps)?;
+            let files = task.data.train.paths().len();
+            let adaptation = Adaptation::new(&task.name, how, shape, steps, files)?;
             let first = layers.len();
             for layer in adaptation.layers() {
                 let name = format!("adaptation.{}.{}", task.name, layer.name);

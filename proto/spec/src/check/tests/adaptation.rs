@@ -34,6 +34,12 @@ fn every_rule_of_adaptation_names_its_field() {
         ),
         (
             own,
+            adaptation("cdan", json!({"params": {"reversed_entropy": true}})),
+            "tasks[0].adaptation.params.reversed_entropy",
+            "set params.entropy to true",
+        ),
+        (
+            own,
             adaptation("mcc", json!({"params": {"temperature": -1}})),
             "tasks[0].adaptation.params.temperature",
             "above 0",
@@ -69,6 +75,18 @@ fn every_rule_of_adaptation_names_its_field() {
             "also in data.test",
         ),
         (
+            own,
+            adaptation("coral", json!({"sources": "apart"})),
+            "tasks[0].adaptation.sources",
+            "data.train has 1 file",
+        ),
+        (
+            "/tasks/1/adaptation",
+            adaptation("afn", json!({"sources": "apart"})),
+            "tasks[1].adaptation.sources",
+            "`afn` does not compare",
+        ),
+        (
             "/tasks/1/adaptation",
             adaptation("cdan", json!({})),
             "tasks[1].adaptation.method",
@@ -90,6 +108,13 @@ fn a_method_or_field_that_does_not_exist_is_no_spec() {
         let read: Result<JobSpec, _> = serde_json::from_value(value);
         assert!(read.is_err(), "{broken}");
     }
+}
+
+#[test]
+fn several_files_are_several_sources() {
+    // A task of two files may have a source each.
+    let several = adaptation("mmd", json!({"sources": "apart"}));
+    assert_eq!(check(&with("/tasks/1/adaptation", several)), Ok(()));
 }
 
 #[test]
