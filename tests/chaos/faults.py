@@ -147,11 +147,14 @@ def strike(stage, plan, step, over, told):
     struck, begun = [], None
     for fault in plan:
         while not over():
-            done = step()
+            # How far the job is costs a look into the workers' logs, on the processors that it trains on: none while only
+            # time has to pass.
+            early = begun is not None and fault.step == 0
+            done = 0 if early else step()
             begun = time.time() if begun is None and done > 0 else begun
             if begun is not None and done >= fault.step and time.time() - begun >= fault.at:
                 break
-            time.sleep(0.02)
+            time.sleep(0.1 if early else 0.02)
         if over():
             break
         struck.append((time.time(), fault))

@@ -97,9 +97,10 @@ impl Machine {
             return;
         };
         let key = (job.name(), job.generation);
-        let mut hosts = elastic::hosts(job).into_iter();
         // Whoever's ranks are the first to say that they stopped need not be who leaves.
-        let preempted = hosts.find(|name| self.cause_to_leave(name) == Cause::Preemption);
+        let preempted = elastic::hosts(job)
+            .into_iter()
+            .find(|name| self.cause_to_leave(name) == Cause::Preemption);
         let leaves = preempted.unwrap_or(name).clone();
         let cause = self.cause_to_leave(&leaves);
         let whom = match cause {
