@@ -98,6 +98,7 @@ fn the_coordinator_has_a_say() {
         recoveries: vec![v1::Recovery {
             generation: 2,
             from_step: from,
+            restored_time: Some(espalier_proto::time::timestamp(1)),
             ..v1::Recovery::default()
         }],
         ..v1::Job::default()

@@ -89,7 +89,7 @@ fn an_unknown_word_gets_a_suggestion() {
   5 |     head: single-label
     |           ^
 
-hint: did you mean `single_label`? Known values here: `single_label`, `multi_label`, `regression`, `tags`, `ordinal`, `label_embedding`, `causal_lm`, `ctc`, `entailment`, `segmentation`, `span`
+hint: did you mean `single_label`? Known values here: `single_label`, `multi_label`, `regression`, `tags`, `ordinal`, `label_embedding`, `causal_lm`, `ctc`, `entailment`, `segmentation`, `span`, `ranking`
 ",
     );
 }
