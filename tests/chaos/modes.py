@@ -92,7 +92,7 @@ def coordinator(net, args):
             killed.append(time.time())
             victim.send(signal.SIGKILL)
             # A standby's death is no takeover, and the command then answers at once.
-            run.stage.until("a coordinator to answer", lambda: run.stage.job(run.name) is not None, 60)
+            run.stage.until("a coordinator to answer", lambda: run.stage.led(run.name), 60)
             takeovers.append(time.time() - killed[-1])
         found = run.finish(args.limit)
         steps = durations(run.steps.read())

@@ -1,5 +1,6 @@
 """The processes of a chaos run: started in their hosts, started again when they die, ended with the run."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
@@ -235,6 +237,17 @@ class Stage:
             if time.monotonic() > deadline:
                 raise ChaosError(f"waited {seconds} s for {what}; logs are in {self.folder}")
             time.sleep(0.05)
+
+    def led(self, name):
+        """Whether some coordinator leads and knows a job: asked in this process, since a command a look would take the
+        processors from those that are watched."""
+        question = json.dumps({"name": name}).encode()
+        for coordinator in self.coordinators:
+            asked = urllib.request.Request(f"{self.url(coordinator)}/api/JobService/GetJob", question, {"content-type": "application/json"})
+            with contextlib.suppress(OSError):
+                with urllib.request.urlopen(asked, timeout=2):
+                    return True
+        return False
 
     def submit(self, name, **fields):
         sets = {"output": self.folder / "exports" / name, **fields}
