@@ -4,7 +4,6 @@ use crate::kit::{Node, Worker, config, events, hello, to_end, until};
 use espalier_coordinator::serve;
 use espalier_proto::v1;
 use std::path::Path;
-use std::time::Duration;
 use v1::coordinator_message::Message as Order;
 use v1::job::State;
 use v1::job_event::Detail;
@@ -176,8 +175,14 @@ async fn an_end_may_come_late() {
     let (worker, start, uid) = training(&node).await;
     drop(worker);
     let mut worker = again(&node, &start, &uid).await;
-    // Three heartbeats are long over.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Three heartbeats are over.
+    until("the worker to be out of sight", async || {
+        let request = v1::GetWorkerRequest { name: "w".into() };
+        let worker = node.cluster().get_worker(request).await.unwrap();
+        let state = worker.into_inner().state();
+        (state == v1::worker::State::Unreachable).then_some(())
+    })
+    .await;
     worker.say_numbered(1, end(&start)).await;
     acknowledged(&mut worker, 1).await;
     assert_eq!(told(&node).await, (0, 0));
