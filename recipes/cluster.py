@@ -39,6 +39,9 @@ def link_data(*files):
     for file in files:
         if not (source / file).is_file():
             raise DemoError(f"no {file} in {source}: set ESPALIER_DATA to the folder of the data sets")
+    # Others may run beside this one, with the same link.
+    if SETS.is_symlink() and SETS.resolve() == source:
+        return
     SETS.parent.mkdir(parents=True, exist_ok=True)
     SETS.unlink(missing_ok=True)
     SETS.symlink_to(source)
@@ -98,7 +101,8 @@ class Cluster:
     def __enter__(self):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = open(self.folder / "up.log", "w")
-        command = [ESPALIER, "up", "--workers", str(self.workers)]
+        # On any free port: the verbs find it in the cluster's folder, and several clusters may run at once.
+        command = [ESPALIER, "up", "--workers", str(self.workers), "--listen", "127.0.0.1:0"]
         self.up = subprocess.Popen(command, cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 60
         while self.ready_workers() < self.workers:

@@ -133,7 +133,7 @@ class Order:
         if (group, epoch) not in self.epochs:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch * 1009 + group)
             self.epochs = {key: rows for key, rows in self.epochs.items() if key[0] != group or key[1] == epoch - 1}
-            self.epochs[group, epoch] = torch.randperm(self.sizes[group], generator=generator).tolist()
+            self.epochs[group, epoch] = torch.randperm(self.sizes[group], generator=generator, device="cpu").tolist()
         return self.epochs[group, epoch][place]
 
     def step(self, step):
@@ -155,12 +155,24 @@ def rows_of(job, files, columns, limit=None):
     return rows if not limit or len(rows) <= limit else rows[:: len(rows) // limit][:limit]
 
 
+def use_device(name):
+    """Makes tensors of this device from now on, where nothing else is said."""
+    torch.set_default_device(name)
+    return name
+
+
+def here(thing):
+    """A tensor or module that was made elsewhere, where all is computed."""
+    return thing.to(torch.get_default_device())
+
+
 def arguments(doc):
     """A parser with what all peers take."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     numbers = lambda text: [int(seed) for seed in text.split(",")]
     parser.add_argument("--seeds", type=numbers, default=[1], metavar="1,2,3", help="train once with each")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch; default: %(default)s")
+    parser.add_argument("--device", type=use_device, metavar="NAME", help="where all is computed, such as cuda; default: the CPU")
     parser.add_argument("--steps", type=int, help="in place of the job file's steps or epochs")
     parser.add_argument("--epochs", type=float, help="in place of the job file's steps or epochs")
     parser.add_argument("--limit", type=int, metavar="ROWS", help="of each file of samples: to try it out")

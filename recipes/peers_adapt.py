@@ -20,16 +20,17 @@ class Reverse(torch.autograd.Function):
         return -ctx.strength * grad, None
 
 
-def mlp(*sizes):
+def mlp(*sizes, dropout=0.0):
     layers = []
     for before, after in zip(sizes, sizes[1:]):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers[:-2])
 
 
-def domain_loss(judged):
+def domain_loss(judged, weights=None):
     half = len(judged) // 2
-    return F.binary_cross_entropy_with_logits(judged[:, 0], torch.cat([torch.ones(half), torch.zeros(half)]))
+    each = F.binary_cross_entropy_with_logits(judged[:, 0], torch.cat([torch.ones(half), torch.zeros(half)]), reduction="none")
+    return each.mean() if weights is None else (each * weights).mean()
 
 
 class Method:
@@ -40,16 +41,18 @@ class Method:
 
     KNOWN = ["dann", "cdan", "mmd", "coral", "mcc", "mdd"]
 
-    def __init__(self, name, features, classes, weight=1.0, warm_up=None, ranks=2):
+    def __init__(self, name, features, classes, weight=1.0, warm_up=None, ranks=2, hidden=HIDDEN, dropout=0.0,
+                 entropy=False, reversed_entropy=False):
         self.name, self.weight, self.warm_up, self.ranks = name, weight, warm_up, ranks
-        sizes = {"dann": (features, HIDDEN, HIDDEN, 1), "cdan": (features * classes, HIDDEN, HIDDEN, 1),
-                 "mdd": (features, HIDDEN, classes)}
-        self.own = mlp(*sizes[name]) if name in sizes else nn.Sequential()
+        self.entropy, self.reversed_entropy = entropy, reversed_entropy
+        sizes = {"dann": (features, hidden, hidden, 1), "cdan": (features * classes, hidden, hidden, 1),
+                 "mdd": (features, hidden, classes)}
+        self.own = mlp(*sizes[name], dropout=dropout) if name in sizes else nn.Sequential()
 
     def loss(self, f, g, done, total):
         """The weighed loss of the step that follows `done` of `total` steps."""
         share = min(done / self.warm_up, 1) if self.warm_up else done / total
-        strength = 2 / (1 + math.exp(-10 * share)) - 1
+        strength = self.strength = 2 / (1 + math.exp(-10 * share)) - 1
         weight = self.weight
         if self.name in ("dann", "cdan", "mdd"):
             f = Reverse.apply(f, strength)
@@ -64,7 +67,19 @@ class Method:
 
     def cdan(self, f, g, n):
         p = g.softmax(1).detach()
-        return domain_loss(self.own(torch.einsum("ni,nj->nij", p, f).flatten(1)))
+        return domain_loss(self.own(torch.einsum("ni,nj->nij", p, f).flatten(1)), self.sure(g, n))
+
+    def sure(self, g, n):
+        """What a sample weighs by its entropy; with `reversed_entropy` as in the script of CDAN's authors."""
+        if not self.entropy:
+            return None
+        p = g.softmax(1)
+        entropies = -(p * g.log_softmax(1)).sum(1)
+        if not self.reversed_entropy:
+            sure = (1 + torch.exp(-entropies)).detach()
+            return sure / sure.mean()
+        sure = 1 + torch.exp(-Reverse.apply(entropies, self.strength))
+        return torch.cat([part / part.detach().mean() for part in (sure[:n], sure[n:])])
 
     def mdd(self, f, g, n):
         logs, said = self.own(f).log_softmax(1), g.argmax(1, keepdim=True)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cluster import DemoError, Found, link_data, run
-from peers import Job, Order, Stepper, arguments, begin, known, linear_head, rows_of
+from peers import Job, Order, Stepper, arguments, begin, here, known, linear_head, rows_of
 
 transformers.logging.set_verbosity_error()
 
@@ -96,7 +96,7 @@ class Net(nn.Module):
         rates = {}
         if job.backbone["dropout"] is not None:
             rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), job.dropout)
-        self.body = transformers.AutoModel.from_pretrained(job.file(job.backbone["path"]), add_pooling_layer=False, **rates)
+        self.body = here(transformers.AutoModel.from_pretrained(job.file(job.backbone["path"]), add_pooling_layer=False, dtype=torch.float32, **rates))
         width = self.body.config.hidden_size
         self.heads = nn.ModuleDict({name: linear_head(width, count) for name, count in outputs.items()})
         self.drop = nn.Dropout(job.dropout)

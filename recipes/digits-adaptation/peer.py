@@ -19,8 +19,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from cluster import SETS, DemoError, Found, link_data, run
-from demo import METHODS, SOURCE_ONLY
-from peers import ConvNet, Job, Order, Stepper, arguments, begin, linear_head
+from demo import LONG, LONG_METHODS, METHODS, SOURCE_ONLY
+from peers import ConvNet, Job, Order, Stepper, arguments, begin, here, linear_head
 from peers_adapt import Method
 from peers_images import pixels
 
@@ -29,21 +29,22 @@ SIDE = 28
 
 def method_of(name, width, warm_up):
     """The method by this name as the jobs have it; none for the source alone."""
-    if name == SOURCE_ONLY:
+    if METHODS[name] is None:
         return None
     how = dict(METHODS[name])
-    method = Method(how.pop("method", name), width, 10, how.pop("weight", 1.0), warm_up)
+    warm_up = warm_up or how.pop("warm_up", None)
+    method = Method(how.pop("method", name), width, 10, how.pop("weight", 1.0), warm_up, **how.pop("params", {}))
     if how:
         raise DemoError(f"{name} is not trained here with {how}")
     return method
 
 
 def load(file, limit):
-    """Images [n, 1, 28, 28] from 0 to 1, and digits."""
+    """Images [n, 1, 28, 28] from -1 to 1, and digits."""
     table = parquet.read_table(file).slice(0, limit).to_pydict()
     images = torch.from_numpy(pixels(table["image"])).float()
     images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False)
-    return images.round() / 255, torch.tensor([int(label) for label in table["label"]])
+    return here(images.round() / 127.5 - 1), torch.tensor([int(label) for label in table["label"]])
 
 
 def train(job, name, source, target, test, seed, warm_up):
@@ -51,7 +52,7 @@ def train(job, name, source, target, test, seed, warm_up):
     net = ConvNet(job.file(job.backbone["path"]))
     head, drop = linear_head(net.width, 10), torch.nn.Dropout(job.dropout)
     method = method_of(name, net.width, warm_up)
-    total = job.steps(len(source[0]))
+    total = LONG["training__steps"] if name in LONG_METHODS else job.steps(len(source[0]))
     own = method.own.parameters() if method else []
     stepper = Stepper(job, net.parameters(), [*head.parameters(), *own], total)
     orders = [Order([len(x)], job.batch, seed + place) for place, (x, _) in enumerate((source, target))]

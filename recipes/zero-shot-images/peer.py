@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from cluster import Found, link_data, run
-from peers import ConvNet, Job, Order, Stepper, arguments, begin, known, rows_of
+from peers import ConvNet, Job, Order, Stepper, arguments, begin, here, known, rows_of
 from peers_images import pixels
 from peers_zero_shot import chosen, figures
 from run import CLASSES, split_of, write_files
@@ -36,8 +36,8 @@ def class_vectors():
     """{class: vector at length 1}, as vectors.py makes them."""
     import transformers
 
-    tokenizer, model = transformers.AutoTokenizer.from_pretrained(MODEL), transformers.AutoModel.from_pretrained(MODEL).eval()
-    read = tokenizer(sentences(CLASSES), padding=True, return_tensors="pt")
+    tokenizer, model = transformers.AutoTokenizer.from_pretrained(MODEL), here(transformers.AutoModel.from_pretrained(MODEL).eval())
+    read = tokenizer(sentences(CLASSES), padding=True, return_tensors="pt").to(torch.get_default_device())
     there = read["attention_mask"].unsqueeze(2)
     means = (model(**read).last_hidden_state * there).sum(1) / there.sum(1)
     each = F.normalize(means, dim=1).view(len(CLASSES), len(TEMPLATES), -1)
@@ -87,7 +87,7 @@ def train(job, how, images, targets, vectors, seed):
 def read(job, file, limit):
     """Images [n, c, y, x] from 0 to 1, and the names of their classes."""
     rows = rows_of(job, str(file), ["image", "label"], limit)
-    return torch.from_numpy(pixels([row["image"] for row in rows])).float() / 255, [row["label"] for row in rows]
+    return here(torch.from_numpy(pixels([row["image"] for row in rows])).float() / 255), [row["label"] for row in rows]
 
 
 def main():
