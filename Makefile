@@ -10,7 +10,7 @@ ESPALIER_DATA ?= ../shared/data
 MINUTES ?= 10
 FUZZ_SECONDS ?= 30
 
-.PHONY: help setup build demo digits test test-python test-kubernetes test-images test-observability test-page lighthouse page-pictures test-data check fix bench bench-balance bench-tasks measure sim parity chaos bench-control fuzz digits-adaptation spoken-digits draw docs clean distclean
+.PHONY: help setup build demo digits test test-device test-python test-kubernetes test-images test-observability test-page lighthouse page-pictures test-data check fix bench bench-balance bench-tasks measure sim parity chaos bench-control fuzz digits-adaptation spoken-digits draw docs clean distclean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,17 @@ test: setup ## All tests
 	@$(ENV); if cargo nextest --version >/dev/null 2>&1; \
 	then cargo nextest run --workspace --no-fail-fast; \
 	else cargo test --workspace --bins --lib --tests --no-fail-fast; fi
+	@$(MAKE) --no-print-directory test-device DEVICE_TESTS='$(SOME_DEVICE_TESTS)'
+
+# TorchScript modules compute on the CPU alone. 'make test' takes some of them.
+DEVICE_TESTS ?= .
+SOME_DEVICE_TESTS := ^(recovery|adaptation_steps|zero_shot|segmentation|tags|ranking|tuning::parts|shared_inputs::shared)
+test-device: setup ## Training on a stand-in for CUDA, as the tests of training have it: what is on the wrong device is found
+	@mkdir -p target/stand-in; $(ENV); tests/gpu/stand_in/build.sh target/stand-in/libtorch_cuda.so target/stand-in/check; \
+	LD_LIBRARY_PATH="$$LIBTORCH/lib" target/stand-in/check target/stand-in/libtorch_cuda.so
+	@$(ENV); export ESPALIER_TEST_DEVICE=cuda:0 ESPALIER_CUDA="$$PWD/target/stand-in"; if cargo nextest --version >/dev/null 2>&1; \
+	then cargo nextest run --workspace --no-fail-fast -E 'binary(training) & test(/$(DEVICE_TESTS)/) - test(/^script/)'; \
+	else cargo test --workspace --test training --no-fail-fast -- --skip script $$(tr -c 'a-z_:\n' ' ' <<<'$(DEVICE_TESTS)'); fi
 
 test-python: setup ## A stock gRPC client without generated code runs a job; the Python package, built, installed and used
 	@$(PYTHON) deploy/setup/setup.py grpc client

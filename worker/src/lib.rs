@@ -5,6 +5,7 @@ pub mod agent;
 pub mod allow;
 pub mod checkpoint;
 pub mod data;
+pub mod device;
 pub mod engine;
 pub mod fetch;
 pub mod generate;

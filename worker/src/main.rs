@@ -27,6 +27,10 @@ struct Args {
 }
 
 #[derive(Subcommand)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, read once at the start"
+)]
 enum Command {
     /// Work for a coordinator until told to stop.
     Run(Run),

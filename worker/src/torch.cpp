@@ -2,10 +2,16 @@
 // caller frees with espalier_free.
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Exception.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/jit/api/module.h>
+
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +19,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace {
@@ -32,6 +42,22 @@ char* guarded(F&& f) {
     return text("unknown C++ exception");
   }
 }
+
+// Prints a warning the first time that it comes.
+struct Once : c10::WarningHandler {
+  void process(const c10::Warning& warning) override {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      if (!seen.insert(warning.msg()).second) {
+        return;
+      }
+    }
+    c10::WarningHandler::process(warning);
+  }
+
+  std::mutex mutex;
+  std::set<std::string> seen;
+};
 
 // The finalizer of splitmix64: every bit of the input reaches every bit of the output.
 inline uint64_t mix(uint64_t x) {
@@ -101,10 +127,58 @@ char* espalier_adamw(
   });
 }
 
+// Copies numbers between tensors of one size, past autograd's count of changes. Memory of the host that is read is
+// pinned and stays as it is until the device has read it; what is written to the host is there on return.
+char* espalier_overwrite(at::Tensor* target, at::Tensor* source) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    at::Tensor data(target->variable_data());
+    data.copy_(*source, /*non_blocking=*/!target->is_cpu());
+  });
+}
+
+char* espalier_pin(at::Tensor* tensor) {
+  return guarded([&] { *tensor = tensor->pin_memory(); });
+}
+
+// Loads libtorch's kernels for CUDA and asks for those that give the same bits every time; of operations that have
+// none libtorch warns. Attention without saved scores adds gradients in any order, so it is left to plain products.
+char* espalier_load_cuda(const char* library) {
+  return guarded([&] {
+    // cuBLAS reads it when it starts; without it products depend on what else runs.
+    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+    if (dlopen(library, RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+      throw std::runtime_error(dlerror());
+    }
+    if (at::getNumGPUs() == 0) {
+      return;
+    }
+    auto& context = at::globalContext();
+    context.setDeterministicAlgorithms(true, /*warn_only=*/true);
+    context.setDeterministicFillUninitializedMemory(false);
+    context.setDeterministicCuDNN(true);
+    context.setBenchmarkCuDNN(false);
+    context.setAllowTF32CuDNN(false);
+    context.setSDPUseMemEfficient(false);
+  });
+}
+
+// What this thread does without naming a device it does on this one of CUDA's. Of what libtorch warns here, each text is
+// printed once.
+char* espalier_use_cuda(int number) {
+  return guarded([&] {
+    static Once once;
+    c10::WarningUtils::set_warning_handler(&once);
+    const auto index = static_cast<c10::DeviceIndex>(number);
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).setDevice(c10::Device(c10::DeviceType::CUDA, index));
+  });
+}
+
 // Sets the bytes that a tensor's storage holds; views keep pointing to it. Memory that is given up is
 // given back at once, memory that is had again is not initialised.
 char* espalier_resize_storage(at::Tensor* tensor, size_t bytes) {
   return guarded([&] {
+    c10::DeviceGuard guard(tensor->device());
     auto* storage = tensor->storage().unsafeGetStorageImpl();
     if (bytes == 0) {
       storage->set_data_ptr_noswap(storage->allocator()->allocate(0));

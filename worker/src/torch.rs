@@ -4,8 +4,8 @@
 #![allow(unsafe_code)]
 
 use espalier_comm::{Buffer, RawBuffer, Region};
-use std::ffi::{CStr, CString, c_char};
-use tch::{Kind, TchError, Tensor};
+use std::ffi::{CStr, CString, c_char, c_int};
+use tch::{Device, Kind, TchError, Tensor};
 
 #[repr(C)]
 struct Opaque {
@@ -33,6 +33,10 @@ unsafe extern "C" {
         weight_decay: f64,
         eps: f64,
     ) -> *mut c_char;
+    fn espalier_overwrite(target: *mut Opaque, source: *mut Opaque) -> *mut c_char;
+    fn espalier_load_cuda(library: *const c_char) -> *mut c_char;
+    fn espalier_use_cuda(number: c_int) -> *mut c_char;
+    fn espalier_pin(tensor: *mut Opaque) -> *mut c_char;
     fn espalier_resize_storage(tensor: *mut Opaque, bytes: usize) -> *mut c_char;
     fn espalier_write_script(
         path: *const c_char,
@@ -200,6 +204,72 @@ pub fn write_script(
     })
 }
 
+/// Copies the numbers of one tensor into another of the same size, on whatever devices they are; autograd does not
+/// take it for a change of what it has saved. To the host it waits until they are there.
+///
+/// # Errors
+/// If sizes differ or libtorch refuses.
+pub fn overwrite(target: &Tensor, source: &Tensor) -> Result<(), TchError> {
+    // SAFETY: both point to live at::Tensor objects for the call.
+    check(unsafe { espalier_overwrite(raw(target), raw(source)) })
+}
+
+/// All numbers of an f32 tensor, on whatever device it is, row after row.
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn numbers(tensor: &Tensor) -> Result<Vec<f32>, TchError> {
+    Vec::<f32>::try_from(&tensor.f_detach()?.f_contiguous()?.f_flatten(0, -1)?)
+}
+
+/// Moves a tensor of the host into memory that a device reads and writes without a copy in between.
+///
+/// # Errors
+/// If there is no device, or memory cannot be had.
+pub fn pin(tensor: &mut Tensor) -> Result<(), TchError> {
+    // SAFETY: points to a live at::Tensor, which nobody else reads during the call.
+    check(unsafe { espalier_pin(raw(tensor)) })
+}
+
+/// Loads `library`, libtorch's part for CUDA, and makes it choose kernels that give the same bits every time. Must
+/// come before anything asks libtorch for CUDA.
+///
+/// # Errors
+/// What the dynamic linker says.
+pub fn load_cuda(library: &std::path::Path) -> Result<(), TchError> {
+    let library = CString::new(library.as_os_str().as_encoded_bytes())?;
+    // SAFETY: the string ends with NUL and lives for the call.
+    check(unsafe { espalier_load_cuda(library.as_ptr()) })
+}
+
+/// Makes this thread do on `device` what it does without naming one, where that is a CUDA device.
+///
+/// # Errors
+/// If there is no such device.
+pub fn use_device(device: Device) -> Result<(), TchError> {
+    let Device::Cuda(number) = device else {
+        return Ok(());
+    };
+    let number = c_int::try_from(number);
+    let number = number.map_err(|error| TchError::Torch(error.to_string()))?;
+    // SAFETY: takes a number alone.
+    check(unsafe { espalier_use_cuda(number) })
+}
+
+/// A tensor of the host on `device`; the copy is not waited for.
+///
+/// # Errors
+/// If memory cannot be had.
+pub fn sent(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
+    let mut tensor = tensor.shallow_clone();
+    if device == Device::Cpu {
+        return Ok(tensor);
+    }
+    pin(&mut tensor)?;
+    let kind = tensor.f_kind()?;
+    tensor.f_to_device_(device, kind, true, false)
+}
+
 /// A dropout mask, f32 [rows, width]: 1/(1-p) with probability 1-p, else 0. Each value is a function
 /// of (key, its row's key, its column) alone.
 ///
@@ -207,7 +277,7 @@ pub fn write_script(
 /// If the tensor cannot be made.
 pub fn dropout_mask(row_keys: &[u64], width: usize, key: u64, p: f64) -> Result<Tensor, TchError> {
     let size = [row_keys.len() as i64, width as i64];
-    let mask = Tensor::f_empty(size, (Kind::Float, tch::Device::Cpu))?;
+    let mask = Tensor::f_empty(size, (Kind::Float, Device::Cpu))?;
     // SAFETY: the tensor is fresh, contiguous and has rows * width elements of f32.
     unsafe {
         let out = mask.data_ptr().cast::<f32>();
@@ -251,7 +321,7 @@ pub fn memory(tensor: &Tensor) -> Result<(*mut f32, usize), TchError> {
     if tensor.f_kind()? != Kind::Float {
         return wrong("kind");
     }
-    if tensor.device() != tch::Device::Cpu {
+    if tensor.device() != Device::Cpu {
         return wrong("device");
     }
     if !tensor.is_contiguous() {

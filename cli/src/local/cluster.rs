@@ -201,6 +201,11 @@ impl<'a> Cluster<'a> {
                 name.clone().into(),
                 "--ranks".into(),
                 self.options.ranks_per_worker.to_string().into(),
+                // So that workers do not all take the first device.
+                "--behind".into(),
+                ((number - 1) * self.options.ranks_per_worker)
+                    .to_string()
+                    .into(),
                 "--threads".into(),
                 threads.to_string().into(),
                 // One folder for all: the ranks of a job write their checkpoints together.

@@ -14,6 +14,7 @@ use espalier_spec::plan::{BlockPlacement, ExchangePlan, Profile, Seat, SyncPath,
 use espalier_spec::report::MemoryStats;
 use espalier_spec::{Generation, JobId, JobSpec, Plan, Rank, Shard};
 use espalier_worker::data::{Loader, LoaderOptions, Placement};
+use espalier_worker::device::{self, Wanted};
 use espalier_worker::engine::{Sources, StepReport, Trainer};
 use serde_json::json;
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ struct Args {
     /// Ranks.
     #[arg(long, default_value_t = 2)]
     ranks: usize,
+    /// Where all ranks compute: cpu, or cuda:0 and so on.
+    #[arg(long, default_value = "cpu")]
+    device: Wanted,
     /// Compute threads of a rank.
     #[arg(long, default_value_t = 1)]
     threads: i32,
@@ -71,6 +75,13 @@ struct Args {
 }
 
 impl Args {
+    /// Where ranks compute.
+    fn place(&self) -> anyhow::Result<tch::Device> {
+        let folder = std::env::var_os("ESPALIER_CUDA").map(PathBuf::from);
+        let names = self.device.devices(folder.as_deref())?;
+        device::named(&names[0]).map_err(|error| anyhow!("{}: {error}", names[0]))
+    }
+
     /// These, for one method.
     fn of(&self, method: &str) -> (Args, String) {
         let (method, sync) = match method.split_once('@') {
@@ -95,6 +106,7 @@ struct Seen {
 
 fn main() -> anyhow::Result<()> {
     let given = Args::parse();
+    given.place()?;
     tch::set_num_threads(given.threads);
     if given.turns > 0 {
         return turns::all(&given);
@@ -259,7 +271,7 @@ fn rank_run(
     let rendezvous = Rendezvous::new("bench", 1, rank, peers);
     let comm: Arc<dyn Communicator> = Arc::new(connect(listener, rendezvous)?);
     let meter = comm.clone();
-    let backbone = sources.backbone(spec, tch::Device::Cpu)?;
+    let backbone = sources.backbone(spec, args.place()?)?;
     let mut trainer = Trainer::new(spec, plan, comm, sources, backbone)?;
     let placed = plan.tasks.iter().map(|task| task.shards.as_slice());
     let placement = Placement::new(args.ranks, placed)?;

@@ -96,7 +96,7 @@ fn turns(
     for (side, (listeners, peers)) in sides.iter().zip(groups) {
         let rendezvous = Rendezvous::new("bench", 1, rank, peers.clone());
         let comm: Arc<dyn Communicator> = Arc::new(connect(&listeners[rank], rendezvous)?);
-        let backbone = side.sources.backbone(&side.spec, tch::Device::Cpu)?;
+        let backbone = side.sources.backbone(&side.spec, args.place()?)?;
         trainers.push(Trainer::new(
             &side.spec,
             &side.plan,

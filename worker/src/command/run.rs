@@ -6,6 +6,7 @@ use espalier_proto::bearer::Secret;
 use espalier_tls::ClientFlags;
 use espalier_worker::agent::{self, Config, Limits, TelemetryFlags, log::JobLog};
 use espalier_worker::allow::Allowed;
+use espalier_worker::device::Wanted;
 use espalier_worker::model::forbid_scripts;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -38,9 +39,24 @@ pub(crate) struct Run {
     /// Name of this worker; default: host name and process id.
     #[arg(long)]
     name: Option<String>,
-    /// Ranks that it hosts.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    ranks: u32,
+    /// Where its ranks compute: cuda:0 or cuda:0,cuda:1 and so on, cuda for all CUDA devices, cpu, or auto: all CUDA
+    /// devices if there are any, else the CPU.
+    #[arg(
+        long,
+        default_value = "auto",
+        env = "ESPALIER_DEVICE",
+        value_name = "DEVICE"
+    )]
+    device: Wanted,
+    /// Folder with libtorch's libraries for CUDA; default: wherever the dynamic linker finds libtorch_cuda.so.
+    #[arg(long, env = "ESPALIER_CUDA", value_name = "DIR")]
+    cuda: Option<PathBuf>,
+    /// Ranks that it hosts, dealt to its devices in turn; default: one on each device.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    ranks: Option<u32>,
+    /// Ranks of other workers of this machine that devices are dealt to before.
+    #[arg(long, default_value_t = 0, value_name = "RANKS")]
+    behind: usize,
     /// Compute threads of each rank; default: all cores divided by ranks. Ranks of a job with
     /// `resources.workers` have one each.
     #[arg(long)]
@@ -74,6 +90,15 @@ pub(crate) fn work(run: Run) -> anyhow::Result<()> {
     let data_dir = std::path::absolute(&run.data_dir)?;
     std::fs::create_dir_all(&data_dir)
         .with_context(|| format!("--data-dir {}: cannot create it", data_dir.display()))?;
+    // Before there are threads: libtorch's part for CUDA reads the environment.
+    let devices = run.device.devices(run.cuda.as_deref())?;
+    let ranks = run.ranks.map_or(devices.len(), |ranks| ranks as usize);
+    let devices: Vec<String> = devices
+        .into_iter()
+        .cycle()
+        .skip(run.behind)
+        .take(ranks)
+        .collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let host = host_name();
     let name = run
@@ -96,8 +121,8 @@ pub(crate) fn work(run: Run) -> anyhow::Result<()> {
         },
         name,
         host,
-        devices: vec!["cpu".to_owned(); run.ranks as usize],
-        threads: run.threads.unwrap_or(cores / run.ranks as usize).max(1),
+        threads: run.threads.unwrap_or(cores / ranks.max(1)).max(1),
+        devices,
         data_dir,
         listen: run.listen,
         limits: run.limits,
@@ -108,7 +133,7 @@ pub(crate) fn work(run: Run) -> anyhow::Result<()> {
         name = config.name,
         ranks = config.devices.len(),
         threads_per_rank = config.threads,
-        device = "cpu",
+        device = named_once(&config.devices),
         "worker starts"
     );
     let leave = agent::told_to_leave(run.notice_file);
@@ -117,6 +142,14 @@ pub(crate) fn work(run: Run) -> anyhow::Result<()> {
     ended?;
     tracing::info!("worker ends");
     Ok(())
+}
+
+/// Names of devices in order, each once.
+fn named_once(devices: &[String]) -> String {
+    let mut once: Vec<&str> = devices.iter().map(String::as_str).collect();
+    once.sort_unstable();
+    once.dedup();
+    once.join(",")
 }
 
 /// An address with a port, or without one: a pod knows its IP, and of which family it is nobody says before.

@@ -228,9 +228,8 @@ impl Trainer {
             false => Some(self.batch(&inputs, &vec![0; inputs.len()])?),
         };
         if let Some(leaves) = self.features(packed.as_ref(), &Context::eval())? {
-            let numbers = leaves.features.f_contiguous()?;
-            let numbers = torch::data(&numbers)?.iter();
-            bytes.extend(numbers.flat_map(|number| number.to_le_bytes()));
+            let numbers = torch::numbers(&leaves.features)?;
+            bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         }
         Ok(())
     }

@@ -17,28 +17,46 @@ impl Trainer {
     /// # Errors
     /// If memory is not on the CPU.
     pub(super) fn scalar_products(&self, mine: &mut Agreed) -> Result<(), Error> {
+        if self.exchange.stays() {
+            return self.scalar_products_there(mine);
+        }
         for (index, block) in self.backbone.blocks().iter().enumerate() {
             if block.trainable() && index >= self.from {
                 let slice = self.exchange.slice(index);
                 let rows = self.gradient_rows(index, block)?;
-                kernel::gram(&rows, slice.start, slice.len(), &mut mine.gram);
+                kernel::gram(
+                    &self.threads,
+                    &rows,
+                    slice.start,
+                    slice.len(),
+                    &mut mine.gram,
+                );
             }
         }
-        let rank = self.exchange.comm().rank();
-        if let Some(rows) = &self.rows {
-            rows.gram(rows.gradients(), rank, &mut mine.gram);
-        }
+        self.products_of_rows(mine);
         let slice = self.exchange.slice(self.blocks() - 1);
         if let Some(grad) = self.heads.block().grad() {
             let grad = torch::data(grad)?;
             for task in 0..self.tasks.len() {
                 for range in self.heads.ranges(task) {
                     let own = overlap(&range, &slice);
-                    mine.heads[task].merge(&kernel::squares(&grad[own.clone()], own.start));
+                    mine.heads[task].merge(&kernel::squares(
+                        &self.threads,
+                        &grad[own.clone()],
+                        own.start,
+                    ));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Adds the scalar products of the word table's rows that this rank owns.
+    pub(super) fn products_of_rows(&self, mine: &mut Agreed) {
+        let rank = self.exchange.comm().rank();
+        if let Some(rows) = &self.rows {
+            rows.gram(rows.gradients(), rank, &mut mine.gram);
+        }
     }
 
     /// Rows of the gradient matrix over this rank's slice; one row if tasks are together.
@@ -66,6 +84,9 @@ impl Trainer {
         decision: &Decision,
         share: bool,
     ) -> Result<Tensor, Error> {
+        if self.exchange.stays() {
+            return self.combine_there(index, decision);
+        }
         let slice = self.exchange.slice(index);
         if !self.exchange.lanes().is_apart() {
             let range = if share {
@@ -73,7 +94,7 @@ impl Trainer {
             } else {
                 self.exchange.stepped(index)
             };
-            return grad_of(self.block(index), &range);
+            return self.grad_of(self.block(index), &range);
         }
         let combined = if self.balancing.elementwise().is_some() {
             // Made already, for its norm.
@@ -84,11 +105,18 @@ impl Trainer {
             let mut combined = self.scratch.f_narrow(0, 0, slice.len() as i64)?;
             let rows = self.rows_to_combine(index)?;
             let out = torch::data_mut(&mut combined)?;
-            kernel::combine(&rows, &decision.row_weights, slice.start, out);
+            kernel::combine(
+                &self.threads,
+                &rows,
+                &decision.row_weights,
+                slice.start,
+                out,
+            );
             combined
         };
         if share {
-            grad_of(self.block(index), &slice)?.f_copy_(&combined)?;
+            self.grad_of(self.block(index), &slice)?
+                .f_copy_(&combined)?;
         }
         Ok(combined)
     }
@@ -109,7 +137,7 @@ impl Trainer {
                 continue;
             }
             for part in self.heads.ranges(task) {
-                let mut grad = grad_of(self.heads.block(), &overlap(&part, &range))?;
+                let mut grad = self.grad_of(self.heads.block(), &overlap(&part, &range))?;
                 // What is not wanted may be no number, so it is not multiplied by 0.
                 let _ = match *weight {
                     0.0 => grad.f_zero_()?,
@@ -117,15 +145,18 @@ impl Trainer {
                 };
             }
         }
-        grad_of(self.heads.block(), &range)
+        self.grad_of(self.heads.block(), &range)
     }
-}
 
-fn grad_of(block: &Block, range: &Range<usize>) -> Result<Tensor, Error> {
-    let grad = block
-        .grad()
-        .ok_or_else(|| Error::Plan(format!("{} is frozen", block.name())))?;
-    Ok(grad.f_narrow(0, range.start as i64, range.len() as i64)?)
+    /// A range of a block's first gradient, where its owner steps.
+    fn grad_of(&self, block: &Block, range: &Range<usize>) -> Result<Tensor, Error> {
+        let grad = match self.exchange.stays() {
+            true => block.slot_there(0),
+            false => block.grad(),
+        };
+        let grad = grad.ok_or_else(|| Error::Plan(format!("{} is frozen", block.name())))?;
+        Ok(grad.f_narrow(0, range.start as i64, range.len() as i64)?)
+    }
 }
 
 /// What two ranges share; empty where that is nothing.

@@ -43,6 +43,8 @@ pub struct Exchange {
     /// Which blocks' parameters are here, if they are sharded.
     present: Vec<bool>,
     most_present: usize,
+    /// Gradients are used on the device that computed them.
+    stays: bool,
     waited: Duration,
     begun: Option<Instant>,
     span: Duration,
@@ -82,6 +84,7 @@ impl Exchange {
             gathering: slices.iter().map(|_| None).collect(),
             present: vec![true; slices.len()],
             most_present: 0,
+            stays: false,
             begun: None,
             span: Duration::ZERO,
             first: None,
@@ -127,8 +130,18 @@ impl Exchange {
             .count()
     }
 
-    fn alone(&self) -> bool {
+    pub(super) fn alone(&self) -> bool {
         self.comm.size() == 1
+    }
+
+    /// Leaves gradients on the device that computed them: nobody else wants them.
+    pub(super) fn leave_there(&mut self) {
+        self.stays = true;
+    }
+
+    /// Whether gradients stay on the device that computed them.
+    pub(super) fn stays(&self) -> bool {
+        self.stays
     }
 
     /// The lanes.
@@ -163,12 +176,15 @@ impl Exchange {
         index + 1 == self.slices.len()
     }
 
-    /// Starts to bring a slot's gradients of a block to those who need them. All ranks call this
-    /// for the same blocks in the same order, for every slot that any of them has.
+    /// Starts to bring a slot's gradients of a block to those who need them, from whatever device computed them. All
+    /// ranks call this for the same blocks in the same order, for every slot that any of them has.
     ///
     /// # Errors
     /// If the gradient cannot be lent.
     pub fn send(&mut self, index: usize, slot: usize, block: &Block) -> Result<(), Error> {
+        if !self.stays {
+            block.pull_gradient(slot)?;
+        }
         if self.alone() || !block.trainable() {
             return Ok(());
         }
@@ -313,7 +329,8 @@ impl Exchange {
     /// # Errors
     /// If the parameters cannot be lent.
     pub fn gather(&mut self, index: usize, block: &Block) -> Result<(), Error> {
-        if block.trainable() {
+        if block.trainable() && !self.alone() {
+            block.about_to_change()?;
             self.start_gather(index, block.flat())?;
         }
         Ok(())

@@ -27,13 +27,15 @@ impl FeatureGradients {
     /// If libtorch refuses.
     pub(super) fn products(&self, tasks: usize) -> Result<Vec<ExactSum>, Error> {
         let mut sums = vec![ExactSum::default(); pairs(tasks)];
-        for (place, ((a, rows), left)) in self.parts.iter().enumerate() {
-            for ((b, others), right) in &self.parts[place..] {
+        let parts = self.parts.iter();
+        let parts = parts.map(|(run, grad)| Ok((run, torch::numbers(grad)?)));
+        let parts: Vec<(&Run, Vec<f32>)> = parts.collect::<Result<_, Error>>()?;
+        for (place, ((a, rows), left)) in parts.iter().enumerate() {
+            for ((b, others), right) in &parts[place..] {
                 if rows != others {
                     continue;
                 }
-                let width = (left.numel() / rows.len().max(1)).max(1);
-                let (left, right) = (torch::data(left)?, torch::data(right)?);
+                let width = (left.len() / rows.len().max(1)).max(1);
                 let samples = left.chunks_exact(width).zip(right.chunks_exact(width));
                 let sum = &mut sums[pair(*a, *b, tasks)];
                 samples.for_each(|(left, right)| sum.add(f64::from(dot(left, right))));

@@ -59,6 +59,7 @@ impl Trainer {
             }
         };
         exchange.gathered(self.owners.len() - 1)?;
+        self.heads.block().push()?;
         self.drop_rows()?;
         Ok(features)
     }

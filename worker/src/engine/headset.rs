@@ -161,7 +161,7 @@ impl HeadSet {
         let Some(place) = self.calibrated(task) else {
             return Ok(0.0);
         };
-        let values = Vec::<f32>::try_from(&self.block.param(place).f_detach()?)?;
+        let values = Vec::<f32>::try_from(&self.block.host(place)?)?;
         Ok(values.first().map_or(0.0, |value| f64::from(*value)))
     }
 

@@ -6,6 +6,7 @@
 //! chunks at fixed places of the block, so that the cache holds a chunk of every row.
 
 use super::exact::ExactSum;
+use super::threads::Threads;
 use espalier_comm::Bf16;
 use std::borrow::Cow;
 
@@ -101,45 +102,74 @@ pub fn pairs(n: usize) -> usize {
 
 /// Adds the dot products of all pairs of rows over a slice that begins at number `start` of its
 /// block to `sums` (as indexed by [`pair`]).
-pub fn gram(rows: &[Row<'_>], start: usize, length: usize, sums: &mut [ExactSum]) {
-    for (at, size) in chunks(start, length) {
-        let parts: Vec<_> = rows.iter().map(|row| row.chunk(at, size)).collect();
-        let mut place = sums.iter_mut();
-        for (i, left) in parts.iter().enumerate() {
-            for right in &parts[i..] {
-                if let Some(sum) = place.next() {
-                    sum.add(f64::from(dot(left, right)));
+pub fn gram(
+    threads: &Threads,
+    rows: &[Row<'_>],
+    start: usize,
+    length: usize,
+    sums: &mut [ExactSum],
+) {
+    let mut all: Vec<(usize, usize)> = chunks(start, length).collect();
+    let over = threads.over(&mut all, length * rows.len(), |chunks| {
+        let mut sums = vec![ExactSum::default(); pairs(rows.len())];
+        for (at, size) in chunks {
+            let parts: Vec<_> = rows.iter().map(|row| row.chunk(*at, *size)).collect();
+            let mut place = sums.iter_mut();
+            for (i, left) in parts.iter().enumerate() {
+                for right in &parts[i..] {
+                    if let Some(sum) = place.next() {
+                        sum.add(f64::from(dot(left, right)));
+                    }
                 }
             }
         }
+        sums
+    });
+    for part in over {
+        let sums = sums.iter_mut();
+        sums.zip(part).for_each(|(sum, part)| sum.merge(&part));
     }
 }
 
 /// Writes the weighted sum of rows of a slice into `out`. A weight of 1 multiplies nothing, so that
 /// equal weights give what plain summation gives; a row of weight 0 is not even read.
-pub fn combine(rows: &[Row<'_>], weights: &[f32], start: usize, out: &mut [f32]) {
-    let used: Vec<(&Row<'_>, f32)> = rows.iter().zip(weights.iter().copied()).collect();
-    let used: Vec<_> = used
-        .into_iter()
-        .filter(|(_, weight)| *weight != 0.0)
-        .collect();
-    for (at, size) in chunks(start, out.len()) {
-        let target = &mut out[at..at + size];
-        target.fill(0.0);
-        for (place, (row, weight)) in used.iter().enumerate() {
-            weigh(&row.chunk(at, size), *weight, place == 0, target);
-        }
+pub fn combine(
+    threads: &Threads,
+    rows: &[Row<'_>],
+    weights: &[f32],
+    start: usize,
+    out: &mut [f32],
+) {
+    let used = rows.iter().zip(weights.iter().copied());
+    let used: Vec<(&Row<'_>, f32)> = used.filter(|(_, weight)| *weight != 0.0).collect();
+    let numbers = out.len();
+    let mut targets = Vec::new();
+    let mut rest = out;
+    for (at, size) in chunks(start, numbers) {
+        let (target, after) = rest.split_at_mut(size);
+        targets.push((at, target));
+        rest = after;
     }
+    threads.over(&mut targets, numbers * used.len(), |targets| {
+        for (at, target) in targets {
+            if used.is_empty() {
+                target.fill(0.0);
+            }
+            for (place, (row, weight)) in used.iter().enumerate() {
+                weigh(&row.chunk(*at, target.len()), *weight, place == 0, target);
+            }
+        }
+    });
 }
 
 /// Sum of squares over a slice that begins at number `start` of its block.
 #[must_use]
-pub fn squares(values: &[f32], start: usize) -> ExactSum {
+pub fn squares(threads: &Threads, values: &[f32], start: usize) -> ExactSum {
     let mut sum = [ExactSum::default()];
     let row = Row {
         lanes: vec![Lane::F32(values)],
     };
-    gram(&[row], start, values.len(), &mut sum);
+    gram(threads, &[row], start, values.len(), &mut sum);
     sum[0]
 }
 
@@ -212,18 +242,20 @@ mod tests {
     }
 
     // Promise: cutting a block among owners changes no bit of the Gram matrix if cuts lie between
-    // chunks, and only rounding if they do not; the sum never changes.
+    // chunks, and only rounding if they do not; the sum never changes, and threads change nothing.
     #[test]
     fn cuts_change_nothing() {
-        let length = 3 * CHUNK + 77;
+        let length = 40 * CHUNK + 77;
         let values: Vec<_> = (0..3).map(|k| numbers(k, length)).collect();
-        let gram_of = |cuts: &[usize]| {
+        let one = Threads::default();
+        let gram_of = |cuts: &[usize], threads: &Threads| {
             let mut sums = vec![ExactSum::default(); pairs(3)];
             let mut out = vec![0f32; length];
             for cut in cuts.windows(2) {
                 let part: Vec<_> = values.iter().map(|v| v[cut[0]..cut[1]].to_vec()).collect();
-                gram(&rows(&part), cut[0], cut[1] - cut[0], &mut sums);
+                gram(threads, &rows(&part), cut[0], cut[1] - cut[0], &mut sums);
                 combine(
+                    threads,
                     &rows(&part),
                     &[0.5, 1.0, -2.0],
                     cut[0],
@@ -232,9 +264,11 @@ mod tests {
             }
             (sums.iter().map(ExactSum::value).collect::<Vec<_>>(), out)
         };
-        let whole = gram_of(&[0, length]);
-        assert_eq!(whole, gram_of(&[0, CHUNK, 2 * CHUNK, length]));
-        let ragged = gram_of(&[0, 100, CHUNK + 5, length]);
+        let whole = gram_of(&[0, length], &one);
+        let several = Threads::new(3);
+        assert_eq!(whole, gram_of(&[0, length], &several));
+        assert_eq!(whole, gram_of(&[0, CHUNK, 2 * CHUNK, length], &one));
+        let ragged = gram_of(&[0, 100, CHUNK + 5, length], &several);
         assert_eq!(whole.1, ragged.1);
         for (a, b) in whole.0.iter().zip(&ragged.0) {
             assert!((a - b).abs() < 1e-2 * a.abs().max(1.0));
@@ -254,19 +288,19 @@ mod tests {
             },
         ];
         let mut out = vec![0f32; 500];
-        combine(&rows, &[1.0, 1.0], 0, &mut out);
+        combine(&Threads::default(), &rows, &[1.0, 1.0], 0, &mut out);
         for i in 0..500 {
             assert_eq!(out[i], (a[i] + b[i]) + c[i]);
         }
         let expected: f64 = out.iter().map(|v| f64::from(*v).powi(2)).sum();
-        assert!((squares(&out, 0).value() - expected).abs() < 1e-3);
+        assert!((squares(&Threads::default(), &out, 0).value() - expected).abs() < 1e-3);
 
         // What is not wanted is not read: it may be no number.
         let lost = vec![f32::NAN; 500];
         let rows = [&lost, &c].map(|values| Row {
             lanes: vec![Lane::F32(values)],
         });
-        combine(&rows, &[0.0, 1.0], 0, &mut out);
+        combine(&Threads::default(), &rows, &[0.0, 1.0], 0, &mut out);
         assert_eq!(out, c);
     }
 

@@ -50,6 +50,8 @@ mod spans;
 mod step;
 mod table;
 mod thaw;
+mod there;
+mod threads;
 mod tracks;
 mod trainer;
 mod unlabelled;

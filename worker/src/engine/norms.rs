@@ -62,6 +62,11 @@ impl Trainer {
             let seen = self.features(Some(&batch), &Context::eval());
             self.backbone.follow_batches(None);
             seen?;
+            // Norms keep where they compute.
+            self.backbone
+                .blocks()
+                .iter()
+                .try_for_each(Block::pull_untrained)?;
             whole.add(self.backbone.blocks())?;
         }
         whole.put(self.backbone.blocks_mut())
@@ -98,13 +103,16 @@ impl Statistics {
     fn add(&mut self, blocks: &[Block]) -> Result<(), Error> {
         self.batches += 1.0;
         let is_kept = |name: &str| name.ends_with(MEAN) || name.ends_with(VARIANCE);
-        let params = blocks.iter().flat_map(Block::params);
-        for param in params.filter(|param| is_kept(&param.name)) {
-            let numbers = torch::data(&param.tensor)?;
-            let moments = self.seen.entry(param.name.clone()).or_default();
-            moments.resize(numbers.len(), Moments::default());
-            for (moments, number) in moments.iter_mut().zip(numbers) {
-                moments.add(*number, self.batches);
+        for block in blocks {
+            let params = block.params().iter().enumerate();
+            for (place, param) in params.filter(|(_, param)| is_kept(&param.name)) {
+                let own = block.host(place)?;
+                let numbers = torch::data(&own)?;
+                let moments = self.seen.entry(param.name.clone()).or_default();
+                moments.resize(numbers.len(), Moments::default());
+                for (moments, number) in moments.iter_mut().zip(numbers) {
+                    moments.add(*number, self.batches);
+                }
             }
         }
         Ok(())

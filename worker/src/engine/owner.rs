@@ -33,6 +33,8 @@ pub struct SliceOptimizer {
     master: Option<Tensor>,
     /// What the slice's parameters were before the first step, where they are pulled back to it.
     start: Option<Tensor>,
+    /// Parameters and moments are stepped where the block computes.
+    there: bool,
 }
 
 impl SliceOptimizer {
@@ -50,7 +52,19 @@ impl SliceOptimizer {
             range,
             master: None,
             start: None,
+            there: false,
         })
+    }
+
+    /// Steps parameters where their block computes from now on, and keeps the moments there.
+    ///
+    /// # Errors
+    /// If memory cannot be had.
+    pub fn step_there(&mut self, block: &Block) -> Result<(), Error> {
+        self.there = true;
+        self.first = self.first.f_to_device(block.device())?;
+        self.second = self.second.f_to_device(block.device())?;
+        Ok(())
     }
 
     /// Keeps what the slice's parameters are now, and pulls them back to it from then on, in place of
@@ -95,6 +109,7 @@ impl SliceOptimizer {
     pub fn bring(&self, block: &Block) -> Result<(), Error> {
         if let Some(master) = &self.master {
             // Through memory, since autograd would take it for a change of what it has saved.
+            block.about_to_change()?;
             let mut place = narrow(block.flat(), &self.range)?;
             torch::data_mut(&mut place)?.copy_from_slice(torch::data(master)?);
         }
@@ -130,6 +145,9 @@ impl SliceOptimizer {
         optimizer: &Optimizer,
         pace: Pace,
     ) -> Result<(), Error> {
+        if !self.there {
+            block.about_to_change()?;
+        }
         if pace.scale != 1.0 {
             let _ = grad.shallow_clone().f_mul_scalar_(pace.scale)?;
         }
@@ -158,7 +176,10 @@ impl SliceOptimizer {
                 continue;
             }
             let own = range.start - self.range.start..range.end - self.range.start;
-            let parameters = self.parameters(block, &range)?;
+            let parameters = match self.there {
+                true => narrow(block.flat_to_step()?, &range)?,
+                false => self.parameters(block, &range)?,
+            };
             let how = (&optimizer.method, weight_decay, pace);
             self.step_part(parameters, &narrow(grad, &own)?, &own, how)?;
         }
@@ -206,7 +227,10 @@ impl SliceOptimizer {
                 master,
                 &(of.start - self.range.start..of.end - self.range.start),
             ),
-            None => narrow(block.flat(), of),
+            None => {
+                block.refresh()?;
+                narrow(block.flat(), of)
+            }
         }
     }
 
@@ -217,6 +241,7 @@ impl SliceOptimizer {
     /// If libtorch refuses.
     pub fn put(&self, block: &Block, from: &Range<usize>, words: &[[u8; 4]]) -> Result<(), Error> {
         let Some(master) = &self.master else {
+            block.about_to_change()?;
             let mut place = narrow(block.flat(), from)?;
             fill(torch::data_mut(&mut place)?, words);
             return Ok(());

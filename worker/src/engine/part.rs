@@ -168,11 +168,12 @@ impl Trainer {
             let key = format!("{SLICE}|{}|{}|{}", block.name(), slice.start, slice.end);
             values.push((key, Values::Tensor(owner.parameters(block, &slice)?)));
         }
-        let params = self.heads.block().params().iter();
+        let heads = self.heads.block();
+        let params = heads.params().iter().enumerate();
         // All ranks have the same.
-        for param in params.filter(|param| rank == 0 && param.is_frozen()) {
+        for (place, param) in params.filter(|(_, param)| rank == 0 && param.is_frozen()) {
             let key = format!("{UNTRAINED}{}", param.name);
-            values.push((key, Values::Tensor(param.tensor.shallow_clone())));
+            values.push((key, Values::Tensor(heads.host(place)?)));
         }
         if let (Some(rows), Some(table)) = (&self.rows, self.backbone.table()) {
             let (ids, of_rows) = rows.own_values(rank, table)?;
@@ -200,6 +201,7 @@ impl Trainer {
             for (which, tensor) in kept.into_iter().flatten() {
                 let key = format!("{name}|{which}|{}|{}", slice.start, slice.end);
                 let own = tensor.f_narrow(0, start as i64, slice.len() as i64)?;
+                let own = own.f_to_device(Device::Cpu)?;
                 values.push((key, Values::Tensor(own)));
             }
         }

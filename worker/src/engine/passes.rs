@@ -14,7 +14,7 @@ use crate::model::{Batch, Moment, Pass};
 use crate::torch;
 use espalier_spec::exchange::Sharding;
 use std::time::Instant;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 impl Trainer {
     /// Forward and backward over this rank's micro-batches, slot by slot; a block's exchange starts
@@ -191,6 +191,7 @@ impl Trainer {
             },
         )?);
         exchange.gathered(heads)?;
+        self.heads.block().push()?;
         for (place, what) in slots.iter().enumerate() {
             let Some(mut run) = pass.take() else { break };
             let slot = first + place;
@@ -265,7 +266,10 @@ impl Trainer {
             if let (Some(rows), Batch::Tokens(tokens)) = (rows, packed) {
                 let (ids, values) = &mut sums.rows[slot];
                 ids.extend(&tokens.host_ids);
-                values.extend(torch::data(&rows.f_contiguous()?)?);
+                match self.device {
+                    Device::Cpu => values.extend(torch::data(&rows.f_contiguous()?)?),
+                    _ => values.extend(torch::numbers(&rows)?),
+                }
             }
         }
         Ok(())

@@ -164,8 +164,8 @@ impl Trainer {
             return Ok(());
         }
         let batch = self.batch(inputs, &vec![0; inputs.len()])?;
-        let x = lowest(self.backbone.as_ref(), &batch, prefix.blocks)?.f_contiguous()?;
-        let numbers = torch::data(&x)?;
+        let x = lowest(self.backbone.as_ref(), &batch, prefix.blocks)?;
+        let numbers = torch::numbers(&x)?;
         let width = |place: usize| inputs[place].cost() as usize * prefix.numbers();
         let mut start = 0;
         let mut places = vec![0..0; inputs.len()];

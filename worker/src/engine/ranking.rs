@@ -104,9 +104,9 @@ impl Trainer {
         for pass in 0..self.equally_many(batches.len(), most) {
             let inputs = batches.get(pass).copied().unwrap_or_default();
             if let Some(features) = self.pooled(inputs)? {
-                let rows = tch::no_grad(|| heads::unit(&features))?.f_contiguous()?;
-                let numbers = torch::data(&rows)?.iter();
-                bytes.extend(numbers.flat_map(|number| number.to_le_bytes()));
+                let rows = tch::no_grad(|| heads::unit(&features))?;
+                let numbers = torch::numbers(&rows)?;
+                bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
             }
         }
         let width = self.backbone.width().max(1);
@@ -122,7 +122,8 @@ impl Trainer {
                 }
             }
         }
-        Ok(Tensor::f_from_slice(&all)?.f_view([-1, width as i64])?)
+        let all = Tensor::f_from_slice(&all)?.f_view([-1, width as i64])?;
+        Ok(all.f_to_device(self.device)?)
     }
 
     /// Features [n, h] of texts; none where there are none. Where parameters are sharded all ranks call it

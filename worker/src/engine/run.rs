@@ -19,6 +19,8 @@ use crate::agent::report::{Address, Content};
 use crate::agent::watched::{self, Phase, Watched};
 use crate::checkpoint::{RunState, Saving, Store, Uploading};
 use crate::data::{Loader, LoaderOptions, Placement};
+use crate::device;
+use crate::torch;
 use espalier_comm::{Communicator, CommunicatorExt, Listener, PeerAddr, Rendezvous, Secret};
 use espalier_spec::recovery::{Milestone, Restore};
 use espalier_spec::report::{Checkpoint, ExchangeStats};
@@ -87,19 +89,17 @@ pub fn run_rank(
     peers: &[Address],
     tell: Tell<'_>,
 ) -> Result<Ending, Error> {
-    if context.device != "cpu" {
-        let message = "this build computes on the CPU only: set resources.device to cpu".to_owned();
-        return Err(Error::Device {
-            device: context.device,
-            message,
-        });
-    }
+    let device = device::named(&context.device).map_err(|message| Error::Device {
+        device: context.device.clone(),
+        message,
+    })?;
+    torch::use_device(device)?;
     let watched = context.control.watch(context.rank);
     watched::sign(Arc::clone(&watched));
     // Counts for operations of this thread (OpenMP's and MKL's numbers are a thread's own), so ranks
     // of several jobs in one process don't change each other's.
     tch::set_num_threads(context.threads.max(1) as i32);
-    let backbone = context.sources.backbone(&context.spec, tch::Device::Cpu)?;
+    let backbone = context.sources.backbone(&context.spec, device)?;
     watched.enter(Phase::Connecting);
     let comm = connect(&context, &watched, listener, peers)?;
     let tell: Tell<'_> = if context.rank.0 == 0 { tell } else { &|_| {} };

@@ -124,7 +124,8 @@ impl Sources {
     /// What is wrong with the model directory.
     pub fn backbone(&self, spec: &JobSpec, device: Device) -> Result<Box<dyn Backbone>, Error> {
         let spare = self.spare.lock().ok().and_then(|mut spare| spare.take());
-        if let Some(backbone) = spare {
+        // The profile was made of one that computes on the host.
+        if let Some(backbone) = spare.filter(|_| device == Device::Cpu) {
             return Ok(backbone);
         }
         let options = Options {

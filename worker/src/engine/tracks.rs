@@ -104,7 +104,13 @@ impl Trainer {
                 });
             }
             let buffers = tracks.rows(index)?;
-            kernel::gram(&buffers, slice.start, slice.len(), &mut sums_of);
+            kernel::gram(
+                &self.threads,
+                &buffers,
+                slice.start,
+                slice.len(),
+                &mut sums_of,
+            );
         }
         if let Some(table) = &self.rows {
             for (place, gradient) in table.gradients().iter().enumerate() {
@@ -227,7 +233,7 @@ impl Trainer {
                     rule.combine(&place, parts, own);
                 }
             });
-            square.merge(&kernel::squares(out, slice.start));
+            square.merge(&kernel::squares(&self.threads, out, slice.start));
         }
         if let Some(table) = &self.rows {
             let width = table.width();

@@ -10,6 +10,7 @@ use super::prefix::Prefix;
 use super::schedule::Schedule;
 use super::table::{TableOwner, table_rows};
 use super::thaw::Thaw;
+use super::threads::Threads;
 use super::tracks::Tracks;
 use super::{Error, Sources};
 use crate::data::{Follower, Input, Order, TaskData};
@@ -57,7 +58,10 @@ pub struct Trainer {
     pub(super) cached: bool,
     /// How samples hold what the frozen lowest blocks made of them.
     pub(super) begun: Option<Prefix>,
-    device: Device,
+    /// Where passes run.
+    pub(super) device: Device,
+    /// What is not libtorch's is shared among as many threads as it has in this one.
+    pub(super) threads: Threads,
 }
 
 impl Trainer {
@@ -72,7 +76,8 @@ impl Trainer {
         sources: &Sources,
         backbone: Box<dyn Backbone>,
     ) -> Result<Self, Error> {
-        let device = Device::Cpu;
+        let blocks = backbone.blocks();
+        let device = blocks.first().map_or(Device::Cpu, Block::device);
         let heads = HeadSet::new(spec, &sources.tasks, backbone.as_ref(), device)?;
         let tables = usize::from(backbone.table().is_some());
         let blocks: Vec<&Block> = backbone.blocks().iter().chain([heads.block()]).collect();
@@ -180,17 +185,21 @@ impl Trainer {
             rows,
             balancing,
             tracks: Tracks::default(),
-            scratch: Tensor::f_zeros([room as i64], (Kind::Float, device))?,
+            scratch: Tensor::f_zeros([room as i64], (Kind::Float, Device::Cpu))?,
             passes: most_shards * spec.training.accumulation.max(1) as usize,
             gram_time: Duration::ZERO,
             cached: false,
             begun: None,
             device,
+            threads: Threads::new(tch::get_num_threads().unsigned_abs() as usize),
         };
         for block in trainer.backbone.blocks_mut() {
             block.set_slots(slots)?;
         }
         trainer.dismantle()?;
+        if trainer.may_stay() {
+            trainer.stay()?;
+        }
         Ok(trainer)
     }
 

@@ -68,9 +68,9 @@ impl Trainer {
             if let Some(leaves) = self.features(packed.as_ref(), &Context::eval())? {
                 let likely = tch::no_grad(|| {
                     let outputs = self.heads.outputs(task, &leaves.features, None)?;
-                    Ok::<_, Error>(outputs.f_softmax(-1, Kind::Float)?.f_contiguous()?)
+                    Ok::<_, Error>(outputs.f_softmax(-1, Kind::Float)?)
                 })?;
-                let numbers = torch::data(&likely)?;
+                let numbers = torch::numbers(&likely)?;
                 bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
             }
         }

@@ -1,200 +1,27 @@
 //! Blocks: one layer group of a backbone, all its parameters in one flat buffer.
 
 mod adopt;
+mod copy;
+mod param;
+
+pub use param::{Param, ParamSpec, Part};
+pub(super) use param::{Piece, Role};
 
 use super::Error;
 use super::bottleneck::Bottleneck;
 use super::lora::Update;
 use crate::torch;
-use espalier_spec::job::AdapterKind;
+use copy::{DeviceCopy, host_zeros};
 use std::ops::Range;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// Parameters start at multiples of this many numbers: whole cache lines.
 const ALIGN: usize = 16;
 
-/// What a block is built from.
-#[derive(Debug)]
-pub struct ParamSpec {
-    /// Full Hugging Face name, such as `encoder.layer.0.output.dense.weight`.
-    pub name: String,
-    /// Shape.
-    pub shape: Vec<i64>,
-    /// Whether weight decay applies: not to biases and norms.
-    pub decay: bool,
-    /// What it is to the layers that low-rank updates may be added to.
-    pub role: Role,
-    /// Whether it is trained, where its block is.
-    pub trained: bool,
-    /// Hugging Face names of its equal parts along the first dimension, where one of our
-    /// parameters holds several of theirs (query, key and value); else empty.
-    pub parts: Vec<String>,
-    /// The part of a layer that a linear layer's output is, and its width, where an adapter may stand
-    /// behind it.
-    pub gives: Option<(Part, i64)>,
-}
-
-/// A part of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Attention.
-    Attention,
-    /// The feed-forward part.
-    Feed,
-}
-
-/// What a parameter is to low-rank updates and adapters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Nothing.
-    Plain,
-    /// The matrix [out, in] of a linear layer: it may get one.
-    Linear,
-    /// The same, stored as [in, out].
-    Transposed,
-    /// Part of one; not in a model's files.
-    Update,
-    /// Part of an adapter; not in a model's file of weights.
-    Adapter(AdapterKind),
-    /// Learned vectors before those of each sample; not in a model's file of weights.
-    Prompt,
-    /// Learned keys or values of a layer, of so many heads; not in a model's file of weights.
-    Prefix(i64),
-}
-
-impl Role {
-    /// Whether it belongs to an adapter.
-    pub(super) fn is_adapter(self) -> bool {
-        matches!(self, Self::Adapter(_))
-    }
-
-    /// Whether it is beside the pretrained model, whose file of weights does not hold it.
-    pub(super) fn is_beside(self) -> bool {
-        let is_virtual = matches!(self, Self::Prompt | Self::Prefix(_));
-        self == Self::Update || self.is_adapter() || is_virtual
-    }
-}
-
-impl ParamSpec {
-    /// A weight matrix: decays.
-    pub fn weight(name: impl Into<String>, shape: &[i64]) -> Self {
-        Self {
-            name: name.into(),
-            shape: shape.to_vec(),
-            decay: true,
-            role: Role::Plain,
-            trained: true,
-            parts: Vec::new(),
-            gives: None,
-        }
-    }
-
-    /// The matrix [out, in] of a linear layer: a weight that low-rank updates may be added to.
-    pub fn linear(name: impl Into<String>, shape: &[i64]) -> Self {
-        Self {
-            role: Role::Linear,
-            ..Self::weight(name, shape)
-        }
-    }
-
-    /// The matrix of a linear layer that is stored as [in, out], as GPT-2 has them.
-    pub fn transposed(name: impl Into<String>, shape: &[i64]) -> Self {
-        Self {
-            role: Role::Transposed,
-            ..Self::weight(name, shape)
-        }
-    }
-
-    /// A bias or the parameter of a norm: does not decay.
-    pub fn bias(name: impl Into<String>, shape: &[i64]) -> Self {
-        Self {
-            decay: false,
-            ..Self::weight(name, shape)
-        }
-    }
-
-    /// Says that what its linear layer gives, `width` numbers for each row, is what a part of a layer of
-    /// the model gives.
-    #[must_use]
-    pub fn giving(mut self, part: Part, width: i64) -> Self {
-        self.gives = Some((part, width));
-        self
-    }
-
-    /// Says which Hugging Face parameters it holds, one after another along the first dimension.
-    #[must_use]
-    pub fn made_of(mut self, parts: Vec<String>) -> Self {
-        self.parts = parts;
-        self
-    }
-}
-
-/// A parameter: a view into its block's flat buffer.
-#[derive(Debug)]
-pub struct Param {
-    /// Full Hugging Face name.
-    pub name: String,
-    /// The view, an autograd leaf whose `.grad` is the same place of the flat gradient.
-    pub tensor: Tensor,
-    /// Where it lies, among the trained numbers or, if `frozen`, among the others.
-    range: Range<usize>,
-    frozen: bool,
-    pub(super) role: Role,
-    /// The matrix of a linear layer, stored as [in, out].
-    pub(super) is_transposed: bool,
-    parts: Vec<String>,
-}
-
-/// A piece of a parameter that has a Hugging Face name of its own.
-pub(super) struct Piece<'a> {
-    pub(super) name: &'a str,
-    pub(super) shape: Vec<i64>,
-    range: Range<usize>,
-    frozen: bool,
-    pub(super) role: Role,
-}
-
-impl Param {
-    /// Whether it is not trained: its range lies among such numbers.
-    pub(crate) fn is_frozen(&self) -> bool {
-        self.frozen
-    }
-
-    /// Its Hugging Face names.
-    pub(super) fn names(&self) -> Vec<&str> {
-        match self.parts.is_empty() {
-            true => vec![&self.name],
-            false => self.parts.iter().map(String::as_str).collect(),
-        }
-    }
-
-    /// What has a Hugging Face name.
-    fn pieces(&self) -> Vec<Piece<'_>> {
-        let mut shape = self.tensor.size();
-        let piece = |name, shape, range| Piece {
-            name,
-            shape,
-            range,
-            frozen: self.frozen,
-            role: self.role,
-        };
-        if self.parts.is_empty() {
-            return vec![piece(&self.name, shape, self.range.clone())];
-        }
-        let count = self.parts.len();
-        shape[0] /= count as i64;
-        let length = self.range.len() / count;
-        let start = |index: usize| self.range.start + index * length;
-        let pieces = self.parts.iter().enumerate();
-        pieces
-            .map(|(i, name)| piece(name, shape.clone(), start(i)..start(i) + length))
-            .collect()
-    }
-}
-
 /// One layer group: trained parameters in one flat f32 buffer, gradients in a second one of the same
 /// layout; those that decay come first. What is not trained lies in a buffer of its own, that no
-/// owner, exchange or optimizer sees. A block of which nothing is trained has all in the first one.
+/// owner, exchange or optimizer sees. A block of which nothing is trained has all in the first one. These
+/// buffers are on the host; another device computes with a copy of them ([`Block::push`]).
 #[derive(Debug)]
 pub struct Block {
     name: String,
@@ -204,14 +31,16 @@ pub struct Block {
     rest: Tensor,
     /// Flat gradients, one for each slot; none if the block is frozen.
     grads: Vec<Tensor>,
+    /// What computes in place of the buffers above, if it is not the host.
+    copy: Option<DeviceCopy>,
     decay_end: usize,
     pub(super) updates: Vec<Update>,
     pub(super) bottlenecks: Vec<Bottleneck>,
 }
 
 impl Block {
-    /// A block of zeros. Parameters are numbered in the order of `specs`, those that decay first, and
-    /// what is beside the pretrained model last. With `trainable` those are trained that say so.
+    /// A block of zeros that computes on `device`. Parameters are numbered in the order of `specs`, those that decay
+    /// first, and what is beside the pretrained model last. With `trainable` those are trained that say so.
     ///
     /// # Errors
     /// If memory cannot be had.
@@ -237,19 +66,24 @@ impl Block {
         let decay_end = lay(&|spec| !frozen(spec) && spec.decay, 0);
         let end = lay(&|spec| !frozen(spec) && !spec.decay, decay_end);
         let rest_end = lay(&frozen, 0);
-        let zeros = |n: usize| Tensor::f_zeros([n as i64], (Kind::Float, device));
+        let zeros = |n: usize| host_zeros(n, device);
         let (flat, rest) = (zeros(end)?, zeros(rest_end)?);
         let grads = if trainable {
             vec![zeros(end)?]
         } else {
             Vec::new()
         };
+        let copy = DeviceCopy::of(device, [&flat, &rest], grads.len())?;
+        let (of_flat, of_rest, of_grads) = match &copy {
+            None => (&flat, &rest, &grads),
+            Some(copy) => (&copy.flat, &copy.rest, &copy.grads),
+        };
         let mut params = Vec::new();
         for (spec, range) in specs.into_iter().zip(places) {
             let frozen = trainable && !spec.trained;
-            let home = if frozen { &rest } else { &flat };
+            let home = if frozen { of_rest } else { of_flat };
             let mut tensor = view(home, &range, &spec.shape)?.f_detach()?;
-            if let Some(grad) = grads.first().filter(|_| !frozen) {
+            if let Some(grad) = of_grads.first().filter(|_| !frozen) {
                 tensor = tensor.f_set_requires_grad(true)?;
                 torch::set_grad(&tensor, &view(grad, &range, &spec.shape)?)?;
             }
@@ -269,6 +103,7 @@ impl Block {
             flat,
             rest,
             grads,
+            copy,
             decay_end,
             updates: Vec::new(),
             bottlenecks: Vec::new(),
@@ -285,9 +120,15 @@ impl Block {
         };
         let mut grads = vec![first.shallow_clone()];
         while grads.len() < count {
-            grads.push(first.f_zeros_like()?);
+            grads.push(host_zeros(first.numel(), self.device())?);
         }
         self.grads = grads;
+        if let Some(copy) = &mut self.copy {
+            copy.grads.truncate(count.max(1));
+            while copy.grads.len() < count {
+                copy.grads.push(copy.flat.f_zeros_like()?);
+            }
+        }
         self.bind(0)
     }
 
@@ -296,7 +137,7 @@ impl Block {
     /// # Errors
     /// If libtorch refuses.
     pub fn bind(&self, slot: usize) -> Result<(), Error> {
-        let Some(grad) = self.grads.get(slot) else {
+        let Some(grad) = self.slot_there(slot) else {
             return Ok(());
         };
         for param in self.params.iter().filter(|param| !param.frozen) {
@@ -318,7 +159,7 @@ impl Block {
         &self.params
     }
 
-    /// A parameter by the order in which the block was described: decaying ones first.
+    /// A parameter, where it computes, by the order in which the block was described: decaying ones first.
     #[must_use]
     pub fn param(&self, index: usize) -> &Tensor {
         &self.params[index].tensor
@@ -330,13 +171,14 @@ impl Block {
         self.params[index].range.clone()
     }
 
-    /// All trained parameters (all of a frozen block), f32 `[n]`.
+    /// All trained parameters (all of a frozen block), f32 `[n]` on the host. Who writes there says
+    /// [`Block::about_to_change`], who reads what may have been stepped on a device [`Block::refresh`].
     #[must_use]
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }
 
-    /// All gradients, f32 `[n]`; none if the block is frozen.
+    /// All gradients, f32 `[n]` on the host; none if the block is frozen.
     #[must_use]
     pub fn grad(&self) -> Option<&Tensor> {
         self.grads.first()
@@ -359,6 +201,9 @@ impl Block {
     /// # Errors
     /// If libtorch refuses.
     pub fn let_go(&self) -> Result<(), Error> {
+        if let Some(copy) = &self.copy {
+            torch::let_go(&copy.flat)?;
+        }
         Ok(torch::let_go(&self.flat)?)
     }
 
@@ -367,6 +212,10 @@ impl Block {
     /// # Errors
     /// If memory cannot be had.
     pub fn hold(&self) -> Result<(), Error> {
+        if let Some(copy) = &self.copy {
+            torch::hold(&copy.flat)?;
+            self.changed();
+        }
         Ok(torch::hold(&self.flat)?)
     }
 
@@ -406,12 +255,16 @@ impl Block {
         0..self.decay_end
     }
 
-    /// Sets the gradients of all slots to zero.
+    /// Sets the gradients of all slots to zero, where it computes.
     ///
     /// # Errors
     /// If libtorch refuses.
     pub fn zero_grad(&mut self) -> Result<(), Error> {
-        for grad in &mut self.grads {
+        let grads = match &mut self.copy {
+            Some(copy) => &mut copy.grads,
+            None => &mut self.grads,
+        };
+        for grad in grads {
             let _ = grad.f_zero_()?;
         }
         Ok(())
@@ -458,8 +311,12 @@ impl Block {
                 found,
             });
         }
-        let mut place = self.narrow(&piece)?;
+        let (mut place, frozen) = (self.narrow(&piece)?, piece.frozen);
         place.f_copy_(&values.f_reshape([-1])?)?;
+        match frozen {
+            true => self.rest_changed(),
+            false => self.changed(),
+        }
         Ok(())
     }
 
@@ -478,6 +335,7 @@ impl Block {
     }
 
     fn narrow(&self, piece: &Piece<'_>) -> Result<Tensor, Error> {
+        self.refresh()?;
         let home = if piece.frozen { &self.rest } else { &self.flat };
         let (start, length) = (piece.range.start as i64, piece.range.len() as i64);
         Ok(home.f_narrow(0, start, length)?)

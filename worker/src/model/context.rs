@@ -1,6 +1,6 @@
 //! What a forward pass must know besides its batch; dropout that depends on nothing else.
 
-use super::Error;
+use super::{Error, mask};
 use crate::torch;
 use tch::{Device, TchError, Tensor};
 
@@ -55,11 +55,9 @@ impl Context {
         }
         let size = x.size();
         let width = size.last().copied().unwrap_or(1) as usize;
-        let mask = torch::dropout_mask(row_keys, width, self.key(site), p)?;
-        let mask = if x.device() == Device::Cpu {
-            mask
-        } else {
-            mask.f_to_device(x.device())?
+        let mask = match x.device() {
+            Device::Cpu => torch::dropout_mask(row_keys, width, self.key(site), p)?,
+            device => mask::on(device, row_keys, width, (self.key(site), p))?,
         };
         mask.f_view(&size[..]).map(Some)
     }

@@ -218,7 +218,7 @@ impl Decoder for Gpt2 {
 
     fn cache(&self, tokens: usize) -> Result<Cache, Error> {
         let limit = self.positions.min(tokens as i64 + self.tokens.count());
-        let device = self.table.weight()?.device();
+        let device = self.table.device();
         let mut cache = Cache::new(self.layers.heads(), self.depth, limit, device)?;
         self.tokens.fill(&self.blocks, &mut cache)?;
         Ok(cache)

@@ -154,12 +154,12 @@ impl Block {
             let value = match self.updates.iter().find(of) {
                 None => value,
                 Some(update) => tch::no_grad(|| {
-                    let product = self.param(update.up).f_matmul(self.param(update.down))?;
+                    let product = self.host(update.up)?.f_matmul(&self.host(update.down)?)?;
                     let product = match self.params()[update.target].is_transposed {
                         true => product.f_transpose(0, 1)?,
                         false => product,
                     };
-                    value.f_add(&product.f_mul_scalar(update.scale)?)
+                    Ok::<_, Error>(value.f_add(&product.f_mul_scalar(update.scale)?)?)
                 })?,
             };
             Ok((piece.name.to_owned(), value))

@@ -28,6 +28,7 @@ mod layout;
 mod llama;
 mod lora;
 mod map;
+mod mask;
 mod pass;
 mod pool;
 mod resnet;

@@ -80,6 +80,7 @@ impl<'a> Pass<'a> {
         };
         for index in begin..first {
             tell(Moment::Forward(index))?;
+            backbone.blocks()[index].push()?;
             // Frozen blocks give the same features in every epoch: nothing is dropped there.
             x = tch::no_grad(|| backbone.forward(index, &x, batch, &Context::eval()))?;
             tell(Moment::ForwardDone(index))?;
@@ -88,6 +89,7 @@ impl<'a> Pass<'a> {
         pass.first = first;
         for index in first..count {
             tell(Moment::Forward(index))?;
+            backbone.blocks()[index].push()?;
             // The table's rows are a leaf already if the table is trained.
             let wants_grad = index > first || x.requires_grad();
             let input = leaf(&x, wants_grad)?;
@@ -207,6 +209,7 @@ impl<'a> Pass<'a> {
         for place in (0..self.outputs.len()).rev() {
             let index = self.first + place;
             tell(Moment::Backward(index))?;
+            self.backbone.blocks()[index].push()?;
             if let Some(output_grad) = &grad {
                 let output = match &self.outputs[place] {
                     Some(output) => output.shallow_clone(),
@@ -250,7 +253,10 @@ pub fn lowest(backbone: &dyn Backbone, batch: &Batch, blocks: usize) -> Result<T
     tch::no_grad(|| {
         let ctx = Context::eval();
         let first = backbone.input(batch)?;
-        (0..blocks).try_fold(first, |x, index| backbone.forward(index, &x, batch, &ctx))
+        (0..blocks).try_fold(first, |x, index| {
+            backbone.blocks()[index].push()?;
+            backbone.forward(index, &x, batch, &ctx)
+        })
     })
 }
 

@@ -179,6 +179,11 @@ impl Script {
                            backbone.pooling to mean, cls, max or last";
             return Err(source.wrong(CONFIG, message.to_owned()));
         }
+        if options.device != Device::Cpu {
+            let message =
+                "a TorchScript module computes on the CPU only; set resources.device to cpu";
+            return Err(source.wrong(CONFIG, message.to_owned()));
+        }
         let (module, block) = open(source, &config.file, options)?;
         let mut script = Self {
             module,

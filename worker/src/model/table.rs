@@ -14,6 +14,8 @@ pub struct Table {
     /// The rows that are here while it is not whole.
     brought: Option<Brought>,
     trainable: bool,
+    /// Where the rows of a batch are wanted; the table itself is on the host.
+    device: Device,
 }
 
 /// Some rows of a table: their numbers, ascending and distinct, and their values [n, width].
@@ -38,17 +40,18 @@ impl Brought {
 }
 
 impl Table {
-    /// A table of zeros with a Hugging Face name.
+    /// A table of zeros with a Hugging Face name, whose rows are read on `device`.
     ///
     /// # Errors
     /// If memory cannot be had.
     pub fn new(name: &str, size: [i64; 2], trainable: bool, device: Device) -> Result<Self, Error> {
-        let weight = Tensor::f_zeros(size, (Kind::Float, device))?;
+        let weight = Tensor::f_zeros(size, (Kind::Float, Device::Cpu))?;
         Ok(Self {
             name: name.to_owned(),
             weight,
             brought: None,
             trainable,
+            device,
         })
     }
 
@@ -77,6 +80,12 @@ impl Table {
         self.weight.size()[1] as usize
     }
 
+    /// Where the rows of a batch are read.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// Whether it is trained.
     #[must_use]
     pub fn trainable(&self) -> bool {
@@ -94,10 +103,7 @@ impl Table {
     /// # Errors
     /// If libtorch refuses.
     pub fn let_go(&mut self) -> Result<(), Error> {
-        let nothing = Tensor::f_zeros(
-            [0, self.width() as i64],
-            (Kind::Float, self.weight.device()),
-        )?;
+        let nothing = Tensor::f_zeros([0, self.width() as i64], (Kind::Float, Device::Cpu))?;
         self.bring(Vec::new(), nothing)
     }
 
@@ -195,18 +201,20 @@ impl Table {
         }
     }
 
-    /// The rows of some tokens, [l, width], of a table that is whole.
+    /// The rows of some tokens, [l, width], of a table that is whole; on its device.
     ///
     /// # Errors
     /// [`Error::Input`] if an id is no row, [`Error::NotWhole`].
     pub fn rows_of(&self, ids: &[u32]) -> Result<Tensor, Error> {
         self.check(ids)?;
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let ids = Tensor::f_from_slice(&ids)?.f_to_device(self.weight.device())?;
-        Ok(self.weight()?.f_index_select(0, &ids)?)
+        let rows = self
+            .weight()?
+            .f_index_select(0, &Tensor::f_from_slice(&ids)?)?;
+        Ok(torch::sent(&rows, self.device)?)
     }
 
-    /// The rows of a batch's tokens, [T, width]: a leaf that requires grad if the table is trained.
+    /// The rows of a batch's tokens, [T, width], on its device: a leaf that requires grad if the table is trained.
     ///
     /// # Errors
     /// [`Error::Input`] if an id is no row, or its row is not in memory.
@@ -216,10 +224,14 @@ impl Table {
         };
         self.check(&tokens.host_ids)?;
         let gathered = match &self.brought {
-            None => tch::no_grad(|| self.weight.f_index_select(0, &tokens.ids))?,
+            None if self.device == Device::Cpu => {
+                tch::no_grad(|| self.weight.f_index_select(0, &tokens.ids))?
+            }
+            None => tch::no_grad(|| self.rows_of(&tokens.host_ids))?,
             Some(brought) => {
                 let places = brought.places(&tokens.host_ids)?;
-                brought.values.f_index_select(0, &places)?
+                let rows = brought.values.f_index_select(0, &places)?;
+                torch::sent(&rows, self.device)?
             }
         };
         Ok(if self.trainable {

@@ -351,8 +351,8 @@ impl Block {
 /// # Errors
 /// If libtorch refuses.
 pub fn prompt(blocks: &[Block]) -> Result<Option<Tensor>, Error> {
-    let own = blocks.iter().find_map(Block::prompt);
-    Ok(own.map(Tensor::f_detach).transpose()?)
+    let is_own = |role| role == Role::Prompt;
+    Ok(on_host(blocks, is_own)?.pop())
 }
 
 /// The learned prefix of a model, if it has one.
@@ -368,14 +368,26 @@ pub fn prefix(blocks: &[Block]) -> Result<Option<Prefix>, Error> {
     let Some(heads) = heads else {
         return Ok(None);
     };
-    let own: Vec<[&Tensor; 2]> = blocks.iter().filter_map(Block::prefix).collect();
-    let (layers, all) = (own.len(), own.concat());
-    let values = Tensor::f_stack(&all, 1)?.f_detach()?.f_flatten(1, -1)?;
+    let all = on_host(blocks, |role| matches!(role, Role::Prefix(_)))?;
+    let layers = all.len() / 2;
+    let values = Tensor::f_stack(&all, 1)?.f_flatten(1, -1)?;
     Ok(Some(Prefix {
         values,
         layers,
         heads,
     }))
+}
+
+/// The values of all parameters of a role, as the host has them.
+fn on_host(blocks: &[Block], is_own: impl Fn(Role) -> bool) -> Result<Vec<Tensor>, Error> {
+    let mut own = Vec::new();
+    for block in blocks {
+        let params = block.params().iter().enumerate();
+        for (index, _) in params.filter(|(_, param)| is_own(param.role)) {
+            own.push(block.host(index)?);
+        }
+    }
+    Ok(own)
 }
 
 fn wrong(dir: &Path, file: &str, message: String) -> Error {

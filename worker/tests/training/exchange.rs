@@ -1,6 +1,6 @@
 //! The ways in which gradients may travel, and what must not depend on them.
 
-use crate::kit::{Layout, spec, train};
+use crate::kit::{Layout, computes_on_host, spec, train};
 use espalier_spec::exchange::{ExchangeType, Sharding};
 use espalier_spec::plan::{ExchangePlan, SyncPath};
 use espalier_worker::engine::Sources;
@@ -262,6 +262,11 @@ fn full_sharding_changes_no_bit() {
         ("looking again", "famo", true, &split, 3, &by_rank, false),
         ("frozen", "upgrad", true, &frozen, 2, &MIXED, false),
     ] {
+        // A rank by itself on a device steps there with one sharding and on the host with the other, which round
+        // otherwise.
+        if ranks == 1 && !computes_on_host() {
+            continue;
+        }
         let job = spec(folder.path(), STEPS, |job| {
             job["balancer"] = json!(balancer);
             for (section, fields) in change.as_object().unwrap() {

@@ -1,4 +1,5 @@
 use super::*;
+use tch::Kind;
 
 fn block() -> Block {
     let specs = vec![

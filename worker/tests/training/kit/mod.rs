@@ -1,5 +1,9 @@
 //! Ranks as threads of the test's process, on a small random BERT with three tasks.
 
+mod device;
+
+pub use device::computes_on_host;
+
 use espalier_comm::{Communicator, Listener, PeerAddr, Rendezvous, connect, host_id};
 use espalier_spec::plan::{BlockPlacement, ExchangePlan, Profile, Seat, TaskPlacement};
 use espalier_spec::report::{Evaluation, MemoryStats};
@@ -13,7 +17,6 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier, Mutex};
-use tch::Device;
 
 /// What a run gave: reports of rank 0 and the files of its export.
 #[derive(Debug)]
@@ -324,7 +327,7 @@ struct Ranks<'a> {
 
 impl Ranks<'_> {
     fn trainer(&self, comm: Arc<dyn Communicator>) -> Trainer {
-        let backbone = self.sources.backbone(self.spec, Device::Cpu).unwrap();
+        let backbone = self.sources.backbone(self.spec, device::place()).unwrap();
         Trainer::new(self.spec, self.plan, comm, self.sources, backbone).unwrap()
     }
 
