@@ -46,6 +46,7 @@ def arguments():
     how.add_argument("--coordinators", type=int, default=1, help="more than one need --etcd")
     how.add_argument("--etcd", action="store_true", help="coordinators keep their state in an etcd of this run's (ETCD: its path)")
     how.add_argument("--ha-flags", default="--store etcd:{etcd} --advertise {url}", help="flags of a coordinator with etcd")
+    how.add_argument("--nice", type=int, default=0, metavar="N", help="niceness of coordinators and etcd, which on hosts of their own would take no CPU from workers")
     how.add_argument("--coordinator-flags", default="", help="further flags of every coordinator, such as --coordinator-flags='--heartbeat-interval 100ms'")
     how.add_argument("--worker-flags", default="", help="further flags of every worker, such as --worker-flags='--peer-silence 300ms'")
     how.add_argument("--max-restarts", type=int, default=100, help="the coordinator's flag of this name")

@@ -175,7 +175,10 @@ class Stage:
         command = [etcd_binary(), "--name", "e0", "--data-dir", self.folder / "etcd", "--listen-client-urls", self.etcd_url,
                    "--advertise-client-urls", self.etcd_url, "--listen-peer-urls", peers,
                    "--initial-advertise-peer-urls", peers, "--initial-cluster", f"e0={peers}"]
-        self.etcd = Process(self, "etcd", host, command, self.args.restart_delay)
+        self.etcd = Process(self, "etcd", host, self.nice(command), self.args.restart_delay)
+
+    def nice(self, command):
+        return ["nice", "-n", str(self.args.nice), *command] if self.args.nice else command
 
     def start_coordinator(self, name):
         address = f"{self.net.address(name)}:{self.ports[name]}"
@@ -185,7 +188,7 @@ class Stage:
         if self.args.etcd:
             # Word by word, {etcd} and {url} filled in.
             command += [word.format(etcd=self.etcd_url, url=self.url(name), name=name) for word in self.args.ha_flags.split()]
-        self.coordinators[name] = Process(self, name, name, command, self.args.restart_delay, {"ESPALIER_LOG_FORMAT": "json"})
+        self.coordinators[name] = Process(self, name, name, self.nice(command), self.args.restart_delay, {"ESPALIER_LOG_FORMAT": "json"})
 
     def start_worker(self, name, delay=None):
         command = [BIN / "espalier-worker", "run", "--coordinator", self.servers, "--name", name, "--ranks", self.args.ranks_per_worker,
