@@ -47,15 +47,17 @@ test: setup ## All tests
 	else cargo test --workspace --bins --lib --tests --no-fail-fast; fi
 	@$(MAKE) --no-print-directory test-device DEVICE_TESTS='$(SOME_DEVICE_TESTS)'
 
-# TorchScript modules compute on the CPU alone. 'make test' takes some of them.
-DEVICE_TESTS ?= .
-SOME_DEVICE_TESTS := ^(recovery|adaptation_steps|zero_shot|segmentation|tags|ranking|tuning::parts|shared_inputs::shared)
+# The stand-in is loaded before all else, since libtorch looks for devices once; so all tests may share a process.
+# TorchScript modules compute on the CPU alone. 'make test' takes some of the tests.
+DEVICE_TESTS ?=
+SOME_DEVICE_TESTS := recovery adaptation_steps zero_shot segmentation tags ranking tuning::parts shared_inputs::shared
+STAND_IN := $(CURDIR)/target/stand-in
 test-device: setup ## Training on a stand-in for CUDA, as the tests of training have it: what is on the wrong device is found
-	@mkdir -p target/stand-in; $(ENV); tests/gpu/stand_in/build.sh target/stand-in/libtorch_cuda.so target/stand-in/check; \
-	LD_LIBRARY_PATH="$$LIBTORCH/lib" target/stand-in/check target/stand-in/libtorch_cuda.so
-	@$(ENV); export ESPALIER_TEST_DEVICE=cuda:0 ESPALIER_CUDA="$$PWD/target/stand-in"; if cargo nextest --version >/dev/null 2>&1; \
-	then cargo nextest run --workspace --no-fail-fast -E 'binary(training) & test(/$(DEVICE_TESTS)/) - test(/^script/)'; \
-	else cargo test --workspace --test training --no-fail-fast -- --skip script $$(tr -c 'a-z_:\n' ' ' <<<'$(DEVICE_TESTS)'); fi
+	@mkdir -p $(STAND_IN); $(ENV); tests/gpu/stand_in/build.sh $(STAND_IN)/libtorch_cuda.so $(STAND_IN)/check; \
+	LD_LIBRARY_PATH="$$LIBTORCH/lib" $(STAND_IN)/check $(STAND_IN)/libtorch_cuda.so
+	@$(ENV); export ESPALIER_TEST_DEVICE=cuda:0 ESPALIER_CUDA=$(STAND_IN); cargo test --workspace --test training --no-fail-fast \
+	--config "target.'cfg(all())'.runner=['env', 'LD_LIBRARY_PATH=$$LIBTORCH/lib', 'LD_PRELOAD=$(STAND_IN)/libtorch_cuda.so']" \
+	-- --skip script $(DEVICE_TESTS)
 
 test-python: setup ## A stock gRPC client without generated code runs a job; the Python package, built, installed and used
 	@$(PYTHON) deploy/setup/setup.py grpc client
