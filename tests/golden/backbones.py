@@ -49,8 +49,14 @@ FAMILIES = {
     # One head of keys and values for two of queries; its own vocabulary matrix.
     "llama": (LlamaForCausalLM, LlamaConfig(**LIKE_LLAMA, num_key_value_heads=1, tie_word_embeddings=False)),
     "llama_tied": (LlamaForCausalLM, LlamaConfig(**LIKE_LLAMA, num_key_value_heads=2, tie_word_embeddings=True)),
+    # Scaled rotary positions; of llama_3's four angles one is fast, two are between and one is slow.
+    "llama_linear": (LlamaForCausalLM, LlamaConfig(**LIKE_LLAMA, num_key_value_heads=1, tie_word_embeddings=True, rope_theta=100.0,
+                                                   rope_scaling={"rope_type": "linear", "factor": 4.0})),
+    "llama_3": (LlamaForCausalLM, LlamaConfig(**LIKE_LLAMA, num_key_value_heads=1, head_dim=8, tie_word_embeddings=True, rope_theta=100.0,
+                                              rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                                                            "high_freq_factor": 4.0, "original_max_position_embeddings": 64})),
 }
-DECODERS = ("gpt2", "llama", "llama_tied")
+DECODERS = ("gpt2", "llama", "llama_tied", "llama_linear", "llama_3")
 # Rows that stand before the patches of an image or a sound.
 TOKENS = {"vit": 1, "ast": 2}
 # So many tokens follow the third text.

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import torch
 import transformers
+from transformers import ASTFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 rng = np.random.default_rng(7)
@@ -63,6 +64,20 @@ def sound(samples, frames, normalise, **config):
     }
 
 
+def sound_of_ast(samples, bins, frames):
+    """Features [mel bins, frames] of ASTFeatureExtractor."""
+    pcm = wave(samples)
+    extractor = ASTFeatureExtractor(num_mel_bins=bins, max_length=frames)
+    features = extractor(pcm / 32768, sampling_rate=16000, return_tensors="np").input_values[0].T
+    return {
+        "config": extractor.to_dict(),
+        "pcm": pcm.tolist(),
+        "frames": frames,
+        "cut": 1 + (samples - 400) // 160 > frames,
+        "features": features.astype(float).round(6).tolist(),
+    }
+
+
 def picture(height, width, to_height, to_width):
     """An image, and the same resized with a triangle filter whose width grows as the image shrinks."""
     pixels = torch.tensor(rng.integers(0, 256, (1, 1, height, width)), dtype=torch.float32)
@@ -81,5 +96,7 @@ golden = {
         sound(50, 3, "none", **base, frequency_min=100.0, frequency_max=3800.0, mel_floor=1e-5),
     ],
     "images": [picture(9, 12, 5, 7), picture(6, 6, 9, 13), picture(28, 28, 28, 14)],
+    # Of 80 bins some hold no frequency of the spectrum.
+    "sounds_of_ast": [sound_of_ast(2000, 80, 14), sound_of_ast(1900, 24, 6)],
 }
 print(json.dumps(golden))

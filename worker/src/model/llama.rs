@@ -13,10 +13,9 @@ use super::hf::{self, Source};
 use super::pool::pool;
 use super::tuning::is_table_trained;
 use super::virtual_tokens::{self, Room, VirtualTokens};
-use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table};
+use super::{Backbone, Batch, Block, Context, Error, Options, ParamSpec, Table, rotary};
 use espalier_spec::job::Pooling;
 use serde::Deserialize;
-use serde_json::Value;
 use tch::{Kind, Tensor};
 
 pub(super) const MODEL_TYPE: &str = "llama";
@@ -33,8 +32,6 @@ const NORMS: [usize; 2] = [5, 6];
 const FINAL_NORM: usize = 7;
 /// Dropout sites of one layer: that of its linear layers' updates and attention.
 const SITES: u64 = 1;
-/// The base of rotary angles where a configuration names none.
-const ROPE_THETA: f64 = 10_000.0;
 
 /// The fields of `config.json` that matter here.
 #[derive(Clone, Debug, Deserialize)]
@@ -51,11 +48,8 @@ struct Config {
     hidden_act: String,
     #[serde(default = "rms_norm_eps")]
     rms_norm_eps: f64,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<Value>,
-    /// Where transformers 5 and later keep all that is said of rotary positions.
-    rope_parameters: Option<Value>,
-    partial_rotary_factor: Option<Value>,
+    #[serde(flatten)]
+    rotary: rotary::Config,
     #[serde(default)]
     attention_bias: bool,
     #[serde(default)]
@@ -94,7 +88,7 @@ impl Llama {
     pub(super) fn load(source: &Source, options: &Options) -> Result<Self, Error> {
         let config: Config = source.config()?;
         let heads = check(source, &config, options)?;
-        let base = rotary_base(source, &config)?;
+        let frequencies = rotary::frequencies(source, &config.rotary, heads.width)?;
         let (h, depth) = (config.hidden_size, config.num_hidden_layers);
         let mut table = Table::new(
             "embed_tokens.weight",
@@ -120,10 +114,6 @@ impl Llama {
         let std = config.initializer_range;
         let start = (PREFIX, std);
         let (blocks, mut extra) = hf::blocks(source, options, parts, start, Some(&mut table))?;
-        // In 32 bits, as transformers computes them.
-        let (theta, d) = (base as f32, heads.width);
-        let frequency = |i: i64| 1.0 / theta.powf((2 * i) as f32 / d as f32);
-        let frequencies: Vec<f32> = (0..d / 2).map(frequency).collect();
         let tied = config.tie_word_embeddings;
         Ok(Self {
             vocabulary: Vocabulary::new(source, options, (tied, std), &mut extra),
@@ -366,54 +356,4 @@ fn check(source: &Source, config: &Config, options: &Options) -> Result<Heads, E
         causal: true,
         dropout,
     })
-}
-
-/// The base of rotary angles. Positions that are scaled or turn a part of each head are refused: the angles
-/// would be others than the model was trained with, and nothing else would say so.
-fn rotary_base(source: &Source, config: &Config) -> Result<f64, Error> {
-    let wrong = |message: String| Err(source.wrong("config.json", message));
-    let fields = [
-        ("rope_scaling", &config.rope_scaling),
-        ("rope_parameters", &config.rope_parameters),
-    ];
-    for (field, value) in fields {
-        let Some(value) = value else { continue };
-        let kind = value.get("rope_type").or_else(|| value.get("type"));
-        if kind.and_then(Value::as_str) != Some("default") {
-            return wrong(format!(
-                "{field} {value} is not supported, only positions as they are: rope_type \"default\""
-            ));
-        }
-    }
-    let parameters = config.rope_parameters.as_ref();
-    let inner = |name: &str| {
-        let value = parameters.and_then(|all| all.get(name));
-        value.filter(|value| !value.is_null())
-    };
-    let factors = [
-        config.partial_rotary_factor.as_ref(),
-        inner("partial_rotary_factor"),
-    ];
-    for factor in factors.into_iter().flatten() {
-        if factor.as_f64() != Some(1.0) {
-            return wrong(format!(
-                "partial_rotary_factor {factor} is not supported, only 1: whole heads are turned"
-            ));
-        }
-    }
-    let base = match (inner("rope_theta"), parameters, config.rope_theta) {
-        (Some(value), ..) => value.as_f64(),
-        (None, _, Some(beside)) => Some(beside),
-        (None, None, None) => Some(ROPE_THETA),
-        (None, Some(_), None) => {
-            return wrong(
-                "rope_parameters names no rope_theta: add the one that the model was trained with"
-                    .into(),
-            );
-        }
-    };
-    match base {
-        Some(base) if base > 0.0 && base.is_finite() => Ok(base),
-        _ => wrong("rope_theta must be a number above 0, such as 10000".into()),
-    }
 }

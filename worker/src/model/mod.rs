@@ -32,6 +32,7 @@ mod mask;
 mod pass;
 mod pool;
 mod resnet;
+mod rotary;
 mod script;
 mod table;
 mod tuning;

@@ -13,13 +13,14 @@ mod dropout;
 mod llama;
 mod resnet;
 mod virtual_tokens;
+mod weights;
 
 const TEXTS: [&[u32]; 4] = [&[3, 4, 7, 2], &[3, 9], &[5, 6, 8, 10, 2, 3], &[9, 2]];
 const IMAGES: usize = 3;
 const SHAPE: [i64; 3] = [2, 6, 6];
 /// Where the second text of each begins, in the family `pairs`: BERT that reads pairs of texts.
 const SECONDS: [Option<u32>; 4] = [Some(2), None, Some(5), Some(1)];
-const FAMILIES: [&str; 12] = [
+const FAMILIES: [&str; 14] = [
     "bert",
     "pairs",
     "roberta",
@@ -32,12 +33,14 @@ const FAMILIES: [&str; 12] = [
     "gpt2",
     "llama",
     "llama_tied",
+    "llama_linear",
+    "llama_3",
 ];
 /// What these take.
 const LARGE: [i64; 3] = [2, 18, 18];
 /// Of sounds: mel bins and frames.
 const SOUND: [i64; 3] = [1, 10, 13];
-const DECODERS: [&str; 3] = ["gpt2", "llama", "llama_tied"];
+const DECODERS: [&str; 5] = ["gpt2", "llama", "llama_tied", "llama_linear", "llama_3"];
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("golden.json")).unwrap()

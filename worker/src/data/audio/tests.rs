@@ -36,7 +36,7 @@ fn agrees_with_golden_numbers() {
         let frames = case["frames"].as_u64().unwrap() as usize;
         let shape = [1, filters.len(), frames];
         let reader = AudioReader::new(&config(case["config"].clone()), shape).unwrap();
-        for (bin, (ours, theirs)) in reader.filters.iter().zip(&filters).enumerate() {
+        for (bin, (ours, theirs)) in reader.plan.filters.iter().zip(&filters).enumerate() {
             for (place, theirs) in theirs.iter().enumerate() {
                 let ours = place
                     .checked_sub(ours.first)
@@ -124,7 +124,7 @@ fn refuses_configurations() {
         (
             "feature_extractor_type",
             json!("WhisperFeatureExtractor"),
-            "expected EspalierLogMel",
+            "expected EspalierLogMel or ASTFeatureExtractor",
         ),
         (
             "num_mel_bins",
@@ -163,6 +163,76 @@ fn refuses_configurations() {
             json!("bark"),
             "field mel_scale: unknown variant `bark`",
         ),
+    ] {
+        let mut bad = good.clone();
+        bad[field] = value;
+        let found = AudioReader::new(&config(bad), [1, 8, 4]).unwrap_err();
+        assert!(found.contains(said), "{field}: {found}");
+    }
+}
+
+/// Spectrograms of the audio spectrogram transformer are those of `ASTFeatureExtractor`, cut and filled up.
+#[test]
+fn agrees_with_the_extractor_of_ast() {
+    let golden: Value = serde_json::from_str(include_str!("../golden.json")).unwrap();
+    for (index, case) in golden["sounds_of_ast"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+    {
+        let theirs: Vec<Vec<f64>> = serde_json::from_value(case["features"].clone()).unwrap();
+        let frames = case["frames"].as_u64().unwrap() as usize;
+        let fields = config(case["config"].clone());
+        let reader = AudioReader::new(&fields, [1, theirs.len(), frames]).unwrap();
+        let pcm: Vec<f32> = serde_json::from_value(case["pcm"].clone()).unwrap();
+        let wave: Vec<f32> = pcm.iter().map(|sample| sample / 32768.0).collect();
+        let (ours, cut) = reader.features(&wave);
+        assert_eq!(cut, case["cut"].as_bool().unwrap(), "case {index}");
+        let theirs = theirs.concat();
+        assert_eq!(ours.len(), theirs.len());
+        for (place, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+            let difference = (f64::from(*ours) - theirs).abs();
+            assert!(difference < 1e-4, "case {index}, {place}: {ours} {theirs}");
+        }
+    }
+}
+
+/// The configuration that transformers writes for the audio spectrogram transformer is taken as it is; what differs from
+/// what it can mean names its field.
+#[test]
+fn refuses_other_sounds_of_ast() {
+    let good = json!({
+        "do_normalize": true, "feature_extractor_type": "ASTFeatureExtractor", "feature_size": 1, "max_length": 4,
+        "mean": -4.2677393, "num_mel_bins": 8, "padding_side": "right", "padding_value": 0.0,
+        "return_attention_mask": false, "sampling_rate": 16000, "std": 4.5689974
+    });
+    let reader = AudioReader::new(&config(good.clone()), [1, 8, 4]).unwrap();
+    assert_eq!(reader.rate(), 16000);
+    // Too short for a frame: all of it is filled up.
+    let (features, cut) = reader.features(&[0.5; 399]);
+    assert!(
+        !cut && features
+            .iter()
+            .all(|value| (value - 0.467_031_9).abs() < 1e-6)
+    );
+    for (field, value, said) in [
+        (
+            "sampling_rate",
+            json!(8000),
+            "field sampling_rate is 8000; expected 16000",
+        ),
+        (
+            "max_length",
+            json!(1024),
+            "field max_length is 1024 frames, but the width",
+        ),
+        (
+            "num_mel_bins",
+            json!(128),
+            "field num_mel_bins is 128, but the backbone takes 1 x 8 x 4",
+        ),
+        ("std", json!(0), "with std above 0"),
     ] {
         let mut bad = good.clone();
         bad[field] = value;

@@ -39,6 +39,16 @@ fn the_base_of_rotary_angles_is_found_where_transformers_writes_it() {
     assert_ne!(without, within);
 }
 
+// Promise: `linear` scaling of positions acts, and is found in both places where transformers writes it.
+#[test]
+fn linear_scaling_is_found() {
+    let scaled = json!({"type": "linear", "factor": 2.0});
+    let beside = features(&json!({"rope_theta": 3.0, "rope_scaling": scaled}));
+    let within = json!({"rope_theta": 3.0, "rope_type": "linear", "factor": 2.0});
+    assert_eq!(beside, features(&json!({"rope_parameters": within})));
+    assert_ne!(beside, features(&json!({"rope_theta": 3.0})));
+}
+
 // Promise: rotary positions that are not computed here are refused by the name of their field, never taken for
 // plain ones.
 #[test]
@@ -51,9 +61,27 @@ fn other_rotary_positions_are_refused() {
         let built = build(&source, &options(Init::Random, Pooling::Mean));
         built.unwrap_err().to_string()
     };
-    let scaled = json!({"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0});
+    let scaled = json!({"rope_type": "yarn", "rope_theta": 500000.0, "factor": 8.0});
     let said = refuse(json!({"rope_parameters": scaled}));
     assert!(said.contains("rope_parameters"), "{said}");
+    let partial = json!({"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0});
+    let said = refuse(json!({"rope_parameters": partial}));
+    assert!(said.contains("low_freq_factor is missing"), "{said}");
+    let crossed = json!({"rope_type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 1.0});
+    let said = refuse(json!({"rope_scaling": crossed}));
+    assert!(
+        said.contains("low_freq_factor below high_freq_factor"),
+        "{said}"
+    );
+    let none = json!({"rope_type": "linear", "factor": 0});
+    let said = refuse(json!({"rope_scaling": none}));
+    assert!(said.contains("factor is missing or no number"), "{said}");
+    let (two, four) = (
+        json!({"rope_type": "linear", "factor": 2.0}),
+        json!({"rope_type": "linear", "factor": 4.0, "rope_theta": 3.0}),
+    );
+    let said = refuse(json!({"rope_scaling": two, "rope_parameters": four}));
+    assert!(said.contains("different positions"), "{said}");
     let said = refuse(json!({"rope_parameters": {"rope_type": "default"}}));
     assert!(said.contains("names no rope_theta"), "{said}");
     let no_number = json!({"rope_type": "default", "rope_theta": "much"});
