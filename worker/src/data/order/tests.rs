@@ -47,6 +47,24 @@ fn changing() -> impl Strategy<Value = Sampler> {
 }
 
 proptest! {
+    /// Probabilities that are whole numbers and add up to the batch size are batch sizes of tasks: every step has
+    /// exactly so many samples of each.
+    #[test]
+    fn probabilities_are_batch_sizes(
+        counts in proptest::collection::vec(1_u32..40, 1..9), start in 0_u64..10_000_000,
+    ) {
+        let named = counts.iter().enumerate();
+        let given = named.map(|(i, count)| (format!("task-{i}"), f64::from(*count))).collect();
+        let batch = counts.iter().sum();
+        let order = order(1, batch, &vec![100; counts.len()], Sampler::Probabilities(given));
+        for step in start..start + 5 {
+            let (from, to) = (order.cursors(step), order.cursors(step + 1));
+            let drawn: Vec<u64> = to.iter().zip(&from).map(|(to, from)| to - from).collect();
+            let expected: Vec<u64> = counts.iter().map(|count| u64::from(*count)).collect();
+            prop_assert_eq!(drawn, expected);
+        }
+    }
+
     /// Every step has exactly the batch size, and counts stay within 2 samples of the shares.
     #[test]
     fn counts_follow_the_shares(
