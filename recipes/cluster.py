@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -197,7 +198,8 @@ def together_and_alone(cluster, job_file, folder, args, groups):
 
 
 def run(main):
-    """Calls main, with the errors that a person can settle as one line."""
+    """Calls main, with the errors that a person can settle as one line; who ends it ends its cluster, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except (DemoError, OSError) as error:
