@@ -124,11 +124,17 @@ def copy_binaries():
         # Beside it first: a binary that still runs cannot be written over.
         shutil.copy2(TARGET / "debug" / name, folder / f"{name}.new")
         (folder / f"{name}.new").rename(folder / name)
+    (folder / "commit").write_text(head())
 
 
-def commit():
+def head():
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True)
     return done.stdout.strip() or "?"
+
+
+def commit(side):
+    """Of our side, that of the binaries that run: the tree may have gone on since they were copied."""
+    return (HOME / "bin/debug/commit").read_text() if side == "ours" else head()
 
 
 def stop(child):
@@ -161,7 +167,7 @@ def measure(recipe, side, seed, args, env):
     if code != 0 or not figures.is_file():
         last = (log.read_text(errors="replace").strip().splitlines() or ["nothing was printed"])[-1]
         return f"exit code {code}: {last[:200]}; {log}"
-    result = {"identity": identity(recipe, side, seed, args), "rows": json.loads(figures.read_text()), "commit": commit(),
+    result = {"identity": identity(recipe, side, seed, args), "rows": json.loads(figures.read_text()), "commit": commit(side),
               "load": round(load, 2), "day": time.strftime("%Y-%m-%d", time.gmtime(began)), "minutes": (time.time() - began) / 60}
     aside = HOME / f"{name}.json.new"
     aside.write_text(json.dumps(result, indent=1) + "\n")
