@@ -83,7 +83,7 @@ impl Vocabulary {
         let Some((_, matrix)) = found else {
             return Err(Error::Content {
                 dir: self.dir.clone(),
-                file: super::weights::FILE.to_owned(),
+                file: super::weights::listing(&self.dir).to_owned(),
                 message: format!(
                     "tensor {LM_HEAD} {size:?} is missing, and tie_word_embeddings is false: is this \
                      the directory of a model for causal language modelling?"

@@ -9,9 +9,10 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 use tch::{Kind, Tensor};
 
-pub(super) const FILE: &str = "model.safetensors";
+const FILE: &str = "model.safetensors";
 /// What a model in several files has in its place.
 const INDEX: &str = "model.safetensors.index.json";
 /// A header beyond this is damage, not a description.
@@ -64,8 +65,8 @@ impl<'a> Weights<'a> {
             let (shard, tensors) = Shard::open(source, name)?;
             if let Some(index) = &index {
                 let listed = index.weight_map.iter().filter(|(_, file)| *file == name);
-                let missing = listed.map(|(tensor, _)| tensor);
-                if let Some(tensor) = missing.into_iter().find(|t| !tensors.contains_key(*t)) {
+                let mut names = listed.map(|(tensor, _)| tensor);
+                if let Some(tensor) = names.find(|tensor| !tensors.contains_key(*tensor)) {
                     let message = format!("tensor {tensor} is missing, which {INDEX} places here");
                     return Err(source.wrong(name, message));
                 }
@@ -94,8 +95,7 @@ impl<'a> Weights<'a> {
             .or_else(|| self.tensors.remove(&old));
         let Some((place, info)) = tensor else {
             let message = format!("tensor {name} {shape:?} is missing");
-            let file = if self.shards.len() > 1 { INDEX } else { FILE };
-            return Err(self.source.wrong(file, message));
+            return Err(self.source.wrong(listing(self.source.dir()), message));
         };
         let wrong = |message: String| Err(self.source.wrong(&self.shards[place].name, message));
         let found = size(&info);
@@ -174,6 +174,12 @@ impl Shard {
         let name = name.to_owned();
         Ok((Self { name, file, start }, tensors))
     }
+}
+
+/// The file that says which tensors a directory has: what an error names where one is missing.
+pub(super) fn listing(dir: &Path) -> &'static str {
+    let indexed = !dir.join(FILE).exists() && dir.join(INDEX).exists();
+    if indexed { INDEX } else { FILE }
 }
 
 /// The index of a directory; none if it has no such file, and so `model.safetensors` is missed.

@@ -90,7 +90,7 @@ fn bad_indices_are_named() {
     map.retain(|_, file| *file != first);
     let said = refused(&less.to_string());
     assert!(
-        said.contains("tensor ") && said.contains(" is missing"),
+        said.contains(&format!("{INDEX}: tensor ")) && said.contains(" is missing"),
         "{said}"
     );
     std::fs::remove_file(dir.path().join(INDEX)).unwrap();
