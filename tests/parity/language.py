@@ -6,7 +6,8 @@ training here; then
 
 1. import  vectors of all tokens of the model as transformers wrote it, to 1e-5
 2. export  loads as AutoModelForCausalLM, no key missing or left over; logits of the last token to 1e-4
-3. text    what `espalier predict` makes of prompts is what transformers' greedy search makes of them
+3. peft    low-rank updates, on the base model by PEFT, give the export's logits to 1e-4
+4. text    what `espalier predict` makes of prompts is what transformers' greedy search makes of them
 """
 
 import json
@@ -14,9 +15,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
@@ -43,12 +46,12 @@ def write_model(name, folder):
         shutil.copy(TOKENIZER / file, folder / file)
 
 
-def write_job(name, folder):
+def write_job(name, folder, base, tuning="all"):
     """A job of a few steps on a few lines."""
     lines = ["".join(chr(ord("a") + (3 * row + 5 * place) % 26) for place in range(40)) + "\n" for row in range(40)]
     (folder / "lines.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     job = {
-        "name": name, "backbone": {"path": str(folder / name), "max_tokens": 32, "pooling": "last"},
+        "name": name, "backbone": {"path": str(folder / base), "max_tokens": 32, "pooling": "last"}, "tuning": tuning,
         "tasks": [{"name": "language", "head": "causal_lm", "data": {"train": str(folder / "lines.jsonl")}}],
         "training": {"steps": 6, "batch_size": 8, "optimizer": {"learning_rate": 0.003, "head_learning_rate": 0.003}},
     }
@@ -66,6 +69,18 @@ def texts_of_ours(export):
     return [json.loads(line)["predictions"]["language"]["completion"] for line in done.stdout.splitlines()]
 
 
+def train(cluster, folder, name, *job):
+    """Submits a job, waits for it; where its export lies."""
+    export = folder / f"{name}-export"
+    espalier("--server", cluster.server, "submit", write_job(name, folder, *job), "--wait")
+    espalier("--server", cluster.server, "export", name, "--to", export)
+    return export
+
+
+def logits_of(model, batches):
+    return torch.cat([run(model, batch).logits[:, -1] for batch in batches])
+
+
 def check(name, cluster, folder):
     write_model(name, folder / name)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
@@ -77,13 +92,23 @@ def check(name, cluster, folder):
     hidden = torch.cat([run(model, batch).last_hidden_state[0] for batch in batches])
     yield f"{name}: import, hidden states", worst(ours["hidden"], hidden), 1e-5
 
-    espalier("--server", cluster.server, "submit", write_job(name, folder), "--wait")
-    export = folder / f"{name}-export"
-    espalier("--server", cluster.server, "export", name, "--to", export)
+    export = train(cluster, folder, name, name)
     model, keys = load(AutoModelForCausalLM, export)
     yield f"{name}: export, keys amiss {keys or ''}", len(keys), 0
-    logits = torch.cat([run(model, batch).logits[:, -1] for batch in batches])
-    yield f"{name}: export, logits", worst(forward_of_ours(export, TEXTS, folder)["outputs.language"], logits), 1e-4
+    yield f"{name}: export, logits", worst(forward_of_ours(export, TEXTS, folder)["outputs.language"], logits_of(model, batches)), 1e-4
+
+    updated = train(cluster, folder, f"{name}-lora", name, {"lora": {"rank": 2, "targets": ["all-linear"]}})
+    plain, _ = load(AutoModelForCausalLM, folder / name)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        theirs = PeftModel.from_pretrained(plain, updated / "adapter").eval()
+    amiss = [str(one.message) for one in said if "keys" in str(one.message)]
+    yield f"{name}: updates, keys amiss {amiss or ''}", len(amiss), 0
+    logits = logits_of(theirs, batches)
+    yield f"{name}: updates, logits", worst(forward_of_ours(updated, TEXTS, folder)["outputs.language"], logits), 1e-4
+    with theirs.disable_adapter():
+        yield f"{name}: updates, did not move", float(worst(logits, logits_of(theirs, batches)) < 1e-3), 0
+
     found = []
     for batch in batches:
         ids = model.generate(**batch, max_new_tokens=NEW, do_sample=False, pad_token_id=0)[0, batch["input_ids"].shape[1] :]

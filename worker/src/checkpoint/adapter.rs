@@ -1,12 +1,13 @@
 //! What was trained beside a backbone, by itself: low-rank updates as PEFT loads them
-//! (`adapter_config.json` and `adapter_model.safetensors`, for `PeftModel.from_pretrained(base, dir)`), and
-//! bottleneck adapters and virtual tokens as `espalier` loads them beside the backbone's weights, the latter
-//! laid out as PEFT has them.
+//! (`adapter_config.json` and `adapter_model.safetensors`, for `PeftModel.from_pretrained(base, dir)`; `base` is
+//! an `AutoModelForCausalLM` where the job learned the next token, else an `AutoModel`), and bottleneck adapters and
+//! virtual tokens as `espalier` loads them beside the backbone's weights, the latter laid out as PEFT has them.
 
-use super::export::{create, write_json};
+use super::export::{Language, create, write_json};
 use super::{ADAPTER_DIR, Error, write_tensors};
 use crate::model::{
-    ADAPTERS_FILE, ADAPTERS_META, EMBEDDINGS, PEFT_FILE, PEFT_META, PREFIX_DIR, PROMPT_DIR, Prefix,
+    ADAPTERS_FILE, ADAPTERS_META, EMBEDDINGS, LM_HEAD, PEFT_FILE, PEFT_META, PREFIX_DIR,
+    PROMPT_DIR, Prefix,
 };
 use espalier_spec::job::{AdapterSpec, LoraSpec};
 use serde_json::{Value, json};
@@ -47,16 +48,22 @@ impl Adapter<'_> {
         matches!(self, Self::LowRank(..))
     }
 
-    /// Writes it into the existing directory of an export of the model in directory `base`.
+    /// Writes it into the existing directory of an export of the model in directory `base`; `language` is what
+    /// makes both a language model, if anything does.
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::Io`].
-    pub(super) fn write(&self, export: &Path, base: &Path) -> Result<(), Error> {
+    pub(super) fn write(
+        &self,
+        export: &Path,
+        base: &Path,
+        language: Option<&Language>,
+    ) -> Result<(), Error> {
         match self {
             Self::LowRank(own) => {
                 let dir = export.join(ADAPTER_DIR);
                 create(&dir)?;
-                write_low_rank(&dir, base, own)
+                write_low_rank(&dir, base, own, language)
             }
             Self::Bottleneck(adapter, tensors) => {
                 let meta = json!(adapter);
@@ -102,28 +109,44 @@ fn write_virtual(dir: &Path, base: &Path, values: &Tensor, own: Value) -> Result
     Ok(())
 }
 
-fn write_low_rank(dir: &Path, base: &Path, own: &LowRank<'_>) -> Result<(), Error> {
+fn write_low_rank(
+    dir: &Path,
+    base: &Path,
+    own: &LowRank<'_>,
+    language: Option<&Language>,
+) -> Result<(), Error> {
     let (lora, updates) = (own.lora, &own.updates);
-    // Patterns of ours are written out: PEFT's lists know whole names alone.
+    // What names begin with in the model that holds the backbone.
+    let inner = language.map_or("", |language| language.prefix);
+    // Patterns of ours are written out: PEFT's lists know names and their ends alone.
     let layers = updates
         .iter()
         .filter_map(|(name, _)| name.strip_suffix(".lora_A.weight"));
     let targets = match lora.is_plain() {
         true => lora.targets.clone(),
-        false => layers.map(str::to_owned).collect(),
+        false => layers.map(|name| format!("{inner}{name}")).collect(),
+    };
+    // The head learned with the updates and is no part of the base model.
+    let (task, whole) = match language {
+        Some(_) => ("CAUSAL_LM", json!(["lm_head"])),
+        None => ("FEATURE_EXTRACTION", Value::Null),
     };
     let config = json!({
-        "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION",
+        "peft_type": "LORA", "task_type": task,
         "base_model_name_or_path": base.display().to_string(),
         "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
         "target_modules": targets, "bias": "none", "fan_in_fan_out": own.fan_in_fan_out,
-        "inference_mode": true, "init_lora_weights": true, "modules_to_save": null,
+        "inference_mode": true, "init_lora_weights": true, "modules_to_save": whole,
     });
     write_json(&dir.join(PEFT_META), &config)?;
     let named = updates.iter();
-    let named: Vec<_> = named
-        .map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.shallow_clone()))
+    let mut named: Vec<_> = named
+        .map(|(name, tensor)| (format!("{PREFIX}{inner}{name}"), tensor.shallow_clone()))
         .collect();
+    if let Some(language) = language {
+        let matrix = language.matrix.shallow_clone();
+        named.push((format!("{PREFIX}{LM_HEAD}"), matrix));
+    }
     let format = [("format".to_owned(), "pt".to_owned())].into();
     write_tensors(&dir.join(PEFT_FILE), &named, Some(format))?;
     Ok(())

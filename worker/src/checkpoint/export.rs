@@ -146,10 +146,12 @@ pub fn write_export(
     }
     let tables = ["wte.weight", "embed_tokens.weight"];
     let mut decoders = backbone.iter();
+    let mut is_extended = false;
     if let Some((_, table)) = decoders.find(|(name, _)| tables.contains(&name.as_str())) {
         // It may have more rows than that of the model which it came from.
-        let rows = table.size().first().copied().unwrap_or_default();
-        config.insert("vocab_size".into(), json!(rows));
+        let rows = json!(table.size().first().copied().unwrap_or_default());
+        let before = config.insert("vocab_size".into(), rows.clone());
+        is_extended = before.is_some_and(|before| before != rows);
     }
     let prefix = match &language {
         Some(language) => language.prefix,
@@ -163,10 +165,10 @@ pub fn write_export(
     let mut named: Vec<(String, Tensor)> = named
         .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))
         .collect();
-    if let Some(language) = language {
+    if let Some(language) = &language {
         config.insert("architectures".into(), json!([language.class]));
         config.insert("tie_word_embeddings".into(), json!(false));
-        named.push((LM_HEAD.to_owned(), language.matrix));
+        named.push((LM_HEAD.to_owned(), language.matrix.shallow_clone()));
     }
     let model = temporary.join("model.safetensors");
     write_tensors(
@@ -185,11 +187,13 @@ pub fn write_export(
         })?;
     }
     copy_beside(source, &temporary)?;
+    // A base model with fewer words has no room for this one's matrix.
+    let language = language.filter(|_| !is_extended);
     let is_whole = adapters.iter().all(Adapter::is_merged);
     sentences::write(source, &temporary, meta.pooling, is_whole)?;
     write_tensors(&temporary.join(HEADS_FILE), heads, None)?;
     for adapter in adapters {
-        adapter.write(&temporary, source)?;
+        adapter.write(&temporary, source, language.as_ref())?;
     }
     let value = serde_json::to_value(meta).map_err(|e| Error::Damaged {
         path: temporary.join(META_FILE),
@@ -255,11 +259,12 @@ fn has_adapter(task: &ExportedTask, heads: &[(String, Tensor)]) -> bool {
 }
 
 /// What makes a backbone a language model in transformers.
-struct Language {
+pub(super) struct Language {
     class: &'static str,
     /// What names of the backbone's weights begin with.
-    prefix: &'static str,
-    matrix: Tensor,
+    pub(super) prefix: &'static str,
+    /// [`LM_HEAD`], f32 `[words, h]`.
+    pub(super) matrix: Tensor,
 }
 
 impl Language {

@@ -127,6 +127,34 @@ fn a_resumed_run_draws_the_same_windows() {
     assert!(whole.model == halves.model && whole.heads == halves.heads);
 }
 
+// Promise: low-rank updates of a language model bear the names of the model that has its words' matrix, and bring the
+// matrix that learned beside them.
+#[test]
+fn updates_bring_the_words_matrix() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = learn(folder.path(), ("gpt2", "nothing"), false, STEPS);
+    job.tuning =
+        serde_json::from_value(json!({"lora": {"rank": 2, "targets": ["c_attn"]}})).unwrap();
+    let done = run(&job, 1, Sharding::Optimizer);
+    let read = |bytes: &[u8], name: &str| {
+        let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        file.tensor(name).unwrap().data().to_vec()
+    };
+    let names = |bytes: &[u8]| -> Vec<String> {
+        let file = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        file.names().into_iter().map(str::to_owned).collect()
+    };
+    let head = "base_model.model.lm_head.weight";
+    for name in names(&done.adapter) {
+        let update = "base_model.model.transformer.h.";
+        assert!(name == head || name.starts_with(update), "{name}");
+    }
+    assert_eq!(
+        read(&done.adapter, head),
+        read(&done.model, "lm_head.weight")
+    );
+}
+
 // Promise: texts are learned, far below the baseline that knows how frequent words are; perplexity is e
 // to the loss per token, over every token but the first.
 #[test]
