@@ -161,6 +161,9 @@ pub enum Metric {
     /// Share of samples with the text that belongs to them in the first place (`ranking`).
     #[serde(rename = "recall_at_1")]
     RecallAt1,
+    /// Share of samples on which every task of an `input_group` is right: all tags, the class, all labels. Reported
+    /// where the tasks are evaluated on the same files; it chooses no model.
+    JointAccuracy,
 }
 
 impl Metric {
@@ -197,6 +200,7 @@ impl Metric {
             Metric::F1 => "f1",
             Metric::Mrr => "mrr",
             Metric::RecallAt1 => "recall_at_1",
+            Metric::JointAccuracy => "joint_accuracy",
         }
     }
 }

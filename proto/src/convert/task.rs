@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// `weight` of a task that gives none; a test holds it to the job file's default.
 const DEFAULT_WEIGHT: f64 = 1.0;
 
-const METRICS: [Metric; 20] = [
+const METRICS: [Metric; 21] = [
     Metric::Accuracy,
     Metric::MacroF1,
     Metric::Mse,
@@ -33,6 +33,7 @@ const METRICS: [Metric; 20] = [
     Metric::F1,
     Metric::Mrr,
     Metric::RecallAt1,
+    Metric::JointAccuracy,
 ];
 
 /// The metric of this name.

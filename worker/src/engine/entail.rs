@@ -1,8 +1,8 @@
 //! Evaluation of classes that are read together with each text: every sample in as many pairs as there are
 //! classes and templates.
 
-use super::evaluate::Verdict;
 use super::trainer::Trainer;
+use super::verdicts::Verdict;
 use super::{Error, described};
 use crate::agent::watched::{Phase, enter};
 use crate::data::{Input, Split};

@@ -3,13 +3,14 @@
 use super::described;
 use super::selection::{self, Figures};
 use super::trainer::Trainer;
+use super::verdicts::{Verdict, decisions, decode, encode};
 use super::words::Words;
 use super::{Error, maps, next, ranking};
 use crate::agent::watched::{Phase, enter};
 use crate::data::{Input, Split, TaskData};
 use crate::heads::{self, Level};
-use crate::metrics::{self, Baseline, NO_TAG, Nearest, Values, part};
-use crate::model::Context;
+use crate::metrics::{self, Baseline, Joint, NO_TAG, Nearest, Values, part};
+use crate::model::{Batch, Context, Leaves};
 use espalier_comm::CommunicatorExt;
 use espalier_spec::Step;
 use espalier_spec::job::{HeadKind, Metric};
@@ -48,11 +49,12 @@ impl Which {
     }
 }
 
-/// One sample's result on its way between ranks.
-pub(super) struct Verdict {
-    pub(super) sample: u32,
-    pub(super) loss: f32,
-    pub(super) decision: Vec<u8>,
+/// Whether a head reads a split's inputs as they are, each by itself.
+fn reads_plainly(head: HeadKind) -> bool {
+    !matches!(
+        head,
+        HeadKind::CausalLm | HeadKind::Entailment | HeadKind::Ranking | HeadKind::Span
+    )
 }
 
 impl Trainer {
@@ -79,10 +81,8 @@ impl Trainer {
     ) -> Result<Option<Evaluation>, Error> {
         let tasks = Arc::clone(&self.tasks);
         let mut scores = BTreeMap::new();
-        for (index, task) in tasks.iter().enumerate().filter(|(index, _)| due[*index]) {
-            if let Some(split) = which.of(task) {
-                scores.insert(task.name.clone(), self.evaluate_task(index, split, which)?);
-            }
+        for own in self.evaluated_together(which, due) {
+            scores.extend(self.evaluate_tasks(&own, which)?);
         }
         let figures = match self.selects_without_labels(which) {
             true => self.unlabelled(due)?,
@@ -107,38 +107,101 @@ impl Trainer {
         }))
     }
 
-    fn evaluate_task(
-        &mut self,
-        index: usize,
-        split: &Split,
-        which: Which,
-    ) -> Result<TaskScores, Error> {
-        let task = Arc::clone(&self.tasks[index]);
-        let verdicts = match task.head {
-            HeadKind::Entailment => self.judge_pairs(index, split)?,
-            HeadKind::Ranking => self.judge_ranks(index, split)?,
-            _ => self.judge_all(index, split)?,
-        };
-        let bytes = encode(&verdicts);
-        let mut all = Vec::new();
-        for part in self.exchange.comm().all_gather_bytes(bytes)? {
-            decode(&part, &mut all)?;
+    /// The tasks that are due, in their order; those whose samples are the same go through the backbone once.
+    fn evaluated_together(&self, which: Which, due: &[bool]) -> Vec<Vec<usize>> {
+        let mut all: Vec<Vec<usize>> = Vec::new();
+        for (index, task) in self.tasks.iter().enumerate().filter(|(at, _)| due[*at]) {
+            let Some(split) = which.of(task) else {
+                continue;
+            };
+            let is_same = |first: usize| {
+                let leader = &self.tasks[first];
+                self.groups.leader(first) == self.groups.leader(index)
+                    && reads_plainly(leader.head)
+                    && reads_plainly(task.head)
+                    && which
+                        .of(leader)
+                        .is_some_and(|own| own.is_same_inputs(split))
+            };
+            match all.iter_mut().find(|own| is_same(own[0])) {
+                Some(own) => own.push(index),
+                None => all.push(vec![index]),
+            }
         }
-        all.sort_by_key(|verdict| verdict.sample);
-        self.score(index, (split, all), which)
+        all
     }
 
-    /// Verdicts on this rank's samples of a split. All ranks call it together.
-    fn judge_all(&mut self, index: usize, split: &Split) -> Result<Vec<Verdict>, Error> {
-        let vectors = self.class_vectors(index)?;
-        let mut verdicts = Vec::new();
+    /// Figures of tasks whose samples are the same.
+    fn evaluate_tasks(
+        &mut self,
+        own: &[usize],
+        which: Which,
+    ) -> Result<Vec<(String, TaskScores)>, Error> {
+        let tasks = Arc::clone(&self.tasks);
+        let split_of = |index: usize| which.of(&tasks[index]);
+        let Some(first) = split_of(own[0]) else {
+            return Ok(Vec::new());
+        };
+        let verdicts = match tasks[own[0]].head {
+            HeadKind::Entailment => vec![self.judge_pairs(own[0], first)?],
+            HeadKind::Ranking => vec![self.judge_ranks(own[0], first)?],
+            _ => self.judge_all(own, which, first)?,
+        };
+        let mut scores = Vec::new();
+        let mut joint = Joint::default();
+        for (&index, verdicts) in own.iter().zip(verdicts) {
+            let mut all = Vec::new();
+            for part in self.exchange.comm().all_gather_bytes(encode(&verdicts))? {
+                decode(&part, &mut all)?;
+            }
+            all.sort_by_key(|verdict| verdict.sample);
+            if let Some(split) = split_of(index) {
+                let found = self.score(index, (split, all), which, &mut joint)?;
+                scores.push((tasks[index].name.clone(), found));
+            }
+        }
+        // Of some of a group's tasks it would say less than its name.
+        let leader = self.groups.leader(own[0]);
+        if own.len() == self.groups.members(leader).count()
+            && let Some(share) = joint.share(own.len())
+        {
+            for (_, found) in &mut scores {
+                found.metrics.insert(Metric::JointAccuracy, share);
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Verdicts of each of the tasks on this rank's samples of a split, which is the same for all of them. All ranks
+    /// call it together.
+    fn judge_all(
+        &mut self,
+        own: &[usize],
+        which: Which,
+        split: &Split,
+    ) -> Result<Vec<Vec<Verdict>>, Error> {
+        let tasks = Arc::clone(&self.tasks);
+        let mut vectors = Vec::new();
+        for &index in own {
+            vectors.push(self.class_vectors(index)?);
+        }
+        let mut verdicts: Vec<Vec<Verdict>> = own.iter().map(|_| Vec::new()).collect();
         let batches = self.batches(split)?;
         // Rank 0 is dealt the first sample, so none has more than it.
         let most = split.len().div_ceil(self.exchange.comm().size());
         let most = most.div_ceil(self.evaluation_batch());
         for pass in 0..self.equally_many(batches.len(), most) {
             let batch = batches.get(pass).map_or(&[][..], Vec::as_slice);
-            self.judge(index, (split, vectors.as_ref()), batch, &mut verdicts)?;
+            let Some((packed, leaves)) = self.seen(batch)? else {
+                continue;
+            };
+            for (place, &index) in own.iter().enumerate() {
+                // Labels are the task's own.
+                let split = which.of(&tasks[index]).unwrap_or(split);
+                let vectors = vectors[place].as_ref();
+                let seen = (&packed, &leaves);
+                self.judge(index, (split, vectors), (batch, seen), &mut verdicts[place])?;
+            }
         }
         Ok(verdicts)
     }
@@ -149,6 +212,7 @@ impl Trainer {
         index: usize,
         (split, all): (&Split, Vec<Verdict>),
         which: Which,
+        joint: &mut Joint,
     ) -> Result<TaskScores, Error> {
         let task = Arc::clone(&self.tasks[index]);
         if task.head == HeadKind::CausalLm {
@@ -171,6 +235,7 @@ impl Trainer {
         let train = task.values(&task.train, task.train.labelled());
         let mut figures = metrics::scores(&truth, &predicted)?;
         figures.extend(more);
+        joint.add(&truth, &predicted);
         Ok(TaskScores {
             samples: all.len() as u64,
             loss,
@@ -243,40 +308,41 @@ impl Trainer {
         Ok(batches)
     }
 
-    /// Adds the verdicts on a batch; on none where there is nothing left for this rank.
+    /// What the backbone makes of a batch; nothing where nothing is left for this rank. All ranks call it together.
+    fn seen(&mut self, batch: &[(u32, Input)]) -> Result<Option<(Batch, Leaves)>, Error> {
+        enter(Phase::Evaluating);
+        self.exchange.unless_aborted()?;
+        let inputs: Vec<&Input> = batch.iter().map(|(_, input)| input).collect();
+        let packed = match inputs.is_empty() {
+            true => None,
+            false => Some(self.batch(&inputs, &vec![0; inputs.len()])?),
+        };
+        let leaves = self.features(packed.as_ref(), &Context::eval())?;
+        Ok(packed.zip(leaves))
+    }
+
+    /// Adds a task's verdicts on a batch.
     fn judge(
         &mut self,
         index: usize,
         (split, vectors): (&Split, Option<&Tensor>),
-        batch: &[(u32, Input)],
+        (batch, (packed, leaves)): (&[(u32, Input)], (&Batch, &Leaves)),
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Error> {
-        enter(Phase::Evaluating);
-        self.exchange.unless_aborted()?;
-        let inputs: Vec<&Input> = batch.iter().map(|(_, input)| input).collect();
-        let keys = vec![0; inputs.len()];
-        let packed = match inputs.is_empty() {
-            true => None,
-            false => Some(self.batch(&inputs, &keys)?),
-        };
-        let leaves = self.features(packed.as_ref(), &Context::eval())?;
-        let (Some(leaves), Some(packed)) = (leaves, &packed) else {
-            return Ok(());
-        };
         let head = self.heads.head(index);
         if head.level() == Level::Token {
-            return self.judge_next(index, batch, (packed, &leaves), verdicts);
+            return self.judge_next(index, batch, (packed, leaves), verdicts);
         }
         if head.level() == Level::Place {
-            return self.judge_maps(index, (split, batch), &leaves, verdicts);
+            return self.judge_maps(index, (split, batch), leaves, verdicts);
         }
         if head.kind() == HeadKind::Span {
-            return self.judge_spans((index, split), batch, (packed, &leaves), verdicts);
+            return self.judge_spans((index, split), batch, (packed, leaves), verdicts);
         }
         let words = match (head.level(), &leaves.rows) {
             (Level::Word, Some(rows)) => {
-                let inputs = inputs.iter().copied();
-                Some((rows, Words::of(packed, 0..inputs.len(), inputs)))
+                let inputs = batch.iter().map(|(_, input)| input);
+                Some((rows, Words::of(packed, 0..batch.len(), inputs)))
             }
             _ => None,
         };
@@ -349,109 +415,5 @@ impl Trainer {
             });
         }
         Ok(())
-    }
-}
-
-/// Each verdict: sample, loss, length of the decision, decision.
-fn encode(verdicts: &[Verdict]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for verdict in verdicts {
-        bytes.extend(verdict.sample.to_le_bytes());
-        bytes.extend(verdict.loss.to_le_bytes());
-        bytes.extend((verdict.decision.len() as u32).to_le_bytes());
-        bytes.extend(&verdict.decision);
-    }
-    bytes
-}
-
-fn decode(mut bytes: &[u8], all: &mut Vec<Verdict>) -> Result<(), Error> {
-    let broken = || Error::Plan("a peer sent a broken evaluation".to_owned());
-    while !bytes.is_empty() {
-        let (sample, rest) = bytes.split_first_chunk().ok_or_else(broken)?;
-        let (loss, rest) = rest.split_first_chunk().ok_or_else(broken)?;
-        let (length, rest) = rest.split_first_chunk().ok_or_else(broken)?;
-        let length = u32::from_le_bytes(*length) as usize;
-        let (decision, rest) = rest.split_at_checked(length).ok_or_else(broken)?;
-        bytes = rest;
-        all.push(Verdict {
-            sample: u32::from_le_bytes(*sample),
-            loss: f32::from_le_bytes(*loss),
-            decision: decision.to_vec(),
-        });
-    }
-    Ok(())
-}
-
-/// Decisions of the kind of `truth`, in order of samples.
-fn decisions(truth: &Values, verdicts: &[Verdict]) -> Values {
-    let word = |verdict: &Verdict| verdict.decision.first_chunk().copied().unwrap_or_default();
-    let long = |verdict: &Verdict| verdict.decision.first_chunk().copied().unwrap_or_default();
-    match truth {
-        Values::Single { classes, .. } => Values::Single {
-            classes: *classes,
-            values: verdicts
-                .iter()
-                .map(|v| u32::from_le_bytes(word(v)))
-                .collect(),
-        },
-        Values::Ordered { classes, .. } => Values::Ordered {
-            classes: *classes,
-            values: verdicts
-                .iter()
-                .map(|v| u32::from_le_bytes(word(v)))
-                .collect(),
-        },
-        Values::Multi { classes, .. } => Values::Multi {
-            classes: *classes,
-            values: verdicts
-                .iter()
-                .flat_map(|v| v.decision.iter().map(|&byte| byte != 0))
-                .collect(),
-        },
-        Values::Tags { set, ends, values } => {
-            let mut found = Vec::with_capacity(values.len());
-            for (verdict, &end) in verdicts.iter().zip(ends) {
-                let (words, _) = verdict.decision.as_chunks::<4>();
-                found.extend(words.iter().map(|word| u32::from_le_bytes(*word)));
-                // As many as there are words, whatever came.
-                found.resize(end as usize, NO_TAG);
-            }
-            Values::Tags {
-                set: set.clone(),
-                ends: ends.clone(),
-                values: found,
-            }
-        }
-        Values::Text { classes, space, .. } => {
-            let (mut ends, mut values) = (Vec::with_capacity(verdicts.len()), Vec::new());
-            for verdict in verdicts {
-                let (characters, _) = verdict.decision.as_chunks::<4>();
-                values.extend(characters.iter().map(|one| u32::from_le_bytes(*one)));
-                ends.push(values.len() as u32);
-            }
-            Values::Text {
-                classes: *classes,
-                space: *space,
-                ends,
-                values,
-            }
-        }
-        // They are scored by themselves.
-        Values::Next { .. } | Values::Masks { .. } | Values::Spans { .. } => truth.clone(),
-        Values::Answers(_) => {
-            let text = |verdict: &Verdict| -> Arc<[String]> {
-                match verdict.decision.as_slice() {
-                    [] => Arc::default(),
-                    bytes => Arc::from([String::from_utf8_lossy(bytes).into_owned()]),
-                }
-            };
-            Values::Answers(verdicts.iter().map(text).collect())
-        }
-        Values::Numbers(_) => Values::Numbers(
-            verdicts
-                .iter()
-                .map(|v| f64::from_le_bytes(long(v)))
-                .collect(),
-        ),
     }
 }

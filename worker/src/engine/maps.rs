@@ -2,9 +2,9 @@
 //! whole split.
 
 use super::Error;
-use super::evaluate::Verdict;
 use super::next::parts;
 use super::trainer::Trainer;
+use super::verdicts::Verdict;
 use crate::data::{Input, Split, TaskData};
 use crate::metrics::{Confusion, Values};
 use crate::model::Leaves;

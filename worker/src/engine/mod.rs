@@ -56,6 +56,7 @@ mod tracks;
 mod trainer;
 mod unlabelled;
 mod update;
+mod verdicts;
 mod words;
 
 pub use agree::Stop;

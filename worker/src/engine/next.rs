@@ -1,8 +1,8 @@
 //! Next tokens of a batch's samples: which rows predict one, which it is, and figures of a whole split.
 
 use super::Error;
-use super::evaluate::Verdict;
 use super::trainer::Trainer;
+use super::verdicts::Verdict;
 use crate::data::{Input, Inputs, Split, TaskData};
 use crate::metrics::Values;
 use crate::model::{Batch, Leaves};

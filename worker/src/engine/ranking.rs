@@ -1,8 +1,8 @@
 //! Evaluation of tasks that rank texts: every text of a split among those that belong to any of them.
 
 use super::Error;
-use super::evaluate::Verdict;
 use super::trainer::Trainer;
+use super::verdicts::Verdict;
 use crate::agent::watched::{Phase, enter};
 use crate::data::{Input, Split};
 use crate::heads;

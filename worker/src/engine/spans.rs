@@ -1,9 +1,9 @@
 //! Answers of a batch's samples in their contexts: which are learned, and which are found.
 
 use super::Error;
-use super::evaluate::Verdict;
 use super::headset::{HeadSet, Seen};
 use super::trainer::Trainer;
+use super::verdicts::Verdict;
 use super::words::Words;
 use crate::data::{Input, Split, TaskData};
 use crate::metrics::Values;

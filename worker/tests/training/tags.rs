@@ -78,6 +78,33 @@ fn sharding_changes_no_bit() {
     }
 }
 
+// Promise: tasks of a group are evaluated in one pass, with the figures that each has in a pass of its own; how many
+// samples all of them are right about is said where they are evaluated on the same files, and only there.
+#[test]
+fn a_group_is_evaluated_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |job: &JobSpec| {
+        let layout = Layout::new(2, &ALL, how(Sharding::Optimizer, false));
+        train(job, &layout, 40).evaluation.unwrap().tasks
+    };
+    let mut job = joint(folder.path(), "equal", 40);
+    let together = run(&job);
+    let (tags, other) = ("words.test.jsonl", "other.test.jsonl");
+    std::fs::copy(folder.path().join(tags), folder.path().join(other)).unwrap();
+    let file = folder.path().join(other).display().to_string();
+    job.tasks[1].data.test = Some(Files::One(file));
+    let apart = run(&job);
+    let share = together["topic"].metrics[&Metric::JointAccuracy];
+    let most =
+        together["topic"].metrics[&Metric::Accuracy].min(together["long"].metrics[&Metric::Exact]);
+    assert!(share > 0.0 && share <= most, "{share} of {most}");
+    for (name, own) in &apart {
+        let mut same = together[name].clone();
+        assert_eq!(same.metrics.remove(&Metric::JointAccuracy), Some(share));
+        assert_eq!(own, &same, "{name}");
+    }
+}
+
 // Promise: a balancer of losses weighs words' gradients as it weighs those of whole texts, whether they
 // are combined before backward or at the owners.
 #[test]

@@ -47,6 +47,7 @@ fn metric() -> impl Strategy<Value = Metric> {
         Metric::F1,
         Metric::Mrr,
         Metric::RecallAt1,
+        Metric::JointAccuracy,
     ])
 }
 

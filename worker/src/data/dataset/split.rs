@@ -30,7 +30,7 @@ pub struct Split {
 }
 
 /// Where a run of samples comes from: a file's rows one after another.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     pub(super) file: Arc<PathBuf>,
     /// The file's number among those of the split.
@@ -77,6 +77,18 @@ impl Split {
             },
             None => input,
         })
+    }
+
+    /// Whether the samples are those of `other`, in its order: all rows that were read of the same files, as words or
+    /// not.
+    #[must_use]
+    pub fn is_same_inputs(&self, other: &Split) -> bool {
+        let is_whole = |split: &Split| split.kept.is_none();
+        let kind = |split: &Split| (split.len(), split.has_words(), split.begun.is_some());
+        is_whole(self)
+            && is_whole(other)
+            && kind(self) == kind(other)
+            && self.origins == other.origins
     }
 
     /// The text of sample `index` together with a second one.
