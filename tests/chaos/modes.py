@@ -36,7 +36,8 @@ def kills(net, args):
 
 
 def soak(net, args):
-    """--minutes M --every E: a fault every E seconds, half of them kills, against the same job undisturbed."""
+    """--minutes M --every E: a fault every E seconds, half of them kills, against the same job undisturbed. A quarter of it
+    runs undisturbed once more afterwards: a machine that others use is not as fast in one half hour as in the next."""
     short = undisturbed(net, args, "calibration", training__steps=args.steps)
     if not short["seconds"]:
         raise ChaosError("workers log no moments of steps: the soak needs this version's workers")
@@ -46,11 +47,15 @@ def soak(net, args):
     wanted = undisturbed(net, args, "undisturbed", **fields)
     plan = faults.by_time(args.seed, args.kinds, args.every, wanted["seconds"])
     found = disturbed(net, args, "soak", plan, **fields)
-    share = wanted["seconds"] / found["seconds"] if found["seconds"] else None
+    after = undisturbed(net, args, "afterwards", **{**fields, "training__steps": length // 4})
+    pace = lambda run, steps: 1000 * run["seconds"] / steps if run["seconds"] else None
+    paces = [pace(wanted, length), pace(found, length), pace(after, length // 4)]
+    share = (paces[0] + paces[2]) / 2 / paces[1] if all(paces) else None
     lines = [f"Soak: {length} steps on {args.workers} workers and {args.spares} spare(s), a fault every {args.every:g} s (every other one a kill, "
              f"the others of {', '.join(kind for kind in args.kinds if kind != 'kill') or 'kill'}), seed {args.seed}. {compared(wanted)}", "", *HEAD,
              row("undisturbed", wanted, wanted), row("soak", found, wanted), "",
-             f"Throughput of the undisturbed run that was kept: {percent(share)}.", *timeline(found["recoveries"])]
+             f"Throughput of undisturbed runs that was kept: {percent(share)}. Milliseconds a step: {' undisturbed, '.join(f'{one:.2f}' if one else '-' for one in paces[:2])} "
+             f"in the soak, {paces[2] or 0:.2f} undisturbed afterwards ({length // 4} steps).", *timeline(found["recoveries"])]
     return lines, good(found, wanted) and share is not None and share >= 0.95
 
 
