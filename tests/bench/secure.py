@@ -5,7 +5,7 @@
 
 In turns, on this machine: recipes/digits/digit.yaml on a coordinator and two workers that speak plain text, and on the
 same with TLS, a certificate for each, and a coordinator that lets in nobody without one. Beside the time of a step stands the processor's time that all its
-processes took, which other work on the machine moves less. Then an all-reduce of 88 MB between two processes over TCP,
+processes took, and the coordinator's of it, which other work on the machine moves less. Then an all-reduce of 88 MB between two processes over TCP,
 in plain text and sealed.
 """
 
@@ -103,7 +103,7 @@ class Cluster:
                 process.kill()
 
     def processor_seconds(self):
-        """What the coordinator, the workers and their ranks have used, user and system."""
+        """What coordinator and workers have used, user and system, and the coordinator's of it."""
         parents, used = {}, {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -116,10 +116,11 @@ class Cluster:
         family = {process.pid for process in self.running}
         while more := {pid for pid, parent in parents.items() if parent in family} - family:
             family |= more
-        return sum(used.get(pid, 0) for pid in family) / os.sysconf("SC_CLK_TCK")
+        ticks = os.sysconf("SC_CLK_TCK")
+        return sum(used.get(pid, 0) for pid in family) / ticks, used.get(self.running[0].pid, 0) / ticks
 
     def milliseconds(self, steps):
-        """Mean time of a step after the first ones, by when the watch hears of them, and the processor's time for it."""
+        """Mean time of a step after the first ones, by when the watch hears of them, and the processors' time for it."""
         self.espalier("submit", JOB, "--name", "secure", "--set", f"training.steps={steps}", "--set", f"output={self.folder}/export",
                       "--set", f"evaluation.every_steps={steps}", "--set", "checkpoint.every_steps=0")
         seen = []
@@ -128,11 +129,11 @@ class Cluster:
             for line in watch.stdout:
                 progress = json.loads(line).get("progress")
                 if progress and int(progress["step"]) >= WARM:
-                    seen.append((time.monotonic(), int(progress["step"]), self.processor_seconds()))
+                    seen.append((int(progress["step"]), (time.monotonic(), *self.processor_seconds())))
         if watch.returncode != 0 or len(seen) < 2:
             raise RuntimeError(f"the job did not succeed; logs are in {self.folder}")
-        (begin, first, before), (end, last, after) = seen[0], seen[-1]
-        return 1000 * (end - begin) / (last - first), 1000 * (after - before) / (last - first)
+        (first, before), (last, after) = seen[0], seen[-1]
+        return [1000 * (late - early) / (last - first) for early, late in zip(before, after)]
 
 
 def main():
@@ -146,21 +147,24 @@ def main():
         sys.exit("no data: python3 recipes/digits/build.py")
     found = {"plain": [], "tls": []}
     used = {"plain": [], "tls": []}
+    leader = {"plain": [], "tls": []}
     sums = {"plain": [], "sealed": []}
     with tempfile.TemporaryDirectory(prefix="espalier-secure-") as folder:
         for turn in range(args.turns):
             # Who goes first changes: a machine that slows down favours nobody.
             for name in list(found)[:: 1 if turn % 2 == 0 else -1]:
                 with Cluster(Path(folder) / f"{name}-{turn}", name == "tls") as cluster:
-                    for into, value in zip((found, used), cluster.milliseconds(args.steps)):
+                    for into, value in zip((found, used, leader), cluster.milliseconds(args.steps)):
                         into[name].append(value)
-                print(f"turn {turn}, {name}: {found[name][-1]:.2f} ms a step, {used[name][-1]:.2f} of the processors", flush=True)
+                print(f"turn {turn}, {name}: {found[name][-1]:.2f} ms a step, {used[name][-1]:.2f} of the processors, "
+                      f"{leader[name][-1]:.2f} the coordinator's", flush=True)
             for name in sums:
                 command = [ALL_REDUCE, "--json", "--rounds", "20", *(["--encrypted"] if name == "sealed" else [])]
                 done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
                 sums[name].append(json.loads(done.stdout)["tcp"]["median_ms"])
                 print(f"turn {turn}, all-reduce, {name}: {sums[name][-1]:.1f} ms", flush=True)
-    for what, all_of in (("a step, ms", found), ("processors' time of a step, ms", used), ("all-reduce of 88 MB over TCP, ms", sums)):
+    for what, all_of in (("a step, ms", found), ("processors' time of a step, ms", used), ("the coordinator's of it", leader),
+                         ("all-reduce of 88 MB over TCP, ms", sums)):
         base, other = all_of
         ratios = [b / a for a, b in zip(all_of[base], all_of[other])]
         print(f"\n| {what} | median | each |\n| --- | --- | --- |")
