@@ -96,6 +96,16 @@ def network(args):
     return nets.Namespaces(names)
 
 
+def said(words):
+    """The command's words, but for where things were kept here."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--folder":
+            next(rest, None)
+        elif word != "--dry" and not word.startswith("--folder="):
+            yield word
+
+
 def main():
     args = arguments()
     prepare(args)
@@ -114,7 +124,7 @@ def main():
             lines, held = act(net, args)
             fine &= held
             hosts = "hosts are network namespaces" if net.apart else "all processes on one host"
-            words = " ".join(word for word in sys.argv[1:] if word != "--dry")
+            words = " ".join(said(sys.argv[1:]))
             verdict = "" if held else " **Not as it must be.**"
             head = [bench.title(), "", f"`python3 tests/chaos/chaos.py {words}`; {hosts}.{verdict}", ""]
             bench.keep(head + lines, args.dry)
