@@ -35,7 +35,7 @@ use crate::tcp::TcpLink;
 /// Callers that are heard out at once, besides two for every rank; others are hung up on.
 const STRANGERS: usize = 64;
 /// How long the main loop sleeps at most: results of the helper threads arrive on a queue.
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(1);
 
 /// A bound address where peers can call this rank. Serves one rendezvous after the other.
 #[derive(Debug)]

@@ -123,24 +123,28 @@ impl Trainer {
         let mut known: Vec<(Identity<'_>, Arc<Features>)> = Vec::new();
         let mut cached = Vec::with_capacity(tasks.len());
         for (task, spec) in tasks.iter().zip(&specs) {
-            let mut found = [const { None }; 3];
+            let mut found = [const { None }; 4];
             for (place, (split, inputs)) in found.iter_mut().zip(splits_of(task, spec)) {
-                let (Some(split), Some(inputs)) = (split, inputs) else {
+                let Some(split) = split else {
                     continue;
                 };
-                let same = known.iter().find(|(other, _)| *other == inputs);
+                let same = known.iter().find(|(other, _)| inputs.as_ref() == Some(other));
                 let features = match same {
                     Some((_, features)) => Arc::clone(features),
                     None => {
                         let features = Arc::new(self.features_of(what, task, split, spill)?);
-                        known.push((inputs, Arc::clone(&features)));
+                        known.extend(inputs.map(|inputs| (inputs, Arc::clone(&features))));
                         features
                     }
                 };
                 *place = Some(features);
             }
             cached.push(Arc::new(match what {
-                Cached::Features => task.with_features(found),
+                Cached::Features => {
+                    // A task with a target keeps its backbone, see `is_worth_caching`.
+                    let [train, validation, test, _] = found;
+                    task.with_features([train, validation, test])
+                }
                 Cached::Prefix(_) => task.begun(found),
             }));
         }
@@ -235,16 +239,17 @@ impl Trainer {
     }
 }
 
-/// The splits of a task, and what decides on their inputs.
+/// The splits of a task, and what decides on their inputs; nothing of a target's, whose samples are its own.
 fn splits_of<'a>(
     task: &'a TaskData,
     spec: &'a TaskSpec,
-) -> [(Option<&'a Split>, Option<Identity<'a>>); 3] {
+) -> [(Option<&'a Split>, Option<Identity<'a>>); 4] {
     let [train, validation, test] = identities(spec);
     [
         (Some(&task.train), train),
         (task.validation.as_ref(), validation),
         (task.test.as_ref(), test),
+        (task.target.as_ref(), None),
     ]
 }
 

@@ -11,6 +11,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 const STEPS: u64 = 4;
+/// Enough for every sample of both domains to be drawn more than once.
+const CACHED: u64 = 20;
 /// Both ranks serve all tasks.
 const ALL: [&[u32]; 3] = [&[0, 1], &[0, 1], &[0, 1]];
 
@@ -66,6 +68,35 @@ fn on_one_rank(job: &JobSpec) -> Outcome {
         &Layout::new(1, tasks, how(Sharding::Optimizer, false)),
         STEPS,
     )
+}
+
+// Promise: what frozen lowest blocks make of both domains' samples is computed once where steps see them more than
+// once: losses are those of running the blocks, to rounding; and neither sharding nor ranks change a bit of it.
+#[test]
+fn frozen_blocks_run_once_on_both_domains() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = |cache: bool| {
+        adapted(folder.path(), "dann", |job| {
+            job["tuning"] = json!({"last_blocks": 1});
+            job["training"]["batch_size"] = json!(24);
+            job["training"]["steps"] = json!(CACHED);
+            job["backbone"]["cache_features"] = json!(cache);
+        })
+    };
+    let run = |job: &JobSpec, sharding| train(job, &layout(1, sharding, false), CACHED);
+    let (begun, plain) = (job(true), job(false));
+    let (begun, plain, full) = (
+        run(&begun, Sharding::Optimizer),
+        run(&plain, Sharding::Optimizer),
+        run(&begun, Sharding::Full),
+    );
+    assert!(begun.sent > plain.sent, "nothing was kept");
+    begun.assert_same(&full, "full sharding");
+    for (one, other) in begun.reports.iter().zip(&plain.reports) {
+        for (one, other) in one.losses.iter().zip(&other.losses) {
+            assert!((one.sum - other.sum).abs() < 1e-3, "{one:?}, {other:?}");
+        }
+    }
 }
 
 // Promise: with every method, sharding changes no bit, layers of the method's own included; what is

@@ -4,10 +4,10 @@ use super::{Features, Split, TaskData};
 use std::sync::Arc;
 
 impl TaskData {
-    /// The same task, with what the lowest blocks made of its training, validation and test samples beside
-    /// their inputs; splits of which there is none stay as they are.
+    /// The same task, with what the lowest blocks made of its training, validation, test and target samples
+    /// beside their inputs; splits of which there is none stay as they are.
     #[must_use]
-    pub fn begun(&self, [train, validation, test]: [Option<Arc<Features>>; 3]) -> Self {
+    pub fn begun(&self, [train, validation, test, target]: [Option<Arc<Features>>; 4]) -> Self {
         let with = |split: &Split, begun| Split {
             begun,
             ..split.clone()
@@ -21,7 +21,7 @@ impl TaskData {
             train: with(&self.train, train),
             validation: other(&self.validation, validation),
             test: other(&self.test, test),
-            target: self.target.clone(),
+            target: other(&self.target, target),
             words: self.words,
             augment: None,
             sample_cost: self.sample_cost,
