@@ -128,7 +128,9 @@ impl Trainer {
                 let Some(split) = split else {
                     continue;
                 };
-                let same = known.iter().find(|(other, _)| inputs.as_ref() == Some(other));
+                let same = known
+                    .iter()
+                    .find(|(other, _)| inputs.as_ref() == Some(other));
                 let features = match same {
                     Some((_, features)) => Arc::clone(features),
                     None => {
