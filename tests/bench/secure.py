@@ -4,9 +4,9 @@
     python3 tests/bench/secure.py --turns 5
 
 In turns, on this machine: recipes/digits/digit.yaml on a coordinator and two workers that speak plain text, and on the
-same with TLS, a certificate for each, and a coordinator that lets in nobody without one. Beside the time of a step stands the processor's time that all its
-processes took, and the coordinator's of it, which other work on the machine moves less. Then an all-reduce of 88 MB between two processes over TCP,
-in plain text and sealed.
+same with TLS, a certificate for each, and a coordinator that lets in nobody without one. Beside the time of a step stand
+the processors' time of all its processes and the coordinator's part of that. Then an all-reduce of 88 MB between two
+processes over TCP, in plain text and sealed.
 """
 
 import argparse
