@@ -30,7 +30,7 @@ SCHEDULE = {"kind": "linear", "final_ratio": 0.0, "warmup_ratio": 0.06, "warmup_
 EVALUATION = {"every_steps": None, "batch_size": 64, "select_best": True}
 JOB = {"name": None, "seed": 0, "backbone": {}, "tuning": "all", "tasks": [], "balancer": "mean", "training": {}, "evaluation": {},
        "checkpoint": {}}
-TASK = {"name": None, "head": None, "input_group": None, "data": {}, "metric": None, "loss": {}, "zero_shot": None}
+TASK = {"name": None, "head": None, "input_group": None, "adapter": None, "data": {}, "metric": None, "loss": {}, "zero_shot": None}
 
 
 def known(given, defaults, where):

@@ -49,8 +49,9 @@ class Task:
         self.name, self.head, self.group = spec["name"], spec["head"], spec["input_group"]
         if self.head not in ("single_label", "tags"):
             raise DemoError(f"{job.path}: the head of {self.name} is {self.head}; its peer knows single_label and tags")
-        if spec["loss"]:
-            raise DemoError(f"{job.path}: {self.name} has a loss of its own, {spec['loss']}, which its peer does not know")
+        for field in ("loss", "adapter"):
+            if spec[field]:
+                raise DemoError(f"{job.path}: {self.name} has the field {field}, which its peer does not know")
         data = known(spec["data"], DATA, f"{job.path}: data")
         words = self.head == "tags"
         asked = data["columns"].get("input", "tokens" if words else "text"), data["columns"].get("label", "tags" if words else "label")
@@ -124,8 +125,8 @@ class Net(nn.Module):
         hidden = self.body(input_ids=ids, attention_mask=mask).last_hidden_state
         return hidden, pooled(hidden, mask)
 
-    def stepper(self, job, total, more=()):
-        return Stepper(job, self.body.parameters(), [*self.heads.parameters(), *more], total)
+    def stepper(self, job, total):
+        return Stepper(job, self.body.parameters(), self.heads.parameters(), total)
 
 
 def word_vectors(hidden, inputs):

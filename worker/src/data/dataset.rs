@@ -7,6 +7,7 @@ mod left_out;
 mod length;
 mod partners;
 mod reader;
+mod shelf;
 mod split;
 mod stream;
 mod target;
@@ -20,6 +21,7 @@ use crate::metrics::Values;
 pub use classes::Classes;
 use espalier_spec::job::{Files, HeadKind, TaskSpec, ZeroShotSpec};
 use reader::SplitReader;
+pub use shelf::Shelf;
 pub use split::Split;
 use std::path::Path;
 use std::sync::Arc;
@@ -83,6 +85,14 @@ impl TaskData {
         std::iter::once(&self.train).chain(others.into_iter().flatten())
     }
 
+    /// Draws in which every training sample is seen once, and every one of the target, of which one is drawn beside
+    /// each.
+    #[must_use]
+    pub fn one_pass(&self) -> u64 {
+        let target = self.target.as_ref().map_or(0, Split::len);
+        self.train.len().max(target) as u64
+    }
+
     /// Whether samples bring inputs of their own besides the first: pairs with other classes, or texts that they
     /// are ranked with.
     #[must_use]
@@ -107,10 +117,13 @@ impl TaskData {
         self.train.thin(most, key(seed, &self.name));
     }
 
-    /// The same task, with features of its training, validation and test samples in place of their
+    /// The same task, with features of its training, validation, test and target samples in place of their
     /// inputs; splits of which there are none stay as they are.
     #[must_use]
-    pub fn with_features(&self, [train, validation, test]: [Option<Arc<Features>>; 3]) -> Self {
+    pub fn with_features(
+        &self,
+        [train, validation, test, target]: [Option<Arc<Features>>; 4],
+    ) -> Self {
         let with = |split: &Split, features: Option<Arc<Features>>| match features {
             Some(features) => Split {
                 inputs: Arc::new(Inputs::Features(features)),
@@ -127,15 +140,23 @@ impl TaskData {
             train: with(&self.train, train),
             validation: other(&self.validation, validation),
             test: other(&self.test, test),
-            target: self.target.clone(),
+            target: other(&self.target, target),
             words: self.words,
             augment: None,
-            sample_cost: 1.0,
+            sample_cost: if self.target.is_some() { 2.0 } else { 1.0 },
         }
     }
 }
 
-/// Reads all splits of a task.
+/// Reads all splits of a task, see [`load_beside`].
+///
+/// # Errors
+/// As [`load_beside`].
+pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
+    load_beside(task, modality, &mut Shelf::default())
+}
+
+/// Reads all splits of a task, but for what was read for another task of the same job and is on its shelf.
 ///
 /// The label set is `data.labels`; without it, the class names that a Parquet file declares (Hugging
 /// Face's `ClassLabel`); without those, the labels of the training samples that are used, sorted: as
@@ -143,7 +164,11 @@ impl TaskData {
 ///
 /// # Errors
 /// Names the task and split, and the file, row and column of what is wrong.
-pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
+pub fn load_beside(
+    task: &TaskSpec,
+    modality: &Modality,
+    shelf: &mut Shelf,
+) -> Result<TaskData, Error> {
     let data = &task.data;
     let (input, label) = match (modality, task.head) {
         (Modality::Text(_), HeadKind::Tags) => ("tokens", "tags"),
@@ -193,28 +218,30 @@ pub fn load(task: &TaskSpec, modality: &Modality) -> Result<TaskData, Error> {
         return Err(context("train")(Error::NoPairs));
     }
     let known = given_labels(task, wanted.label).map_err(context("train"))?;
-    let read = |name: &'static str, files: &Files, known: Option<&LabelSet>, limit: Option<u64>| {
-        let reader = SplitReader {
-            task,
-            modality,
-            wanted,
-            known,
-            limit,
-            name,
-            labelled: true,
+    let mut read =
+        |name: &'static str, files: &Files, known: Option<&LabelSet>, limit: Option<u64>| {
+            let reader = SplitReader {
+                task,
+                modality,
+                wanted,
+                known,
+                limit,
+                name,
+                labelled: true,
+            };
+            shelf.read(reader, files.paths()).map_err(context(name))
         };
-        reader.read(files.paths()).map_err(context(name))
-    };
     let (train, labels) = read("train", &data.train, known.as_ref(), data.max_train_samples)?;
     in_order(task, &labels).map_err(context("train"))?;
     let (labels, classes) = described(task, modality, labels).map_err(context("train"))?;
-    let other = |name: &'static str, files: Option<&Files>| match files {
+    let mut other = |name: &'static str, files: Option<&Files>| match files {
         Some(files) => read(name, files, Some(&labels), None).map(|(split, _)| Some(split)),
         None => Ok(None),
     };
     let validation = other("validation", data.validation.as_ref())?;
     let test = other("test", data.test.as_ref())?;
-    let target = target::read(task, modality, wanted, &labels).map_err(context("target"))?;
+    let target =
+        target::read(task, modality, (wanted, shelf), &labels).map_err(context("target"))?;
     let reader = match modality {
         Modality::Media(reader) => Some(reader.as_ref()),
         Modality::Text(_) => None,

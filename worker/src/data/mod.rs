@@ -38,7 +38,7 @@ pub mod vectors;
 pub use adaptive::{Followed, Follower, agreements};
 pub use augment::{Augmenter, Window};
 pub use cell::Cell;
-pub use dataset::{Classes, Modality, Split, Stream, TaskData, load};
+pub use dataset::{Classes, Modality, Shelf, Split, Stream, TaskData, load, load_beside};
 pub use error::{Error, Place, Problem};
 pub use features::Features;
 pub use inputs::{Begun, Input, Inputs, NO_TOKEN};

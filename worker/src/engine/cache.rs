@@ -7,10 +7,11 @@
 use super::Error;
 use super::prefix::Prefix;
 use super::trainer::Trainer;
-use crate::data::{Features, Input, Split, TaskData};
+use crate::data::{Features, Input, Inputs, Split, TaskData};
 use crate::model::Context;
 use crate::torch;
 use espalier_comm::CommunicatorExt;
+use espalier_spec::adaptation::Adapt;
 use espalier_spec::job::{Files, HeadKind, OnBadSample, OnMissingLabel, TaskSpec, TooLong, Tuning};
 use std::path::Path;
 use std::sync::Arc;
@@ -97,17 +98,23 @@ impl Trainer {
     /// Whether every sample has features of its own that never change, and they are wanted once or
     /// more.
     fn is_worth_caching(&self, draws: u64) -> bool {
-        let samples = self.tasks.iter().map(|task| task.train.len() as u64).sum();
         !self.cached
             && self.spec.backbone.cache_features
             && self.spec.tuning == Tuning::Heads
             && !self.heads.wants_rows()
-            && self.tasks.iter().all(|task| {
-                let reads_classes = task.classes.as_ref().is_some_and(|c| !c.texts.is_empty());
-                let reads_more = reads_classes || task.target.is_some() || task.brings_more();
-                task.augment.is_none() && !reads_more
-            })
-            && draws >= samples
+            && self.are_steady()
+            && draws >= self.one_pass()
+    }
+
+    /// Whether the samples of all tasks are the same in every epoch, and nothing is read beside them but a target.
+    pub(super) fn are_steady(&self) -> bool {
+        let mut tasks = self.tasks.iter().zip(&self.spec.tasks);
+        tasks.all(|(task, spec)| is_steady(task, spec))
+    }
+
+    /// Draws in which about every sample is seen once.
+    pub(super) fn one_pass(&self) -> u64 {
+        self.tasks.iter().map(|task| task.one_pass()).sum()
     }
 
     /// All tasks with what is cached of their samples, `bytes` bytes in all.
@@ -142,11 +149,7 @@ impl Trainer {
                 *place = Some(features);
             }
             cached.push(Arc::new(match what {
-                Cached::Features => {
-                    // A task with a target keeps its backbone, see `is_worth_caching`.
-                    let [train, validation, test, _] = found;
-                    task.with_features([train, validation, test])
-                }
+                Cached::Features => task.with_features(found),
                 Cached::Prefix(_) => task.begun(found),
             }));
         }
@@ -241,22 +244,34 @@ impl Trainer {
     }
 }
 
-/// The splits of a task, and what decides on their inputs; nothing of a target's, whose samples are its own.
+/// Whether a task's samples are the same in every epoch, and nothing is read beside them but a target. AdaBN
+/// changes blocks that are frozen.
+fn is_steady(task: &TaskData, spec: &TaskSpec) -> bool {
+    let streams = |split: &Split| matches!(*split.inputs, Inputs::Stream(_));
+    let reads_classes = task.classes.as_ref().is_some_and(|c| !c.texts.is_empty());
+    let reads_more = reads_classes || task.brings_more();
+    let adaptation = spec.adaptation.as_ref();
+    let moves = adaptation.is_some_and(|own| own.method == Adapt::Adabn);
+    task.augment.is_none() && !reads_more && !moves && !task.splits().any(streams)
+}
+
+/// The splits of a task, and what decides on their inputs.
 fn splits_of<'a>(
     task: &'a TaskData,
     spec: &'a TaskSpec,
 ) -> [(Option<&'a Split>, Option<Identity<'a>>); 4] {
-    let [train, validation, test] = identities(spec);
+    let [train, validation, test, target] = identities(spec);
     [
         (Some(&task.train), train),
         (task.validation.as_ref(), validation),
         (task.test.as_ref(), test),
-        (task.target.as_ref(), None),
+        (task.target.as_ref(), target),
     ]
 }
 
-/// What decides on the inputs of a task's training, validation and test samples.
-fn identities<'a>(spec: &'a TaskSpec) -> [Option<Identity<'a>>; 3] {
+/// What decides on the inputs of a task's training, validation, test and target samples; nothing known of a target
+/// whose rows may be left out, as labels that it need not have don't decide on them.
+fn identities<'a>(spec: &'a TaskSpec) -> [Option<Identity<'a>>; 4] {
     let data = &spec.data;
     // What is left out is another column there.
     let [input, pair] = match spec.head {
@@ -282,10 +297,12 @@ fn identities<'a>(spec: &'a TaskSpec) -> [Option<Identity<'a>>; 3] {
     let kept = own(wrong || thinned || (drops && spec.input_group.is_none()));
     let train = of(&data.train, data.max_train_samples, kept);
     let rest = |files: Option<&'a Files>| files.map(|files| of(files, None, own(wrong || drops)));
+    let adaptation = spec.adaptation.as_ref().filter(|_| !skips && !drops);
     [
         Some(train),
         rest(data.validation.as_ref()),
         rest(data.test.as_ref()),
+        adaptation.map(|adaptation| of(&adaptation.target.train, None, None)),
     ]
 }
 
@@ -321,5 +338,24 @@ mod tests {
         let mut words = task("single_label", "skip");
         words.data.columns.input = Some("tokens".to_owned());
         assert_eq!(same(&words, &task("tags", "skip")), [false; 2]);
+    }
+
+    // Promise: a target shares what blocks make of it with a task that trains on the same files, unless rows of one of
+    // them may be left out.
+    #[test]
+    fn a_target_is_shared_with_who_trains_on_it() {
+        let adapted = |on_bad_sample: &str| {
+            let mut adapted = task("single_label", on_bad_sample);
+            let spec = json!({"method": "mcc", "target": {"train": "t.jsonl"}});
+            adapted.adaptation = serde_json::from_value(spec).unwrap();
+            adapted
+        };
+        let mut other = task("single_label", "fail");
+        other.data.train = serde_json::from_value(json!("t.jsonl")).unwrap();
+        let target = |spec: &TaskSpec| identities(spec)[3].is_some();
+        assert!(target(&adapted("fail")) && !target(&adapted("skip")) && !target(&other));
+        assert_eq!(identities(&adapted("fail"))[3], identities(&other)[0]);
+        other.data.max_train_samples = Some(3);
+        assert_ne!(identities(&adapted("fail"))[3], identities(&other)[0]);
     }
 }

@@ -131,13 +131,13 @@ pub(super) fn sample_losses(
 }
 
 /// Loss of a task's pairs, from the features of all samples [b, h] of a micro-batch, by an adaptation with its
-/// own layers.
+/// own layers. `read` gives what the task's head reads of features [n, h], and its outputs.
 ///
 /// # Errors
 /// If libtorch refuses.
 pub(super) fn adaptation(
     (how, layers, ctx): (&Adaptation, &[Linear<'_>], &Context),
-    outputs: impl Fn(&Tensor) -> Result<Tensor, Error>,
+    read: impl Fn(&Tensor) -> Result<(Tensor, Tensor), Error>,
     (features, seen, data): (&Tensor, Seen<'_>, &TaskData),
     own: &Own,
 ) -> Result<Weighed, Error> {
@@ -149,16 +149,15 @@ pub(super) fn adaptation(
         )));
     }
     let of = |rows: &Range<usize>| features.f_narrow(0, rows.start as i64, rows.len() as i64);
-    let (source, target) = (of(&own.rows)?, of(&own.target)?);
-    let said = (outputs(&source)?, outputs(&target)?);
+    let (source, target) = (read(&of(&own.rows)?)?, read(&of(&own.target)?)?);
     let source = Domain {
-        features: &source,
-        logits: &said.0,
+        features: &source.0,
+        logits: &source.1,
         keys: &seen.micro.keys[own.rows.clone()],
     };
     let target = Domain {
-        features: &target,
-        logits: &said.1,
+        features: &target.0,
+        logits: &target.1,
         keys: &seen.micro.keys[own.target.clone()],
     };
     let file = |sample: &&Sample| data.train.file(sample.at.sample as usize);

@@ -131,17 +131,22 @@ impl HeadSet {
         features: &Tensor,
         classes: Option<&Tensor>,
     ) -> Result<Tensor, Error> {
-        let linear = self.linear(task);
         if let Some(classes) = classes {
             let cosines = heads::cosines(&self.projected(task, features)?, classes)?;
-            return Ok(heads::scaled(&cosines, linear.weight)?);
+            return Ok(heads::scaled(&cosines, self.linear(task).weight)?);
         }
-        let adapted = self.adapters[task].map(|[down, up]| {
-            let (down, up) = (self.linear(down), self.linear(up));
-            TaskAdapter { down, up }.forward(features)
-        });
-        let adapted = adapted.transpose()?;
-        Ok(linear.forward(adapted.as_ref().unwrap_or(features), None)?)
+        Ok(self.read(task, features)?.1)
+    }
+
+    /// What a task's head reads of features [b, h], which is what its own adapter makes of them if it has one, and
+    /// what the head makes of that.
+    fn read(&self, task: usize, features: &Tensor) -> Result<(Tensor, Tensor), Error> {
+        let adapted = match self.adapters[task].map(|layers| layers.map(|l| self.linear(l))) {
+            Some([down, up]) => TaskAdapter { down, up }.forward(features)?,
+            None => features.shallow_clone(),
+        };
+        let outputs = self.linear(task).forward(&adapted, None)?;
+        Ok((adapted, outputs))
     }
 
     /// A layer of the block.
@@ -379,13 +384,13 @@ impl HeadSet {
                 if places.is_empty() {
                     continue;
                 }
-                let outputs = |features: &Tensor| self.outputs(task, features, None);
+                let read = |features: &Tensor| self.read(task, features);
                 let adaptation = match &self.adaptations[task] {
                     Some((how_to, layers)) if !own.target.is_empty() => {
                         let layers: Vec<_> = layers.clone().map(|l| self.linear(l)).collect();
                         let how_to = (how_to, &layers[..], how.ctx);
                         let seen = (&dropped.features, seen, &*tasks[task]);
-                        Some(adaptation(how_to, outputs, seen, &own)?)
+                        Some(adaptation(how_to, read, seen, &own)?)
                     }
                     _ => None,
                 };

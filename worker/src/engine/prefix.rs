@@ -4,11 +4,10 @@
 use super::Error;
 use super::cache::{Cached, Spill};
 use super::trainer::Trainer;
-use crate::data::{Features, Input, Inputs, Split, TaskData};
+use crate::data::{Features, Input, Split};
 use crate::model::{Batch, Block, Start, lowest};
 use crate::torch;
-use espalier_spec::adaptation::Adapt;
-use espalier_spec::job::{TaskSpec, Tuning};
+use espalier_spec::job::Tuning;
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Tensor};
@@ -69,17 +68,6 @@ impl Prefix {
     }
 }
 
-/// Whether a task's samples are the same in every epoch, and nothing is read beside them but a target. AdaBN
-/// changes blocks that are frozen.
-fn is_steady(task: &TaskData, spec: &TaskSpec) -> bool {
-    let streams = |split: &Split| matches!(*split.inputs, Inputs::Stream(_));
-    let reads_classes = task.classes.as_ref().is_some_and(|c| !c.texts.is_empty());
-    let reads_more = reads_classes || task.brings_more();
-    let adaptation = spec.adaptation.as_ref();
-    let moves = adaptation.is_some_and(|own| own.method == Adapt::Adabn);
-    task.augment.is_none() && !reads_more && !moves && !task.splits().any(streams)
-}
-
 /// The samples of a batch in the order in which their rows stand.
 fn packed(batch: &Batch, samples: usize) -> Vec<usize> {
     match batch {
@@ -92,18 +80,11 @@ impl Trainer {
     /// Blocks that are frozen for good below the first that is trained, if it is worth keeping what they
     /// make of the samples in a run that draws `draws`.
     fn frozen_prefix(&self, draws: u64) -> Option<usize> {
-        // Beside a sample one of the target is drawn, where there is one.
-        let most = |task: &TaskData| {
-            let target = task.target.as_ref().map_or(0, Split::len);
-            task.train.len().max(target) as u64
-        };
-        let samples: u64 = self.tasks.iter().map(|task| most(task)).sum();
-        let mut tasks = self.tasks.iter().zip(&self.spec.tasks);
         let wanted = self.begun.is_none()
             && self.spec.backbone.cache_features
             && matches!(self.spec.tuning, Tuning::LastBlocks(_))
-            && tasks.all(|(task, spec)| is_steady(task, spec))
-            && draws > samples;
+            && self.are_steady()
+            && draws > self.one_pass();
         let mut blocks = self.backbone.blocks().iter();
         let frozen = blocks.position(Block::trainable).unwrap_or(0);
         (wanted && frozen >= FEWEST).then_some(frozen)

@@ -50,13 +50,14 @@ impl Sources {
             false => model,
         };
         let mut tasks = Vec::with_capacity(spec.tasks.len());
+        let mut shelf = data::Shelf::default();
         let frames = model.frames()?;
         for task in &spec.tasks {
             if task.head == HeadKind::Ctc && frames.is_none() {
                 let task = task.name.clone();
                 return Err(heads::Error::NoFrames { task }.into());
             }
-            let mut data = data::load(task, &inputs)?;
+            let mut data = data::load_beside(task, &inputs, &mut shelf)?;
             measurable(task, &data)?;
             if let Some(most) = task.data.samples_per_class {
                 data.thin(most as usize, spec.seed);

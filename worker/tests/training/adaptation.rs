@@ -110,6 +110,56 @@ fn frozen_blocks_run_once_on_both_domains() {
     assert!(more > less, "{more} with 50 samples, {less} with 20");
 }
 
+// Promise: under a frozen backbone features of both domains are computed once, and a method acts on what the task's
+// own adapter makes of them: losses are those of computing them in every step, to rounding; sharding changes no bit;
+// and the source is learned otherwise than without the method.
+#[test]
+fn an_adapter_adapts_where_the_backbone_is_frozen() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = |cache: bool, weight: f64| {
+        adapted(folder.path(), "dann", |job| {
+            job["tuning"] = json!("heads");
+            job["tasks"][0]["adapter"] = json!({"size": 8});
+            job["tasks"][0]["adaptation"]["weight"] = json!(weight);
+            job["training"]["batch_size"] = json!(24);
+            job["training"]["steps"] = json!(CACHED);
+            job["backbone"]["cache_features"] = json!(cache);
+        })
+    };
+    let run = |job: &JobSpec, sharding| train(job, &layout(1, sharding, false), CACHED);
+    let kept = run(&job(true, 1.0), Sharding::Optimizer);
+    let plain = run(&job(false, 1.0), Sharding::Optimizer);
+    let tokens = |outcome: &Outcome| outcome.reports.iter().map(|r| r.tokens).sum::<u64>();
+    assert_eq!(tokens(&kept), 0, "the backbone ran");
+    assert!(tokens(&plain) > 0);
+    kept.assert_same(&run(&job(true, 1.0), Sharding::Full), "full sharding");
+    let source = |outcome: &Outcome| -> Vec<f64> {
+        let reports = outcome.reports.iter();
+        reports.map(|report| report.losses[0].sum).collect()
+    };
+    let domains = |outcome: &Outcome| -> Vec<f64> {
+        let reports = outcome.reports.iter();
+        reports.map(|report| report.adaptation[0].sum).collect()
+    };
+    let apart = |one: Vec<f64>, other: Vec<f64>| {
+        let pairs = one.into_iter().zip(other);
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    };
+    for (one, other) in [
+        (source(&kept), source(&plain)),
+        (domains(&kept), domains(&plain)),
+    ] {
+        let distance = apart(one, other);
+        assert!(distance < 1e-3, "{distance}");
+    }
+    let weak = run(&job(true, 1e-6), Sharding::Optimizer);
+    let distance = apart(source(&kept), source(&weak));
+    assert!(
+        distance > 1e-2,
+        "the adapter does not feel the method: {distance}"
+    );
+}
+
 // Promise: with every method, sharding changes no bit, layers of the method's own included; what is
 // exported holds none of them; and the loss of every method is told.
 #[test]

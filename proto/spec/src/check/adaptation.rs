@@ -158,24 +158,14 @@ fn fits(
                 .to_owned()
         });
     }
-    if spec.tuning != Tuning::Heads {
-        return;
-    }
-    // Batch statistics are taken, not learned.
-    if classes {
-        found.require(!spec.backbone.cache_features, path, || {
-            "with `tuning: heads` and backbone.cache_features, features are computed once, those of the \
-             target are not; set backbone.cache_features to false, or tune more than the heads"
-                .to_owned()
-        });
-    } else {
-        found.require(method == Adapt::Adabn, path, || {
-            format!(
-                "`{method}` changes features, but `tuning: heads` keeps the backbone as it is; tune \
-                 more, or use a method of predictions, such as mcc"
-            )
-        });
-    }
+    // An adapter of the task's own makes other features; batch statistics are taken, not learned.
+    let moves = spec.tuning != Tuning::Heads || task.adapter.is_some();
+    found.require(moves || classes || method == Adapt::Adabn, path, || {
+        format!(
+            "`{method}` changes features, but `tuning: heads` keeps the backbone as it is; tune more, give \
+             the task an `adapter`, or use a method of predictions, such as mcc"
+        )
+    });
 }
 
 fn selection(spec: &JobSpec, found: &mut Findings) {

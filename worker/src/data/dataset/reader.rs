@@ -11,7 +11,7 @@ use crate::data::mask::MaskReader;
 use crate::data::media::Images;
 use crate::data::source::{self, Row, Wanted};
 use crate::data::{Cell, Error, Inputs, LabelSet, Problem};
-use espalier_spec::job::{HeadKind, Join, OnMissingLabel, TaskSpec, TooLong};
+use espalier_spec::job::{DataSpec, Files, HeadKind, Join, OnMissingLabel, TaskSpec, TooLong};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,6 +90,29 @@ impl SplitReader<'_> {
         };
         let found = answers::read(&row.label, self.wanted.label, context);
         found.map(Some).map_err(|problem| row.place.error(problem))
+    }
+
+    /// All that decides on what is read of files: they, columns and classes, and the task but for what says nothing
+    /// of its samples.
+    pub(super) fn key(&self, paths: &[String]) -> String {
+        let data = DataSpec {
+            train: Files::Many(Vec::new()),
+            validation: None,
+            test: None,
+            ..self.task.data.clone()
+        };
+        let task = TaskSpec {
+            name: String::new(),
+            data,
+            weight: 1.0,
+            metric: None,
+            evaluation: None,
+            adaptation: None,
+            adapter: None,
+            ..self.task.clone()
+        };
+        let how = (self.name, self.labelled, self.limit, self.wanted);
+        format!("{:?}", (paths, how, self.known, task))
     }
 
     pub(super) fn read(self, paths: &[String]) -> Result<(Split, LabelSet), Error> {

@@ -261,6 +261,14 @@ impl Split {
         origin.map_or(0, |origin| origin.number)
     }
 
+    /// The same samples, of another task.
+    pub(super) fn of_task(&self, task: &str) -> Self {
+        Self {
+            task: task.to_owned(),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn problem(&self, index: usize, problem: Problem) -> Error {
         let unknown = || Place {
             file: Arc::new(PathBuf::new()),

@@ -1,6 +1,6 @@
 //! The samples of another domain that a task learns from without labels.
 
-use super::{Modality, Split, SplitReader};
+use super::{Modality, Shelf, Split, SplitReader};
 use crate::data::source::Wanted;
 use crate::data::{Error, LabelSet, Labels};
 use espalier_spec::job::{HeadKind, TaskSpec};
@@ -17,14 +17,14 @@ pub(super) const NAME: &str = "target";
 pub(super) fn read(
     task: &TaskSpec,
     modality: &Modality,
-    wanted: Wanted<'_>,
+    (wanted, shelf): (Wanted<'_>, &mut Shelf),
     labels: &LabelSet,
 ) -> Result<Option<Split>, Error> {
     let Some(adaptation) = &task.adaptation else {
         return Ok(None);
     };
     let paths = adaptation.target.train.paths();
-    let read = |wanted, labelled| {
+    let mut read = |wanted, labelled| {
         let reader = SplitReader {
             task,
             modality,
@@ -34,19 +34,21 @@ pub(super) fn read(
             name: NAME,
             labelled,
         };
-        reader.read(paths)
+        shelf.read(reader, paths)
     };
     // Reads a column that is there in any case, and forgets it.
-    let without = || {
-        let label = wanted.input;
-        read(Wanted { label, ..wanted }, false)
+    let bare = Wanted {
+        label: wanted.input,
+        ..wanted
     };
     let found = match task.head {
         HeadKind::SingleLabel | HeadKind::MultiLabel => match read(wanted, true) {
-            Err(Error::Column { wanted: column, .. }) if column == wanted.label => without(),
+            Err(Error::Column { wanted: column, .. }) if column == wanted.label => {
+                read(bare, false)
+            }
             found => found,
         },
-        _ => without(),
+        _ => read(bare, false),
     };
     let (mut split, _) = found?;
     split.labels = Labels::Unlabelled(split.len());

@@ -10,6 +10,7 @@ mod ctc;
 mod files;
 mod numerals;
 mod ranking;
+mod shelf;
 mod spans;
 
 /// A word tokenizer whose own truncation (to 3) and padding (to 6) must not apply.

@@ -3,7 +3,7 @@
 use super::{broken_alone, valid, with};
 use crate::JobSpec;
 use crate::check::check;
-use crate::job::{SelectBy, Tuning};
+use crate::job::{SelectBy, TaskAdapterSpec, Tuning};
 use serde_json::{Value, json};
 
 /// A mapping `adaptation` with some fields changed.
@@ -130,10 +130,10 @@ fn what_cannot_work_together_is_refused() {
     assert_eq!(check(&spec), Ok(()));
     spec.tuning = Tuning::Heads;
     said(&spec, "tasks[0].adaptation", "keeps the backbone as it is");
+    spec.tasks[0].adapter = Some(TaskAdapterSpec::default());
+    assert_eq!(check(&spec), Ok(()));
     let mut spec = one("mcc");
     spec.tuning = Tuning::Heads;
-    said(&spec, "tasks[0].adaptation", "cache_features to false");
-    spec.backbone.cache_features = false;
     assert_eq!(check(&spec), Ok(()));
     spec.tasks[0].input_group = Some("g".to_owned());
     said(&spec, "tasks[0].adaptation", "tasks[0].input_group");
