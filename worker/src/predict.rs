@@ -24,7 +24,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 pub use answer::{Answer, Scored};
-use answer::{best, ordered, shape};
+use answer::{ordered, shape, tagged};
 pub use described::Described;
 pub use entail::Hypotheses;
 pub use error::Error;
@@ -362,7 +362,7 @@ impl Predictor {
             if let (HeadKind::Tags, Some(rows)) = (task.head, &leaves.rows) {
                 let words = Words::of(&batch, 0..inputs.len(), inputs.iter());
                 let outputs = self.outputs(&task.name, &words.vectors(rows)?)?;
-                let tags = words.spread(best(&outputs, &task.labels)?);
+                let tags = words.spread(tagged(&outputs, &words.ends(), &task.labels)?);
                 for ((answer, tags), input) in answers.iter_mut().zip(tags).zip(inputs) {
                     // The words of a question with its context are none.
                     if input.passage().is_none() {

@@ -365,7 +365,11 @@ impl Trainer {
                 }
             };
             let losses = Vec::<f32>::try_from(&head.loss(&outputs, &targets)?.f_contiguous()?)?;
-            Ok::<_, Error>((losses, head.decide(&outputs)?))
+            let decided = match &words {
+                Some((_, words)) => head.decide_texts(&outputs, &words.ends())?,
+                None => head.decide(&outputs)?,
+            };
+            Ok::<_, Error>((losses, decided))
         })?;
         let tags = match (&words, &decided) {
             (Some((_, words)), Values::Single { values, .. }) => words.spread(values.clone()),

@@ -54,16 +54,22 @@ impl Words {
         };
         let all = self.has.iter().flatten().zip(&values);
         let kept = all.filter(|(has, _)| **has).map(|(_, tag)| *tag);
+        Values::Tags {
+            set,
+            ends: self.ends(),
+            values: kept.collect(),
+        }
+    }
+
+    /// Where each sample's words end among those that have a token.
+    #[must_use]
+    pub fn ends(&self) -> Vec<u32> {
         let mut end = 0;
         let ends = self.has.iter().map(|has| {
             end += has.iter().filter(|has| **has).count() as u32;
             end
         });
-        Values::Tags {
-            set,
-            ends: ends.collect(),
-            values: kept.collect(),
-        }
+        ends.collect()
     }
 
     /// What was found of words that have a token, dealt out to the samples; none for the others.

@@ -91,6 +91,15 @@ pub trait Head: Send + Sync {
     /// Outputs of another shape; errors of torch.
     fn decide(&self, outputs: &Tensor) -> Result<Values, Error>;
 
+    /// The decision for each row, where the rows are words of texts that end at `ends` and a text's words are decided on
+    /// together; most heads decide row by row.
+    ///
+    /// # Errors
+    /// Outputs of another shape, or of another number of words; errors of torch.
+    fn decide_texts(&self, outputs: &Tensor, _ends: &[u32]) -> Result<Values, Error> {
+        self.decide(outputs)
+    }
+
     /// What a person is shown for each sample, `[B, C]` row-major: probabilities of classes, or the
     /// number itself.
     ///

@@ -20,6 +20,16 @@ pub enum Tag {
     Single(u32),
 }
 
+impl Tag {
+    /// The type of the span that the word is in.
+    fn kind(self) -> Option<u32> {
+        match self {
+            Tag::Outside => None,
+            Tag::Begin(kind) | Tag::Inside(kind) | Tag::End(kind) | Tag::Single(kind) => Some(kind),
+        }
+    }
+}
+
 /// The type of spans whose tags name none, as seqeval calls it.
 const UNTYPED: &str = "_";
 
@@ -27,6 +37,8 @@ const UNTYPED: &str = "_";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TagSet {
     tags: Vec<Tag>,
+    /// Whether a tag only goes on with a span that has begun: `I-x`.
+    strict: Vec<bool>,
 }
 
 impl TagSet {
@@ -54,7 +66,16 @@ impl TagSet {
         });
         Self {
             tags: tags.collect(),
+            strict: names.iter().map(|name| name.starts_with("I-")).collect(),
         }
+    }
+
+    /// Whether a word may have this tag behind a word with the tag `before`, or as a text's first: `I-x` stands only
+    /// behind another word of a span of type x, as in the files of samples; all others anywhere.
+    #[must_use]
+    pub fn may_follow(&self, before: Option<u32>, tag: u32) -> bool {
+        let strict = self.strict.get(tag as usize).copied().unwrap_or(false);
+        !strict || before.is_some_and(|before| self.get(before).kind() == self.get(tag).kind())
     }
 
     /// Number of tags.

@@ -2,12 +2,12 @@
 
 use super::{Error, Mask};
 use crate::generate::Stop;
-use crate::heads::{Head, Ordinal};
+use crate::heads::{Head, Ordinal, Tags};
 use crate::metrics::Values;
 use espalier_spec::job::HeadKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Classes of a multi-label head are named from this probability on.
 const THRESHOLD: f64 = 0.5;
@@ -108,19 +108,26 @@ pub struct Scored {
     pub score: f64,
 }
 
-/// The most probable class of each row of `outputs` [w, C].
-pub(super) fn best(outputs: &Tensor, labels: &[String]) -> Result<Vec<Scored>, Error> {
-    let (scores, classes) = outputs.f_softmax(-1, Kind::Float)?.f_max_dim(-1, false)?;
-    let scores = Vec::<f32>::try_from(&scores.f_contiguous()?)?;
-    let classes = Vec::<i64>::try_from(&classes.f_contiguous()?)?;
-    let label = |class: i64| labels.get(class.unsigned_abs() as usize).cloned();
-    let all = classes.into_iter().zip(scores);
-    Ok(all
-        .map(|(class, score)| Scored {
-            label: label(class).unwrap_or_default(),
-            score: f64::from(score),
-        })
-        .collect())
+/// The tag that evaluations decide for of each row of `outputs` [w, C], words of texts that end at `ends`, with its
+/// probability.
+pub(super) fn tagged(
+    outputs: &Tensor,
+    ends: &[u32],
+    labels: &[String],
+) -> Result<Vec<Scored>, Error> {
+    let head = Tags::new(labels.to_vec());
+    let Values::Single { values, .. } = head.decide_texts(outputs, ends)? else {
+        return Ok(Vec::new());
+    };
+    let scores = head.scores(outputs)?;
+    let rows = values.iter().zip(scores.chunks_exact(labels.len().max(1)));
+    let scored = |(&class, row): (&u32, &[f32])| Scored {
+        label: labels.get(class as usize).cloned().unwrap_or_default(),
+        score: row
+            .get(class as usize)
+            .map_or(0.0, |&score| f64::from(score)),
+    };
+    Ok(rows.map(scored).collect())
 }
 
 /// One of several ordered classes for each row of `outputs` [b, K - 1]: the one that evaluations decide for.
