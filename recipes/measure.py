@@ -5,16 +5,18 @@
     python3 recipes/measure.py --plan      # what is left to run, and about how long it takes
     python3 recipes/measure.py --table     # the table of what there is
 
-Every (recipe, side, seed) is a process of its own. What has ended is kept in .espalier/measure and not run again, as
-long as its command and its side's files are the same; so a run may be stopped at any time and goes on later. Our side
-runs binaries that were copied there at the start: what is built meanwhile changes nothing. PyTorch and pyarrow come
-from .espalier/pysite ('make parity' brings them). A table says when each side was measured; both sides of a recipe
-belong on one machine with nothing beside them.
+Every (recipe, side, seed) is a process of its own. What it brought is kept in tests/bench/recipes, to be committed, and
+not run again, as long as its command and its side's files are the same; so a run may be stopped at any time and goes on
+later. Our side runs binaries that were copied into .espalier/measure at the start: what is built meanwhile changes
+nothing. PyTorch and pyarrow come from .espalier/pysite ('make parity' brings them), Pillow from .espalier/pyrecipes
+('make draw'). A table says when each side was measured; for its minutes to count, both sides of a recipe belong on one
+machine with nothing beside them.
 """
 
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -31,6 +33,7 @@ sys.path.insert(0, str(HERE))
 from cluster import REPO, TARGET, DemoError, run
 
 HOME = REPO / ".espalier/measure"
+KEPT = REPO / "tests/bench/recipes"
 BINARIES = ["espalier", "espalier-coordinator", "espalier-worker"]
 SIDES = {"ours": "Espalier", "peer": "peer"}
 # Table 4 of PMC8323662, whose models are trained on bags of words: no adaptation, CORAL, DANN.
@@ -65,6 +68,9 @@ RECIPES = {
         "mnist-usps, source only": "75.2: LeNet (from memory)", "mnist-usps, dann": "77.1: the same",
         "mnist-usps, cdan-e long": "93.9: CDAN, the same; 95.6: CDAN+E"}},
     "spoken-digits": {"ours": "demo.py", "minutes": (2, 2), "published": {}},
+    "draw": {"ours": "run.py", "minutes": (12, 10), "published": {}},
+    "tuning": {"ours": "run.py", "minutes": (12, 6), "published": {}},
+    "heads": {"ours": "run.py", "minutes": (8, 0), "published": {}},
     "shakespeare": {"ours": "run.py", "minutes": (3, 3), "published": {"loss": "1.88: nanoGPT's README, on random windows"}},
 }
 
@@ -96,11 +102,19 @@ def identity(recipe, side, seed, args):
 
 def kept(recipe, side, seed, args):
     """The result of an earlier run; none if there is none of this command and job file."""
-    file = HOME / f"{recipe}.{side}.{seed}.json"
+    file = KEPT / f"{recipe}.{side}.{seed}.json"
     if args.again or not file.is_file():
         return None
     result = json.loads(file.read_text())
     return result if result["identity"] == identity(recipe, side, seed, args) else None
+
+
+def stamp(recipe, side, seed, args):
+    """Gives what is kept the identity that it would get now; nothing where its command was another."""
+    file = KEPT / f"{recipe}.{side}.{seed}.json"
+    result, now = json.loads(file.read_text()) if file.is_file() else None, identity(recipe, side, seed, args)
+    if result and result["identity"]["command"] == now["command"]:
+        file.write_text(json.dumps({**result, "identity": now}, indent=1) + "\n")
 
 
 def environment():
@@ -110,7 +124,7 @@ def environment():
         text = subprocess.run(["bash", "-c", ". .espalier/env.sh; env -0"], cwd=REPO, capture_output=True, text=True, check=True).stdout
         env.update(line.split("=", 1) for line in text.split("\0") if "=" in line)
     env.pop("ESPALIER_BIN_DIR", None)
-    paths = [str(REPO / ".espalier/pysite"), env.get("PYTHONPATH", "")]
+    paths = [str(REPO / ".espalier/pysite"), str(REPO / ".espalier/pyrecipes"), env.get("PYTHONPATH", "")]
     env.update(PYTHONPATH=os.pathsep.join(filter(None, paths)), CARGO_TARGET_DIR=str(HOME / "bin"), ESPALIER_NO_BUILD="1", DEMO_FAST="")
     return env
 
@@ -172,19 +186,20 @@ def measure(recipe, side, seed, args, env):
               "load": round(load, 2), "day": time.strftime("%Y-%m-%d", time.gmtime(began)), "minutes": (time.time() - began) / 60}
     aside = HOME / f"{name}.json.new"
     aside.write_text(json.dumps(result, indent=1) + "\n")
-    aside.rename(HOME / f"{name}.json")
+    aside.rename(KEPT / f"{name}.json")
     figures.unlink()
     return None
 
 
-def cell(runs):
+def cell(recipe, row, runs):
     """Mean, deviation over seeds, how many, and minutes."""
     if not runs:
         return "", ""
     values = [run["value"] for run in runs]
-    digits = 3 if max(map(abs, values)) < 10 else 1
+    digits = 3 if row.endswith(("loss", "bits per image token")) or recipe == "heads" else 1
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation} ({len(values)})", f"{statistics.mean(run['minutes'] for run in runs):.1f}"
+    minutes = [run["minutes"] for run in runs if run["minutes"] is not None]
+    return f"{statistics.mean(values):.{digits}f}{deviation} ({len(values)})", f"{statistics.mean(minutes):.1f}" if minutes else ""
 
 
 def table(recipes, args):
@@ -201,13 +216,19 @@ def table(recipes, args):
             if results:
                 days, commits = ({result[key] for result in results} for key in ("day", "commit"))
                 most = max(result["load"] for result in results)
-                about.append(f"{SIDES[side]}: {', '.join(sorted(days))}, {', '.join(sorted(commits))}, load before a run {most} at most")
+                coarse = [str(result["identity"]["command"][2]) for result in results if result.get("rounded")]
+                about.append(f"{SIDES[side]}: {', '.join(sorted(days))}, {', '.join(sorted(commits))}, load before a run {most} at most"
+                             + (f", seed {' and '.join(coarse)} as rounded in RESULTS.md" if coarse else ""))
         if not found:
             continue
         lines += ["", f"### {recipe}", "", "; ".join(about) + ".", "", "| | Espalier | minutes | peer | minutes | published |", "| --- | --- | --- | --- | --- | --- |"]
+        published = RECIPES[recipe]["published"]
         for row, sides in found.items():
-            cells = [part for side in SIDES for part in cell(sides.get(side, []))]
-            lines.append("| " + " | ".join([row, *cells, RECIPES[recipe]["published"].get(row, "none found")]) + " |")
+            # Of many pairs of domains, their mean and those that others have, too.
+            if recipe == "reviews-adaptation" and row not in published and not row.startswith("mean"):
+                continue
+            cells = [part for side in SIDES for part in cell(recipe, row, sides.get(side, []))]
+            lines.append("| " + " | ".join([row, *cells, published.get(row, "none found")]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -223,19 +244,26 @@ def main():
     parser.add_argument("--epochs", type=float, help="of both sides, in place of the job file's; for job files with epochs")
     parser.add_argument("--words", type=str.split, default=[], metavar="'WORDS'", help="more words for both sides, such as '--ways together'")
     parser.add_argument("--again", action="store_true", help="run what has been run, too")
+    parser.add_argument("--stamp", action="store_true",
+                        help="take what is kept as brought by the files as they are now, after a change that changes no figure; run nothing")
     parser.add_argument("--plan", action="store_true", help="say what is left and run nothing")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     args = parser.parse_args()
     for name, given, known in (("recipe", args.only, RECIPES), ("side", args.sides, SIDES)):
         if unknown := [one for one in given if one not in known]:
             raise DemoError(f"there is no {name} {unknown[0]}; there is {', '.join(known)}")
-    HOME.mkdir(parents=True, exist_ok=True)
+    for folder in (HOME, KEPT):
+        folder.mkdir(parents=True, exist_ok=True)
     # As ctrl-c does: what runs is stopped, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if args.stamp:
+        for recipe, side, seed in itertools.product(args.only, args.sides, args.seeds):
+            stamp(recipe, side, seed, args)
+        return
     if not args.table:
         # Whole seeds: what is stopped early has both sides of each recipe.
         left = [(recipe, side, seed) for seed in args.seeds for recipe in args.only for side in args.sides
-                if not kept(recipe, side, seed, args)]
+                if script(recipe, side).is_file() and not kept(recipe, side, seed, args)]
         minutes = sum(RECIPES[recipe]["minutes"][side == "peer"] for recipe, side, _ in left)
         print(f"{len(left)} runs left, about {minutes} minutes by estimate", flush=True)
         if args.plan:

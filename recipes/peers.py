@@ -23,13 +23,14 @@ from torch import nn
 from cluster import DemoError
 
 # The defaults of a job file, of the fields that peers know.
-BACKBONE = {"path": None, "init": "pretrained", "max_tokens": 128, "pooling": "mean", "dropout": None, "cache_features": True}
+BACKBONE = {"path": None, "init": "pretrained", "max_tokens": 128, "pooling": "mean", "dropout": None, "cache_features": True,
+            "extend_vocabulary": False}
 TRAINING = {"steps": None, "epochs": None, "batch_size": 32, "clip_norm": 1.0, "optimizer": {}, "schedule": {}}
 OPTIMIZER = {"learning_rate": 5e-5, "head_learning_rate": None, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}
 SCHEDULE = {"kind": "linear", "final_ratio": 0.0, "warmup_ratio": 0.06, "warmup_steps": None}
 EVALUATION = {"every_steps": None, "batch_size": 64, "select_best": True}
 JOB = {"name": None, "seed": 0, "backbone": {}, "tuning": "all", "tasks": [], "balancer": "mean", "training": {}, "evaluation": {},
-       "checkpoint": {}}
+       "checkpoint": {}, "sampler": None}
 TASK = {"name": None, "head": None, "input_group": None, "adapter": None, "data": {}, "metric": None, "loss": {}, "zero_shot": None}
 
 

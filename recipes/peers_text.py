@@ -108,6 +108,13 @@ class Net(nn.Module):
             self.frozen = [self.body]
         elif list(job.tuning) == ["last_blocks"]:
             self.frozen = [self.body.embeddings, *layers[: max(0, len(layers) - job.tuning["last_blocks"])]]
+        elif job.tuning == "biases":
+            self.frozen = []
+            for name, parameter in self.body.named_parameters():
+                parameter.requires_grad_(name.endswith("bias"))
+        elif list(job.tuning) == ["lora"]:
+            self.frozen = []
+            self.body = with_lora(self.body, job.tuning["lora"])
         else:
             raise DemoError(f"{job.path}: tuning is {job.tuning}, which its peer does not know")
         for part in self.frozen:
@@ -127,6 +134,16 @@ class Net(nn.Module):
 
     def stepper(self, job, total):
         return Stepper(job, self.body.parameters(), self.heads.parameters(), total)
+
+
+def with_lora(body, how):
+    """A model whose own numbers stay, with PEFT's low-rank updates."""
+    import peft
+
+    targets = how.get("targets")
+    targets = "all-linear" if targets == ["all-linear"] else targets
+    config = peft.LoraConfig(r=how["rank"], lora_alpha=how["alpha"], lora_dropout=how.get("dropout", 0.0), target_modules=targets)
+    return here(peft.get_peft_model(body, config))
 
 
 def word_vectors(hidden, inputs):

@@ -20,16 +20,21 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import REPO, DemoError, run
+from cluster import REPO, SETS, DemoError, run
 
 OUT = REPO / ".espalier/data/draw"
 LETTERS = REPO / "recipes/shakespeare/model"
+# What the pictures, and the text before or beside them, are made of.
+SOURCES = ["mnist/train.parquet", "mnist/test.parquet", "tiny_shakespeare/train.parquet", "tiny_shakespeare/validation.parquet"]
+# How a decoder may come to its pictures: from text, from random weights, with text beside them.
+WAYS = ["text-first", "nothing", "together"]
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SIDE, PATCH, TOKENS = 28, 4, 49
 TRAIN = 9000
@@ -152,6 +157,13 @@ def write_tokenizers(out, count):
         (out / name / "tokenizer_config.json").write_text(json.dumps(named, indent=1) + "\n")
     (out / "text/config.json").write_text(json.dumps(config, indent=1) + "\n")
     return first
+
+
+def make(count):
+    """Runs this script as a program, on the data that `link_data` found."""
+    command = [sys.executable, __file__, "--codes", str(count)]
+    if subprocess.run(command, env={**os.environ, "ESPALIER_DATA": str(SETS.resolve())}).returncode != 0:
+        raise DemoError("the pictures could not be made, see the message above")
 
 
 def main():

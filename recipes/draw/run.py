@@ -10,21 +10,19 @@ takes for the digit that was asked for; the drawings are PNG files in .espalier/
 """
 
 import json
-import os
 import shutil
-import statistics
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
-from build import HERE, OUT, TOKENS, packages, token
+from build import HERE, OUT, SOURCES, TOKENS, WAYS, make, packages, token
 from draw import TASK, codes, grid, picture, read_codebook, sample
 
-from cluster import FAST, REPO, SETS, TARGET, Cluster, DemoError, arguments, build, fields_of, link_data, run, test_scores
+from cluster import FAST, REPO, SETS, TARGET, Cluster, DemoError, Found, arguments, build, fields_of, link_data, run, test_scores
 
 DEMO = REPO / ".espalier/demo/draw"
-TEXT_FIRST, NOTHING, TOGETHER = "text-first", "nothing", "together"
+TEXT_FIRST, NOTHING, TOGETHER = WAYS
+BITS, RIGHT, COPIES = "bits per image token", "digits asked for, %", "copies of training, %"
 SHOWN = 10  # pictures of each digit in a PNG
 
 
@@ -130,9 +128,7 @@ def trained(cluster, way, seed, text, args):
 
 def main():
     parser = arguments(__doc__)
-    every = [TEXT_FIRST, NOTHING, TOGETHER]
-    usual = ",".join(every[:2] if FAST else every)
-    parser.add_argument("--ways", default=usual, help="which of: " + ", ".join(every))
+    parser.add_argument("--ways", default=",".join(WAYS[:2] if FAST else WAYS), help="which of: " + ", ".join(WAYS))
     parser.add_argument("--text-steps", type=int, default=200 if FAST else 1000, help="of the text before pictures")
     parser.add_argument("--codes", type=int, default=128, help="size of the codebook")
     parser.add_argument("--each", type=int, default=5 if FAST else 20, help="pictures drawn of each digit")
@@ -140,20 +136,17 @@ def main():
     parser.add_argument("--top-k", type=int)
     args = parser.parse_args()
     ways = args.ways.split(",")
-    unknown = [way for way in ways if way not in every]
+    unknown = [way for way in ways if way not in WAYS]
     if unknown or args.each < 1:
-        parser.error(f"no way {unknown[0]!r}: choose from {', '.join(every)}" if unknown else "--each must be at least 1")
+        parser.error(f"no way {unknown[0]!r}: choose from {', '.join(WAYS)}" if unknown else "--each must be at least 1")
     packages()
-    link_data(*(f"mnist/{split}.parquet" for split in ("train", "test")),
-              *(f"tiny_shakespeare/{split}.parquet" for split in ("train", "validation")))
+    link_data(*SOURCES)
     build()
-    command = [sys.executable, str(HERE / "build.py"), "--codes", str(args.codes)]
-    if subprocess.run(command, env={**os.environ, "ESPALIER_DATA": str(SETS.resolve())}).returncode != 0:
-        raise DemoError("the pictures could not be made, see the message above")
+    make(args.codes)
     shutil.rmtree(DEMO, ignore_errors=True)
     codebook, validation = read_codebook(), rows("validation")
     known = {tuple(found) for _, found, _ in rows("train")}
-    table = {}
+    table = Found(digits=3)
     with Cluster(DEMO) as cluster:
         judge = judge_of(cluster, validation, codebook)
         for seed in args.seeds:
@@ -170,16 +163,12 @@ def main():
                 digits = [digit for digit in range(10) for _ in range(args.each)]
                 right = judged(cluster, judge, flat, digits, DEMO / f"judged/{way}-{seed}")
                 copies = 100 * sum(tuple(found) in known for row in drawn for found in row) / len(flat)
-                for name, value in (("bits", bits), ("right", right), ("copies", copies), ("seconds", seconds)):
-                    table.setdefault(way, {}).setdefault(name, []).append(value)
+                for name, value in ((BITS, bits), (RIGHT, right), (COPIES, copies)):
+                    table.add(f"{way}, {name}", seed, value, seconds)
                 print(f"{way}, seed {seed}: {bits:.3f} bits per image token, {right:.1f} % of the digits asked for")
     frequency = json.loads((OUT / "meta.json").read_text())["bits_by_frequency"]
-    print(f"\n{'':<14}{'bits per image token':>24}{'digits asked for, %':>24}{'copies of training, %':>24}{'seconds':>10}")
-    for way, found in table.items():
-        mean = {name: statistics.mean(values) for name, values in found.items()}
-        sd = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in found.items()}
-        bits, right = (f"{mean[name]:.3f} ± {sd[name]:.3f}" for name in ("bits", "right"))
-        print(f"{way:<14}{bits:>24}{right:>24}{mean['copies']:>24.1f}{mean['seconds']:>10.0f}")
+    table.show("pictures that nobody trained on, drawings")
+    table.keep(args.json)
     print(f"by frequency alone: {frequency['anywhere']:.3f} bits, by frequency at the token's place: "
           f"{frequency['at_each_place']:.3f}\ndrawings: {DEMO}/<way>-<seed>.png, a row for each digit; real ones: {DEMO}/real.png")
 
