@@ -89,6 +89,9 @@ def main():
                 chosen = calibration(DEMO / f"calibrate-{seed}")
                 print(f"seed {seed}: calibration {chosen:.3f}")
                 ways["calibrated"] = {"tasks__topic__zero_shot__calibration": chosen}
+                # Decisions are cosines of what the backbone makes of two texts: what was trained need not be trained again.
+                if "trained" in args.ways.split(","):
+                    ways["calibrated"] |= {**UNTRAINED, "backbone__path": DEMO / f"trained-{seed}"}
             for way in args.ways.split(","):
                 trained = cluster.train(job, f"{way}-{seed}", DEMO / f"{way}-{seed}", **{**common, **ways[way]})
                 scores = test_scores(trained)["topic"]["metrics"]
