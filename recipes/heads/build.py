@@ -13,6 +13,7 @@ recipes/debian-packages).
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import random
@@ -22,12 +23,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "debian-packages"), str(HERE.parents[1] / "deploy/setup")]
 
-import build as debian_packages
 from fetch import SetupError
 
 from cluster import REPO, SETS, DemoError, link_data, run
 
 OUT = REPO / ".espalier/data/heads"
+PACKAGES_SCRIPT = HERE.parent / "debian-packages/build.py"
 SOURCES = [f"{name}/{split}.parquet" for name in ("snips", "trec6", "fsdd") for split in ("train", "test")]
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 BULKS = ["tiny", "small", "middling", "large", "huge"]
@@ -52,7 +53,16 @@ def write(name, rows):
     print(f"{len(rows):>6} rows -> {OUT}/{name}.jsonl")
 
 
+def debian():
+    """The other recipe's script, whose name this one has, too."""
+    spec = importlib.util.spec_from_file_location("debian_packages", PACKAGES_SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def packages():
+    debian_packages = debian()
     sizes = {stanza["Package"]: int(stanza.get("Installed-Size", 0)) for stanza, _ in debian_packages.packages()}
     rows = [row for row in debian_packages.read_rows() if row["long"] and sizes[row["id"]]]
     # Copies of a description would be wrong answers that are right.
