@@ -60,8 +60,8 @@ def main():
                 fields = {field: value if isinstance(value, str) else json.dumps(value) for field, value in WAYS[way].items()}
                 job = cluster.train(HERE / "job.yaml", name, DEMO / name, seed=seed, **fields, **fields_of(args))
                 found.add(way, seed, 100 * test_scores(job)["question"]["metrics"]["accuracy"], job["seconds"])
-                # Blocks of the plan are what learns; the last end is a block's length.
-                numbers[way] = sum(block["ends"][-1] for block in job["plan"]["blocks"])
+                # A block of the plan ends at its length; a frozen one has no ends.
+                numbers[way] = sum(block["ends"][-1] for block in job["plan"]["blocks"] if block.get("ends"))
     found.show("accuracy on test, %")
     print("\nnumbers that learn, with the head's: " + ", ".join(f"{way} {count:,}" for way, count in numbers.items()))
     found.keep(args.json)
