@@ -232,7 +232,7 @@ def calls(cluster, folder, job):
         missing = refused(errors.JobFileError, cluster.submit, job, overrides={"tasks.colour.data.test": "gone.jsonl"})
     expect(missing.violations[0].field, "tasks[0].data.test", "the field of the missing file")
 
-    waiting = {"name": "waits", "resources.ranks": 64, "training.batch_size": 128}
+    waiting = {"name": "waits", "resources.ranks": 64, "training.batch_size": 64}
     once = "6f1c8b1e-26a4-4c5e-9a3f-5a1f6f0f1d11"
     created = [cluster.submit(job, request_id=once, overrides=waiting).uid for _ in range(2)]
     expect(created[0], created[1], "the job of the same request")

@@ -15,7 +15,7 @@ pub struct Tags {
     /// The same for words: softmax over the tags.
     words: SingleLabel,
     names: Vec<String>,
-    /// Which tags each may follow; none where that is any, or none at all.
+    /// Which tags each may follow; `None`: any.
     befores: Vec<Option<Vec<u32>>>,
     /// Whether a text may begin with each.
     begins: Vec<bool>,
@@ -43,8 +43,8 @@ impl Tags {
 
     /// The likeliest tags of a text's words out of their log p, row by row: those with the largest sum in which no tag
     /// goes on with a span that has not begun (Viterbi 1967); of equal ones the first.
-    fn likeliest(&self, surprises: &[f32]) -> Vec<u32> {
-        let mut rows = surprises.chunks_exact(self.names.len().max(1));
+    fn likeliest(&self, log_p: &[f32]) -> Vec<u32> {
+        let mut rows = log_p.chunks_exact(self.names.len().max(1));
         let Some(first) = rows.next() else {
             return Vec::new();
         };
@@ -141,12 +141,12 @@ impl Head for Tags {
                 found: format!("texts that end at {ends:?}"),
             });
         }
-        let surprises = numbers(&outputs.f_log_softmax(-1, Kind::Float)?)?;
+        let log_p = numbers(&outputs.f_log_softmax(-1, Kind::Float)?)?;
         let mut start = 0;
         let texts = ends.iter().flat_map(|&end| {
             let own = start..end as usize * self.outputs();
             start = own.end;
-            self.likeliest(surprises.get(own).unwrap_or_default())
+            self.likeliest(log_p.get(own).unwrap_or_default())
         });
         Ok(Values::Single {
             classes: self.outputs(),
