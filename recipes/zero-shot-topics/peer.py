@@ -23,7 +23,7 @@ from cluster import Found, link_data, run
 from peers import Job, Order, arguments, begin, known, rows_of
 from peers_text import Net, Reader
 from peers_zero_shot import chosen, figures
-from run import LEFT_OUT, write_files
+from run import DEMO, LEFT_OUT, write_files
 
 FIRST_SCALE, LARGEST_SCALE = 20.0, 100.0
 ZERO_SHOT = {"descriptions": None, "templates": ["{}"], "unseen": []}
@@ -81,7 +81,7 @@ def main():
     parser.add_argument("--ways", default="untrained,trained,calibrated", help="which of: %(default)s")
     args = parser.parse_args()
     link_data(*(f"dbpedia14/{name}.parquet" for name in ("train", "test", "labels")))
-    files = write_files()
+    files = write_files(DEMO.with_name(f"{DEMO.name}-peer"))  # both sides may run at once
     job, found, ways = Job(HERE / "job.yaml", args), Found(), args.ways.split(",")
     unseen, batch = job.tasks[0]["zero_shot"]["unseen"], job.evaluation["batch_size"]
     reader = Reader(job)

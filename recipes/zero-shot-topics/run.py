@@ -41,21 +41,21 @@ def rows(split):
     return [{"text": text, "label": label} for text, label in zip(table["text"], table["label"])]
 
 
-def write(name, samples):
-    path = DEMO / f"{name}.jsonl"
+def write(folder, name, samples):
+    path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in samples))
     return path
 
 
-def write_files():
-    """Samples to train on, to test on, and those of the job that chooses a calibration: {name: file}."""
-    DEMO.mkdir(parents=True, exist_ok=True)
+def write_files(folder):
+    """Samples to train on, to test on, and those of the job that chooses a calibration: {name: file in `folder`}."""
+    folder.mkdir(parents=True, exist_ok=True)
     seen = [row for row in rows("train") if row["label"] not in UNSEEN]
     random.Random(1).shuffle(seen)
     tenth = len(seen) // 10
     fewer = [row for row in seen[tenth:] if row["label"] not in LEFT_OUT]
-    return {"train": write("train", seen), "test": write("test", rows("test")), "fewer": write("fewer", fewer),
-            "held-out": write("held-out", seen[:tenth])}
+    return {"train": write(folder, "train", seen), "test": write(folder, "test", rows("test")),
+            "fewer": write(folder, "fewer", fewer), "held-out": write(folder, "held-out", seen[:tenth])}
 
 
 def calibration(export):
@@ -73,7 +73,7 @@ def main():
     link_data(*(f"dbpedia14/{name}.parquet" for name in ("train", "test", "labels")))
     build()
     shutil.rmtree(DEMO, ignore_errors=True)
-    files = write_files()
+    files = write_files(DEMO)
     job = HERE / "job.yaml"
     left_out = {"tasks__topic__data__train": files["fewer"], "tasks__topic__data__validation": files["held-out"],
                 "tasks__topic__zero_shot__unseen": json.dumps(LEFT_OUT)}
