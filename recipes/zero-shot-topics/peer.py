@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from cluster import Found, link_data, run
-from peers import Job, Order, arguments, begin, known, rows_of
+from peers import Job, Order, Stepper, arguments, begin, known, rows_of
 from peers_text import Net, Reader
 from peers_zero_shot import chosen, figures
 from run import DEMO, LEFT_OUT, write_files
@@ -52,7 +52,7 @@ def train(job, samples, classes, seed):
     net = Net(job, {}).train()
     scale = nn.Parameter(torch.tensor([math.log(FIRST_SCALE)]))
     total, order = job.steps(len(samples)), Order([len(samples)], job.batch, seed)
-    stepper = net.stepper(job, total, [scale])
+    stepper = Stepper(job, net.body.parameters(), [scale], total)
     described = classes.inputs[: classes.seen * classes.each]
     for step in range(total):
         drawn = [samples[row] for row in order.step(step)[0]]
