@@ -60,19 +60,30 @@ def ordinal():
     return case(C - 1, targets, lambda z: loss(z, above).sum(1))
 
 
-def contrastive(classes, temperature, share):
-    """Supervised contrastive loss of each sample, share of it, and the gradient of the sum."""
+def sup_con(i, z, same, others, temperature):
+    below = torch.logsumexp(torch.stack([z[i] @ z[a] / temperature for a in same + others]), 0)
+    logs = [z[i] @ z[p] / temperature - below for p in same]
+    return -sum(logs) / len(logs) if logs else 0 * z.sum()
+
+
+def pairs(i, z, same, others):
+    """SetFit's loss over all pairs of a sample: cosines brought to 1 and to 0."""
+    loss = lambda rows, aim: torch.nn.functional.mse_loss(z[rows] @ z[i], torch.full([len(rows)], aim)) if rows else 0
+    return loss(same, 1.0) / 2 + loss(others, 0.0) / 2
+
+
+def contrastive(classes, share, temperature=None):
+    """Contrastive loss of each sample, share of it, and the gradient of the sum."""
     x = features.clone().requires_grad_()
     z = torch.nn.functional.normalize(x, dim=1)
     losses = []
     for i in range(B):
-        others = [a for a in range(B) if a != i]
-        same = [p for p in others if classes[p] == classes[i]]
-        below = torch.logsumexp(torch.stack([z[i] @ z[a] / temperature for a in others]), 0)
-        logs = [z[i] @ z[p] / temperature - below for p in same]
-        losses.append(-share * sum(logs) / len(logs) if logs else 0 * x.sum())
+        same = [a for a in range(B) if a != i and classes[a] == classes[i]]
+        others = [a for a in range(B) if classes[a] != classes[i]]
+        losses.append(share * (sup_con(i, z, same, others, temperature) if temperature else pairs(i, z, same, others)))
     torch.stack(losses).sum().backward()
-    return {"classes": classes, "temperature": temperature, "share": share,
+    spec = {"kind": "sup_con", "temperature": temperature} if temperature else {"kind": "cosine"}
+    return {"classes": classes, "spec": {**spec, "share": share},
             "losses": [loss.item() for loss in losses], "gradients": x.grad.tolist()}
 
 
@@ -107,7 +118,8 @@ golden = {
     "single_label": [single(w, s) for w in (None, weights) for s in (0.0, 0.1)],
     "multi_label": [multi(w) for w in (None, weights)],
     "regression": [regression()],
-    "contrastive": [contrastive([0, 1, 0, 2, 1, 0], t, share) for t, share in ((0.1, 0.9), (1.0, 0.5))],
+    "contrastive": [contrastive([0, 1, 0, 2, 1, 0], share, t) for share, t in ((0.9, 0.1), (0.5, 1.0), (0.9, None))]
+    + [contrastive([1] * B, 1.0)],
     "ordinal": [ordinal()],
     "label_embedding": [label_embedding(3, 1, 1.0), label_embedding(4, 2, 2.0)],
 }

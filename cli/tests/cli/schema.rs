@@ -28,7 +28,7 @@ fn full() -> Value {
                 "too_long": "error", "augment": { "crop": 2, "flip": true, "time_mask": 0, "frequency_mask": 0 }
             },
             "loss": { "class_weights": { "given": { "web": 2.0 } }, "label_smoothing": 0.1,
-                      "contrastive": { "share": 0.5, "temperature": 0.2 } },
+                      "contrastive": { "kind": "sup_con", "share": 0.5, "temperature": 0.2 } },
             "adaptation": { "method": "cdan", "target": { "train": ["t.parquet"] }, "weight": 0.5,
                             "sources": "apart", "warm_up": 100, "params": { "hidden": 64, "entropy": true } }
         }, { "name": "size", "head": "regression", "data": { "train": "e.csv" } },

@@ -11,7 +11,7 @@ pub use crate::evaluation::{EvaluationSpec, SelectBy, TaskEvaluationSpec};
 pub use crate::exchange::{Affinity, ExchangeSpec, ExchangeType, Sharding, SyncKind};
 pub use crate::head::{HeadKind, Metric};
 pub use crate::join::Join;
-pub use crate::loss::{ClassWeights, ContrastiveSpec, LossSpec};
+pub use crate::loss::{ClassWeights, ContrastiveKind, ContrastiveSpec, LossSpec};
 pub use crate::recovery::{RecoverySpec, WorkerRange};
 pub use crate::resources::{Device, Resources};
 pub use crate::segmentation::SegmentationSpec;

@@ -3,9 +3,10 @@
 use super::{Bad, Wire, at, text};
 use crate::v1;
 use espalier_spec::job::{
-    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, SpanSpec,
-    TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, TooLong, ZeroShotSpec,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveKind, ContrastiveSpec, DataSpec,
+    Descriptions, Files, HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel,
+    SegmentationSpec, SpanSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, TooLong,
+    ZeroShotSpec,
 };
 use std::collections::BTreeMap;
 
@@ -363,6 +364,11 @@ impl Wire for LossSpec {
             },
             label_smoothing: self.label_smoothing,
             contrastive: self.contrastive.map(|spec| v1::loss::Contrastive {
+                kind: match spec.kind {
+                    ContrastiveKind::SupCon => v1::loss::contrastive::Kind::SupCon,
+                    ContrastiveKind::Cosine => v1::loss::contrastive::Kind::Cosine,
+                }
+                .into(),
                 share: Some(spec.share),
                 temperature: Some(spec.temperature),
             }),
@@ -388,7 +394,13 @@ impl Wire for LossSpec {
             label_smoothing: m.label_smoothing,
             contrastive: m.contrastive.map(|spec| {
                 let default = ContrastiveSpec::default();
+                use v1::loss::contrastive::Kind;
+                let place = || at(&at(path, "contrastive"), "kind");
                 ContrastiveSpec {
+                    kind: match bad.choice(spec.kind, place, "sup_con or cosine") {
+                        Kind::Unspecified | Kind::SupCon => ContrastiveKind::SupCon,
+                        Kind::Cosine => ContrastiveKind::Cosine,
+                    },
                     share: spec.share.unwrap_or(default.share),
                     temperature: spec.temperature.unwrap_or(default.temperature),
                 }

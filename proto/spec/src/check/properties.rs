@@ -6,9 +6,9 @@ use crate::JobSpec;
 use crate::adaptation::METHODS as ADAPTATIONS;
 use crate::balancer::{BalancerSpec, METHODS};
 use crate::job::{
-    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions, Files,
-    HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, OptimizerMethod, Sampler,
-    ScheduleKind, SegmentationSpec, Sources, SpanSpec, TargetSpec, TaskAdapterSpec,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveKind, ContrastiveSpec, DataSpec,
+    Descriptions, Files, HeadKind, LossSpec, Metric, OnBadSample, OnMissingLabel, OptimizerMethod,
+    Sampler, ScheduleKind, SegmentationSpec, Sources, SpanSpec, TargetSpec, TaskAdapterSpec,
     TaskEvaluationSpec, TaskSpec, Tuning, ZeroShotSpec,
 };
 use proptest::prelude::*;
@@ -113,6 +113,11 @@ fn task() -> impl Strategy<Value = TaskSpec> {
                 class_weights,
                 label_smoothing,
                 contrastive: (label_smoothing > 1.0).then_some(ContrastiveSpec {
+                    kind: if weight > 1.0 {
+                        ContrastiveKind::Cosine
+                    } else {
+                        ContrastiveKind::SupCon
+                    },
                     share: label_smoothing,
                     temperature: weight,
                 }),

@@ -1,7 +1,9 @@
 //! Rules of one task: data, labels, loss, metric.
 
 use super::{Findings, ctc, language};
-use crate::job::{ClassWeights, DataSpec, HeadKind, Metric, Pooling, TaskSpec};
+use crate::job::{
+    ClassWeights, ContrastiveKind, ContrastiveSpec, DataSpec, HeadKind, Metric, Pooling, TaskSpec,
+};
 use crate::location::{Location, shown};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -350,6 +352,13 @@ fn contrastive(task: &TaskSpec, path: &str, found: &mut Findings) {
     found.require(temperature.is_finite() && temperature > 0.0, &field, || {
         format!("is {temperature}; expected a finite number above 0, such as 0.1")
     });
+    // One that is as where none is given changes nothing.
+    let given = temperature != ContrastiveSpec::TEMPERATURE;
+    found.require(
+        contrastive.kind == ContrastiveKind::SupCon || !given,
+        &format!("{path}.temperature"),
+        || "is for `kind: sup_con` only; remove it, or the kind".to_owned(),
+    );
 }
 
 fn metric(task: &TaskSpec, field: &str, found: &mut Findings) {

@@ -3,9 +3,10 @@
 use super::{files, number, word};
 use espalier_spec::adaptation;
 use espalier_spec::job::{
-    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveSpec, DataSpec, Descriptions,
-    HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec, Sources,
-    SpanSpec, TargetSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, TooLong, ZeroShotSpec,
+    AdaptationSpec, Augment, ClassWeights, Columns, ContrastiveKind, ContrastiveSpec, DataSpec,
+    Descriptions, HeadKind, Join, LossSpec, Metric, OnBadSample, OnMissingLabel, SegmentationSpec,
+    Sources, SpanSpec, TargetSpec, TaskAdapterSpec, TaskEvaluationSpec, TaskSpec, TooLong,
+    ZeroShotSpec,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -18,9 +19,14 @@ fn loss() -> impl Strategy<Value = LossSpec> {
         Just(ClassWeights::Balanced),
         btree_map(word(), number(), 1..4).prop_map(ClassWeights::Given),
     ];
-    let contrastive = option::of((number(), number()));
-    let contrastive = contrastive
-        .prop_map(|spec| spec.map(|(share, temperature)| ContrastiveSpec { share, temperature }));
+    let kind = select(vec![ContrastiveKind::SupCon, ContrastiveKind::Cosine]);
+    let contrastive = (kind, number(), number());
+    let contrastive = contrastive.prop_map(|(kind, share, temperature)| ContrastiveSpec {
+        kind,
+        share,
+        temperature,
+    });
+    let contrastive = option::of(contrastive);
     (weights, number(), contrastive).prop_map(|(class_weights, label_smoothing, contrastive)| {
         LossSpec {
             class_weights,

@@ -128,6 +128,12 @@ fn every_rule_of_a_task_names_its_field() {
             "such as 0.1",
         ),
         (
+            "/tasks/0/loss/contrastive",
+            json!({"kind": "cosine", "temperature": 0.3}),
+            "tasks[0].loss.contrastive.temperature",
+            "`kind: sup_con` only",
+        ),
+        (
             "/tasks/1/loss/contrastive",
             json!({}),
             "tasks[1].loss.contrastive",
