@@ -25,8 +25,8 @@ pub struct ZeroShotSpec {
     pub unseen: Vec<String>,
     /// What is taken from the cosines of classes that were trained on (with `entailment`: from their
     /// outputs), where they compete with unseen ones (calibrated stacking; Chao et al. 2016, arXiv
-    /// 1605.04253). Default: what gives the best harmonic mean on the validation files, if they have both
-    /// kinds of rows, else 0.
+    /// 1605.04253). Default: the nearest to 0 whose harmonic mean on the validation files is within a
+    /// standard error of the best, if they have both kinds of rows, else 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<f64>,
     /// What each class is, in numbers: a file with one vector for each class, all of one length. A `.csv`

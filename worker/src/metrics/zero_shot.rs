@@ -36,39 +36,30 @@ pub fn zero_shot(
     seen: &[bool],
     calibration: f64,
 ) -> BTreeMap<Metric, f64> {
-    let is_seen = |class: u32| seen.get(class as usize).copied().unwrap_or(false);
-    let all = |wanted: bool| {
-        let pairs = truth
-            .iter()
-            .zip(nearest)
-            .filter(|(t, _)| is_seen(**t) == wanted);
-        mean_over_classes(pairs.map(|(t, n)| (*t, n.class(calibration) == *t)))
-    };
-    let among_unseen = || {
-        let pairs = truth.iter().zip(nearest).filter(|(t, _)| !is_seen(**t));
-        mean_over_classes(pairs.map(|(t, n)| (*t, n.unseen.is_some_and(|(class, _)| class == *t))))
-    };
+    let among_all = |wanted| right(truth, nearest, seen, wanted, |n| Some(n.class(calibration)));
+    let among_unseen = right(truth, nearest, seen, false, |n| Some(n.unseen?.0));
     let mut figures = BTreeMap::new();
-    let of_seen = all(true);
-    let of_unseen = all(false);
-    figures.extend(of_seen.map(|value| (Metric::SeenAccuracy, value)));
-    figures.extend(of_unseen.map(|value| (Metric::UnseenAccuracy, value)));
-    figures.extend(among_unseen().map(|value| (Metric::ZeroShotAccuracy, value)));
-    if let (Some(a), Some(b)) = (of_seen, of_unseen) {
-        figures.insert(Metric::HarmonicMean, harmonic(a, b));
-    }
+    let mut tell = |metric, found: Option<Estimate>| {
+        figures.extend(found.map(|mean| (metric, mean.value)));
+    };
+    tell(Metric::SeenAccuracy, among_all(true));
+    tell(Metric::UnseenAccuracy, among_all(false));
+    tell(Metric::ZeroShotAccuracy, among_unseen);
+    tell(
+        Metric::HarmonicMean,
+        harmonic(truth, nearest, seen, calibration),
+    );
     figures
 }
 
-/// The calibration with the best harmonic mean on these samples, of equal ones the nearest to 0; none
-/// where there are not samples of both kinds of classes.
+/// The calibration nearest to 0 whose harmonic mean on these samples is within one standard error of the best one
+/// (the rule of Breiman et al. 1984 for pruning trees): the mean is nearly flat over a wide range, and where in it
+/// the best lies is chance. None where there are not samples of both kinds of classes.
 #[must_use]
 pub fn calibrate(truth: &[u32], nearest: &[Nearest], seen: &[bool]) -> Option<f64> {
-    let harmonic = |calibration: f64| {
-        let figures = zero_shot(truth, nearest, seen, calibration);
-        figures.get(&Metric::HarmonicMean).copied()
-    };
-    harmonic(0.0)?;
+    let tried =
+        |calibration: f64| Some((calibration, harmonic(truth, nearest, seen, calibration)?));
+    let still = tried(0.0)?;
     // Predictions change only where a seen and an unseen class are equally near.
     let gap = |one: &Nearest| Some(f64::from(one.seen.1) - f64::from(one.unseen?.1));
     let mut gaps: Vec<f64> = nearest.iter().filter_map(gap).collect();
@@ -80,26 +71,66 @@ pub fn calibrate(truth: &[u32], nearest: &[Nearest], seen: &[bool]) -> Option<f6
     // As many as are worth the time, evenly spread over the order.
     const MOST: usize = 512;
     let step = candidates.len().div_ceil(MOST).max(1);
-    let mut best = (0.0, harmonic(0.0)?);
-    for calibration in candidates.into_iter().step_by(step) {
-        match harmonic(calibration) {
-            Some(value) if value > best.1 => best = (calibration, value),
-            _ => {}
-        }
-    }
-    Some(best.0)
+    let candidates = candidates.into_iter().step_by(step);
+    let all: Vec<_> = std::iter::once(still)
+        .chain(candidates.filter_map(tried))
+        .collect();
+    // From the far end, so that of equal ones the nearest to 0 is the best.
+    let best = all.iter().rev().map(|(_, mean)| mean);
+    let best = best.max_by(|a, b| a.value.total_cmp(&b.value))?;
+    let enough = best.value - best.error;
+    let chosen = all.iter().find(|(_, mean)| mean.value >= enough)?;
+    Some(chosen.0)
 }
 
-/// 2ab / (a + b); 0 where both are.
-fn harmonic(a: f64, b: f64) -> f64 {
-    if a + b > 0.0 {
-        2.0 * a * b / (a + b)
-    } else {
-        0.0
-    }
+/// A mean and its standard error.
+#[derive(Clone, Copy)]
+struct Estimate {
+    value: f64,
+    error: f64,
 }
 
-fn mean_over_classes(samples: impl Iterator<Item = (u32, bool)>) -> Option<f64> {
+/// The harmonic mean of seen and unseen accuracy; none without samples of both.
+fn harmonic(
+    truth: &[u32],
+    nearest: &[Nearest],
+    seen: &[bool],
+    calibration: f64,
+) -> Option<Estimate> {
+    let of = |wanted| right(truth, nearest, seen, wanted, |n| Some(n.class(calibration)));
+    let (a, b) = (of(true)?, of(false)?);
+    let sum = a.value + b.value;
+    if sum <= 0.0 {
+        return Some(Estimate {
+            value: 0.0,
+            error: 0.0,
+        });
+    }
+    // Errors of both go through the derivatives of 2ab / (a + b).
+    let by_a = 2.0 * (b.value / sum).powi(2);
+    let by_b = 2.0 * (a.value / sum).powi(2);
+    Some(Estimate {
+        value: 2.0 * a.value * b.value / sum,
+        error: (by_a * a.error).hypot(by_b * b.error),
+    })
+}
+
+/// The share of right `answer`s among samples of seen classes, or of unseen ones; none without any.
+fn right(
+    truth: &[u32],
+    nearest: &[Nearest],
+    seen: &[bool],
+    wanted: bool,
+    answer: impl Fn(&Nearest) -> Option<u32>,
+) -> Option<Estimate> {
+    let is_seen = |class: u32| seen.get(class as usize).copied().unwrap_or(false);
+    let samples = truth.iter().zip(nearest);
+    let samples = samples.filter(|(class, _)| is_seen(**class) == wanted);
+    mean_over_classes(samples.map(|(class, one)| (*class, answer(one) == Some(*class))))
+}
+
+/// The mean over classes of the share of right ones, its error that of as many binomial shares.
+fn mean_over_classes(samples: impl Iterator<Item = (u32, bool)>) -> Option<Estimate> {
     let mut counts: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
     for (class, is_right) in samples {
         let (right, all) = counts.entry(class).or_default();
@@ -109,12 +140,18 @@ fn mean_over_classes(samples: impl Iterator<Item = (u32, bool)>) -> Option<f64> 
     if counts.is_empty() {
         return None;
     }
-    let shares = counts
-        .values()
-        .map(|(right, all)| f64::from(*right) / f64::from(*all));
     #[expect(clippy::cast_precision_loss, reason = "classes")]
-    let mean = shares.sum::<f64>() / counts.len() as f64;
-    Some(mean)
+    let classes = counts.len() as f64;
+    let (mut value, mut variance) = (0.0, 0.0);
+    for (right, all) in counts.values() {
+        let share = f64::from(*right) / f64::from(*all);
+        value += share;
+        variance += share * (1.0 - share) / f64::from(*all);
+    }
+    Some(Estimate {
+        value: value / classes,
+        error: variance.sqrt() / classes,
+    })
 }
 
 #[cfg(test)]
@@ -155,7 +192,8 @@ mod tests {
                 "{metric:?}: {found:?}"
             );
         }
-        // 0.2 off the seen ones finds class 2, and loses nothing else.
+        // 0.2 off the seen ones finds class 2, and loses nothing else; of so many samples that it is no chance.
+        let (truth, nearest) = (truth.repeat(20), nearest.repeat(20));
         let calibration = calibrate(&truth, &nearest, &seen).unwrap();
         assert!(calibration > 0.1 && calibration < 0.3, "{calibration}");
         let better = zero_shot(&truth, &nearest, &seen, calibration);
@@ -163,6 +201,34 @@ mod tests {
             (better[&Metric::UnseenAccuracy] - 0.75).abs() < 1e-12,
             "{better:?}"
         );
+    }
+
+    // Promise: of calibrations that differ by no more than chance the smallest is taken, not the one that happens to be best.
+    #[test]
+    fn the_smallest_as_good_as_the_best() {
+        let seen = [true, false];
+        // 40 samples of each class. 0.1 off finds all of the unseen but one, for which 0.5 off costs no seen one.
+        let truth: Vec<u32> = (0..80).map(|row| row / 40).collect();
+        let nearest: Vec<Nearest> = (0..80)
+            .map(|row| match row {
+                0..40 => near((0, 0.9), (1, 0.2)),
+                40 => near((0, 0.9), (1, 0.5)),
+                _ => near((0, 0.6), (1, 0.55)),
+            })
+            .collect();
+        let best = zero_shot(&truth, &nearest, &seen, 0.5)[&Metric::HarmonicMean];
+        assert!((best - 1.0).abs() < 1e-12, "{best}");
+        let calibration = calibrate(&truth, &nearest, &seen).unwrap();
+        assert!(
+            calibration > 0.4,
+            "no error, no other is as good: {calibration}"
+        );
+        // With two seen samples that nothing finds, the best has an error, and one sample is within it.
+        let mut nearest = nearest;
+        nearest[0] = near((0, 0.1), (1, 0.9));
+        nearest[1] = nearest[0];
+        let calibration = calibrate(&truth, &nearest, &seen).unwrap();
+        assert!((0.05..0.3).contains(&calibration), "{calibration}");
     }
 
     // Promise: without samples of unseen classes there are no figures of them, and nothing to calibrate by.
