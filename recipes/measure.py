@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -89,9 +90,20 @@ def command(recipe, side, seed, args):
     return words
 
 
+def helpers(file):
+    """The peers*.py beside the recipes that a script imports, and those that these import."""
+    found, look = set(), [file]
+    while look:
+        for name in re.findall(r"^(?:from|import) (peers\w*)", look.pop().read_text(), re.M):
+            if f"{name}.py" not in found:
+                found.add(f"{name}.py")
+                look.append(HERE / f"{name}.py")
+    return found
+
+
 def identity(recipe, side, seed, args):
     """What must be the same for a result to be the same one: the command, and the files of the recipe that it runs."""
-    shared = ["cluster.py"] if side == "ours" else [file.name for file in HERE.glob("peers*.py")]
+    shared = ["cluster.py"] if side == "ours" else sorted(helpers(script(recipe, side)))
     other = "peer.py" if side == "ours" else RECIPES[recipe]["ours"]
     own = [file for file in (HERE / recipe).rglob("*") if file.is_file() and file.suffix in (".py", ".yaml", ".json") and file.name != other]
     digest = hashlib.sha256()
