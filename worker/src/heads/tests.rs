@@ -32,7 +32,10 @@ fn close(found: &Tensor, expected: &Value) {
     let off = (found - &expected).abs().max().double_value(&[]);
     let largest = expected.abs().max().double_value(&[]);
     // Those of 8 to 16 are 1e-6 apart in f32.
-    assert!(off < 2e-6 * largest.max(1.0), "off by {off}: {found}, not {expected}");
+    assert!(
+        off < 2e-6 * largest.max(1.0),
+        "off by {off}: {found}, not {expected}"
+    );
 }
 
 fn names(count: usize) -> Vec<String> {
