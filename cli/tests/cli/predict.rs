@@ -4,7 +4,7 @@ use crate::local::script;
 use crate::run::{Run, command, finished};
 use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Answers every line that is not blank with the same prediction and the line it got as text.
@@ -17,7 +17,13 @@ while read -r line; do
 done"#;
 
 fn predict(folder: &Path, args: &[&str], input: &str) -> Run {
-    let mut child = command(folder)
+    let mut command = command(folder);
+    command.env_remove("OMP_WAIT_POLICY");
+    predict_by(command, folder, args, input)
+}
+
+fn predict_by(mut command: Command, folder: &Path, args: &[&str], input: &str) -> Run {
+    let mut child = command
         .env("ESPALIER_BIN_DIR", folder.join("bin"))
         .args(["predict", "--model", "model"])
         .args(args)
@@ -92,6 +98,25 @@ done"#;
         "{}",
         done.stderr
     );
+}
+
+#[test]
+fn threads_of_the_worker_wait_without_spinning() {
+    // Promise: a prediction beside other work does not burn its time waiting for its own threads; who sets the policy
+    // is obeyed.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(folder.path().join("model")).expect("made");
+    let worker = r#"
+while read -r line; do
+  printf '{"text":"x","predictions":{"label":{"label":"%s","score":0.5}}}\n' "$OMP_WAIT_POLICY"
+done"#;
+    script(folder.path(), "espalier-worker", worker);
+    let done = predict(folder.path(), &[], "x\n");
+    assert!(done.stdout.contains("PASSIVE 0.50"), "{}", done.stdout);
+    let mut own = command(folder.path());
+    own.env("OMP_WAIT_POLICY", "ACTIVE");
+    let done = predict_by(own, folder.path(), &[], "x\n");
+    assert!(done.stdout.contains("ACTIVE 0.50"), "{}", done.stdout);
 }
 
 #[test]
