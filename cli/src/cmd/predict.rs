@@ -177,9 +177,9 @@ async fn until_answered<F: Future, R: Future>(feed: F, read: R) -> (Option<F::Ou
 fn start(args: &Args) -> Result<Child> {
     let worker = find("espalier-worker")?;
     let (vectors, descriptions) = (args.labels_vectors.iter(), args.descriptions.iter());
-    // Threads that wait for one another in a long spin burn the time that the others need where CPUs are busy: a token of
-    // a small model took twenty times as long. As many turns as here are as fast on idle
-    // CPUs as OpenMP's default. The number is read as OpenMP is loaded, so the worker can't set it for itself.
+    // Threads that wait for one another in a long spin burn the time that the others need where CPUs are busy: a token
+    // of a small model took twenty times as long. This many turns are as fast on idle CPUs as OpenMP's default. The
+    // number is read as OpenMP is loaded, so the worker can't set it for itself.
     let spins = std::env::var_os("GOMP_SPINCOUNT").unwrap_or_else(|| "10000".into());
     Command::new(&worker)
         .env("GOMP_SPINCOUNT", spins)
