@@ -19,6 +19,7 @@ done"#;
 fn predict(folder: &Path, args: &[&str], input: &str) -> Run {
     let mut command = command(folder);
     command.env_remove("GOMP_SPINCOUNT");
+    command.env_remove("OMP_WAIT_POLICY");
     predict_by(command, folder, args, input)
 }
 
@@ -103,12 +104,12 @@ done"#;
 #[test]
 fn threads_of_the_worker_spin_shortly() {
     // Promise: a prediction beside other work does not burn its time waiting for its own threads; who sets the
-    // number is obeyed.
+    // number, or a policy that the number would overrule, is obeyed.
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::create_dir(folder.path().join("model")).expect("made");
     let worker = r#"
 while read -r line; do
-  printf '{"text":"x","predictions":{"label":{"label":"%s","score":0.5}}}\n' "$GOMP_SPINCOUNT"
+  printf '{"text":"x","predictions":{"label":{"label":"%s","score":0.5}}}\n' "${GOMP_SPINCOUNT-none}"
 done"#;
     script(folder.path(), "espalier-worker", worker);
     let done = predict(folder.path(), &[], "x\n");
@@ -117,6 +118,11 @@ done"#;
     own.env("GOMP_SPINCOUNT", "7");
     let done = predict_by(own, folder.path(), &[], "x\n");
     assert!(done.stdout.contains("7 0.50"), "{}", done.stdout);
+    let mut own = command(folder.path());
+    own.env_remove("GOMP_SPINCOUNT");
+    own.env("OMP_WAIT_POLICY", "PASSIVE");
+    let done = predict_by(own, folder.path(), &[], "x\n");
+    assert!(done.stdout.contains("none 0.50"), "{}", done.stdout);
 }
 
 #[test]
