@@ -34,6 +34,7 @@ METHODS = {
     "self_training": {},
     "bsp": {},
     "afn": {},
+    "hafn": {"method": "afn", "params": {"radius": 10}},
     "information_maximisation": {},
 }
 # As many steps, and CDAN+E as in the script of its authors: README.md says what else that has.

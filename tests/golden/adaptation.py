@@ -128,6 +128,10 @@ def afn(s, t, gs, gt, own):
     return sum(((x.norm(dim=1) - (x.norm(dim=1).detach() + 1)) ** 2).mean() for x in (s, t))
 
 
+def hard_afn(s, t, gs, gt, own):
+    return sum((x.norm(dim=1).mean() - 3) ** 2 for x in (s, t))
+
+
 def information(s, t, gs, gt, own):
     p = gt.softmax(1)
     mean = p.mean(0)
@@ -169,6 +173,7 @@ golden = {
         case("self_training", self_training, {"threshold": 0.7}),
         case("bsp", bsp, HIDDEN_ONLY | {"penalty": 0.01}, (WIDTH, HIDDEN, HIDDEN, 1)),
         case("afn", afn),
+        case("afn", hard_afn, {"radius": 3}),
         case("information_maximisation", information, {"diversity": 0.5}),
     ],
 }

@@ -1,9 +1,11 @@
-//! SAFN: stepwise adaptive feature norm (Xu et al. 2019, arXiv 1811.07456).
+//! AFN: adaptive feature norm (Xu et al. 2019, arXiv 1811.07456), stepwise (SAFN) or hard (HAFN).
 //!
-//! Features of the target have small norms; those of both domains are to grow by `step`:
+//! Features of the target have small norms. Stepwise those of both domains are to grow by `step`:
 //! L = mean (|f_s| - (|f_s|' + step))² + the same of the target, where |f|' is the norm without a
 //! gradient. The loss is always 2·step²; only its gradient, -2·step·f/|f| a sample over n, says something.
-//! Cost: n·f. Defaults: the paper's step 1 and weight 0.05.
+//! With a `radius` R the mean norms of both are to be R: L = (mean |f_s| - R)² + the same of the target.
+//! That one bounds them, which a network from nothing needs: its norms grow without end stepwise.
+//! Cost: n·f. Defaults: the paper's stepwise form, step 1 and weight 0.05.
 
 use super::{Method, Pairs};
 use crate::heads::Linear;
@@ -12,6 +14,8 @@ use tch::{Kind, TchError, Tensor};
 #[derive(Debug)]
 pub(super) struct Afn {
     pub(super) step: f64,
+    /// 0: stepwise.
+    pub(super) radius: f64,
 }
 
 impl Method for Afn {
@@ -23,6 +27,10 @@ impl Method for Afn {
 impl Afn {
     fn of(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let norms = x.f_norm_scalaropt_dim(2.0, [1i64], false)?;
+        if self.radius > 0.0 {
+            let mean = norms.f_mean(Kind::Float)?;
+            return mean.f_sub_scalar(self.radius)?.f_square();
+        }
         let wanted = norms.f_detach()?.f_add_scalar(self.step)?;
         norms.f_sub(&wanted)?.f_square()?.f_mean(Kind::Float)
     }

@@ -315,6 +315,7 @@ pub fn build(
         }),
         Adapt::Afn => Box::new(afn::Afn {
             step: number("step"),
+            radius: number("radius"),
         }),
         Adapt::InformationMaximisation => Box::new(information::Information {
             diversity: number("diversity"),

@@ -224,15 +224,24 @@ pub const METHODS: [AdaptInfo; 13] = [
         Adapt::Afn,
         "afn",
         Sees::Features,
-        "SAFN: Xu et al. 2019, arXiv 1811.07456",
+        "SAFN, HAFN: Xu et al. 2019, arXiv 1811.07456",
         0.05,
-        &[param(
-            "step",
-            1.0,
-            Range::above(0.0),
-            "how much a norm is to grow in a step",
-            "the paper",
-        )],
+        &[
+            param(
+                "step",
+                1.0,
+                Range::above(0.0),
+                "how much a norm is to grow in a step",
+                "the paper",
+            ),
+            param(
+                "radius",
+                0.0,
+                Range::at_least(0.0),
+                "what mean norms are to be, in place of growing (HAFN); 0: they grow (SAFN)",
+                "SAFN, the better one in the paper (HAFN there: 25)",
+            ),
+        ],
     ),
     row(
         Adapt::InformationMaximisation,

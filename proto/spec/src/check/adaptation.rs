@@ -59,6 +59,11 @@ fn params(adaptation: &AdaptationSpec, path: &str, found: &mut Findings) {
         "says how `entropy` weighs samples, which is off; set params.entropy to true, or remove it"
             .to_owned()
     });
+    let grows = adaptation.method == Adapt::Afn && adaptation.params.contains_key("step");
+    let field = format!("{path}.step");
+    found.require(!grows || !is_on("radius"), &field, || {
+        "says how norms grow, but with params.radius they do not; remove one of the two".to_owned()
+    });
 }
 
 fn target(task: &TaskSpec, adaptation: &AdaptationSpec, path: &str, found: &mut Findings) {

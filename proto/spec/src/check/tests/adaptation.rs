@@ -34,6 +34,12 @@ fn every_rule_of_adaptation_names_its_field() {
         ),
         (
             own,
+            adaptation("afn", json!({"params": {"step": 1, "radius": 10}})),
+            "tasks[0].adaptation.params.step",
+            "remove one of the two",
+        ),
+        (
+            own,
             adaptation("cdan", json!({"params": {"reversed_entropy": true}})),
             "tasks[0].adaptation.params.reversed_entropy",
             "set params.entropy to true",
