@@ -21,7 +21,14 @@ from cluster import FAST, REPO, Cluster, Found, arguments, build, fields_of, lin
 
 DEMO = REPO / ".espalier/demo/spoken-digits"
 SEEDS = [1] if FAST else [1, 2, 3]
-WAYS = {"masks": {}, "plain": {f"tasks__digit__data__augment__{mask}": 0 for mask in ("time_mask", "frequency_mask")}}
+# With random masks, without, and (not by itself) with masks an audio spectrogram transformer from nothing.
+WAYS = {
+    "masks": {},
+    "plain": {f"tasks__digit__data__augment__{mask}": 0 for mask in ("time_mask", "frequency_mask")},
+    "transformer": {"backbone__path": HERE / "transformer", "training__steps": 1500,
+                    "training__optimizer__learning_rate": 1e-3, "training__optimizer__head_learning_rate": 1e-3},
+}
+USUAL = ["masks", "plain"]
 
 
 def hum(path):
@@ -34,7 +41,7 @@ def hum(path):
 
 def main():
     parser = arguments(__doc__, SEEDS)
-    parser.add_argument("--ways", default=",".join(WAYS), help="which of: %(default)s")
+    parser.add_argument("--ways", default=",".join(USUAL), metavar="A,B", help="which of: " + ", ".join(WAYS))
     args = parser.parse_args()
     link_data("fsdd/train.parquet", "fsdd/test.parquet")
     build()

@@ -4,7 +4,7 @@
 //! L = mean (|f_s| - (|f_s|' + step))² + the same of the target, where |f|' is the norm without a
 //! gradient. The loss is always 2·step²; only its gradient, -2·step·f/|f| a sample over n, says something.
 //! With a `radius` R the mean norms of both are to be R: L = (mean |f_s| - R)² + the same of the target.
-//! That one bounds them, which a network from nothing needs: its norms grow without end stepwise.
+//! That one bounds them; stepwise those of a network from nothing grow without end.
 //! Cost: n·f. Defaults: the paper's stepwise form, step 1 and weight 0.05.
 
 use super::{Method, Pairs};
