@@ -178,12 +178,13 @@ fn start(args: &Args) -> Result<Child> {
     let worker = find("espalier-worker")?;
     let (vectors, descriptions) = (args.labels_vectors.iter(), args.descriptions.iter());
     // Threads that wait for one another in a long spin burn the time that the others need where CPUs are busy: a token
-    // of a small model took twenty times as long. This many turns are as fast on idle CPUs as OpenMP's default. The
-    // number is read as OpenMP is loaded, so the worker can't set it for itself. It would win over a policy.
+    // of a small model took twenty times as long. This many turns are as fast on idle CPUs as OpenMP's default, fewer
+    // are not. The number is read as OpenMP is loaded, so the worker can't set it for itself, and it would win over a
+    // policy.
     let own = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"];
     let spins = match own.iter().any(|name| std::env::var_os(name).is_some()) {
         true => None,
-        false => Some(("GOMP_SPINCOUNT", "10000")),
+        false => Some(("GOMP_SPINCOUNT", "3000")),
     };
     Command::new(&worker)
         .envs(spins)

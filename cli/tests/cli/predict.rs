@@ -113,7 +113,7 @@ while read -r line; do
 done"#;
     script(folder.path(), "espalier-worker", worker);
     let done = predict(folder.path(), &[], "x\n");
-    assert!(done.stdout.contains("10000 0.50"), "{}", done.stdout);
+    assert!(done.stdout.contains("3000 0.50"), "{}", done.stdout);
     let mut own = command(folder.path());
     own.env("GOMP_SPINCOUNT", "7");
     let done = predict_by(own, folder.path(), &[], "x\n");
