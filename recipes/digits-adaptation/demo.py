@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import FAST, REPO, SETS, Cluster, Found, arguments, build, fields_of, link_data, run, test_scores
+from cluster import FAST, REPO, SETS, Cluster, DemoError, Found, arguments, build, fields_of, link_data, run, test_scores
 
 DEMO = REPO / ".espalier/demo/digits-adaptation"
 SOURCE_ONLY = "source only"
@@ -65,6 +65,10 @@ def main():
                         metavar="A,B", help="which of: " + ", ".join(METHODS))
     parser.add_argument("--directions", default="mnist-usps", help="which of: " + ", ".join(DIRECTIONS))
     args = parser.parse_args()
+    for given, known in ((args.methods, METHODS), (args.directions.split(","), DIRECTIONS)):
+        for name in given:
+            if name not in known:
+                raise DemoError(f"{name!r} is none of: " + ", ".join(known))
     link_data(*(f"{name}/{split}.parquet" for name in ("mnist", "usps") for split in ("train", "test")))
     build()
     shutil.rmtree(DEMO, ignore_errors=True)

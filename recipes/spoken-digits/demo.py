@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from cluster import FAST, REPO, Cluster, Found, arguments, build, fields_of, link_data, run, test_scores
+from cluster import FAST, REPO, Cluster, DemoError, Found, arguments, build, fields_of, link_data, run, test_scores
 
 DEMO = REPO / ".espalier/demo/spoken-digits"
 SEEDS = [1] if FAST else [1, 2, 3]
@@ -43,10 +43,13 @@ def main():
     parser = arguments(__doc__, SEEDS)
     parser.add_argument("--ways", default=",".join(USUAL), metavar="A,B", help="which of: " + ", ".join(WAYS))
     args = parser.parse_args()
+    found, ways = Found(), args.ways.split(",")
+    for name in ways:
+        if name not in WAYS:
+            raise DemoError(f"{name!r} is none of: " + ", ".join(WAYS))
     link_data("fsdd/train.parquet", "fsdd/test.parquet")
     build()
     shutil.rmtree(DEMO, ignore_errors=True)
-    found, ways = Found(), args.ways.split(",")
     with Cluster(DEMO) as cluster:
         for seed in args.seeds:
             for way in ways:
